@@ -1,0 +1,97 @@
+import json
+import os
+import stat
+
+import pytest
+
+from maft.errors import UserError
+from maft.files import atomic_path, write_json_atomic, write_text_atomic
+
+
+def test_the_file_appears_only_at_the_end_and_parents_are_created(tmp_path):
+    target = tmp_path / "a" / "b" / "picture.png"
+    with atomic_path(target) as temporary:
+        assert temporary.parent == target.parent
+        assert temporary.suffix == ".png"
+        assert not temporary.exists()
+        temporary.write_bytes(b"new")
+        assert not target.exists()
+    assert target.read_bytes() == b"new"
+    assert os.listdir(target.parent) == ["picture.png"]
+
+
+def test_a_failure_leaves_the_old_file_and_no_rubbish(tmp_path):
+    target = tmp_path / "table.json"
+    target.write_text("old")
+
+    def fail_half_way():
+        with atomic_path(target) as temporary:
+            temporary.write_text("ha")
+            raise ValueError("half way")
+
+    with pytest.raises(ValueError, match="half way"):
+        fail_half_way()
+    assert target.read_text() == "old"
+    assert os.listdir(tmp_path) == ["table.json"]
+
+
+def test_writing_nothing_is_an_error(tmp_path):
+    with pytest.raises(FileNotFoundError), atomic_path(tmp_path / "forgotten.txt"):
+        pass
+    assert os.listdir(tmp_path) == []
+
+
+def test_permissions_follow_the_umask(tmp_path):
+    old = os.umask(0o022)
+    try:
+        write_text_atomic(tmp_path / "a.txt", "x")
+    finally:
+        os.umask(old)
+    assert stat.S_IMODE((tmp_path / "a.txt").stat().st_mode) == 0o644
+
+
+def test_a_parent_that_is_a_file_is_named(tmp_path):
+    (tmp_path / "output").write_text("")
+    with pytest.raises(UserError, match=r"cannot write to folder .*output/run") as error:
+        write_text_atomic(tmp_path / "output" / "run" / "a.txt", "x")
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_read_only_folder_is_named(tmp_path):
+    folder = tmp_path / "locked"
+    folder.mkdir(mode=0o500)
+    with pytest.raises(UserError, match="locked: Permission denied"):
+        write_text_atomic(folder / "a.txt", "x")
+
+
+def test_a_folder_as_target_is_refused(tmp_path):
+    with pytest.raises(UserError, match="it is a folder"):
+        write_text_atomic(tmp_path, "x")
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+def test_a_full_disk_is_a_user_error(tmp_path):
+    target = tmp_path / "a.txt"
+
+    def fill():
+        with atomic_path(target) as temporary:
+            temporary.symlink_to("/dev/full")
+            temporary.write_text("x")
+
+    with pytest.raises(UserError, match="No space left"):
+        fill()
+    assert os.listdir(tmp_path) == []
+
+
+def test_json_is_readable_and_keeps_letters(tmp_path):
+    write_json_atomic(tmp_path / "a.json", {"name": "café", "area": 3})
+    text = (tmp_path / "a.json").read_text(encoding="utf-8")
+    assert "café" in text
+    assert json.loads(text) == {"name": "café", "area": 3}
+
+
+def test_unserialisable_json_writes_nothing(tmp_path):
+    with pytest.raises(TypeError):
+        write_json_atomic(tmp_path / "a.json", {"x": object()})
+    assert os.listdir(tmp_path) == []
