@@ -1,0 +1,227 @@
+"""The small dataclasses that travel between the parts of the model.
+
+Shape letters: B images, Q proposals, C classes, T texts (synonyms of all classes), D width of CLIP's joint space,
+(H, W) padded size of the batch, (h, w) any mask resolution.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from maft.errors import UserError
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """What can be named: one entry per class, in label order.
+
+    Attributes:
+        names: class strings as given, C of them; commas may separate synonyms (the text encoder's rule decides).
+        seen: whether each class belongs to the training vocabulary; None when that is unknown (treated as all unseen
+            by ensembles that distinguish them).
+
+    Raises:
+        UserError: the vocabulary is empty, a name is blank, or a name occurs twice.
+    """
+
+    names: tuple[str, ...]
+    seen: tuple[bool, ...] | None = None
+
+    def __post_init__(self) -> None:
+        if not self.names:
+            raise UserError("The vocabulary is empty: give at least one class name.")
+        stripped = [name.strip() for name in self.names]
+        for position, name in enumerate(stripped):
+            if not name.strip(" ,"):
+                raise UserError(f"Class name number {position + 1} of the vocabulary is blank: remove or name it.")
+        if len(set(stripped)) != len(stripped):
+            double = next(name for name in stripped if stripped.count(name) > 1)
+            raise UserError(f"Class name {double!r} occurs twice in the vocabulary: remove one.")
+        if self.seen is not None and len(self.seen) != len(self.names):
+            raise UserError(f"The vocabulary has {len(self.names)} names but {len(self.seen)} seen/unseen flags.")
+        object.__setattr__(self, "names", tuple(stripped))
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def synonyms(self, index: int) -> tuple[str, ...]:
+        """The comma-separated synonyms of one class, stripped."""
+        return tuple(part.strip() for part in self.names[index].split(",") if part.strip())
+
+
+@dataclass
+class TextClassifier:
+    """Text embeddings that name masks, made by the vocabulary encoder.
+
+    Attributes:
+        embeddings: (T, D), or (B, T, D) once a classifier adapted them to the images; one row per text.
+        row_class: (T,) int64, the class of each row, ascending; a class has one or several rows (synonyms).
+        num_classes: C.
+        void: (1, D) L2-normalised learned no-object row, or None.
+        seen: (C,) bool, classes of the training vocabulary.
+        logit_scale: temperature factor of the cosine (100 for CLIP).
+    """
+
+    embeddings: Tensor
+    row_class: Tensor
+    num_classes: int
+    void: Tensor | None
+    seen: Tensor
+    logit_scale: float = 100.0
+
+    @property
+    def matrix(self) -> Tensor:
+        """(T, D), or (T + 1, D) with the void row last; (B, ...) when adapted to images."""
+        if self.void is None:
+            return self.embeddings
+        void = self.void.to(self.embeddings.dtype)
+        return torch.cat([self.embeddings, void.expand(*self.embeddings.shape[:-2], 1, -1)], dim=-2)
+
+    def logits(self, features: Tensor, scale: Tensor | float | None = None, *, void: bool = True) -> Tensor:
+        """Scaled cosine of features with every class, the maximum over its synonyms.
+
+        Args:
+            features: (..., D); (B, Q, D) when the embeddings are per image. Normalised here, the texts are not.
+            scale: temperature factor, default ``logit_scale``.
+            void: append the void column when there is a void row.
+
+        Returns:
+            (..., C) or (..., C + 1) with void last.
+        """
+        matrix = self.matrix if void else self.embeddings
+        scores = F.normalize(features, dim=-1) @ matrix.transpose(-1, -2)
+        return self.class_maximum(scores) * (self.logit_scale if scale is None else scale)
+
+    def class_maximum(self, scores: Tensor) -> Tensor:
+        """Maximum over the synonyms of each class: (..., T [+ 1]) -> (..., C [+ 1])."""
+        texts = self.row_class.shape[0]
+        if texts == self.num_classes:
+            return scores
+        index = self.row_class.expand(*scores.shape[:-1], texts)
+        best = scores.new_full((*scores.shape[:-1], self.num_classes), float("-inf"))
+        best = best.scatter_reduce(-1, index, scores[..., :texts], reduce="amax")
+        return torch.cat([best, scores[..., texts:]], dim=-1)
+
+
+@dataclass
+class Images:
+    """A batch of raw RGB images, zero-padded right and bottom to a common size.
+
+    Attributes:
+        pixels: (B, 3, H, W) float32 in 0..255, zero outside the images.
+        sizes: (height, width) of each image without padding.
+    """
+
+    pixels: Tensor
+    sizes: list[tuple[int, int]]
+
+    @classmethod
+    def from_list(cls, images: Sequence[Tensor], divisor: int = 32, square: int = 0) -> Images:
+        """Pads (3, h, w) images to the largest size of the batch, rounded up to ``divisor`` (or to ``square``)."""
+        sizes = [(int(image.shape[-2]), int(image.shape[-1])) for image in images]
+        height, width = (max(side) for side in zip(*sizes, strict=True))
+        height, width = (-(-max(side, square) // divisor) * divisor for side in (height, width))
+        pixels = images[0].new_zeros((len(images), 3, height, width), dtype=torch.float32)
+        for slot, image, (h, w) in zip(pixels, images, sizes, strict=True):
+            slot[:, :h, :w] = image
+        return cls(pixels, sizes)
+
+    @property
+    def padded_size(self) -> tuple[int, int]:
+        return int(self.pixels.shape[-2]), int(self.pixels.shape[-1])
+
+    def normalized(self, mean: Tensor, std: Tensor) -> Tensor:
+        """(pixels - mean) / std with the padding set to zero AFTER normalisation; mean and std have 3 values, 0..255."""
+        normal = (self.pixels - mean.view(3, 1, 1)) / std.view(3, 1, 1)
+        return normal * self.inside()
+
+    def inside(self) -> Tensor:
+        """(B, 1, H, W) bool, True on image pixels and False on padding."""
+        height, width = self.padded_size
+        limits = torch.tensor(self.sizes, device=self.pixels.device)
+        rows = torch.arange(height, device=self.pixels.device) < limits[:, :1]
+        columns = torch.arange(width, device=self.pixels.device) < limits[:, 1:]
+        return (rows[:, :, None] & columns[:, None, :])[:, None]
+
+
+@dataclass
+class Targets:
+    """Ground truth of one image.
+
+    Attributes:
+        labels: (n,) int64 class indices of the training vocabulary.
+        masks: (n, H, W) bool at the padded size of the batch.
+    """
+
+    labels: Tensor
+    masks: Tensor
+
+
+@dataclass
+class Proposals:
+    """Masks of a batch, from any proposer, with what the proposer itself thinks of their classes.
+
+    Attributes:
+        masks: (B, Q, h, w) float: logits when ``are_logits``, otherwise values in [0, 1] (SAM, ground truth, disk).
+        padded_size: (H, W) that the masks span; mask pixel (0, 0) lies at image pixel (0, 0).
+        are_logits: whether ``masks`` needs a sigmoid.
+        class_logits: (B, Q, C + 1) scores of the proposer with void last, or None.
+        valid: (B, Q) bool, False for padding slots; None means all valid.
+        labels: (B, Q) int64 class of each mask where it is known (ground truth), -1 elsewhere; None otherwise.
+        auxiliary: predictions of the earlier decoder layers, for deep supervision.
+        clip_features: dense CLIP feature maps by name ("res2".."res5") when the backbone is the CLIP tower itself.
+        align_corners: the resize rule this proposer's masks were trained with.
+    """
+
+    masks: Tensor
+    padded_size: tuple[int, int]
+    are_logits: bool = True
+    class_logits: Tensor | None = None
+    valid: Tensor | None = None
+    labels: Tensor | None = None
+    auxiliary: list[Proposals] = field(default_factory=list)
+    clip_features: dict[str, Tensor] | None = None
+    align_corners: bool = False
+
+    def resized(self, size: tuple[int, int]) -> Tensor:
+        """Masks bilinearly resized to ``size``, still logits when ``are_logits``: (B, Q, *size)."""
+        if tuple(self.masks.shape[-2:]) == tuple(size):
+            return self.masks
+        return F.interpolate(self.masks, size=size, mode="bilinear", align_corners=self.align_corners)
+
+    def probabilities(self, size: tuple[int, int]) -> Tensor:
+        """Mask values in [0, 1] at ``size``: (B, Q, *size)."""
+        masks = self.resized(size)
+        return masks.sigmoid() if self.are_logits else masks
+
+    def detached(self) -> Proposals:
+        """The same proposals outside the autograd graph, without auxiliary predictions."""
+        logits = None if self.class_logits is None else self.class_logits.detach()
+        return replace(self, masks=self.masks.detach(), class_logits=logits, auxiliary=[])
+
+
+@dataclass
+class Classification:
+    """What a mask classifier says of the proposals.
+
+    Attributes:
+        logits: (B, Q, C) or (B, Q, C + 1) with void last, as ``TextClassifier.logits`` gives them.
+        embeddings: (B, Q, D) embeddings before normalisation, or None.
+        valid: (B, Q) bool, False where the mask was too empty to be classified; None means all valid.
+        has_void: whether the last column of ``logits`` is void.
+    """
+
+    logits: Tensor
+    embeddings: Tensor | None = None
+    valid: Tensor | None = None
+    has_void: bool = False
+
+    @property
+    def class_logits(self) -> Tensor:
+        """(B, Q, C), without the void column."""
+        return self.logits[..., :-1] if self.has_void else self.logits
