@@ -1,0 +1,78 @@
+"""The 24 classes of the miniature world and their seen / unseen splits, read from ``classes.json``.
+
+A thing is a fixed composition of a shape, a colour and a pattern. Every shape has three nouns and every colour two, so
+that an unseen noun shares each of its traits with seen ones but never all of them.
+"""
+
+import json
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from maft.errors import UserError
+
+
+@dataclass(frozen=True)
+class Thing:
+    """A countable class: what its instances look like."""
+
+    name: str
+    shape: str
+    colour: str
+    pattern: str
+
+
+@dataclass(frozen=True)
+class MiniatureClasses:
+    """The class list; class ids are contiguous, things first.
+
+    Attributes:
+        things: 18 things, class ids 0..17.
+        stuff: names of the 6 stuff classes, class ids 18..23.
+        unseen: for each rotation of the split, the names MAFT never sees labels of: 5 things and 1 stuff. The three
+            sets are disjoint.
+        held_out: 3 things and 1 stuff that are seen in every split: hyper-parameters are chosen by leaving THESE out
+            of training, so that no unseen class ever takes part in a choice.
+    """
+
+    things: tuple[Thing, ...]
+    stuff: tuple[str, ...]
+    unseen: tuple[tuple[str, ...], ...]
+    held_out: tuple[str, ...]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """All 24 names in class id order."""
+        return tuple(thing.name for thing in self.things) + self.stuff
+
+    def kind(self, class_id: int) -> str:
+        """``"thing"`` or ``"stuff"``."""
+        return "thing" if class_id < len(self.things) else "stuff"
+
+    def seen(self, rotation: int = 0) -> tuple[bool, ...]:
+        """Whether each class, in class id order, has labels in training under a rotation of the unseen split.
+
+        Raises:
+            UserError: there is no such rotation.
+        """
+        if not 0 <= rotation < len(self.unseen):
+            raise UserError(
+                f"The miniature world has no unseen split {rotation}: choose one of 0 to {len(self.unseen) - 1}."
+            )
+        return tuple(name not in self.unseen[rotation] for name in self.names)
+
+    def ids(self, names: tuple[str, ...]) -> tuple[int, ...]:
+        """Class ids of some names."""
+        return tuple(self.names.index(name) for name in names)
+
+
+@cache
+def miniature_classes() -> MiniatureClasses:
+    """The class list of the package."""
+    table = json.loads(Path(__file__).with_name("classes.json").read_text(encoding="utf-8"))
+    return MiniatureClasses(
+        things=tuple(Thing(**thing) for thing in table["things"]),
+        stuff=tuple(table["stuff"]),
+        unseen=tuple(tuple(names) for names in table["unseen"]),
+        held_out=tuple(table["held_out"]),
+    )
