@@ -1,0 +1,36 @@
+# make demo      set up .venv, then train and evaluate the miniature experiment into output/demo
+# make test      set up .venv, then lint, check formatting and types, and run the tests
+# make install   set up .venv only
+#
+# Variables: PYTHON=python3.12      interpreter of a new environment (3.10 to 3.13; default python3.11, else python3)
+#            INSTALLER=pip          plain pip even where uv is available (auto, uv, pip)
+#            DETECTRON2=/path       use this checkout of upstream Detectron2 instead of the index's copy
+#            EXTRAS=dev,app         optional dependencies of pyproject.toml to install
+#            VENV=.venv             where the environment lives
+
+VENV ?= .venv
+INSTALLER ?= auto
+EXTRAS ?= dev
+DETECTRON2 ?=
+BIN := $(VENV)/bin
+
+# The interpreter is tried, not only looked up: version managers leave launchers for versions that are not active.
+BOOTSTRAP := $(or $(PYTHON),$(shell for candidate in python3.11 python3 python3.12 python3.13 python3.10; do \
+	$$candidate -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null \
+	&& echo $$candidate && break; done))
+
+.PHONY: install demo test
+
+install:
+	@test -n "$(BOOTSTRAP)" || { echo "error: no Python 3.10 to 3.13 found; install one (Debian: apt install python3 python3-venv) or name it with PYTHON=" >&2; exit 1; }
+	@$(BOOTSTRAP) tools/setup_env.py --venv "$(VENV)" --installer "$(INSTALLER)" --extras "$(EXTRAS)" \
+		$(if $(PYTHON),--python "$(PYTHON)") $(if $(DETECTRON2),--detectron2 "$(DETECTRON2)")
+
+demo: install
+	$(BIN)/python tools/reproduce.py demo --output output/demo
+
+test: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest
