@@ -1,0 +1,1 @@
+"""Checkpoints: safe reading, atomic writing, and the names of the official releases."""

@@ -1,0 +1,110 @@
+"""Reads weights from any file without executing it, and writes safetensors atomically."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from maft.errors import UserError
+from maft.files import atomic_path
+
+_WRAPPERS = ("model", "state_dict", "model_state_dict")
+_DATA_PARALLEL_PREFIX = "module."
+
+
+def read_state_dict(path: str | os.PathLike[str]) -> dict[str, Tensor]:
+    """Tensors by name from a safetensors file, a torch checkpoint or a TorchScript archive, on the CPU.
+
+    A folder stands for the ``model.safetensors`` in it. Torch files are loaded with ``weights_only=True``; the usual
+    wrappers (``model``, ``state_dict``) and data-parallel prefixes are taken off; NumPy arrays become tensors.
+
+    Raises:
+        UserError: the file is missing, truncated, not a checkpoint, or needs code to be executed.
+    """
+    file = Path(path)
+    if file.is_dir():
+        file = file / "model.safetensors"
+    if not file.is_file():
+        raise UserError(
+            f"Checkpoint {file} does not exist: check the path given as MODEL.WEIGHTS or on the command line."
+        )
+    if file.suffix == ".safetensors":
+        return _read_safetensors(file)
+    return _unwrap(_read_torch(file), file)
+
+
+def read_metadata(path: str | os.PathLike[str]) -> dict[str, str]:
+    """The string metadata of a safetensors file; empty when it has none."""
+    with safe_open(str(path), framework="pt") as file:
+        return dict(file.metadata() or {})
+
+
+def write_safetensors(
+    path: str | os.PathLike[str], tensors: Mapping[str, Tensor], metadata: Mapping[str, Any] | None = None
+) -> None:
+    """Writes tensors atomically; metadata values that are not strings are stored as JSON."""
+    text = {key: value if isinstance(value, str) else json.dumps(value) for key, value in (metadata or {}).items()}
+    # safetensors refuses tensors that share memory, which tied weights and expanded buffers do
+    flat = {name: tensor.detach().to("cpu").contiguous().clone() for name, tensor in tensors.items()}
+    with atomic_path(path) as temporary:
+        save_file(flat, str(temporary), metadata=text or None)
+
+
+def _read_safetensors(file: Path) -> dict[str, Tensor]:
+    try:
+        with safe_open(str(file), framework="pt") as content:
+            return {name: content.get_tensor(name) for name in content.keys()}  # noqa: SIM118 - not a mapping
+    except SafetensorError as error:
+        raise UserError(f"{file} is not a readable safetensors file ({error}): download or copy it again.") from error
+
+
+def _read_torch(file: Path) -> Any:
+    try:
+        return torch.load(file, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        if "TorchScript" in str(error):
+            return _read_torchscript(file)
+        raise UserError(
+            f"{file} holds more than tensors and would execute code when loaded, which is refused: "
+            f"convert it to safetensors where you trust it ({str(error).splitlines()[0]})."
+        ) from error
+    except (RuntimeError, EOFError, ValueError, KeyError, UnicodeDecodeError) as error:
+        if "TorchScript" in str(error):
+            return _read_torchscript(file)
+        raise UserError(f"{file} is truncated or not a checkpoint: download or copy it again.") from error
+
+
+def _read_torchscript(file: Path) -> dict[str, Tensor]:
+    try:
+        return dict(torch.jit.load(str(file), map_location="cpu").state_dict())
+    except RuntimeError as error:
+        raise UserError(f"{file} is truncated or not a TorchScript archive: download or copy it again.") from error
+
+
+def _unwrap(content: Any, file: Path) -> dict[str, Tensor]:
+    while isinstance(content, Mapping):
+        inner = next((content[key] for key in _WRAPPERS if isinstance(content.get(key), Mapping)), None)
+        if inner is None:
+            break
+        content = inner
+    if not isinstance(content, Mapping):
+        raise UserError(f"{file} holds no named tensors: it is not a model checkpoint.")
+    state = {str(name): torch.as_tensor(value) for name, value in content.items() if _is_array(value)}
+    if not state:
+        raise UserError(f"{file} holds no named tensors: it is not a model checkpoint.")
+    if all(name.startswith(_DATA_PARALLEL_PREFIX) for name in state):
+        state = {name[len(_DATA_PARALLEL_PREFIX) :]: value for name, value in state.items()}
+    return state
+
+
+def _is_array(value: Any) -> bool:
+    return isinstance(value, Tensor) or type(value).__module__ == "numpy"

@@ -1,0 +1,115 @@
+"""Translates the parameter names of one code base into those of another, and reports what does not fit."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from maft.errors import UserError
+
+Rule = tuple[str, str | None]
+Value = TypeVar("Value")
+
+
+class KeyMap:
+    """An ordered list of renaming rules.
+
+    Args:
+        rules: pairs (regular expression matching a whole name, replacement). The first match wins; a replacement of
+            None drops the tensor knowingly (buffers that are rebuilt, towers that are never used).
+    """
+
+    def __init__(self, rules: Iterable[Rule]) -> None:
+        self.rules: tuple[Rule, ...] = tuple(rules)
+        self._compiled = [(re.compile(pattern), target) for pattern, target in self.rules]
+
+    @classmethod
+    def nested(cls, parts: Sequence[tuple[str, str, Iterable[Rule]]]) -> KeyMap:
+        """Joins the maps of components: (official prefix, our prefix, rules without prefixes), in order."""
+        rules: list[Rule] = []
+        for official, ours, component in parts:
+            for pattern, target in component:
+                rules.append((re.escape(official) + pattern, None if target is None else ours + target))
+        return cls(rules)
+
+    def rename(self, name: str) -> str | None:
+        """Our name of an official one, None when it is dropped; raises KeyError when no rule matches."""
+        for pattern, target in self._compiled:
+            match = pattern.fullmatch(name)
+            if match:
+                return None if target is None else match.expand(target)
+        raise KeyError(name)
+
+    def convert(self, state: Mapping[str, Value], source: str = "the checkpoint") -> dict[str, Value]:
+        """Renames every entry of ``state``.
+
+        Raises:
+            UserError: a name matches no rule, or two names map to the same one.
+        """
+        converted: dict[str, Value] = {}
+        unknown: list[str] = []
+        for name, value in state.items():
+            try:
+                target = self.rename(name)
+            except KeyError:
+                unknown.append(name)
+                continue
+            if target is None:
+                continue
+            if target in converted:
+                raise UserError(f"Two tensors of {source} map to {target!r}: it is not a checkpoint of this model.")
+            converted[target] = value
+        if unknown:
+            raise UserError(f"{source} has {len(unknown)} unknown tensors ({_some(unknown)}): is it of another model?")
+        return converted
+
+
+def differences(model: Mapping[str, Tensor | torch.Size], state: Mapping[str, Tensor | torch.Size]) -> list[str]:
+    """What differs between the names and shapes of a model and of a state dict, one line each; empty when they agree."""
+
+    def shape(value: Tensor | torch.Size) -> tuple[int, ...]:
+        return tuple(value.shape) if isinstance(value, Tensor) else tuple(value)
+
+    lines = [f"missing: {name} {shape(value)}" for name, value in model.items() if name not in state]
+    lines += [f"unexpected: {name} {shape(value)}" for name, value in state.items() if name not in model]
+    lines += [
+        f"shape of {name}: {shape(state[name])} in the checkpoint, {shape(value)} in the model"
+        for name, value in model.items()
+        if name in state and shape(state[name]) != shape(value)
+    ]
+    return lines
+
+
+def load_strictly(
+    module: nn.Module, state: Mapping[str, Tensor], source: str, *, may_lack: Sequence[str] = ()
+) -> list[str]:
+    """Copies a state dict into a module, all or nothing.
+
+    Args:
+        may_lack: prefixes of our names that the checkpoint may lack (a stage-1 checkpoint lacks the classifier).
+
+    Returns:
+        the names that were missing and keep their present values.
+
+    Raises:
+        UserError: names or shapes differ elsewhere; nothing is copied then.
+    """
+    problems = differences(module.state_dict(), state)
+    allowed = [p for p in problems if p.startswith("missing: ") and p.split()[1].startswith(tuple(may_lack) or ("\0",))]
+    refused = [p for p in problems if p not in allowed]
+    if refused:
+        raise UserError(
+            f"{source} does not fit the model, {len(refused)} differences: {_some(refused, '; ')}. "
+            "Use the config the checkpoint was trained with."
+        )
+    module.load_state_dict(state, strict=False)
+    return [p.split()[1] for p in allowed]
+
+
+def _some(items: Sequence[str], separator: str = ", ", most: int = 4) -> str:
+    more = f"{separator}and {len(items) - most} more" if len(items) > most else ""
+    return separator.join(items[:most]) + more

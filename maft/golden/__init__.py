@@ -1,0 +1,1 @@
+"""Checks against recordings of the official releases: every module here runs our code on recorded cases."""
