@@ -1,0 +1,214 @@
+"""Every config key this project adds to Detectron2's, with its meaning.
+
+Component options are not listed here: they live under the component's own name and are checked against its
+signature when the model is built (see `maft.registry`).
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import yaml
+from detectron2.config import CfgNode, get_cfg
+
+
+from maft.errors import UserError
+from maft.registry import CLASSIFIERS, ENSEMBLES, LOSSES, PROPOSERS, Registry
+
+
+def add_maft_config(cfg: CfgNode) -> None:
+    """Adds our keys and their defaults to a Detectron2 config, in place."""
+    _add_model(cfg)
+    _add_data(cfg)
+    _add_solver(cfg)
+    _add_test(cfg)
+
+
+def _add_model(cfg: CfgNode) -> None:
+    model = cfg.MODEL
+    model.META_ARCHITECTURE = "OpenVocabSegmentor"
+    model.MASK_ON = False
+
+    model.CLIP = CfgNode()
+    # open_clip architecture name, a folder with open_clip_config.json, or a shipped tower: tiny_vit, tiny_convnext.
+    model.CLIP.NAME = "ViT-B-16-quickgelu"
+    # open_clip tag (openai, laion2b_...), a weights file, "" for a folder's own weights, or random.
+    model.CLIP.PRETRAINED = "openai"
+
+    model.VOCABULARY = CfgNode()
+    # Which class strings of a dataset are fed to CLIP: plain, maft, ovseg or fcclip.
+    model.VOCABULARY.CLASS_NAMES = "maft"
+    # Prompt template set: single, vild (14) or imagenet (80).
+    model.VOCABULARY.TEMPLATES = "vild"
+    # Comma-separated synonyms of a class: whole (one string), average or max (best synonym).
+    model.VOCABULARY.SYNONYMS = "whole"
+    # A learned no-object embedding beside the classes.
+    model.VOCABULARY.VOID = True
+    # Which classes count as seen at test: split (the dataset's), overlap (shares a synonym with training) or none.
+    model.VOCABULARY.SEEN = "split"
+    # Folder for text embeddings that outlive the process; "" keeps them in memory only.
+    model.VOCABULARY.CACHE_DIR = ""
+
+    model.PROPOSER = CfgNode(new_allowed=True)
+    model.PROPOSER.NAME = "Mask2Former"
+    # A frozen proposer has no gradients and no losses, and stays in eval mode.
+    model.PROPOSER.FROZEN = False
+    # The official MAFT release leaves dropout on in its frozen generator during stage 2.
+    model.PROPOSER.DROPOUT_WHEN_FROZEN = False
+
+    model.CLASSIFIER = CfgNode(new_allowed=True)
+    # A registered mask classifier, or none: the proposer's own class scores are used.
+    model.CLASSIFIER.NAME = "none"
+    # Multiplied with the cosine of mask and text embeddings.
+    model.CLASSIFIER.LOGIT_SCALE = 100.0
+    # A frozen classifier takes no part in training (evaluation of frozen CLIP, stage-1 training).
+    model.CLASSIFIER.FROZEN = False
+
+    model.ENSEMBLE = CfgNode(new_allowed=True)
+    # How class scores of proposer and classifier are joined.
+    model.ENSEMBLE.NAME = "classifier"
+
+    # One node per registered loss that is used, holding its options.
+    model.LOSSES = CfgNode(new_allowed=True)
+
+    # Prefixes of parameters that a checkpoint given as MODEL.WEIGHTS may lack (parts that start elsewhere).
+    model.WEIGHTS_MAY_LACK = []
+
+    inference = model.INFERENCE = CfgNode()
+    inference.SEMANTIC = True
+    inference.PANOPTIC = False
+    inference.INSTANCE = False
+    # Resize masks to the output size before classes and masks are combined (official behaviour with panoptic on).
+    inference.RESIZE_BEFORE = False
+    # Return label maps instead of (classes, height, width) score maps: hundreds of classes need little memory then.
+    inference.LABELS_ONLY = True
+    # Panoptic: a segment needs this score, and this share of its own mask left after overlaps are resolved.
+    inference.OBJECT_MASK_THRESHOLD = 0.0
+    inference.OVERLAP_THRESHOLD = 0.8
+    # Instance: how many (mask, class) pairs are kept per image.
+    inference.MAX_INSTANCES = 100
+
+
+def _add_data(cfg: CfgNode) -> None:
+    data = cfg.INPUT
+    data.FORMAT = "RGB"
+    # Training mapper: semantic (one mask per label present) or panoptic (one mask per segment).
+    data.MAPPER = "semantic"
+    # Side of the square that training images are padded to; 0 pads to the batch maximum.
+    data.PADDED_SIZE = 0
+    # SSD colour augmentation.
+    data.COLOR_AUG_SSD = False
+    # How label maps are resized: pillow (nearest, pixel centres) or torch (nearest, floor), as official releases do.
+    data.LABEL_RESIZE = "pillow"
+    # Large-scale jitter: output size (0 = off) and scale range.
+    data.LARGE_SCALE_JITTER = CfgNode()
+    data.LARGE_SCALE_JITTER.SIZE = 0
+    data.LARGE_SCALE_JITTER.SCALE = [0.1, 2.0]
+
+
+def _add_solver(cfg: CfgNode) -> None:
+    solver = cfg.SOLVER
+    solver.OPTIMIZER = "ADAMW"
+    solver.BETAS = [0.9, 0.999]
+    solver.EPS = 1e-8
+    solver.LR_SCHEDULER_NAME = "WarmupPolyLR"
+    # Poly decay: exponent and the rate it ends on, as a share of the base rate.
+    solver.POLY_POWER = 0.9
+    solver.END_FACTOR = 0.0
+    # [part of a module name, factor] pairs; the factors of every match multiply.
+    solver.LR_MULTIPLIERS = []
+    solver.WEIGHT_DECAY_EMBED = 0.0
+    solver.WEIGHT_DECAY_NORM = 0.0
+    # Type of automatic mixed precision when SOLVER.AMP.ENABLED: float16 or bfloat16.
+    solver.AMP.DTYPE = "float16"
+    # Micro-batches per optimiser step; IMS_PER_BATCH stays the global batch.
+    solver.ACCUMULATE = 1
+    # Names of submodules that go through torch.compile.
+    solver.COMPILE = []
+    # How many periodic checkpoints are kept; 0 keeps all.
+    solver.KEEP_CHECKPOINTS = 2
+    # Iterations between prediction pictures in TensorBoard; 0 turns them off.
+    solver.PICTURE_PERIOD = 0
+
+
+def _add_test(cfg: CfgNode) -> None:
+    test = cfg.TEST
+    # How many side-by-side pictures (image, ground truth, prediction) an evaluation writes.
+    test.VISUALIZE = 0
+    # Continue a half-finished evaluation found in OUTPUT_DIR.
+    test.RESUME = False
+    # generalized: all classes compete; unseen_only: only the unseen ones.
+    test.PROTOCOL = "generalized"
+    # Published numbers this config reproduces: [dataset, metric, value], printed beside the measured ones.
+    test.EXPECTED = []
+    # The table and row of the paper that this config reproduces.
+    test.REPRODUCES = ""
+
+
+def load_config(file: str | os.PathLike[str], overrides: list[str] | None = None) -> CfgNode:
+    """Reads a YAML config, its ``_BASE_`` files and command-line overrides; nothing in it is executed.
+
+    Raises:
+        UserError: the file is missing or not YAML, or a key or value does not exist or fit.
+    """
+    path = Path(file)
+    if not path.is_file():
+        raise UserError(f"Config file {path} does not exist: check --config-file.")
+    cfg = get_cfg()
+    add_maft_config(cfg)
+    try:
+        cfg.merge_from_file(str(path))
+        # A merged node forgets that new keys are allowed in it; overrides may name options the file leaves out.
+        for node in (cfg.MODEL.PROPOSER, cfg.MODEL.CLASSIFIER, cfg.MODEL.ENSEMBLE, cfg.MODEL.LOSSES):
+            node.set_new_allowed(True)
+        cfg.merge_from_other_cfg(_nested(overrides or []))
+    except (KeyError, ValueError, AssertionError, yaml.YAMLError, FileNotFoundError) as error:
+        raise UserError(f"Config {path}: {_one_sentence(error)}") from error
+    check_components(cfg)
+    return cfg
+
+
+def check_components(cfg: CfgNode) -> None:
+    """Checks component names and options before anything is built.
+
+    Raises:
+        UserError: an unknown component, or an option that it does not have.
+    """
+    model = cfg.MODEL
+    for registry, node in ((PROPOSERS, model.PROPOSER), (CLASSIFIERS, model.CLASSIFIER), (ENSEMBLES, model.ENSEMBLE)):
+        if node.NAME != "none":
+            registry.arguments(node.NAME, component_options(registry, node))
+    for name, options in model.LOSSES.items():
+        LOSSES.arguments(name, options)
+
+
+def component_options(registry: Registry, node: CfgNode) -> CfgNode:
+    """The options under the component's own name in its node, an empty node when there are none.
+
+    Options of other registered components may stand beside them (a ``_BASE_`` file's); anything else is refused.
+    """
+    shared = {"NAME", "FROZEN", "DROPOUT_WHEN_FROZEN", "LOGIT_SCALE"}
+    for key in node:
+        if key not in shared and key not in registry:
+            known = ", ".join(registry)
+            raise UserError(f"{registry.node}.{key} is neither a shared key nor a {registry.kind}; known are: {known}.")
+    return node.get(node.NAME, CfgNode())
+
+
+def _nested(overrides: list[str]) -> CfgNode:
+    if len(overrides) % 2:
+        raise UserError(f"Overrides come in pairs KEY VALUE; {overrides[-1]!r} has no value.")
+    root = CfgNode()
+    for key, value in zip(overrides[::2], overrides[1::2], strict=True):
+        *parents, last = key.split(".")
+        node = root
+        for parent in parents:
+            node = node.setdefault(parent, CfgNode())
+        node[last] = CfgNode._decode_cfg_value(value)
+    return root
+
+
+def _one_sentence(error: Exception) -> str:
+    text = str(error).strip("'\"").strip()
+    return text.splitlines()[0].rstrip(".") + "." if text else f"{type(error).__name__}."
