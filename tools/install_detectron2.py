@@ -61,7 +61,7 @@ def main() -> None:
         install_from_index()
     # A new process: an editable install reaches sys.path only when Python starts.
     check = subprocess.run(
-        [sys.executable, "-c", "import detectron2.engine as e; print('Detectron2:', e.__file__)"],
+        [sys.executable, "-W", "ignore", "-c", "import detectron2.engine as e; print('Detectron2:', e.__file__)"],
     )
     if check.returncode:
         sys.exit("error: Detectron2 was installed but cannot be imported; the reason is above")

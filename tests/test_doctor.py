@@ -1,0 +1,185 @@
+import importlib
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from maft import doctor
+from maft.doctor import Check
+
+
+@pytest.fixture
+def install(tmp_path, monkeypatch):
+    """Put a module and its distribution metadata on the path, as an installer would."""
+    monkeypatch.syspath_prepend(tmp_path)
+
+    def add(name, version=None, module="", requires=()):
+        if module is not None:
+            (tmp_path / f"{name}.py").write_text(module)
+        if version:
+            folder = tmp_path / f"{name}-{version}.dist-info"
+            folder.mkdir()
+            lines = ["Metadata-Version: 2.1", f"Name: {name}", f"Version: {version}"]
+            (folder / "METADATA").write_text("\n".join([*lines, *(f"Requires-Dist: {line}" for line in requires), ""]))
+        importlib.invalidate_caches()
+
+    yield add
+    for name in [name for name in sys.modules if name.startswith("doctors_")]:
+        del sys.modules[name]
+
+
+@pytest.mark.parametrize(
+    ("version", "status"),
+    [((3, 9, 18), "mismatch"), ((3, 10, 0), "ok"), ((3, 13, 9), "ok"), ((3, 14, 0), "mismatch")],
+)
+def test_python_versions(version, status):
+    assert doctor.check_python(version).status == status
+
+
+def test_a_fitting_package_is_ok(install):
+    install("doctors_bag", "1.5")
+    assert doctor.check_requirement("doctors_bag>=1,<2") == Check("doctors_bag", "ok", "1.5")
+
+
+def test_a_missing_package(install):
+    check = doctor.check_requirement("doctors_coat>=1", advice="run it")
+    assert check == Check("doctors_coat", "missing", "-", "run it")
+
+
+def test_a_package_of_the_wrong_version(install):
+    install("doctors_bag", "2.1")
+    check = doctor.check_requirement("doctors_bag>=1,<2")
+    assert (check.status, check.found) == ("mismatch", "2.1")
+    assert "<2,>=1" in check.advice
+
+
+def test_a_package_that_lacks_its_own_dependency(install):
+    install("doctors_bag", "1.0", module="import doctors_pills")
+    check = doctor.check_requirement("doctors_bag")
+    assert check.status == "mismatch"
+    assert "doctors_pills" in check.found
+
+
+def test_a_package_whose_library_does_not_load(install):
+    install("doctors_bag", "1.0", module="raise OSError('libGL.so.1:\\n cannot open')")
+    check = doctor.check_requirement("doctors_bag")
+    assert check.status == "mismatch"
+    assert check.found == "OSError: libGL.so.1: cannot open"
+
+
+def test_the_module_may_come_from_another_distribution(install):
+    install("doctors_bag", module="__version__ = '0.9'")
+    assert doctor.check_requirement("doctors_bag").found == "0.9"
+    assert doctor.check_requirement("doctors_bag>=1").status == "mismatch"
+
+
+def test_optional_packages_are_never_problems(install):
+    absent = doctor.check_optional("doctors_coat>=1", "app", "the app")
+    assert absent.status == "absent"
+    assert "EXTRAS=dev,app" in absent.advice
+    install("doctors_bag", "0.1", module=None)
+    assert doctor.check_optional("doctors_bag>=1", "app", "the app").status == "warning"
+
+
+@pytest.mark.parametrize(
+    ("torch_version", "status"), [("2.9.0", "ok"), ("2.9.0+cpu", "ok"), ("2.8.0", "mismatch"), ("2.9.1", "mismatch")]
+)
+def test_torchvision_must_be_built_for_this_torch(install, torch_version, status):
+    install("torch", torch_version, module=None)
+    install("torchvision", "0.24.0", module=None, requires=["numpy", "torch==2.9.0"])
+    check = doctor.check_torchvision_fits_torch()
+    assert check.status == status
+    if status == "mismatch":
+        assert torch_version in check.found
+        assert "torch==2.9.0" in check.found
+
+
+def test_requirements_come_from_the_projects_metadata(install):
+    requires = ["doctors_bag>=1", 'doctors_old; python_version < "3"', 'doctors_app>=2; extra == "app"']
+    requires += ['doctors_linter; extra == "dev"']
+    install("maft", "0", module=None, requires=requires)
+    install("doctors_bag", "1.0")
+    parts = {check.part: check.status for check in doctor.check_packages()}
+    assert parts == {"doctors_bag": "ok", "doctors_app": "absent"}
+
+
+def test_detectron2_and_where_it_comes_from():
+    check = doctor.check_detectron2()
+    assert check.status == "ok", check
+    import detectron2
+
+    assert check.found.startswith(detectron2.__version__)
+    assert str(Path(detectron2.__file__).parent) in check.found
+
+
+def test_disk(tmp_path):
+    check = doctor.check_disk("cache", tmp_path / "not" / "yet", "SOME_CACHE")
+    assert check.status in ("ok", "warning")
+    assert "GiB free" in check.found
+    assert not (tmp_path / "not").exists()
+
+
+def test_little_disk_is_a_warning(tmp_path, monkeypatch):
+    monkeypatch.setattr(doctor, "_LOW_DISK", 2**80)
+    check = doctor.check_disk("cache", tmp_path, "SOME_CACHE")
+    assert check.status == "warning"
+    assert "SOME_CACHE" in check.advice
+
+
+def test_datasets_variable(tmp_path, monkeypatch):
+    monkeypatch.delenv("DETECTRON2_DATASETS", raising=False)
+    assert doctor.check_datasets().status == "absent"
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path / "nowhere"))
+    assert doctor.check_datasets().status == "warning"
+    (tmp_path / "coco").mkdir()
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
+    assert doctor.check_datasets() == Check("DETECTRON2_DATASETS", "ok", f"{tmp_path}: coco")
+
+
+def test_the_table_says_what_to_do_under_each_problem():
+    table = doctor.format_table([Check("torch", "ok", "2.9"), Check("timm", "missing", "-", "install it")])
+    lines = table.splitlines()
+    assert lines[0].split() == ["torch", "ok", "2.9"]
+    assert lines[1].split() == ["timm", "MISSING", "-"]
+    assert lines[2].strip() == "-> install it"
+
+
+def run_doctor_without(*modules, arguments=()):
+    """Run the doctor in a Python where importing ``modules`` fails as if they were not installed."""
+    code = f"""
+import sys, runpy
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name in {modules!r}:
+            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+sys.meta_path.insert(0, Absent())
+sys.argv = ["doctor", *{list(arguments)!r}]
+runpy.run_module("maft.doctor", run_name="__main__")
+"""
+    root = Path(doctor.__file__).parent.parent
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=root)
+
+
+def test_without_detectron2_the_doctor_still_speaks():
+    result = run_doctor_without("detectron2")
+    assert "Traceback" not in result.stderr
+    assert result.returncode == 1
+    lines = result.stdout.splitlines()
+    index = next(i for i, line in enumerate(lines) if line.startswith("detectron2 "))
+    assert "MISSING" in lines[index]
+    assert "python tools/install_detectron2.py" in lines[index + 1]
+    assert "detectron2" in lines[-1]
+
+
+def test_without_torch_the_doctor_still_speaks():
+    result = run_doctor_without("torch")
+    assert "Traceback" not in result.stderr
+    assert result.returncode == 1
+    assert "problem(s)" in result.stdout.splitlines()[-1]
+
+
+def test_an_argument_is_a_user_error():
+    result = run_doctor_without(arguments=["--fix"])
+    assert result.returncode == 1
+    assert result.stderr.startswith("error: maft.doctor takes no arguments")
