@@ -72,11 +72,12 @@ def render_scene(
         )
     draws = Draws(seed, _STREAMS[split], index)
     canvas, sem_seg, stuff = _ground(draws, size)
-    things = _objects(draws, canvas, sem_seg, draws.integer(1, max_objects))
+    objects = _objects(draws, canvas, sem_seg, draws.integer(1, max_objects))
     canvas += draws.array(-12, 12, (3,)) + draws.array(-13, 13, canvas.shape)
     names = miniature_classes().names
-    captions = write_captions([names[i] for i in things], [names[i] for i in stuff], draws)
-    return Scene(np.clip(canvas, 0, 255).astype(np.uint8), sem_seg, tuple(things), tuple(stuff), captions)
+    captions = write_captions([(names[i], how_big) for i, how_big in objects], [names[i] for i in stuff], draws)
+    things = tuple(class_id for class_id, _ in objects)
+    return Scene(np.clip(canvas, 0, 255).astype(np.uint8), sem_seg, things, tuple(stuff), captions)
 
 
 def _ground(draws: Draws, size: int) -> tuple[NDArray[np.int32], NDArray[np.uint8], list[int]]:
@@ -94,8 +95,10 @@ def _ground(draws: Draws, size: int) -> tuple[NDArray[np.int32], NDArray[np.uint
     return canvas.astype(np.int32), sem_seg, ids
 
 
-def _objects(draws: Draws, canvas: NDArray[np.int32], sem_seg: NDArray[np.uint8], count: int) -> list[int]:
-    """Draw objects into the canvas and the labels; returns their class ids."""
+def _objects(
+    draws: Draws, canvas: NDArray[np.int32], sem_seg: NDArray[np.uint8], count: int
+) -> list[tuple[int, str]]:
+    """Draw objects into the canvas and the labels; returns class id and size word of each."""
     things = miniature_classes().things
     size = len(sem_seg)
     placed: list[tuple[int, int, int]] = []
@@ -105,8 +108,9 @@ def _objects(draws: Draws, canvas: NDArray[np.int32], sem_seg: NDArray[np.uint8]
         if place is None:
             continue
         placed.append(place)
-        drawn.append(class_id)
         row, column, radius = place
+        relative = radius * 96 // size
+        drawn.append((class_id, "small" if relative < 14 else "medium" if relative < 17 else "large"))
         thing = things[class_id]
         u, v = local_coordinates(size, row, column, radius, draws.integer(0, 59))
         inside = outline(thing.shape, u, v)

@@ -1,0 +1,35 @@
+"""A ConvNeXt of timm's, sized for 96-pixel images, under a name that open_clip configs can use."""
+
+from typing import Any
+
+from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
+from timm.models.convnext import ConvNeXt
+
+default_cfgs = generate_default_cfgs(
+    {
+        "convnext_miniature.untrained": {
+            "num_classes": 1000,
+            "input_size": (3, 96, 96),
+            "pool_size": (12, 12),
+            "first_conv": "stem.0",
+            "classifier": "head.fc",
+        }
+    }
+)
+
+
+@register_model
+def convnext_miniature(pretrained: bool = False, **options: Any) -> ConvNeXt:
+    """Strides 4, 8, 8, 8: at 96 pixels a stride of 32 would leave 3 x 3 cells, too few to pool masks from.
+
+    The last stages are dilated by timm's ``output_stride``; their kernels are small so that a feature stays local.
+    """
+    arguments = {
+        "depths": (1, 2, 1, 1),
+        "dims": (48, 128, 128, 128),
+        "kernel_sizes": (7, 5, 3, 3),
+        "output_stride": 8,
+        # 1e-6, timm's default, is meant for much longer training.
+        "ls_init_value": 0.1,
+    }
+    return build_model_with_cfg(ConvNeXt, "convnext_miniature", pretrained, **(arguments | options))
