@@ -8,7 +8,7 @@ class Draws:
     """A stream of random integers.
 
     Built on the raw output of PCG64, which NumPy promises never to change; the methods of ``numpy.random.Generator``
-    carry no such promise. The modulo's bias is below 1e-2 of a step for every range used here.
+    carry no such promise. The bias of the modulo is at most 256 in 65536.
 
     Args:
         key: non-negative integers that name the stream.

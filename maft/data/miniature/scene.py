@@ -95,9 +95,7 @@ def _ground(draws: Draws, size: int) -> tuple[NDArray[np.int32], NDArray[np.uint
     return canvas.astype(np.int32), sem_seg, ids
 
 
-def _objects(
-    draws: Draws, canvas: NDArray[np.int32], sem_seg: NDArray[np.uint8], count: int
-) -> list[tuple[int, str]]:
+def _objects(draws: Draws, canvas: NDArray[np.int32], sem_seg: NDArray[np.uint8], count: int) -> list[tuple[int, str]]:
     """Draw objects into the canvas and the labels; returns class id and size word of each."""
     things = miniature_classes().things
     size = len(sem_seg)
@@ -119,16 +117,12 @@ def _objects(
     return drawn
 
 
-def _free_place(
-    draws: Draws, size: int, count: int, placed: list[tuple[int, int, int]]
-) -> tuple[int, int, int] | None:
+def _free_place(draws: Draws, size: int, count: int, placed: list[tuple[int, int, int]]) -> tuple[int, int, int] | None:
     """Row, column and radius of a place that overlaps earlier objects a little at most; None when there is no room."""
     for _ in range(_ATTEMPTS):
         radius = draws.integer(size * 12 // 96, size * (24 - 2 * count) // 96)
         margin = radius - size * 2 // 96
         row, column = (draws.integer(margin, size - 1 - margin) for _ in range(2))
-        if all(
-            100 * ((row - r) ** 2 + (column - c) ** 2) >= 81 * (radius + other) ** 2 for r, c, other in placed
-        ):
+        if all(100 * ((row - r) ** 2 + (column - c) ** 2) >= 81 * (radius + other) ** 2 for r, c, other in placed):
             return row, column, radius
     return None
