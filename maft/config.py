@@ -50,6 +50,24 @@ def _add_model(cfg: CfgNode) -> None:
     # Folder for text embeddings that outlive the process; "" keeps them in memory only.
     model.VOCABULARY.CACHE_DIR = ""
 
+    # For MODEL.BACKBONE.NAME build_swin_backbone; MODEL.BACKBONE.FREEZE_AT counts the patch embedding as stage 1.
+    swin = model.SWIN = CfgNode()
+    swin.EMBED_DIM = 96
+    swin.DEPTHS = [2, 2, 6, 2]
+    swin.NUM_HEADS = [3, 6, 12, 24]
+    swin.WINDOW_SIZE = 7
+    swin.PATCH_SIZE = 4
+    swin.MLP_RATIO = 4.0
+    swin.QKV_BIAS = True
+    swin.PATCH_NORM = True
+    # A learned absolute position embedding, made for square images of this size.
+    swin.APE = False
+    swin.PRETRAIN_IMG_SIZE = 224
+    swin.DROP_PATH_RATE = 0.3
+    swin.OUT_FEATURES = ["res2", "res3", "res4", "res5"]
+    # Recompute the blocks in the backward pass to save memory.
+    swin.USE_CHECKPOINT = False
+
     model.PROPOSER = CfgNode(new_allowed=True)
     model.PROPOSER.NAME = "Mask2Former"
     # A frozen proposer has no gradients and no losses, and stays in eval mode.

@@ -1,0 +1,1 @@
+"""Mask proposers: one file each, and the decoders and criteria they share."""
