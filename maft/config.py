@@ -45,6 +45,8 @@ def _add_model(cfg: CfgNode) -> None:
     model.VOCABULARY.SYNONYMS = "whole"
     # A learned no-object embedding beside the classes.
     model.VOCABULARY.VOID = True
+    # Whether that embedding has gradients.
+    model.VOCABULARY.TRAIN_VOID = True
     # Which classes count as seen at test: split (the dataset's), overlap (shares a synonym with training) or none.
     model.VOCABULARY.SEEN = "split"
     # Folder for text embeddings that outlive the process; "" keeps them in memory only.
@@ -101,6 +103,8 @@ def _add_model(cfg: CfgNode) -> None:
     inference.RESIZE_BEFORE = False
     # Return label maps instead of (classes, height, width) score maps: hundreds of classes need little memory then.
     inference.LABELS_ONLY = True
+    # Subtracted from the semantic score of seen classes before the argmax (ZegFormer: 0.1 on COCO and VOC).
+    inference.SEEN_PENALTY = 0.0
     # Panoptic: a segment needs this score, and this share of its own mask left after overlaps are resolved.
     inference.OBJECT_MASK_THRESHOLD = 0.0
     inference.OVERLAP_THRESHOLD = 0.8

@@ -199,6 +199,19 @@ class Proposals:
         masks = self.resized(size)
         return masks.sigmoid() if self.are_logits else masks
 
+    def image(self, index: int) -> Proposals:
+        """The proposals of one image, as a batch of one, without auxiliary predictions."""
+        one = slice(index, index + 1)
+        return replace(
+            self,
+            masks=self.masks[one],
+            class_logits=None if self.class_logits is None else self.class_logits[one],
+            valid=None if self.valid is None else self.valid[one],
+            labels=None if self.labels is None else self.labels[one],
+            auxiliary=[],
+            clip_features=None,
+        )
+
     def detached(self) -> Proposals:
         """The same proposals outside the autograd graph, without auxiliary predictions."""
         logits = None if self.class_logits is None else self.class_logits.detach()

@@ -1,0 +1,202 @@
+"""How the class scores of the proposer and of the mask classifier become one: a rule per published system.
+
+Every rule is called with a `ClassScores` and returns (B, Q, C) or (B, Q, C + 1) probabilities (void last); a row of
+zeros takes its proposal out of the result.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from maft.errors import UserError
+from maft.registry import ENSEMBLES
+
+
+@dataclass
+class ClassScores:
+    """Input of an ensemble.
+
+    Attributes:
+        proposer: (B, Q, C + 1) logits of the proposer, void last, or None.
+        classifier: (B, Q, C) logits of the mask classifier without void, or None.
+        classifier_void: (B, Q, 1) its void logits, or None.
+        valid: (B, Q) bool, masks that the classifier could see.
+        seen: (C,) bool, classes of the training vocabulary.
+    """
+
+    proposer: Tensor | None
+    classifier: Tensor | None
+    classifier_void: Tensor | None
+    valid: Tensor
+    seen: Tensor
+
+    def proposer_probabilities(self) -> Tensor:
+        """(B, Q, C + 1) softmax over classes and void."""
+        if self.proposer is None:
+            raise UserError("This ensemble needs class scores of the proposer, and this proposer gives none: "
+                            "set MODEL.ENSEMBLE.NAME to classifier.")  # fmt: skip
+        return self.proposer.softmax(dim=-1)
+
+    def classifier_probabilities(self) -> Tensor:
+        """(B, Q, C) softmax over the classes, void left out before it."""
+        if self.classifier is None:
+            raise UserError("This ensemble needs a mask classifier: set MODEL.CLASSIFIER.NAME, "
+                            "or MODEL.ENSEMBLE.NAME to proposer.")  # fmt: skip
+        return self.classifier.softmax(dim=-1)
+
+
+def _check_weight(name: str, value: float) -> float:
+    if not 0.0 <= value <= 1.0:
+        raise UserError(f"{name} is {value}, but it must lie between 0 and 1.")
+    return float(value)
+
+
+@ENSEMBLES.register("classifier")
+class ClassifierScores:
+    """The mask classifier alone (MAFT's released setting).
+
+    Args:
+        valid_only: leave out proposals without a visible pixel (FreeSeg and OVSeg with weight 0).
+        void: softmax over classes and void, as Mask-Adapter's warm-up model does.
+        softmax_twice: official behaviour of that model's evaluation, which applies a second softmax.
+    """
+
+    def __init__(self, *, valid_only: bool = False, void: bool = False, softmax_twice: bool = False) -> None:
+        self.valid_only, self.void, self.softmax_twice = valid_only, void, softmax_twice
+
+    def __call__(self, scores: ClassScores) -> Tensor:
+        if self.void and scores.classifier is not None and scores.classifier_void is not None:
+            probabilities = torch.cat([scores.classifier, scores.classifier_void], dim=-1).softmax(dim=-1)
+        else:
+            probabilities = scores.classifier_probabilities()
+        if self.softmax_twice:
+            probabilities = probabilities.softmax(dim=-1)
+        return probabilities * scores.valid[..., None] if self.valid_only else probabilities
+
+
+@ENSEMBLES.register("proposer")
+class ProposerScores:
+    """The proposer alone (MaskFormer or Mask2Former without CLIP's image tower)."""
+
+    def __call__(self, scores: ClassScores) -> Tensor:
+        return scores.proposer_probabilities()
+
+
+@ENSEMBLES.register("freeseg")
+class FreeSegEnsemble:
+    """FreeSeg's and ZSSeg's rule: p^w q^(1-w) for seen classes, p^(1-w) q^w for unseen ones.
+
+    p is the proposer's probability, q the classifier's (1 for proposals without a visible pixel).
+
+    Args:
+        weight: w in [0, 1]; 0 is the official special case of valid proposals with the classifier's scores alone.
+    """
+
+    def __init__(self, *, weight: float = 0.8) -> None:
+        self.weight = _check_weight("MODEL.ENSEMBLE.freeseg.WEIGHT", weight)
+
+    def __call__(self, scores: ClassScores) -> Tensor:
+        clip = scores.classifier_probabilities()
+        if self.weight == 0:
+            return clip * scores.valid[..., None]
+        proposer = scores.proposer_probabilities()[..., :-1]
+        clip = torch.where(scores.valid[..., None], clip, torch.ones_like(clip))
+        exponent = torch.where(scores.seen, self.weight, 1 - self.weight)
+        return proposer**exponent * clip ** (1 - exponent)
+
+
+@ENSEMBLES.register("ovseg")
+class OVSegEnsemble:
+    """OVSeg's rule: p^(1-w) q^w for every class; q is 1 for proposals without a visible pixel.
+
+    Args:
+        weight: w in [0, 1]; 0 is the official special case of valid proposals with the classifier's scores alone.
+    """
+
+    def __init__(self, *, weight: float = 0.7) -> None:
+        self.weight = _check_weight("MODEL.ENSEMBLE.ovseg.WEIGHT", weight)
+
+    def __call__(self, scores: ClassScores) -> Tensor:
+        clip = scores.classifier_probabilities()
+        if self.weight == 0:
+            return clip * scores.valid[..., None]
+        proposer = scores.proposer_probabilities()[..., :-1]
+        clip = torch.where(scores.valid[..., None], clip, torch.ones_like(clip))
+        return proposer ** (1 - self.weight) * clip**self.weight
+
+
+@ENSEMBLES.register("zegformer")
+class ZegFormerEnsemble:
+    """ZegFormer's rule: p^l a^(1-l) for seen classes, p^(1-l) q^l for unseen ones.
+
+    a is the mean of the classifier's probabilities q over the seen classes: CLIP only arbitrates between the seen
+    classes as a group and each unseen one.
+
+    Args:
+        weight: l in [0, 1], 2/3 in the paper.
+    """
+
+    def __init__(self, *, weight: float = 2 / 3) -> None:
+        self.weight = _check_weight("MODEL.ENSEMBLE.zegformer.WEIGHT", weight)
+
+    def __call__(self, scores: ClassScores) -> Tensor:
+        clip = scores.classifier_probabilities()
+        proposer = scores.proposer_probabilities()[..., :-1]
+        clip = torch.where(scores.valid[..., None], clip, torch.ones_like(clip))
+        seen = scores.seen.to(clip.dtype)
+        average = (clip * seen).sum(-1, keepdim=True) / seen.sum().clamp(min=1)
+        clip = torch.where(scores.seen, average, clip)
+        exponent = torch.where(scores.seen, self.weight, 1 - self.weight)
+        return proposer**exponent * clip ** (1 - exponent)
+
+
+def geometric_ensemble(
+    proposer: Tensor, classifier: Tensor, seen: Tensor, alpha: Tensor | float, beta: Tensor | float
+) -> Tensor:
+    """FC-CLIP's geometric ensemble (equation 7 of the paper), as logits.
+
+    Args:
+        proposer: (..., C + 1) in-vocabulary logits, void last.
+        classifier: (..., C) out-of-vocabulary logits.
+        seen: (C,) bool.
+        alpha: share of the classifier for seen classes, broadcastable to (..., 1).
+        beta: the same for unseen classes.
+
+    Returns:
+        (..., C + 1) logarithms of the joint probabilities, void last.
+    """
+    inside, outside = proposer[..., :-1].softmax(-1), classifier.softmax(-1)
+    seen_scores = (inside ** (1 - alpha) * outside**alpha).log()
+    unseen_scores = (inside ** (1 - beta) * outside**beta).log()
+    joint = torch.where(seen, seen_scores, unseen_scores).softmax(-1)
+    void = proposer.softmax(-1)[..., -1:]
+    return torch.log(torch.cat([joint * (1 - void), void], dim=-1) + 1e-8)
+
+
+@ENSEMBLES.register("fcclip")
+class FCCLIPEnsemble:
+    """The geometric ensemble of FC-CLIP and Mask-Adapter.
+
+    Args:
+        alpha: share of the classifier for seen classes, in [0, 1].
+        beta: the same for unseen classes.
+        on_valid_masks: proposals without a visible pixel keep the proposer's scores (FC-CLIP with ResNet towers).
+    """
+
+    def __init__(self, *, alpha: float = 0.4, beta: float = 0.8, on_valid_masks: bool = False) -> None:
+        self.alpha = _check_weight("MODEL.ENSEMBLE.fcclip.ALPHA", alpha)
+        self.beta = _check_weight("MODEL.ENSEMBLE.fcclip.BETA", beta)
+        self.on_valid_masks = on_valid_masks
+
+    def __call__(self, scores: ClassScores) -> Tensor:
+        scores.classifier_probabilities(), scores.proposer_probabilities()
+        assert scores.classifier is not None and scores.proposer is not None
+        alpha: Tensor | float = self.alpha
+        beta: Tensor | float = self.beta
+        if self.on_valid_masks:
+            valid = scores.valid[..., None].to(scores.proposer.dtype)
+            alpha, beta = alpha * valid, beta * valid
+        return geometric_ensemble(scores.proposer, scores.classifier, scores.seen, alpha, beta).softmax(-1)

@@ -1,0 +1,151 @@
+"""From masks and class probabilities to semantic, panoptic and instance results: pure functions.
+
+Shape letters: Q proposals, C classes, (H, W) output size.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from detectron2.structures import Boxes, Instances
+from torch import Tensor
+from torchvision.ops import masks_to_boxes
+
+_CLASSES_AT_A_TIME = 64
+
+
+def resize_map(values: Tensor, size: tuple[int, int]) -> Tensor:
+    """Bilinear resize (align_corners False) of (N, h, w) maps to (N, *size)."""
+    if tuple(values.shape[-2:]) == tuple(size):
+        return values
+    return F.interpolate(values[None], size=size, mode="bilinear", align_corners=False)[0]
+
+
+def semantic_scores(
+    probabilities: Tensor, masks: Tensor, size: tuple[int, int], penalty: Tensor | None = None
+) -> Tensor:
+    """Score of each class at each pixel: the sum over proposals of class probability times mask value.
+
+    Args:
+        probabilities: (Q, C) class probabilities, zero rows for proposals that do not count.
+        masks: (Q, h, w) in [0, 1] at image size; the sum is resized to ``size`` afterwards, as MAFT and OVSeg do.
+        penalty: (C,) subtracted from the score of each class (ZegFormer's calibration), or None.
+
+    Returns:
+        (C, H, W).
+    """
+    scores = resize_map(torch.einsum("qc,qhw->chw", probabilities, masks), size)
+    return scores if penalty is None else scores - penalty[:, None, None]
+
+
+def semantic_labels(
+    probabilities: Tensor, masks: Tensor, size: tuple[int, int], penalty: Tensor | None = None
+) -> Tensor:
+    """(H, W) int64 class of the highest semantic score; scores exist for a few classes at a time only."""
+    best: Tensor | None = None
+    for start in range(0, probabilities.shape[1], _CLASSES_AT_A_TIME):
+        chunk = slice(start, start + _CLASSES_AT_A_TIME)
+        scores = semantic_scores(probabilities[:, chunk], masks, size, None if penalty is None else penalty[chunk])
+        value, label = scores.max(dim=0)
+        if best is None:
+            best, labels = value, label
+        else:
+            labels = torch.where(value > best, label + start, labels)
+            best = torch.maximum(best, value)
+    return labels
+
+
+def panoptic_inference(
+    probabilities: Tensor,
+    masks: Tensor,
+    things: Tensor,
+    *,
+    object_mask_threshold: float,
+    overlap_threshold: float,
+) -> tuple[Tensor, list[dict[str, Any]]]:
+    """Non-overlapping segments (MaskFormer, section 3.4): each pixel goes to the proposal with the best score.
+
+    Args:
+        probabilities: (Q, C + 1), void last.
+        masks: (Q, H, W) in [0, 1] at the output size.
+        things: (C,) bool; segments of one stuff class are merged.
+        object_mask_threshold: least class probability of a segment.
+        overlap_threshold: least share of a mask (values >= 0.5) that its proposal must still own.
+
+    Returns:
+        (H, W) int32 segment ids, 0 is void; and one dict per segment: id, isthing, category_id.
+    """
+    classes = probabilities.shape[1] - 1
+    segmentation = torch.zeros(masks.shape[-2:], dtype=torch.int32, device=masks.device)
+    scores, labels = probabilities.max(dim=-1)
+    keep = (labels != classes) & (scores > object_mask_threshold)
+    scores, labels, masks = scores[keep], labels[keep], masks[keep]
+    if not len(labels):
+        return segmentation, []
+
+    owner = (scores[:, None, None] * masks).argmax(dim=0)
+    confident = masks >= 0.5
+    inside = confident.gather(0, owner[None])[0]
+    owned = torch.bincount(owner.flatten(), minlength=len(labels))
+    owned_inside = torch.bincount(owner[inside], minlength=len(labels))
+    area = confident.flatten(1).sum(dim=1)
+    is_segment = (owned_inside > 0) & (owned >= overlap_threshold * area)
+
+    segments: list[dict[str, Any]] = []
+    stuff_ids: dict[int, int] = {}
+    ids = torch.zeros(len(labels), dtype=torch.int32)
+    thing_flags = things[labels].tolist()
+    for slot, (label, accepted) in enumerate(zip(labels.tolist(), is_segment.tolist(), strict=True)):
+        if not accepted:
+            continue
+        if thing_flags[slot] or label not in stuff_ids:
+            segments.append({"id": len(segments) + 1, "isthing": thing_flags[slot], "category_id": label})
+            ids[slot] = len(segments)
+            if not thing_flags[slot]:
+                stuff_ids[label] = len(segments)
+        else:
+            ids[slot] = stuff_ids[label]
+    return torch.where(inside, ids.to(owner.device)[owner], segmentation), segments
+
+
+def instance_inference(
+    probabilities: Tensor, mask_logits: Tensor, *, most: int, things: Tensor | None = None
+) -> Instances:
+    """The ``most`` best (proposal, class) pairs as instances.
+
+    Args:
+        probabilities: (Q, C) without void.
+        mask_logits: (Q, H, W) at the output size; positive inside.
+        things: (C,) bool, keeps only these classes; None keeps all.
+
+    Returns:
+        Detectron2 instances with pred_masks (bool), pred_boxes, pred_classes and scores (class probability times
+        the mean mask probability inside).
+    """
+    proposals, classes = probabilities.shape
+    scores, index = probabilities.flatten().topk(min(most, proposals * classes), sorted=False)
+    labels, slots = index % classes, index // classes
+    if things is not None:
+        kept = things[labels]
+        scores, labels, slots = scores[kept], labels[kept], slots[kept]
+    logits = mask_logits[slots]
+    masks = logits > 0
+    inside = masks.flatten(1).float()
+    confidence = (logits.sigmoid().flatten(1) * inside).sum(1) / (inside.sum(1) + 1e-6)
+    result = Instances(tuple(mask_logits.shape[-2:]))
+    result.pred_masks = masks
+    result.pred_classes = labels
+    result.scores = scores * confidence
+    result.pred_boxes = Boxes(_boxes(masks))
+    return result
+
+
+def _boxes(masks: Tensor) -> Tensor:
+    boxes = masks.new_zeros((len(masks), 4), dtype=torch.float32)
+    filled = masks.flatten(1).any(dim=1)
+    if bool(filled.any()):
+        boxes[filled] = masks_to_boxes(masks[filled])
+        boxes[filled, 2:] += 1
+    return boxes

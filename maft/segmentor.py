@@ -1,0 +1,312 @@
+"""The one segmentation model: a proposer makes masks, a classifier lets CLIP name them, an ensemble joins the scores."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+from detectron2.config import CfgNode, configurable
+from detectron2.modeling import META_ARCH_REGISTRY, build_backbone
+from torch import Tensor, nn
+
+from maft.clip import CLIPEncoder, VocabularyEncoder, load_clip
+from maft.config import component_options
+from maft.data.catalog import vocabulary as catalogue_vocabulary
+from maft.ensembles import ClassScores
+from maft.errors import UserError
+from maft.inference import instance_inference, panoptic_inference, resize_map, semantic_labels, semantic_scores
+from maft.losses import TrainingStep
+from maft.registry import CLASSIFIERS, ENSEMBLES, LOSSES, PROPOSERS, BuildContext
+from maft.structures import Classification, Images, Proposals, Targets, Vocabulary
+
+
+@META_ARCH_REGISTRY.register()
+class OpenVocabSegmentor(nn.Module):
+    """Mask-based open-vocabulary segmentation.
+
+    Args:
+        clip: the shared CLIP encoder.
+        vocabulary_encoder: class names -> `TextClassifier`.
+        proposer: images -> `Proposals` (see `maft.proposals`).
+        classifier: images and proposals -> `Classification`, or None to use the proposer's own scores.
+        ensemble: `ClassScores` -> probabilities (see `maft.ensembles`).
+        losses: loss terms of the classifier, called with a `TrainingStep`.
+        freeze_proposer: no gradients and no losses of the proposer; it stays in eval mode.
+        dropout_when_frozen: official MAFT behaviour: the frozen proposer keeps its dropout in training.
+        freeze_classifier: the same for the classifier.
+        inference: options of post-processing, ``MODEL.INFERENCE`` in lower case.
+        vocabulary: names the masks are given until `set_vocabulary` is called; None leaves it open.
+        things: for panoptic and instance results, which classes are things.
+    """
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        clip: CLIPEncoder,
+        vocabulary_encoder: VocabularyEncoder,
+        proposer: nn.Module,
+        classifier: nn.Module | None,
+        ensemble: Callable[[ClassScores], Tensor],
+        losses: dict[str, nn.Module],
+        freeze_proposer: bool = False,
+        dropout_when_frozen: bool = False,
+        freeze_classifier: bool = False,
+        inference: dict[str, Any],
+        vocabulary: Vocabulary | None = None,
+        things: Sequence[bool] | None = None,
+    ) -> None:
+        super().__init__()
+        self.clip = clip
+        self.vocabulary_encoder = vocabulary_encoder
+        self.proposer = proposer
+        self.classifier = classifier
+        self.ensemble = ensemble
+        self.losses = nn.ModuleDict(losses)
+        self.freeze_proposer = freeze_proposer
+        self.dropout_when_frozen = dropout_when_frozen
+        self.freeze_classifier = freeze_classifier
+        self.inference_options = inference
+        self._vocabulary = vocabulary
+        self._things = things
+        self._choose_trainable_parameters()
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
+        model = cfg.MODEL
+        clip = load_clip(model.CLIP.NAME, model.CLIP.PRETRAINED)
+        names = model.VOCABULARY
+        training = None
+        if cfg.DATASETS.TRAIN:
+            training = catalogue_vocabulary(cfg.DATASETS.TRAIN[0], names.CLASS_NAMES)
+        context = BuildContext(
+            clip=clip, num_classes=len(training) if training else 0, backbone=lambda: build_backbone(cfg)
+        )
+        classifier = None
+        if model.CLASSIFIER.NAME != "none":
+            options = component_options(CLASSIFIERS, model.CLASSIFIER)
+            classifier = CLASSIFIERS.build(model.CLASSIFIER.NAME, options, context)
+        return {
+            "clip": clip,
+            "vocabulary_encoder": VocabularyEncoder(
+                embed_dim=clip.embed_dim,
+                text_width=clip.text_width,
+                templates=names.TEMPLATES,
+                synonyms=names.SYNONYMS,
+                void=names.VOID,
+                train_void=names.TRAIN_VOID,
+                logit_scale=model.CLASSIFIER.LOGIT_SCALE,
+                cache_dir=names.CACHE_DIR,
+            ),
+            "proposer": PROPOSERS.build(model.PROPOSER.NAME, component_options(PROPOSERS, model.PROPOSER), context),
+            "classifier": classifier,
+            "ensemble": ENSEMBLES.build(model.ENSEMBLE.NAME, component_options(ENSEMBLES, model.ENSEMBLE)),
+            "losses": {name: LOSSES.build(name, options) for name, options in model.LOSSES.items()},
+            "freeze_proposer": model.PROPOSER.FROZEN,
+            "dropout_when_frozen": model.PROPOSER.DROPOUT_WHEN_FROZEN,
+            "freeze_classifier": model.CLASSIFIER.FROZEN,
+            "inference": {key.lower(): value for key, value in model.INFERENCE.items()},
+            "vocabulary": training,
+        }
+
+    @property
+    def device(self) -> torch.device:
+        return self.clip.pixel_mean.device
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """The names in use; raises `UserError` while there are none."""
+        if self._vocabulary is None:
+            raise UserError("The model has no vocabulary yet: set DATASETS.TRAIN, or call set_vocabulary.")
+        return self._vocabulary
+
+    def set_vocabulary(self, vocabulary: Vocabulary, things: Sequence[bool] | None = None) -> None:
+        """Changes the names masks are given; ``things`` (C flags) is needed for panoptic and instance results."""
+        self._vocabulary = vocabulary
+        self._things = things
+
+    def train(self, mode: bool = True) -> OpenVocabSegmentor:
+        """Training mode for the parts that train; frozen parts stay in eval mode."""
+        super().train(mode)
+        if mode:
+            if not any(parameter.requires_grad for parameter in self.clip.parameters()):
+                self.clip.eval()
+            if self.freeze_proposer:
+                self.proposer.train(self.dropout_when_frozen)
+            if self.freeze_classifier and self.classifier is not None:
+                self.classifier.eval()
+        return self
+
+    def _choose_trainable_parameters(self) -> None:
+        self.clip.requires_grad_(False)
+        if self.freeze_proposer:
+            self.proposer.requires_grad_(False)
+        if self.classifier is None:
+            return
+        if hasattr(self.classifier, "trainable_parameters"):
+            self.classifier.requires_grad_(False)
+            _unfreeze(self.classifier.trainable_parameters())
+        if self.freeze_classifier:
+            self.classifier.requires_grad_(False)
+        elif hasattr(self.classifier, "trainable_clip_parameters"):
+            _unfreeze(self.classifier.trainable_clip_parameters(self.clip))
+
+    def forward(self, batched_inputs: list[dict[str, Any]]) -> dict[str, Tensor] | list[dict[str, Any]]:
+        """Losses in training, results otherwise.
+
+        Args:
+            batched_inputs: Detectron2 dicts; "image" is (3, h, w) RGB in 0..255, uint8 or float; in training
+                "instances" holds gt_classes (n,) int64 and gt_masks (n, h, w) bool; "height" and "width" are the
+                output size, by default the image's own.
+
+        Returns:
+            training: weighted losses by name. Otherwise one dict per image with "sem_seg" (C, H, W) scores or
+            "sem_seg_labels" (H, W) int64, and, when turned on, "panoptic_seg" and "instances".
+        """
+        images = Images.from_list(
+            [item["image"].to(self.device) for item in batched_inputs], getattr(self.proposer, "size_divisibility", 32)
+        )
+        if self.training:
+            return self._training_losses(images, batched_inputs)
+        with torch.no_grad():
+            return self._results(images, batched_inputs)
+
+    def _training_losses(self, images: Images, batched_inputs: list[dict[str, Any]]) -> dict[str, Tensor]:
+        targets = self._targets(images, batched_inputs)
+        text = self.vocabulary_encoder(self.vocabulary, self.clip)
+        with torch.no_grad() if self.freeze_proposer else nullcontext():
+            proposals = self.proposer(images, text, self.clip, targets, batched_inputs)
+        losses: dict[str, Tensor] = {}
+        if not self.freeze_proposer and hasattr(self.proposer, "losses"):
+            losses.update(self.proposer.losses(proposals, text, targets))
+        if self.classifier is not None and not self.freeze_classifier and len(self.losses):
+            masks = proposals.detached()
+            if hasattr(self.classifier, "training_proposals"):
+                masks = self.classifier.training_proposals(masks, targets)
+            step = TrainingStep(
+                images=images,
+                text=text,
+                proposals=masks,
+                classification=self.classifier(images, masks, text, self.clip),
+                targets=targets,
+                classifier=self.classifier,
+                clip=self.clip,
+            )
+            for term in self.losses.values():
+                losses.update(term(step))
+        if not losses:
+            raise UserError(
+                "Nothing trains: the proposer and the classifier are both frozen, or MODEL.LOSSES is empty."
+            )
+        return losses
+
+    def _targets(self, images: Images, batched_inputs: list[dict[str, Any]]) -> list[Targets]:
+        height, width = images.padded_size
+        targets = []
+        for item in batched_inputs:
+            instances = item["instances"].to(self.device)
+            masks = instances.gt_masks
+            padded = masks.new_zeros((len(masks), height, width), dtype=torch.bool)
+            padded[:, : masks.shape[-2], : masks.shape[-1]] = masks
+            targets.append(Targets(instances.gt_classes, padded))
+        return targets
+
+    def propose_and_classify(
+        self, images: Images, batched_inputs: list[dict[str, Any]]
+    ) -> tuple[Proposals, Classification | None]:
+        """Masks of a batch and what the classifier says of them, before any ensemble."""
+        targets = None
+        if batched_inputs and "instances" in batched_inputs[0] and getattr(self.proposer, "needs_targets", False):
+            targets = self._targets(images, batched_inputs)
+        text = self.vocabulary_encoder(self.vocabulary, self.clip)
+        proposals = self.proposer(images, text, self.clip, targets, batched_inputs)
+        if self.classifier is None:
+            return proposals, None
+        return proposals, self.classifier(images, proposals, text, self.clip)
+
+    def class_probabilities(self, proposals: Proposals, classification: Classification | None) -> Tensor:
+        """(B, Q, C) or (B, Q, C + 1) joint class probabilities; zero rows for padding slots."""
+        batch, queries = proposals.masks.shape[:2]
+        valid = proposals.masks.new_ones((batch, queries), dtype=torch.bool)
+        if classification is not None and classification.valid is not None:
+            valid = classification.valid
+        flags = self.vocabulary.seen or (False,) * len(self.vocabulary)
+        scores = ClassScores(
+            proposer=proposals.class_logits,
+            classifier=None if classification is None else classification.class_logits,
+            classifier_void=(
+                classification.logits[..., -1:] if classification is not None and classification.has_void else None
+            ),
+            valid=valid,
+            seen=torch.tensor(flags, device=self.device),
+        )
+        probabilities = self.ensemble(scores)
+        if proposals.valid is not None:
+            probabilities = probabilities * proposals.valid[..., None]
+        return probabilities
+
+    def _results(self, images: Images, batched_inputs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        proposals, classification = self.propose_and_classify(images, batched_inputs)
+        probabilities = self.class_probabilities(proposals, classification)
+        results = []
+        for index, (item, size) in enumerate(zip(batched_inputs, images.sizes, strict=True)):
+            masks = proposals.image(index).resized(images.padded_size)[0, :, : size[0], : size[1]]
+            output = (int(item.get("height", size[0])), int(item.get("width", size[1])))
+            results.append(self._image_result(probabilities[index], masks, proposals.are_logits, output))
+        return results
+
+    def _image_result(
+        self, probabilities: Tensor, masks: Tensor, are_logits: bool, size: tuple[int, int]
+    ) -> dict[str, Any]:
+        options = self.inference_options
+        classes = len(self.vocabulary)
+        whole = options["panoptic"] or options["instance"]
+        if options["resize_before"] or whole:
+            masks = resize_map(masks, size)
+        soft = masks.sigmoid() if are_logits else masks
+        result: dict[str, Any] = {}
+        if options["semantic"]:
+            penalty = self._seen_penalty(options["seen_penalty"])
+            semantic = semantic_labels if options["labels_only"] else semantic_scores
+            key = "sem_seg_labels" if options["labels_only"] else "sem_seg"
+            result[key] = semantic(probabilities[:, :classes], soft, size, penalty)
+        if whole:
+            if self._things is None:
+                raise UserError("Panoptic and instance results need to know which classes are things: "
+                                "call set_vocabulary with things, or set MODEL.INFERENCE.PANOPTIC False.")  # fmt: skip
+            things = torch.tensor(self._things, device=masks.device)
+        if options["panoptic"]:
+            result["panoptic_seg"] = panoptic_inference(
+                _with_void(probabilities, classes),
+                soft,
+                things,
+                object_mask_threshold=options["object_mask_threshold"],
+                overlap_threshold=options["overlap_threshold"],
+            )
+        if options["instance"]:
+            logits = masks if are_logits else masks.logit(eps=1e-6)
+            result["instances"] = instance_inference(
+                probabilities[:, :classes],
+                logits,
+                most=options["max_instances"],
+                things=things if options["panoptic"] else None,
+            )
+        return result
+
+    def _seen_penalty(self, penalty: float) -> Tensor | None:
+        if not penalty or self.vocabulary.seen is None:
+            return None
+        return torch.tensor(self.vocabulary.seen, device=self.device) * penalty
+
+
+def _unfreeze(parameters: Iterable[nn.Parameter]) -> None:
+    for parameter in parameters:
+        parameter.requires_grad_(True)
+
+
+def _with_void(probabilities: Tensor, classes: int) -> Tensor:
+    if probabilities.shape[-1] > classes:
+        return probabilities
+    return torch.cat([probabilities, probabilities.new_zeros((len(probabilities), 1))], dim=-1)
