@@ -112,10 +112,10 @@ def check_packages() -> list[Check]:
 
 
 def check_torchvision_fits_torch() -> Check:
-    """torchvision is compiled against one torch version, which its metadata names."""
+    """torchvision's compiled operators must have been built for this torch: metadata names it, and one is run."""
     from packaging.requirements import Requirement
 
-    part = "torchvision for torch"
+    part, advice = "torchvision for torch", "install the two together: `pip install --upgrade torch torchvision`"
     try:
         torch_version = metadata.version("torch")
         requirements = [Requirement(line) for line in metadata.requires("torchvision") or []]
@@ -123,9 +123,13 @@ def check_torchvision_fits_torch() -> Check:
         return Check(part, "missing", f"no {error.name}", INSTALL)
     for requirement in requirements:
         if requirement.name == "torch" and not requirement.specifier.contains(torch_version, prereleases=True):
-            advice = "install the two together: `pip install --upgrade torch torchvision`"
             return Check(part, "mismatch", f"torch {torch_version}, but torchvision wants {requirement}", advice)
-    return Check(part, "ok", f"both for torch {torch_version}")
+    try:
+        torch, operators = _import("torch"), _import("torchvision.ops")
+        operators.nms(torch.tensor([[0.0, 0.0, 1.0, 1.0]]), torch.ones(1), 0.5)
+    except Exception as error:
+        return Check(part, "mismatch", _one_line(error), advice)
+    return Check(part, "ok", f"its compiled operators run with torch {torch_version}")
 
 
 def check_detectron2() -> Check:
