@@ -75,7 +75,7 @@ def main() -> None:
 
 
 def _vocabulary() -> list[str]:
-    words = re.findall("[a-z]+", " ".join(TEMPLATES)) + ["an", "on", "the", "and", *_SIZE_WORDS]
+    words = [*re.findall("[a-z]+", " ".join(TEMPLATES)), "an", "on", "the", "and", *_SIZE_WORDS]
     return sorted(set(words) | set(miniature_classes().names))
 
 

@@ -78,7 +78,7 @@ class WordTokenizer:
 
     def decode(self, tokens: Sequence[int]) -> str:
         """Words of some ids; spelled letters stand alone, padding, start and end are left out."""
-        names = {position: name for name, position in (self._word_id | self._character_id).items()}
+        names = dict(enumerate((*self.words, *_CHARACTERS), start=1))
         return " ".join(names.get(int(token), "?") for token in tokens if _PAD < int(token) < self.sot_token_id)
 
     def __call__(self, texts: str | Sequence[str], context_length: int | None = None) -> Tensor:

@@ -24,7 +24,7 @@ def convnext_miniature(pretrained: bool = False, **options: Any) -> ConvNeXt:
 
     The last stages are dilated by timm's ``output_stride``; their kernels are small so that a feature stays local.
     """
-    arguments = {
+    arguments: dict[str, Any] = {
         "depths": (1, 2, 1, 1),
         "dims": (48, 128, 128, 128),
         "kernel_sizes": (7, 5, 3, 3),

@@ -113,7 +113,8 @@ def _draw(folder: Path, world: dict[str, Any], progress: bool) -> None:
         from tqdm import tqdm
 
         numbers = tqdm(numbers, desc=f"drawing {world['split']} scenes", total=world["count"])
-    images, annotations = [], []
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
     for number in numbers:
         scene = render_scene(number, world["split"], world["seed"], size=world["size"])
         name = f"{number:06d}.png"
