@@ -8,6 +8,7 @@ checked against a real signature and a misspelt option is refused by name.
 from __future__ import annotations
 
 import difflib
+import importlib
 import inspect
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -45,12 +46,19 @@ class Registry:
     Args:
         kind: what the components are, in words used by error messages, such as ``"proposer"``.
         node: the config node that chooses among them, such as ``"MODEL.PROPOSER"``.
+        package: where the components live; imported at the first look-up, so that the light modules of the project
+            (the doctor, the config) can be imported where Detectron2 or open_clip are missing.
     """
 
-    def __init__(self, kind: str, node: str) -> None:
+    def __init__(self, kind: str, node: str, package: str) -> None:
         self.kind = kind
         self.node = node
+        self.package = package
         self._components: dict[str, Callable[..., Any]] = {}
+
+    def _filled(self) -> dict[str, Callable[..., Any]]:
+        importlib.import_module(self.package)
+        return self._components
 
     def register(self, name: str | None = None) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
         """Decorator that adds a class or function under ``name`` (default: its own name)."""
@@ -65,14 +73,14 @@ class Registry:
         return add
 
     def __iter__(self) -> Iterator[str]:
-        return iter(sorted(self._components))
+        return iter(sorted(self._filled()))
 
     def __contains__(self, name: object) -> bool:
-        return name in self._components
+        return name in self._filled()
 
     def get(self, name: str) -> Callable[..., Any]:
         """The component called ``name``; raises `UserError` listing the known ones."""
-        if name not in self._components:
+        if name not in self._filled():
             known = list(self)
             raise UserError(
                 f"Unknown {self.kind} {name!r} in {self.node}; the known ones are: {', '.join(known)}."
@@ -113,7 +121,7 @@ class Registry:
         return builder(*context, **self.arguments(name, options))
 
 
-PROPOSERS = Registry("proposer", "MODEL.PROPOSER")
-CLASSIFIERS = Registry("mask classifier", "MODEL.CLASSIFIER")
-LOSSES = Registry("loss", "MODEL.LOSSES")
-ENSEMBLES = Registry("ensemble", "MODEL.ENSEMBLE")
+PROPOSERS = Registry("proposer", "MODEL.PROPOSER", "maft.proposals")
+CLASSIFIERS = Registry("mask classifier", "MODEL.CLASSIFIER", "maft.classifiers")
+LOSSES = Registry("loss", "MODEL.LOSSES", "maft.losses")
+ENSEMBLES = Registry("ensemble", "MODEL.ENSEMBLE", "maft.ensembles")
