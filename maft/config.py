@@ -142,12 +142,24 @@ def _add_solver(cfg: CfgNode) -> None:
     solver.LR_MULTIPLIERS = []
     solver.WEIGHT_DECAY_EMBED = 0.0
     solver.WEIGHT_DECAY_NORM = 0.0
+    # [part of a parameter name, weight decay] pairs; the first match wins over the rules by module type.
+    solver.WEIGHT_DECAY_OVERRIDES = [
+        ["relative_position_bias_table", 0.0],
+        ["absolute_pos_embed", 0.0],
+        ["void_embedding", 0.0],
+    ]
+    # open_clip's rule for fine-tuning CLIP: biases, scales and other tensors under two dimensions are not decayed.
+    solver.DECAY_ONLY_MATRICES = False
     # Type of automatic mixed precision when SOLVER.AMP.ENABLED: float16 or bfloat16.
     solver.AMP.DTYPE = "float16"
     # Micro-batches per optimiser step; IMS_PER_BATCH stays the global batch.
     solver.ACCUMULATE = 1
     # Names of submodules that go through torch.compile.
     solver.COMPILE = []
+    # Several processes: allow trainable parameters that take no part in some steps (costs a graph walk per step).
+    solver.FIND_UNUSED_PARAMETERS = False
+    # Iterations between log lines, metrics.json entries and TensorBoard scalars.
+    solver.LOG_PERIOD = 20
     # How many periodic checkpoints are kept; 0 keeps all.
     solver.KEEP_CHECKPOINTS = 2
     # Iterations between prediction pictures in TensorBoard; 0 turns them off.

@@ -1,0 +1,234 @@
+"""Training and test data loaders whose content does not depend on how many processes or workers read it.
+
+A training batch is a pure function of (seed, iteration): which images, in which order, and the random numbers of each
+image's augmentation. So resuming needs no more than the iteration, and one process, several processes, gradient
+accumulation and any number of workers all see the same global batch.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from detectron2.config import CfgNode
+from detectron2.data import DatasetCatalog, DatasetFromList
+from detectron2.data.samplers import InferenceSampler
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from maft.errors import UserError
+
+Record = dict[str, Any]
+Mapper = Callable[[Record], "Record | None"]
+SampleKey = tuple[int, int, int]
+
+_RETRIES = 100
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class _Failure:
+    """Carries a user's mistake out of a worker process, where an exception would become a traceback."""
+
+    message: str
+
+
+class BatchSampler(Sampler[list[SampleKey]]):
+    """Endless batches of this process: keys (record, iteration, place in the global batch).
+
+    Every epoch visits each record once, in an order given by (seed, epoch). The global batch is split among the
+    processes in contiguous parts.
+
+    Args:
+        count: number of records.
+        batch_size: size of the global batch.
+        seed: of the order.
+        start: iteration of the first batch.
+        rank, world_size: which part of the global batch this process gets.
+        groups: (count,) ints; a global batch holds records of one group only (portrait or landscape). What does not
+            fill a batch waits for the next epoch. None: no grouping.
+
+    Raises:
+        UserError: there is nothing to sample, or the batch cannot be split evenly.
+    """
+
+    def __init__(
+        self,
+        count: int,
+        batch_size: int,
+        *,
+        seed: int,
+        start: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
+        groups: Sequence[int] | None = None,
+    ) -> None:
+        if count == 0:
+            raise UserError("The training datasets (DATASETS.TRAIN) hold no image.")
+        if batch_size <= 0 or batch_size % world_size:
+            raise UserError(
+                f"SOLVER.IMS_PER_BATCH is {batch_size}, which {world_size} processes cannot share evenly: "
+                "it is the global batch, make it a multiple of their number."
+            )
+        self.count, self.batch_size, self.seed, self.start = count, batch_size, seed, start
+        self.share = slice(rank * batch_size // world_size, (rank + 1) * batch_size // world_size)
+        self.groups = groups
+
+    def __iter__(self) -> Iterator[list[SampleKey]]:
+        for iteration, batch in enumerate(self._global_batches()):
+            if iteration >= self.start:
+                yield [(record, iteration, place) for place, record in enumerate(batch)][self.share]
+
+    def _global_batches(self) -> Iterator[list[int]]:
+        waiting: dict[int, list[int]] = {}
+        for record in self._records():
+            batch = waiting.setdefault(self.groups[record] if self.groups is not None else 0, [])
+            batch.append(record)
+            if len(batch) == self.batch_size:
+                yield batch.copy()
+                batch.clear()
+
+    def _records(self) -> Iterator[int]:
+        epoch = 0
+        while True:
+            yield from np.random.default_rng((self.seed, epoch)).permutation(self.count).tolist()
+            epoch += 1
+
+
+class TrainingSamples(Dataset):
+    """Mapped records by `SampleKey`; the augmentation of a sample draws from (seed, iteration, place) alone."""
+
+    def __init__(self, records: Sequence[Record], mapper: Mapper, seed: int) -> None:
+        self.records, self.mapper, self.seed = records, mapper, seed
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __getitem__(self, key: SampleKey) -> Record | _Failure:
+        record, iteration, place = key
+        words = np.random.SeedSequence((self.seed, iteration, place)).generate_state(3)
+        random.seed(int(words[0]))
+        np.random.seed(int(words[1]))
+        torch.random.default_generator.manual_seed(int(words[2]))
+        try:
+            for _ in range(_RETRIES):
+                sample = self.mapper(self.records[record])
+                if sample is not None:
+                    return sample
+                # The mapper skips samples without labels; another record takes the place, by the sample's own numbers.
+                record = random.randrange(len(self.records))
+        except UserError as error:
+            return _Failure(str(error))
+        return _Failure(
+            f"{_RETRIES} training images in a row have no usable label: check that the label maps of DATASETS.TRAIN "
+            "belong to its classes."
+        )
+
+
+class TrainingLoader:
+    """Iterable over the local batches (lists of mapped records) of this process, without end."""
+
+    def __init__(self, samples: TrainingSamples, sampler: BatchSampler, workers: int = 0) -> None:
+        self.samples, self.sampler, self.workers = samples, sampler, workers
+
+    def start_at(self, iteration: int) -> None:
+        """The next iterator begins with the batch of this iteration."""
+        self.sampler.start = iteration
+
+    def state_dict(self) -> dict[str, int]:
+        """What the order of batches depends on, for the check on resuming."""
+        return {"seed": self.sampler.seed, "images": self.sampler.count, "batch_size": self.sampler.batch_size}
+
+    def __iter__(self) -> Iterator[list[Record]]:
+        loader = DataLoader(
+            self.samples, batch_sampler=self.sampler, num_workers=self.workers, collate_fn=_as_list
+        )
+        for batch in loader:
+            for sample in batch:
+                if isinstance(sample, _Failure):
+                    raise UserError(sample.message)
+            yield batch
+
+
+def _as_list(batch: list[Any]) -> list[Any]:
+    return batch
+
+
+def load_records(names: Sequence[str], purpose: str = "DATASETS.TRAIN") -> list[Record]:
+    """Records of registered datasets, one after the other.
+
+    Raises:
+        UserError: no name is given, or one is not registered.
+    """
+    if not names:
+        raise UserError(f"{purpose} is empty: name at least one dataset.")
+    records: list[Record] = []
+    for name in names:
+        if name not in DatasetCatalog:
+            raise UserError(f"Unknown dataset {name!r} in {purpose}.")
+        records += DatasetCatalog.get(name)
+    return records
+
+
+def build_train_loader(
+    cfg: CfgNode, mapper: Mapper, *, seed: int, rank: int = 0, world_size: int = 1
+) -> TrainingLoader:
+    """The training loader of one process.
+
+    Args:
+        mapper: Detectron2 record -> training sample, or None to skip it.
+        seed: of order and augmentation, the same in all processes.
+
+    Raises:
+        UserError: see `load_records` and `BatchSampler`; or an option of DATALOADER does not fit.
+    """
+    if cfg.DATALOADER.SAMPLER_TRAIN != "TrainingSampler":
+        raise UserError(f"DATALOADER.SAMPLER_TRAIN {cfg.DATALOADER.SAMPLER_TRAIN!r} is not supported: TrainingSampler is.")
+    records = load_records(cfg.DATASETS.TRAIN)
+    groups = None
+    if cfg.DATALOADER.ASPECT_RATIO_GROUPING and not cfg.INPUT.PADDED_SIZE:
+        try:
+            groups = [int(record["width"] > record["height"]) for record in records]
+        except KeyError as error:
+            raise UserError(
+                f"DATALOADER.ASPECT_RATIO_GROUPING needs every record's width and height, and {error} is missing in "
+                f"{', '.join(cfg.DATASETS.TRAIN)}: turn it off."
+            ) from None
+    sampler = BatchSampler(
+        len(records), cfg.SOLVER.IMS_PER_BATCH, seed=seed, rank=rank, world_size=world_size, groups=groups
+    )
+    samples = TrainingSamples(DatasetFromList(records, copy=False), mapper, seed)
+    return TrainingLoader(samples, sampler, cfg.DATALOADER.NUM_WORKERS)
+
+
+def build_test_loader(cfg: CfgNode, name: str, mapper: Callable[[Record], Record]) -> DataLoader:
+    """Test loader over one dataset, one image per batch, each image in exactly one process.
+
+    Raises:
+        UserError: the dataset is unknown.
+    """
+    records = load_records([name], "DATASETS.TEST")
+    samples = _Mapped(DatasetFromList(records, copy=False), mapper)
+    return DataLoader(
+        samples,
+        batch_size=1,
+        sampler=InferenceSampler(len(records)),
+        num_workers=cfg.DATALOADER.NUM_WORKERS,
+        collate_fn=_as_list,
+    )
+
+
+class _Mapped(Dataset):
+    def __init__(self, records: Sequence[Record], mapper: Callable[[Record], Record]) -> None:
+        self.records, self.mapper = records, mapper
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __getitem__(self, index: int) -> Record:
+        return self.mapper(self.records[index])

@@ -1,0 +1,44 @@
+"""What losses need to know of the other processes: sums over the global batch.
+
+Data-parallel training averages the gradients of the processes. A loss that divides by a count of its own batch
+(masks, image-class pairs) therefore weighs a mask by how many others happen to share its process. Dividing by the
+count of the global batch, as here, gives the gradient of one process with the whole batch, to float rounding.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+
+def world_size() -> int:
+    """Number of processes that train together; 1 outside distributed training."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def rank() -> int:
+    """Number of this process, 0 to ``world_size() - 1``."""
+    return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
+
+
+def global_count(count: Tensor | float, device: torch.device | str) -> Tensor:
+    """Sum of ``count`` over all processes, at least 1, divided by their number: a float32 scalar without gradient.
+
+    Every process must call this the same number of times per step, also when its own count is 0.
+    """
+    total = torch.as_tensor(count, dtype=torch.float32, device=device).detach().clone()
+    processes = world_size()
+    if processes > 1:
+        dist.all_reduce(total)
+    return total.clamp(min=1.0) / processes
+
+
+def global_mean(total: Tensor, count: Tensor | float) -> Tensor:
+    """Mean over the global batch of a quantity whose local sum is ``total`` (scalar) over ``count`` local elements.
+
+    The value differs between processes; its average over them, and that of its gradients, is the global mean's.
+    Without elements anywhere it is ``total`` itself (an empty sum: zero with a gradient path). Inside gradient
+    accumulation the mean is over one micro-batch of all processes.
+    """
+    return total / global_count(count, total.device).to(total.dtype)

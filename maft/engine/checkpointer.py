@@ -1,0 +1,122 @@
+"""Checkpoints of a training run: folders that appear whole or not at all.
+
+    OUTPUT_DIR/checkpoints/iter_0000200/{model.safetensors, config.yaml, trainer.pt}
+    OUTPUT_DIR/checkpoints/last_checkpoint      name of the newest folder
+    OUTPUT_DIR/model_final/{model.safetensors, config.yaml}
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import pickle
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from detectron2.config import CfgNode
+from torch import Tensor
+
+from maft.checkpoint.io import read_state_dict, write_safetensors
+from maft.errors import UserError
+from maft.files import write_text_atomic
+
+_POINTER = "last_checkpoint"
+_PREFIX = "iter_"
+
+logger = logging.getLogger(__name__)
+
+
+class Checkpointer:
+    """Writes and finds the checkpoints of one output folder; only the main process may save.
+
+    Args:
+        output_dir: ``OUTPUT_DIR``.
+        cfg: the full config, stored beside every model.
+        keep: how many periodic checkpoints stay; 0 keeps all.
+    """
+
+    def __init__(self, output_dir: str | os.PathLike[str], cfg: CfgNode, *, keep: int = 0) -> None:
+        self.output_dir = Path(output_dir)
+        self.folder = self.output_dir / "checkpoints"
+        self.cfg, self.keep = cfg, keep
+
+    def save(self, model: Mapping[str, Tensor], state: Mapping[str, Any]) -> Path:
+        """Writes ``iter_<iteration>`` with model, config and trainer state, then points ``last_checkpoint`` to it.
+
+        Raises:
+            UserError: the folder cannot be written, or the disk is full.
+        """
+        target = self.folder / f"{_PREFIX}{state['iteration']:07d}"
+        self._write_folder(target, model, state)
+        write_text_atomic(self.folder / _POINTER, target.name + "\n")
+        if self.keep > 0:
+            for old in sorted(self.folder.glob(f"{_PREFIX}*"))[: -self.keep]:
+                shutil.rmtree(old)
+        return target
+
+    def save_final(self, model: Mapping[str, Tensor]) -> Path:
+        """Writes ``model_final`` without trainer state, the folder that users load and share."""
+        target = self.output_dir / "model_final"
+        self._write_folder(target, model, None)
+        return target
+
+    def last(self) -> Path | None:
+        """The newest complete checkpoint folder, None when there is none."""
+        pointer = self.folder / _POINTER
+        if not pointer.is_file():
+            return None
+        target = self.folder / pointer.read_text().strip()
+        return target if target.is_dir() else None
+
+    def exists(self) -> bool:
+        """Whether the output folder holds results of an earlier training run."""
+        return self.last() is not None or (self.output_dir / "model_final").exists()
+
+    def read(self, folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """(model tensors, trainer state) of a checkpoint folder.
+
+        Raises:
+            UserError: a file is missing or damaged.
+        """
+        file = folder / "trainer.pt"
+        try:
+            state = torch.load(file, map_location="cpu", weights_only=True)
+        except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+            raise UserError(
+                f"Cannot resume from {folder}: {file.name} is missing or damaged; "
+                f"write the name of an older folder into {self.folder / _POINTER}."
+            ) from error
+        return read_state_dict(folder), state
+
+    def _write_folder(self, target: Path, model: Mapping[str, Tensor], state: Mapping[str, Any] | None) -> None:
+        temporary = target.with_name(f".{target.name}.tmp")
+        # Left behind by a process that was killed while it wrote.
+        shutil.rmtree(temporary, ignore_errors=True)
+        try:
+            write_safetensors(temporary / "model.safetensors", model, {"format": "pt"})
+            write_text_atomic(temporary / "config.yaml", self.cfg.dump())
+            if state is not None:
+                torch.save(dict(state), temporary / "trainer.pt")
+            for file in temporary.iterdir():
+                _flush(file)
+            # A folder cannot be replaced in one step; a present one is either model_final or was never pointed to.
+            if target.exists():
+                target.rename(target.with_name(f".{target.name}.old"))
+            temporary.rename(target)
+            shutil.rmtree(target.with_name(f".{target.name}.old"), ignore_errors=True)
+        except (OSError, RuntimeError) as error:
+            raise UserError(f"Cannot write checkpoint {target}: {error}; free some space or write elsewhere.") from error
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _flush(file: Path) -> None:
+    # Without it a power cut could leave an empty file behind a name that looks complete.
+    descriptor = os.open(file, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,135 @@
+"""Optimiser, parameter groups and gradient clipping from the config."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import torch
+from detectron2.config import CfgNode
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from maft.errors import UserError
+
+_NORM_TYPES: tuple[type[nn.Module], ...] = (
+    nn.modules.batchnorm._BatchNorm,
+    nn.modules.instancenorm._InstanceNorm,
+    nn.GroupNorm,
+    nn.LayerNorm,
+    nn.RMSNorm,
+    nn.LocalResponseNorm,
+)
+
+logger = logging.getLogger(__name__)
+
+
+def learning_rate_factor(name: str, solver: CfgNode) -> float:
+    """Product of the factors of all ``LR_MULTIPLIERS`` whose text occurs in the parameter's name."""
+    factor = 1.0
+    for part, value in solver.LR_MULTIPLIERS:
+        if part in name:
+            factor *= value
+    return factor
+
+
+def weight_decay(name: str, module: nn.Module, parameter: Tensor, solver: CfgNode) -> float:
+    """Weight decay of one parameter.
+
+    Args:
+        name: full name in the model.
+        module: the module that owns it, whose type decides between ``WEIGHT_DECAY``, ``_NORM`` and ``_EMBED``.
+        parameter: any shape; tensors of fewer than two dimensions are not decayed under ``DECAY_ONLY_MATRICES``.
+        solver: ``cfg.SOLVER``; the first match in ``WEIGHT_DECAY_OVERRIDES`` wins over everything else.
+    """
+    for part, value in solver.WEIGHT_DECAY_OVERRIDES:
+        if part in name:
+            return float(value)
+    if isinstance(module, _NORM_TYPES):
+        return solver.WEIGHT_DECAY_NORM
+    if isinstance(module, nn.Embedding):
+        return solver.WEIGHT_DECAY_EMBED
+    if solver.DECAY_ONLY_MATRICES and parameter.ndim < 2:
+        return 0.0
+    return solver.WEIGHT_DECAY
+
+
+def named_trainable(model: nn.Module) -> Iterator[tuple[str, nn.Module, nn.Parameter]]:
+    """(full name, owning module, parameter) of every parameter that requires a gradient, each once."""
+    seen: set[nn.Parameter] = set()
+    for prefix, module in model.named_modules():
+        for name, parameter in module.named_parameters(prefix, recurse=False):
+            if parameter.requires_grad and parameter not in seen:
+                seen.add(parameter)
+                yield name, module, parameter
+
+
+def parameter_groups(model: nn.Module, solver: CfgNode) -> list[dict[str, Any]]:
+    """One optimiser group per (learning rate, weight decay), with the parameters' names under ``"names"``.
+
+    Raises:
+        UserError: nothing in the model requires a gradient.
+    """
+    groups: dict[tuple[float, float], dict[str, Any]] = {}
+    for name, module, parameter in named_trainable(model):
+        rate = solver.BASE_LR * learning_rate_factor(name, solver)
+        decay = weight_decay(name, module, parameter, solver)
+        group = groups.setdefault((rate, decay), {"params": [], "names": [], "lr": rate, "weight_decay": decay})
+        group["params"].append(parameter)
+        group["names"].append(name)
+    if not groups:
+        raise UserError(
+            "Nothing in this model can be trained: MODEL.PROPOSER and MODEL.CLASSIFIER are frozen or have no "
+            "trainable part; set FROZEN False for one of them."
+        )
+    names = [name for group in groups.values() for name in group["names"]]
+    for part, _ in solver.LR_MULTIPLIERS:
+        if not any(part in name for name in names):
+            logger.warning("SOLVER.LR_MULTIPLIERS: no trainable parameter has %r in its name.", part)
+    return list(groups.values())
+
+
+def build_optimizer(cfg: CfgNode, model: nn.Module) -> Optimizer:
+    """The optimiser that ``SOLVER.OPTIMIZER`` names, over the trainable parameters of ``model``.
+
+    Raises:
+        UserError: the optimiser is unknown, or nothing is trainable.
+    """
+    solver = cfg.SOLVER
+    groups = parameter_groups(model, solver)
+    if solver.OPTIMIZER == "ADAMW":
+        return torch.optim.AdamW(groups, lr=solver.BASE_LR, betas=tuple(solver.BETAS), eps=solver.EPS)
+    if solver.OPTIMIZER == "SGD":
+        return torch.optim.SGD(groups, lr=solver.BASE_LR, momentum=solver.MOMENTUM, nesterov=solver.NESTEROV)
+    raise UserError(f"Unknown optimiser {solver.OPTIMIZER!r} in SOLVER.OPTIMIZER; the known ones are: ADAMW, SGD.")
+
+
+def check_clipping(clip: CfgNode) -> None:
+    """Raises UserError when ``SOLVER.CLIP_GRADIENTS.CLIP_TYPE`` is unknown."""
+    if clip.ENABLED and clip.CLIP_TYPE not in ("full_model", "norm", "value"):
+        raise UserError(
+            f"Unknown SOLVER.CLIP_GRADIENTS.CLIP_TYPE {clip.CLIP_TYPE!r}; use full_model (global norm), "
+            "norm (each parameter's) or value."
+        )
+
+
+def clip_gradients(parameters: Iterable[nn.Parameter], clip: CfgNode) -> Tensor | None:
+    """Clips gradients in place by ``SOLVER.CLIP_GRADIENTS``.
+
+    ``full_model`` scales all gradients together so that their joint norm is at most ``CLIP_VALUE``; ``norm`` and
+    ``value`` are Detectron2's per-parameter rules.
+
+    Returns:
+        the joint norm before clipping (scalar) under ``full_model``, else None.
+    """
+    if not clip.ENABLED:
+        return None
+    if clip.CLIP_TYPE == "full_model":
+        return nn.utils.clip_grad_norm_(parameters, clip.CLIP_VALUE, norm_type=clip.NORM_TYPE)
+    for parameter in parameters:
+        if clip.CLIP_TYPE == "norm":
+            nn.utils.clip_grad_norm_(parameter, clip.CLIP_VALUE, norm_type=clip.NORM_TYPE)
+        else:
+            nn.utils.clip_grad_value_(parameter, clip.CLIP_VALUE)
+    return None

@@ -1,0 +1,186 @@
+"""The training loop: one optimiser step per iteration over one global batch."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from detectron2.config import CfgNode
+from detectron2.engine import TrainerBase
+from detectron2.utils import comm
+from detectron2.utils.env import seed_all_rng
+from detectron2.utils.events import EventStorage
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from maft.engine.solver import check_clipping, clip_gradients
+from maft.errors import UserError
+
+
+class Trainer(TrainerBase):
+    """Detectron2's trainer with accumulation, mixed precision, full-model clipping and exact resume.
+
+    Before each iteration all random generators are seeded by (seed, iteration, rank). Nothing that hooks, workers or
+    an interruption do to them can then change the numbers, and a checkpoint needs no generator state.
+
+    Args:
+        model: returns a dict of scalar losses in training mode; may be wrapped by DistributedDataParallel.
+        loader: endless iterable over this process' part of the global batch (a list of records).
+        optimizer, scheduler: stepped once per iteration.
+        seed: base of all random numbers, the same in every process.
+        max_iter: number of iterations of the whole training.
+        accumulate: micro-batches that a local batch is split into.
+        autocast: None, ``torch.float16`` (with loss scaling) or ``torch.bfloat16``.
+        clip: ``SOLVER.CLIP_GRADIENTS``.
+
+    Micro-batches count equally. So accumulation equals the step without it exactly (to rounding) for losses that are
+    means over the images, and for losses over masks or image-class pairs when every micro-batch has as many of them;
+    otherwise a mask in a micro-batch with few masks weighs more, as it does everywhere that accumulates.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        loader: Iterable[list[dict[str, Any]]],
+        optimizer: Optimizer,
+        scheduler: LRScheduler,
+        *,
+        seed: int,
+        max_iter: int,
+        clip: CfgNode,
+        accumulate: int = 1,
+        autocast: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        check_clipping(clip)
+        self.model, self.loader, self.optimizer, self.scheduler = model, loader, optimizer, scheduler
+        self.seed, self.max_iter, self.clip, self.accumulate, self.autocast = seed, max_iter, clip, accumulate, autocast
+        self.parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        self.device = self.parameters[0].device
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=autocast is torch.float16)
+        self._batches: Iterator[list[dict[str, Any]]] | None = None
+
+    @property
+    def plain_model(self) -> nn.Module:
+        """The model without its data-parallel wrapper."""
+        return self.model.module if isinstance(self.model, DistributedDataParallel) else self.model
+
+    def train(self, start_iter: int, max_iter: int) -> None:
+        """Trains iterations ``start_iter`` to ``max_iter - 1``.
+
+        Raises:
+            UserError: the data cannot be used, or a loss is not finite.
+        """
+        # Detectron2's own loop prints a traceback for every exception, also for a user's mistake.
+        self.iter = self.start_iter = start_iter
+        self.max_iter = max_iter
+        self.model.train()
+        with EventStorage(start_iter) as self.storage:
+            try:
+                self.before_train()
+                for self.iter in range(start_iter, max_iter):
+                    self.before_step()
+                    self.run_step()
+                    self.after_step()
+                self.iter = max_iter
+            finally:
+                self._batches = None
+                self.after_train()
+
+    def run_step(self) -> None:
+        start = time.perf_counter()
+        if self._batches is None:
+            self._batches = iter(self.loader)
+        batch = next(self._batches)
+        waited = time.perf_counter() - start
+        seed_all_rng(_mixed_seed(self.seed, self.iter, comm.get_rank()))
+
+        self.optimizer.zero_grad()
+        losses: dict[str, Tensor] = {}
+        size = math.ceil(len(batch) / self.accumulate)
+        for first in range(0, len(batch), size):
+            last = first + size >= len(batch)
+            with self._no_synchronisation(last):
+                for name, value in self._backward(batch[first : first + size]).items():
+                    losses[name] = losses.get(name, torch.zeros_like(value)) + value
+        self.after_backward()
+        self._write_losses(losses, waited)
+
+        self.scaler.unscale_(self.optimizer)
+        norm = clip_gradients(self.parameters, self.clip)
+        if norm is not None:
+            self.storage.put_scalar("gradient_norm", float(norm))
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+
+    def _backward(self, batch: list[dict[str, Any]]) -> dict[str, Tensor]:
+        with torch.autocast(self.device.type, dtype=self.autocast, enabled=self.autocast is not None):
+            losses = self.model(batch)
+        # Divided before they are added up, so that the logged losses are those of the whole batch.
+        losses = {name: value / self.accumulate for name, value in losses.items()}
+        self.scaler.scale(sum(losses.values())).backward()
+        return {name: value.detach() for name, value in losses.items()}
+
+    def _no_synchronisation(self, last: bool) -> contextlib.AbstractContextManager[None]:
+        """Gradients of all micro-batches are averaged over the processes once, with the last one."""
+        if last or not isinstance(self.model, DistributedDataParallel):
+            return contextlib.nullcontext()
+        return self.model.no_sync()
+
+    def _write_losses(self, losses: dict[str, Tensor], waited: float) -> None:
+        values = torch.stack([value.float() for value in losses.values()]).tolist()
+        gathered = comm.gather((dict(zip(losses, values)), waited))
+        finite = all(map(math.isfinite, values))
+        if not finite:
+            bad = ", ".join(f"{name} {value}" for name, value in zip(losses, values) if not math.isfinite(value))
+            raise UserError(
+                f"The loss is not finite at iteration {self.iter} ({bad}): lower SOLVER.BASE_LR, clip gradients "
+                "(SOLVER.CLIP_GRADIENTS) or turn SOLVER.AMP off."
+            )
+        if not comm.is_main_process():
+            return
+        # EventStorage is of the main process: the mean over processes is the loss of the global batch.
+        means = {name: sum(each[name] for each, _ in gathered) / len(gathered) for name in losses}
+        self.storage.put_scalar("data_time", max(seconds for _, seconds in gathered))
+        self.storage.put_scalar("total_loss", sum(means.values()))
+        self.storage.put_scalars(**means)
+
+    def checkpoint_state(self, iterations: int) -> dict[str, Any]:
+        """Everything but the model after ``iterations`` iterations: numbers, tensors and plain containers only."""
+        return {
+            "iteration": iterations,
+            "seed": self.seed,
+            "optimizer": self.optimizer.state_dict(),
+            "scheduler": self.scheduler.state_dict(),
+            "scaler": self.scaler.state_dict(),
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> int:
+        """Takes over a `checkpoint_state` and returns the iteration to go on with.
+
+        Raises:
+            UserError: the optimiser's parameters are not those of this model.
+        """
+        names = [group["names"] for group in self.optimizer.param_groups]
+        if [group.get("names") for group in state["optimizer"]["param_groups"]] != names:
+            raise UserError(
+                "The checkpoint to resume from was trained with other trainable parameters, learning-rate multipliers "
+                "or weight-decay rules: resume with the config beside it, or train into another OUTPUT_DIR."
+            )
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.scheduler.load_state_dict(state["scheduler"])
+        self.scaler.load_state_dict(state["scaler"])
+        self.seed = state["seed"]
+        return state["iteration"]
+
+
+def _mixed_seed(*parts: int) -> int:
+    # Neighbouring integers as seeds would give related streams; hashing them gives unrelated ones.
+    return int(np.random.SeedSequence(parts).generate_state(1)[0])
