@@ -42,8 +42,8 @@ def semantic_scores(
 
 def semantic_labels(
     probabilities: Tensor, masks: Tensor, size: tuple[int, int], penalty: Tensor | None = None
-) -> Tensor:
-    """(H, W) int64 class of the highest semantic score; scores exist for a few classes at a time only."""
+) -> tuple[Tensor, Tensor]:
+    """(H, W) int64 class of the highest semantic score, and that score; a few classes' scores exist at a time."""
     best: Tensor | None = None
     for start in range(0, probabilities.shape[1], _CLASSES_AT_A_TIME):
         chunk = slice(start, start + _CLASSES_AT_A_TIME)
@@ -54,7 +54,8 @@ def semantic_labels(
         else:
             labels = torch.where(value > best, label + start, labels)
             best = torch.maximum(best, value)
-    return labels
+    assert best is not None, "a vocabulary has at least one class"
+    return labels, best
 
 
 def panoptic_inference(

@@ -163,7 +163,7 @@ class OpenVocabSegmentor(nn.Module):
 
         Returns:
             training: weighted losses by name. Otherwise one dict per image with "sem_seg" (C, H, W) scores or
-            "sem_seg_labels" (H, W) int64, and, when turned on, "panoptic_seg" and "instances".
+            "sem_seg_labels" (H, W) int64 with their scores "sem_seg_confidence" (H, W), and, when turned on, "panoptic_seg" and "instances".
         """
         images = Images.from_list(
             [item["image"].to(self.device) for item in batched_inputs], getattr(self.proposer, "size_divisibility", 32)
@@ -269,9 +269,11 @@ class OpenVocabSegmentor(nn.Module):
         result: dict[str, Any] = {}
         if options["semantic"]:
             penalty = self._seen_penalty(options["seen_penalty"])
-            semantic = semantic_labels if options["labels_only"] else semantic_scores
-            key = "sem_seg_labels" if options["labels_only"] else "sem_seg"
-            result[key] = semantic(probabilities[:, :classes], soft, size, penalty)
+            arguments = probabilities[:, :classes], soft, size, penalty
+            if options["labels_only"]:
+                result["sem_seg_labels"], result["sem_seg_confidence"] = semantic_labels(*arguments)
+            else:
+                result["sem_seg"] = semantic_scores(*arguments)
         if whole:
             if self._things is None:
                 raise UserError("Panoptic and instance results need to know which classes are things: "

@@ -1,0 +1,142 @@
+"""An image and class names in, a labelled picture out: the door for the demo, the app and notebooks."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from detectron2.config import CfgNode
+from detectron2.data import transforms as T
+from detectron2.modeling import build_model
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from maft.checkpoint.loading import load_weights
+from maft.config import load_config
+from maft.data.class_names import seen_by_overlap
+from maft.errors import UserError
+from maft.segmentor import OpenVocabSegmentor
+from maft.structures import Vocabulary
+from maft.visualize import overlay
+
+ImageLike = np.ndarray | Image.Image | str | os.PathLike
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What was found in one image.
+
+    Attributes:
+        image: (H, W, 3) uint8 RGB.
+        labels: (H, W) int64 indices into ``class_names``.
+        confidence: (H, W) float32 score of the label at each pixel.
+        class_names: the user's words.
+    """
+
+    image: np.ndarray
+    labels: np.ndarray
+    confidence: np.ndarray
+    class_names: tuple[str, ...]
+
+    def summary(self) -> list[dict[str, Any]]:
+        """The classes found, largest first: name, area in pixels, share of the image, mean score."""
+        areas = np.bincount(self.labels.ravel(), minlength=len(self.class_names))
+        sums = np.bincount(self.labels.ravel(), weights=self.confidence.ravel(), minlength=len(self.class_names))
+        order = np.argsort(-areas, kind="stable")
+        return [
+            {
+                "name": self.class_names[index],
+                "label": int(index),
+                "area": int(areas[index]),
+                "share": float(areas[index] / self.labels.size),
+                "score": float(sums[index] / areas[index]),
+            }
+            for index in order
+            if areas[index]
+        ]
+
+    def overlay(self) -> np.ndarray:
+        """(h, w, 3) uint8 picture of the labels over the image, with a legend of the classes found."""
+        return overlay(self.image, self.labels, self.class_names)
+
+
+class Predictor:
+    """Runs a trained model on single images with any vocabulary.
+
+    Args:
+        cfg: the model's config; ``MODEL.WEIGHTS`` is loaded when it is set.
+    """
+
+    def __init__(self, cfg: CfgNode) -> None:
+        if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
+            cfg = cfg.clone()
+            cfg.defrost()
+            cfg.MODEL.DEVICE = "cpu"
+        self.cfg = cfg
+        self.model: OpenVocabSegmentor = build_model(cfg).eval()
+        if cfg.MODEL.WEIGHTS:
+            load_weights(self.model, cfg.MODEL.WEIGHTS, may_lack=cfg.MODEL.WEIGHTS_MAY_LACK)
+        self._training_names = self.model.vocabulary.names if cfg.DATASETS.TRAIN else ()
+        self._resize = T.ResizeShortestEdge([cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MIN_SIZE_TEST], cfg.INPUT.MAX_SIZE_TEST)
+
+    @classmethod
+    def from_config(cls, file: str | os.PathLike[str], weights: str = "", overrides: Sequence[str] = ()) -> Predictor:
+        """From a YAML file, with weights of your own and Detectron2-style overrides (KEY VALUE ...)."""
+        cfg = load_config(file, [*overrides, *(["MODEL.WEIGHTS", str(weights)] if weights else [])])
+        return cls(cfg)
+
+    @classmethod
+    def from_pretrained(cls, folder: str | os.PathLike[str], overrides: Sequence[str] = ()) -> Predictor:
+        """From a folder that training wrote: model.safetensors with config.yaml beside it."""
+        config = Path(folder) / "config.yaml"
+        if not config.is_file():
+            raise UserError(f"{folder} has no config.yaml: give a checkpoint folder that training wrote.")
+        return cls.from_config(config, str(folder), overrides)
+
+    @torch.no_grad()
+    def __call__(self, image: ImageLike, class_names: Sequence[str] | None = None) -> Prediction:
+        """Labels an image with the user's words (default: the training vocabulary).
+
+        Args:
+            image: a path, a Pillow image, or (H, W, 3) uint8 RGB.
+
+        Raises:
+            UserError: the image cannot be read, or the vocabulary is empty or repeats a name.
+        """
+        if class_names is not None:
+            names = tuple(class_names)
+            self.model.set_vocabulary(Vocabulary(names, seen_by_overlap(names, self._training_names)))
+        pixels = read_image(image)
+        resized = self._resize.get_transform(pixels).apply_image(pixels)
+        tensor = torch.as_tensor(np.ascontiguousarray(resized.transpose(2, 0, 1)))
+        height, width = pixels.shape[:2]
+        result = self.model([{"image": tensor, "height": height, "width": width}])[0]
+        if "sem_seg_labels" in result:
+            labels, confidence = result["sem_seg_labels"], result["sem_seg_confidence"]
+        else:
+            confidence, labels = result["sem_seg"].max(dim=0)
+        return Prediction(pixels, labels.cpu().numpy(), confidence.float().cpu().numpy(), self.model.vocabulary.names)
+
+
+def read_image(image: ImageLike) -> np.ndarray:
+    """(H, W, 3) uint8 RGB of a path, a Pillow image or an array; EXIF orientation is applied.
+
+    Raises:
+        UserError: the file is missing or not a readable image, or the array has another form.
+    """
+    if isinstance(image, np.ndarray):
+        if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
+            raise UserError(f"An image array must be (height, width, 3) uint8, not {image.shape} {image.dtype}.")
+        return image
+    try:
+        opened = image if isinstance(image, Image.Image) else Image.open(image)
+        upright = ImageOps.exif_transpose(opened)
+        return np.asarray((upright or opened).convert("RGB"))
+    except FileNotFoundError as error:
+        raise UserError(f"Image {image} does not exist: check the path.") from error
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise UserError(f"Image {image} cannot be read ({error}): replace or leave it out.") from error

@@ -1,0 +1,98 @@
+#!/usr/bin/env python3
+"""Segment pictures with your own words.
+
+Writes for every image: <name>_overlay.png (labels with a legend), <name>_labels.png (label map, index into the class
+names) and <name>.json (areas and scores).
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+from maft.errors import UserError, run_tool
+from maft.files import atomic_path, write_json_atomic
+from maft.predictor import Prediction, Predictor
+
+IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm"}
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config-file", required=True, metavar="FILE", help="YAML config, or a checkpoint folder")
+    parser.add_argument(
+        "--input", required=True, nargs="+", metavar="IMG", help="images, folders, or - for a list on stdin"
+    )
+    parser.add_argument(
+        "--class-names", nargs="+", metavar="NAME", help="your words (default: the training vocabulary)"
+    )
+    parser.add_argument("--output", required=True, type=Path, metavar="DIR", help="folder to write to")
+    parser.add_argument("opts", nargs="*", default=[], metavar="KEY VALUE", help="config overrides, after --")
+    return parser.parse_args()
+
+
+def find_images(inputs: list[str]) -> list[Path]:
+    """Expands folders and ``-`` (one path per line of standard input)."""
+    paths: list[Path] = []
+    for item in inputs:
+        if item == "-":
+            paths += [Path(line.strip()) for line in sys.stdin if line.strip()]
+        elif Path(item).is_dir():
+            paths += sorted(path for path in Path(item).iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
+        else:
+            paths.append(Path(item))
+    if not paths:
+        raise UserError(f"No image in {' '.join(inputs)}: give image files or a folder that holds some.")
+    return paths
+
+
+def write_prediction(prediction: Prediction, folder: Path, name: str) -> None:
+    """Writes the three files of one image."""
+    depth = np.uint8 if len(prediction.class_names) <= 256 else np.uint16
+    for suffix, picture in (("overlay", prediction.overlay()), ("labels", prediction.labels.astype(depth))):
+        with atomic_path(folder / f"{name}_{suffix}.png") as temporary:
+            Image.fromarray(picture).save(temporary)
+    record = {"class_names": list(prediction.class_names), "segments": prediction.summary()}
+    write_json_atomic(folder / f"{name}.json", record)
+
+
+def output_names(paths: list[Path]) -> list[str]:
+    """One file name per image, made unique where two folders hold images of one name."""
+    names: list[str] = []
+    for path in paths:
+        name, number = path.stem, 1
+        while name in names:
+            number += 1
+            name = f"{path.stem}_{number}"
+        names.append(name)
+    return names
+
+
+def main() -> int:
+    arguments = parse_arguments()
+    paths = find_images(arguments.input)
+    if Path(arguments.config_file).is_dir():
+        predictor = Predictor.from_pretrained(arguments.config_file, arguments.opts)
+    else:
+        predictor = Predictor.from_config(arguments.config_file, overrides=arguments.opts)
+    failures = []
+    for path, name in tqdm(list(zip(paths, output_names(paths), strict=True)), unit="image", disable=None):
+        try:
+            prediction = predictor(path, arguments.class_names)
+        except UserError as error:
+            if not str(error).startswith("Image "):
+                raise
+            failures.append(str(error))
+            continue
+        write_prediction(prediction, arguments.output, name)
+    print(f"{len(paths) - len(failures)} of {len(paths)} images written to {arguments.output}")
+    for failure in failures:
+        print(f"skipped: {failure}", file=sys.stderr)
+    return 1 if failures else 0
+
+
+if __name__ == "__main__":
+    run_tool(main)
