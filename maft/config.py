@@ -121,6 +121,8 @@ def _add_data(cfg: CfgNode) -> None:
     data.PADDED_SIZE = 0
     # SSD colour augmentation.
     data.COLOR_AUG_SSD = False
+    # A random crop in which one category covers a larger share is drawn again (at most 10 times); 1.0 accepts any.
+    data.CROP.SINGLE_CATEGORY_MAX_AREA = 1.0
     # How label maps are resized: pillow (nearest, pixel centres) or torch (nearest, floor), as official releases do.
     data.LABEL_RESIZE = "pillow"
     # Large-scale jitter: output size (0 = off) and scale range.

@@ -1,0 +1,248 @@
+"""From a dataset entry to what the model is given: one mapper for training and test, semantic and panoptic targets."""
+
+from __future__ import annotations
+
+import copy
+import logging
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from detectron2.config import CfgNode
+from detectron2.data import MetadataCatalog
+from detectron2.data import transforms as T
+from detectron2.structures import Instances
+from fvcore.transforms.transform import Transform
+from numpy.typing import NDArray
+from torch import Tensor
+
+from maft.data.augmentations import LABEL_RESIZE_RULES, LabelledImage, augmentations_from_config
+from maft.data.reading import read_image, read_labels, read_panoptic_ids
+from maft.errors import UserError
+
+logger = logging.getLogger(__name__)
+
+# Grey of the padding, in 0..255 and before normalisation, as every official release pads.
+PADDING_VALUE = 128
+_LABEL_KEYS = {"semantic": "sem_seg_file_name", "panoptic": "pan_seg_file_name"}
+# Pixels of a panoptic map outside every segment, once segments are numbered.
+_NO_SEGMENT = -1
+
+
+class SegmentationMapper:
+    """Reads, augments and pads one image and its targets.
+
+    Args:
+        augmentations: Detectron2 augmentations, or transforms with fixed parameters.
+        targets: ``"semantic"`` gives one mask per label present, classes ascending; ``"panoptic"`` one mask per
+            segment that is not a crowd, in file order, empty ones included; None gives the image alone.
+        num_classes: labels 0..num_classes-1 are valid.
+        ignore_label: label of pixels that have none, in the files and in ``"sem_seg"``.
+        image_format: ``"RGB"`` or ``"BGR"``.
+        padded_size: side of the square that image and targets are padded to at the right and bottom; 0 pads nothing.
+        label_resize: ``"pillow"`` or ``"torch"``, see `LabelledImage`.
+        skip_unlabelled: return None for an image whose label map holds nothing but the ignore label before
+            augmentation; Detectron2's loader then draws another one.
+
+    A call takes a Detectron2 dataset dict and returns a copy with
+        ``"image"``: (3, H, W) uint8 tensor;
+        ``"sem_seg"``: (H, W) int64 tensor (with targets);
+        ``"instances"``: Instances with ``gt_classes`` (n,) int64 and ``gt_masks`` (n, H, W) bool (with targets);
+        ``"height"``, ``"width"``: the size of the file.
+
+    Raises:
+        UserError: a file is missing, broken or of the wrong size, or a label map holds an unknown id.
+    """
+
+    def __init__(
+        self,
+        augmentations: Sequence[T.Augmentation | Transform],
+        *,
+        targets: str | None,
+        num_classes: int = 0,
+        ignore_label: int = 255,
+        image_format: str = "RGB",
+        padded_size: int = 0,
+        label_resize: str = "pillow",
+        skip_unlabelled: bool = False,
+    ) -> None:
+        if targets is not None and targets not in _LABEL_KEYS:
+            raise UserError(f"INPUT.MAPPER is {targets!r}, which is not one of: {', '.join(_LABEL_KEYS)}.")
+        if label_resize not in LABEL_RESIZE_RULES:
+            raise UserError(f"INPUT.LABEL_RESIZE is {label_resize!r}, not one of: {', '.join(LABEL_RESIZE_RULES)}.")
+        self.augmentations = T.AugmentationList(list(augmentations))
+        self.targets = targets
+        self.num_classes = num_classes
+        self.ignore_label = ignore_label
+        self.image_format = image_format
+        self.padded_size = padded_size
+        self.label_resize = label_resize
+        self.skip_unlabelled = skip_unlabelled
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, is_train: bool, targets: str | None = None) -> SegmentationMapper:
+        """The mapper that ``cfg.INPUT`` describes, for ``DATASETS.TRAIN`` or (image alone) for test.
+
+        Args:
+            targets: kind of targets to load, default ``INPUT.MAPPER`` in training and none at test.
+
+        Raises:
+            UserError: the training sets disagree on classes or ignore label, or an option is misspelt.
+        """
+        kind = targets or (cfg.INPUT.MAPPER if is_train else None)
+        datasets = cfg.DATASETS.TRAIN if is_train else cfg.DATASETS.TEST
+        num_classes, ignore_label = _label_set(datasets) if kind else (0, 255)
+        padding_label = _NO_SEGMENT if kind == "panoptic" else ignore_label
+        return cls(
+            augmentations_from_config(cfg, is_train, ignore_label=ignore_label, padding_label=padding_label),
+            targets=kind,
+            num_classes=num_classes,
+            ignore_label=ignore_label,
+            image_format=cfg.INPUT.FORMAT,
+            padded_size=cfg.INPUT.PADDED_SIZE if is_train else 0,
+            label_resize=cfg.INPUT.LABEL_RESIZE,
+            skip_unlabelled=is_train and cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS,
+        )
+
+    def __call__(self, dataset_dict: dict[str, Any]) -> dict[str, Any] | None:
+        entry = copy.deepcopy(dataset_dict)
+        image = read_image(entry["file_name"], self.image_format)
+        height, width = image.shape[:2]
+        for key, size in (("height", height), ("width", width)):
+            if entry.setdefault(key, size) != size:
+                raise UserError(
+                    f"Image {entry['file_name']} is {width}x{height}, but the dataset says {key} {entry[key]}."
+                )
+        labels, categories = self._read_labels(entry, (height, width))
+        void = _NO_SEGMENT if self.targets == "panoptic" else self.ignore_label
+        if self.skip_unlabelled and labels is not None and (labels == void).all():
+            return None
+
+        sample = LabelledImage(image, labels, self.label_resize, categories)
+        self.augmentations(sample)
+        entry["image"] = self._padded(torch.from_numpy(_contiguous(sample.image.transpose(2, 0, 1))), PADDING_VALUE)
+        if sample.labels is not None:
+            target = self._padded(torch.from_numpy(_contiguous(sample.labels)).long(), void)
+            if categories is None:
+                entry["sem_seg"], classes, masks = target, *semantic_masks(target, void)
+            else:
+                table = torch.from_numpy(categories).long()
+                entry["sem_seg"] = table[target]
+                classes, masks = table[:-1], target == torch.arange(len(table) - 1)[:, None, None]
+                kept = classes != self.ignore_label
+                classes, masks = classes[kept], masks[kept]
+            instances = Instances((target.shape[0], target.shape[1]))
+            instances.gt_classes = classes
+            instances.gt_masks = masks
+            entry["instances"] = instances
+        return entry
+
+    def _read_labels(
+        self, entry: dict[str, Any], size: tuple[int, int]
+    ) -> tuple[NDArray[np.int32] | None, NDArray[np.int64] | None]:
+        """(label map, None), or (map of segment numbers, category of each segment and last of no segment)."""
+        if self.targets is None:
+            return None, None
+        key = _LABEL_KEYS[self.targets]
+        if key not in entry:
+            raise UserError(f"Image {entry['file_name']} has no {self.targets} labels ({key}): add them or drop it.")
+        path = entry[key]
+        labels = read_labels(path) if self.targets == "semantic" else read_panoptic_ids(path)
+        if labels.shape != size:
+            raise UserError(
+                f"Label map {path} is {labels.shape[1]}x{labels.shape[0]}, but its image {entry['file_name']} is "
+                f"{size[1]}x{size[0]}."
+            )
+        if self.targets == "semantic":
+            check_labels(labels, self.num_classes, self.ignore_label, path)
+            return labels, None
+        return self._number_segments(labels, entry["segments_info"], path)
+
+    def _number_segments(
+        self, ids: NDArray[np.int32], segments: list[dict[str, Any]], path: str
+    ) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
+        known = np.array([segment["id"] for segment in segments], dtype=np.int64)
+        categories = [self.ignore_label if s.get("iscrowd", 0) else s["category_id"] for s in segments]
+        wrong = [c for c in categories if c != self.ignore_label and not 0 <= c < self.num_classes]
+        if wrong:
+            raise UserError(f"Panoptic map {path} has category {wrong[0]}, outside 0..{self.num_classes - 1}.")
+        present, inverse = np.unique(ids, return_inverse=True)
+        order = np.argsort(known)
+        slots = np.searchsorted(known, present, sorter=order)
+        numbers = np.append(order, _NO_SEGMENT)[slots]
+        found = (numbers != _NO_SEGMENT) & (np.append(known, -1)[numbers] == present)
+        strangers = present[~found & (present != 0)]
+        if len(strangers):
+            raise UserError(f"Panoptic map {path} holds segment id {strangers[0]}, which its segments_info lacks.")
+        numbers = np.where(found, numbers, _NO_SEGMENT).astype(np.int32)
+        return numbers[inverse].reshape(ids.shape), np.array([*categories, self.ignore_label], dtype=np.int64)
+
+    def _padded(self, values: Tensor, fill: int) -> Tensor:
+        if not self.padded_size:
+            return values
+        height, width = values.shape[-2:]
+        if max(height, width) > self.padded_size:
+            raise UserError(
+                f"An augmented image is {width}x{height}, larger than INPUT.PADDED_SIZE {self.padded_size}: "
+                "turn INPUT.CROP on or raise INPUT.PADDED_SIZE."
+            )
+        return F.pad(values, (0, self.padded_size - width, 0, self.padded_size - height), value=fill)
+
+
+def semantic_masks(labels: Tensor, ignore_label: int) -> tuple[Tensor, Tensor]:
+    """One mask per label present: (H, W) int64 -> classes (n,) ascending, masks (n, H, W) bool."""
+    classes = torch.unique(labels)
+    classes = classes[classes != ignore_label]
+    return classes, labels == classes[:, None, None]
+
+
+def check_labels(labels: NDArray[np.integer], num_classes: int, ignore_label: int, path: str) -> None:
+    """Raises `UserError` with file and id when a label is neither in 0..num_classes-1 nor the ignore label."""
+    # The two reductions are a hundred times cheaper than looking at each distinct value, which only a fault needs.
+    if labels.size and 0 <= labels.min() and labels.max() < num_classes:
+        return
+    values = np.unique(labels)
+    strangers = values[((values < 0) | (values >= num_classes)) & (values != ignore_label)]
+    if len(strangers):
+        raise UserError(
+            f"Label map {path} holds id {strangers[0]}, which is neither one of the {num_classes} classes "
+            f"(0..{num_classes - 1}) nor the ignore value {ignore_label}."
+        )
+
+
+def with_labels(entries: Iterable[dict[str, Any]], targets: str) -> list[dict[str, Any]]:
+    """The dataset entries that name a label file for ``targets``; the number of dropped images is logged.
+
+    Raises:
+        UserError: none of them has labels.
+    """
+    entries = list(entries)
+    kept = [entry for entry in entries if entry.get(_LABEL_KEYS[targets])]
+    if entries and not kept:
+        raise UserError(f"None of the {len(entries)} images has {targets} labels ({_LABEL_KEYS[targets]}).")
+    if len(kept) < len(entries):
+        logger.warning(
+            "%d of %d images have no %s labels and are dropped.", len(entries) - len(kept), len(entries), targets
+        )
+    return kept
+
+
+def _label_set(datasets: Sequence[str]) -> tuple[int, int]:
+    """(number of classes, ignore label), which all datasets must share."""
+    if not datasets:
+        raise UserError("No dataset is named: set DATASETS.TRAIN (training) or DATASETS.TEST (evaluation).")
+    found = {}
+    for name in datasets:
+        metadata = MetadataCatalog.get(name)
+        found[name] = (len(metadata.stuff_classes), metadata.ignore_label)
+    if len(set(found.values())) > 1:
+        listed = ", ".join(f"{name} ({classes} classes, ignore {ignore})" for name, (classes, ignore) in found.items())
+        raise UserError(f"Datasets trained together must share classes and ignore label: {listed}.")
+    return next(iter(found.values()))
+
+
+def _contiguous(array: NDArray[np.generic]) -> NDArray[np.generic]:
+    # Flips are negative strides, which torch refuses.
+    return np.ascontiguousarray(array)
