@@ -12,7 +12,6 @@ from pathlib import Path
 import yaml
 from detectron2.config import CfgNode, get_cfg
 
-
 from maft.errors import UserError
 from maft.registry import CLASSIFIERS, ENSEMBLES, LOSSES, PROPOSERS, Registry
 

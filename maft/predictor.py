@@ -13,11 +13,12 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.data import transforms as T
 from detectron2.modeling import build_model
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 
 from maft.checkpoint.loading import load_weights
 from maft.config import load_config
 from maft.data.class_names import seen_by_overlap
+from maft.data.reading import read_image
 from maft.errors import UserError
 from maft.segmentor import OpenVocabSegmentor
 from maft.structures import Vocabulary
@@ -110,7 +111,7 @@ class Predictor:
         if class_names is not None:
             names = tuple(class_names)
             self.model.set_vocabulary(Vocabulary(names, seen_by_overlap(names, self._training_names)))
-        pixels = read_image(image)
+        pixels = _pixels(image)
         resized = self._resize.get_transform(pixels).apply_image(pixels)
         tensor = torch.as_tensor(np.ascontiguousarray(resized.transpose(2, 0, 1)))
         height, width = pixels.shape[:2]
@@ -122,21 +123,11 @@ class Predictor:
         return Prediction(pixels, labels.cpu().numpy(), confidence.float().cpu().numpy(), self.model.vocabulary.names)
 
 
-def read_image(image: ImageLike) -> np.ndarray:
-    """(H, W, 3) uint8 RGB of a path, a Pillow image or an array; EXIF orientation is applied.
-
-    Raises:
-        UserError: the file is missing or not a readable image, or the array has another form.
-    """
+def _pixels(image: ImageLike) -> np.ndarray:
     if isinstance(image, np.ndarray):
         if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
             raise UserError(f"An image array must be (height, width, 3) uint8, not {image.shape} {image.dtype}.")
         return image
-    try:
-        opened = image if isinstance(image, Image.Image) else Image.open(image)
-        upright = ImageOps.exif_transpose(opened)
-        return np.asarray((upright or opened).convert("RGB"))
-    except FileNotFoundError as error:
-        raise UserError(f"Image {image} does not exist: check the path.") from error
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise UserError(f"Image {image} cannot be read ({error}): replace or leave it out.") from error
+    if isinstance(image, Image.Image):
+        return np.asarray((ImageOps.exif_transpose(image) or image).convert("RGB"))
+    return read_image(image)

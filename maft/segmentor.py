@@ -1,4 +1,4 @@
-"""The one segmentation model: a proposer makes masks, a classifier lets CLIP name them, an ensemble joins the scores."""
+"""The one segmentation model: a proposer makes masks, a classifier lets CLIP name them."""
 
 from __future__ import annotations
 
@@ -163,7 +163,8 @@ class OpenVocabSegmentor(nn.Module):
 
         Returns:
             training: weighted losses by name. Otherwise one dict per image with "sem_seg" (C, H, W) scores or
-            "sem_seg_labels" (H, W) int64 with their scores "sem_seg_confidence" (H, W), and, when turned on, "panoptic_seg" and "instances".
+            "sem_seg_labels" (H, W) int64 with their scores "sem_seg_confidence" (H, W), and, when turned on,
+            "panoptic_seg" and "instances".
         """
         images = Images.from_list(
             [item["image"].to(self.device) for item in batched_inputs], getattr(self.proposer, "size_divisibility", 32)

@@ -136,7 +136,7 @@ class Images:
         return int(self.pixels.shape[-2]), int(self.pixels.shape[-1])
 
     def normalized(self, mean: Tensor, std: Tensor) -> Tensor:
-        """(pixels - mean) / std with the padding set to zero AFTER normalisation; mean and std have 3 values, 0..255."""
+        """(pixels - mean) / std with the padding set to zero AFTER it; mean and std have 3 values, 0..255."""
         normal = (self.pixels - mean.view(3, 1, 1)) / std.view(3, 1, 1)
         return normal * self.inside()
 

@@ -6,6 +6,7 @@ names) and <name>.json (areas and scores).
 """
 
 import argparse
+import itertools
 import sys
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
+from maft.data.reading import read_image
 from maft.errors import UserError, run_tool
 from maft.files import atomic_path, write_json_atomic
 from maft.predictor import Prediction, Predictor
@@ -61,12 +63,12 @@ def write_prediction(prediction: Prediction, folder: Path, name: str) -> None:
 
 def output_names(paths: list[Path]) -> list[str]:
     """One file name per image, made unique where two folders hold images of one name."""
+    taken: set[str] = set()
     names: list[str] = []
     for path in paths:
-        name, number = path.stem, 1
-        while name in names:
-            number += 1
-            name = f"{path.stem}_{number}"
+        numbered = (f"{path.stem}_{number}" for number in itertools.count(2))
+        name = next(name for name in itertools.chain([path.stem], numbered) if name not in taken)
+        taken.add(name)
         names.append(name)
     return names
 
@@ -81,12 +83,11 @@ def main() -> int:
     failures = []
     for path, name in tqdm(list(zip(paths, output_names(paths), strict=True)), unit="image", disable=None):
         try:
-            prediction = predictor(path, arguments.class_names)
+            image = read_image(path)
         except UserError as error:
-            if not str(error).startswith("Image "):
-                raise
             failures.append(str(error))
             continue
+        prediction = predictor(image, arguments.class_names)
         write_prediction(prediction, arguments.output, name)
     print(f"{len(paths) - len(failures)} of {len(paths)} images written to {arguments.output}")
     for failure in failures:

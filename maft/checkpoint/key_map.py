@@ -69,7 +69,7 @@ class KeyMap:
 
 
 def differences(model: Mapping[str, Tensor | torch.Size], state: Mapping[str, Tensor | torch.Size]) -> list[str]:
-    """What differs between the names and shapes of a model and of a state dict, one line each; empty when they agree."""
+    """What differs between the names and shapes of a model and of a state dict, one line each."""
 
     def shape(value: Tensor | torch.Size) -> tuple[int, ...]:
         return tuple(value.shape) if isinstance(value, Tensor) else tuple(value)
