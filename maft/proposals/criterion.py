@@ -1,0 +1,164 @@
+"""The set-prediction criterion of mask classification (MaskFormer, FreeSeg, Mask2Former, FC-CLIP)."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from detectron2.utils import comm
+from torch import Tensor, nn
+
+from maft.errors import UserError
+from maft.matching import Draws, HungarianMatcher, Match, sample_points
+from maft.structures import Proposals, Targets
+
+
+def sigmoid_focal_loss(logits: Tensor, masks: Tensor, alpha: float = 0.25, gamma: float = 2.0) -> Tensor:
+    """Focal loss (Lin et al. 2017, equation 5), mean over pixels, sum over masks: (N, P), (N, P) -> scalar."""
+    probability = logits.sigmoid()
+    loss = F.binary_cross_entropy_with_logits(logits, masks, reduction="none")
+    agreement = probability * masks + (1 - probability) * (1 - masks)
+    balance = alpha * masks + (1 - alpha) * (1 - masks)
+    return (balance * loss * (1 - agreement) ** gamma).mean(1).sum()
+
+
+def sigmoid_cross_entropy_loss(logits: Tensor, masks: Tensor) -> Tensor:
+    """Binary cross-entropy, mean over points, sum over masks: (N, P), (N, P) -> scalar."""
+    return F.binary_cross_entropy_with_logits(logits, masks, reduction="none").mean(1).sum()
+
+
+def dice_loss(logits: Tensor, masks: Tensor) -> Tensor:
+    """Dice loss smoothed by one, sum over masks: (N, P), (N, P) -> scalar."""
+    probability = logits.sigmoid()
+    return (1 - (2 * (probability * masks).sum(-1) + 1) / (probability.sum(-1) + masks.sum(-1) + 1)).sum()
+
+
+class SetCriterion(nn.Module):
+    """Classification and mask losses between proposals and the ground truth they are matched with.
+
+    Every decoder layer is matched and supervised on its own, all with the same weights. Mask losses are divided by
+    the number of masks of the whole batch, averaged over processes and at least one.
+
+    Args:
+        class_weight: weight of the cross-entropy, in the loss and in the matching cost.
+        mask_weight: weight of the mask loss, likewise.
+        dice_weight: weight of the dice loss, likewise.
+        void_weight: weight of the void class within the cross-entropy (0.1).
+        mask_loss: ``"focal"`` (MaskFormer, FreeSeg) or ``"bce"`` (Mask2Former, FC-CLIP).
+        num_points: compare masks at this many points, most of them where the prediction is uncertain (PointRend
+            section 3.1); 0 compares all pixels at the size of the ground truth.
+        oversample_ratio: uniform points drawn per point kept.
+        importance_sample_ratio: share of the points that are the most uncertain ones; the rest is uniform.
+        draws: source of the points.
+    """
+
+    def __init__(
+        self,
+        *,
+        class_weight: float,
+        mask_weight: float,
+        dice_weight: float,
+        void_weight: float = 0.1,
+        mask_loss: str = "focal",
+        num_points: int = 0,
+        oversample_ratio: float = 3.0,
+        importance_sample_ratio: float = 0.75,
+        draws: Draws | None = None,
+    ) -> None:
+        super().__init__()
+        if mask_loss not in ("focal", "bce"):
+            raise UserError(f"Mask loss {mask_loss!r} is unknown: MASK_LOSS must be 'focal' or 'bce'.")
+        if not 0 <= importance_sample_ratio <= 1 or oversample_ratio < 1:
+            raise UserError(
+                f"OVERSAMPLE_RATIO {oversample_ratio} must be at least 1 and IMPORTANCE_SAMPLE_RATIO "
+                f"{importance_sample_ratio} must lie in [0, 1]."
+            )
+        self.weights = {"loss_ce": class_weight, "loss_mask": mask_weight, "loss_dice": dice_weight}
+        self.void_weight = void_weight
+        self.mask_loss = {"focal": sigmoid_focal_loss, "bce": sigmoid_cross_entropy_loss}[mask_loss]
+        self.num_points = num_points
+        self.oversample_ratio = oversample_ratio
+        self.importance_sample_ratio = importance_sample_ratio
+        self.draws = draws or Draws()
+        self.matcher = HungarianMatcher(
+            class_weight=class_weight,
+            mask_weight=mask_weight,
+            dice_weight=dice_weight,
+            mask_loss=mask_loss,
+            num_points=num_points,
+            draws=self.draws,
+        )
+
+    def forward(self, proposals: Proposals, targets: list[Targets]) -> dict[str, Tensor]:
+        """Weighted losses of the final prediction (loss_ce, loss_mask, loss_dice) and of each earlier layer (.._0, ..).
+
+        Args:
+            proposals: mask logits with class_logits (B, Q, C + 1), void last.
+            targets: ground truth of each image, masks at the padded size; an image may have none.
+        """
+        return {
+            name: value * self.weights[name.rsplit("_", 1)[0] if name[-1].isdigit() else name]
+            for name, value in self.unweighted(proposals, targets).items()
+        }
+
+    def unweighted(self, proposals: Proposals, targets: list[Targets]) -> dict[str, Tensor]:
+        """The same losses before weighting."""
+        # Masks become numbers once, not once per layer, for matching and loss alike.
+        targets = [Targets(target.labels, target.masks.float()) for target in targets]
+        num_masks = self._number_of_masks(targets, proposals.masks.device)
+        with torch.autocast(proposals.masks.device.type, enabled=False):
+            losses = self._layer(proposals, targets, num_masks)
+            for index, auxiliary in enumerate(proposals.auxiliary):
+                layer = self._layer(auxiliary, targets, num_masks)
+                losses.update({f"{name}_{index}": value for name, value in layer.items()})
+        return losses
+
+    def _layer(self, proposals: Proposals, targets: list[Targets], num_masks: Tensor) -> dict[str, Tensor]:
+        assert proposals.class_logits is not None, "the set criterion needs the proposer's class logits"
+        class_logits, mask_logits = proposals.class_logits.float(), proposals.masks.float()
+        matches = self.matcher(class_logits, mask_logits, targets)
+        predicted = torch.cat([masks[queries] for masks, (queries, _) in zip(mask_logits, matches)])
+        wanted = torch.cat([target.masks[chosen] for target, (_, chosen) in zip(targets, matches)])
+        if self.num_points:
+            with torch.no_grad():
+                points = self.uncertain_points(predicted)
+                wanted = sample_points(wanted[:, None], points)[:, 0]
+            predicted = sample_points(predicted[:, None], points)[:, 0]
+        else:
+            size = (wanted.shape[-2], wanted.shape[-1])
+            predicted = F.interpolate(predicted[:, None], size=size, mode="bilinear", align_corners=False).flatten(1)
+            wanted = wanted.flatten(1)
+        return {
+            "loss_ce": self._class_loss(class_logits, targets, matches),
+            "loss_mask": self.mask_loss(predicted, wanted) / num_masks,
+            "loss_dice": dice_loss(predicted, wanted) / num_masks,
+        }
+
+    def _class_loss(self, class_logits: Tensor, targets: list[Targets], matches: list[Match]) -> Tensor:
+        """Weighted mean cross-entropy of all proposals; those without a match should be void."""
+        void = class_logits.shape[-1] - 1
+        wanted = class_logits.new_full(class_logits.shape[:2], void, dtype=torch.int64)
+        for row, target, (queries, chosen) in zip(wanted, targets, matches):
+            row[queries] = target.labels[chosen]
+        weight = class_logits.new_ones(void + 1)
+        weight[-1] = self.void_weight
+        return F.cross_entropy(class_logits.transpose(1, 2), wanted, weight)
+
+    def uncertain_points(self, mask_logits: Tensor) -> Tensor:
+        """Points (N, P, 2) in [0, 1] for mask logits (N, h, w): the most uncertain first, then the uniform ones."""
+        count, device = len(mask_logits), mask_logits.device
+        important = int(self.importance_sample_ratio * self.num_points)
+        points = self.draws.rand(count, int(self.num_points * self.oversample_ratio), 2, device=device)
+        certainty = sample_points(mask_logits[:, None], points)[:, 0].abs()
+        chosen = certainty.topk(important, largest=False).indices
+        points = points.gather(1, chosen[..., None].expand(-1, -1, 2))
+        if important == self.num_points:
+            return points
+        return torch.cat([points, self.draws.rand(count, self.num_points - important, 2, device=device)], dim=1)
+
+    @staticmethod
+    def _number_of_masks(targets: list[Targets], device: torch.device) -> Tensor:
+        number = torch.tensor(float(sum(len(target.labels) for target in targets)), device=device)
+        world_size = comm.get_world_size()
+        if world_size > 1:
+            torch.distributed.all_reduce(number)
+        return (number / world_size).clamp(min=1)
