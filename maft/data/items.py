@@ -1,0 +1,196 @@
+"""Detectron2 dicts of the datasets of the catalogue, and their registration in Detectron2's catalogues."""
+
+from __future__ import annotations
+
+import json
+import os
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from detectron2.data import DatasetCatalog, MetadataCatalog
+
+from maft.data.catalog import TABLE, DatasetRow, dataset
+from maft.data.folder import FOLDER_PREFIX, folder_items
+from maft.errors import UserError
+from maft.files import write_json_atomic
+
+
+def load_items(name: str) -> list[dict[str, Any]]:
+    """Detectron2 dicts of a dataset.
+
+    Returns:
+        One dict an image: ``file_name``, ``sem_seg_file_name``, ``image_id`` and, for panoptic rows,
+        ``pan_seg_file_name`` and ``segments_info`` (``id``, contiguous ``category_id``, ``isthing``, ``iscrowd``).
+
+    Raises:
+        UserError: the dataset is missing, half prepared or damaged; the message names the step to take.
+    """
+    row = dataset(name)
+    register(name)
+    if name.startswith(FOLDER_PREFIX):
+        return folder_items(name)
+    images = _stems(row, row.images, row.image_suffix, "images")
+    labels = _stems(row, row.labels, row.label_suffix, "labels")
+    _check_complete(row, images, labels)
+    items = [
+        {
+            "file_name": images[stem],
+            "sem_seg_file_name": labels[stem],
+            "image_id": image_id(stem),
+        }
+        for stem in sorted(labels)
+    ]
+    return _with_segments(row, items) if row.panoptic_json else items
+
+
+def register(name: str) -> None:
+    """Makes ``name`` known to Detectron2's catalogues, or refreshes the paths in its metadata.
+
+    Raises:
+        UserError: there is no such dataset.
+    """
+    row = dataset(name)
+    if name not in DatasetCatalog:
+        DatasetCatalog.register(name, partial(load_items, name))
+    # Metadata refuses changes through its setters, but the root of all datasets may have moved since the last use.
+    vars(MetadataCatalog.get(name)).update(_metadata(row))
+
+
+def register_all() -> None:
+    """Registers every row under its name and aliases, in place of what Detectron2 registered under the same name."""
+    for row in TABLE:
+        for name in (row.name, *row.aliases):
+            if name in DatasetCatalog:
+                DatasetCatalog.remove(name)
+            if name in MetadataCatalog:
+                MetadataCatalog.remove(name)
+            register(name)
+
+
+def labels_report(labels: Path) -> Path:
+    """The file in which a preparation script leaves the names of images it made no label map for."""
+    return labels.with_name(f"{labels.name}_report.json")
+
+
+def image_id(stem: str) -> int | str:
+    """The id of an image by COCO's rule (file names are numbers) or its name."""
+    name = os.path.basename(stem)
+    return int(name) if name.isdigit() else name
+
+
+def _metadata(row: DatasetRow) -> dict[str, Any]:
+    labels, root = row.classes, row.root
+    names = labels.names("plain")
+    kept = labels.seen_indices if row.seen_only else range(len(labels))
+    things = [index for index in labels.things if index in set(kept)] if len(kept) == len(labels) else []
+    values: dict[str, Any] = {
+        "stuff_classes": [names[index] for index in kept],
+        "ignore_label": row.ignore_label,
+        "image_root": str(root / row.images),
+        "sem_seg_root": str(root / row.labels),
+        "evaluator_type": "sem_seg",
+        "label_divisor": 1000,
+        "thing_classes": [names[index] for index in things],
+    }
+    if row.panoptic_json:
+        values |= {
+            "evaluator_type": "panoptic",
+            "panoptic_json": str(root / row.panoptic_json),
+            "panoptic_root": str(root / row.panoptic_root),
+            "json_file": str(root / row.instances_json),
+            "thing_dataset_id_to_contiguous_id": {labels.category_ids[index]: index for index in things},
+            "stuff_dataset_id_to_contiguous_id": {id_: index for index, id_ in enumerate(labels.category_ids)},
+        }
+    return values
+
+
+def _advice(row: DatasetRow, what: str) -> str:
+    if row.name.startswith("miniature_"):
+        return f"draw it with 'python datasets/prepare_miniature.py --root {row.root / 'miniature'}'"
+    if what == "labels" and row.prepare:
+        return f"run 'python datasets/{row.prepare}'"
+    return f"download it from {row.homepage} as datasets/README.md describes"
+
+
+def _stems(row: DatasetRow, folder: str, suffix: str, what: str) -> dict[str, str]:
+    root, path = row.root, row.root / folder
+    if not root.is_dir():
+        raise UserError(
+            f"The folder of all datasets {root} does not exist (dataset {row.name}): set the environment variable "
+            "DETECTRON2_DATASETS to it."
+        )
+    if not path.is_dir():
+        raise UserError(f"Dataset {row.name} has no {what} in {path}: {_advice(row, what)}.")
+    found = {}
+    for parent, folders, files in os.walk(path):
+        folders.sort()
+        prefix = os.path.relpath(parent, path)
+        for file in files:
+            if file.endswith(suffix) and not file.startswith("."):
+                stem = file.removesuffix(suffix)
+                found[stem if prefix == "." else f"{prefix}/{stem}"] = os.path.join(parent, file)
+    if not found:
+        raise UserError(f"Dataset {row.name} has no {what} (*{suffix}) in {path}: {_advice(row, what)}.")
+    return found
+
+
+def _check_complete(row: DatasetRow, images: dict[str, str], labels: dict[str, str]) -> None:
+    lonely = sorted(labels.keys() - images.keys())
+    if lonely:
+        raise UserError(
+            f"Dataset {row.name} has no image for {len(lonely)} of its {len(labels)} label maps, the first is "
+            f"{labels[lonely[0]]}: {_advice(row, 'images')}."
+        )
+    if row.split_by_labels:
+        return
+    report = labels_report(row.root / row.labels)
+    known = set(json.loads(report.read_text(encoding="utf-8"))["without_labels"]) if report.is_file() else set()
+    bare = sorted(images.keys() - labels.keys() - known)
+    if bare:
+        raise UserError(
+            f"Dataset {row.name} is half prepared: {len(bare)} of its {len(images)} images have no label map in "
+            f"{row.root / row.labels}, the first is {images[bare[0]]}: {_advice(row, 'labels')}."
+        )
+
+
+def write_labels_report(labels: Path, without_labels: list[str], total: int) -> None:
+    """Leaves the report that tells a finished preparation from an interrupted one."""
+    write_json_atomic(
+        labels_report(labels),
+        {"images": total, "labels": total - len(without_labels), "without_labels": without_labels},
+    )
+
+
+def _with_segments(row: DatasetRow, items: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    file, folder = row.root / row.panoptic_json, row.root / row.panoptic_root
+    if not file.is_file() or not folder.is_dir():
+        missing = folder if file.is_file() else file
+        advice = f"run 'python datasets/{row.prepare}'" if row.name.startswith("ade") else _advice(row, "images")
+        raise UserError(f"Dataset {row.name} has no panoptic annotation {missing}: {advice}.")
+    table = json.loads(file.read_text(encoding="utf-8"))
+    labels = row.classes
+    index = {id_: position for position, id_ in enumerate(labels.category_ids)}
+    things = set(labels.things)
+    foreign = sorted({category["id"] for category in table["categories"]} ^ index.keys())
+    if foreign:
+        raise UserError(f"{file} has other categories than {labels.name} (id {foreign[0]}): it is of another dataset.")
+    present = set(os.listdir(folder))
+    annotations = {Path(entry["file_name"]).stem: entry for entry in table["annotations"]}
+    for item in items:
+        entry = annotations.get(Path(item["file_name"]).stem)
+        if entry is None or entry["file_name"] not in present:
+            raise UserError(
+                f"Dataset {row.name} has no panoptic annotation for {item['file_name']}: "
+                f"{file} or {folder} is incomplete, download or prepare it again."
+            )
+        item["pan_seg_file_name"] = str(folder / entry["file_name"])
+        item["segments_info"] = [
+            {
+                **segment,
+                "category_id": index[segment["category_id"]],
+                "isthing": index[segment["category_id"]] in things,
+            }
+            for segment in entry["segments_info"]
+        ]
+    return items

@@ -1,0 +1,160 @@
+"""Label sets: which classes a dataset has, in which order, and the strings that each method feeds CLIP for them.
+
+The order belongs to the dataset and the strings to the method, so one JSON file of ``vocabularies/`` holds one order
+and several lists of strings ("variants") in that order.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from maft.data.miniature import miniature_classes
+from maft.errors import UserError
+from maft.structures import Vocabulary
+
+VARIANTS = ("plain", "maft", "ovseg", "fcclip")
+_FOLDER = Path(__file__).with_name("vocabularies")
+
+
+@dataclass(frozen=True)
+class LabelSet:
+    """The classes of a dataset.
+
+    Attributes:
+        name: name of the set, such as ``coco_stuff_171``.
+        ignore_label: value of pixels without a class in prepared label maps.
+        category_ids: (C,) id of each class in the dataset's own annotation files, in label order.
+        things: indices of the countable classes.
+        unseen: indices of the classes that zero-shot training leaves out; empty where no split is published.
+        class_names: variant -> (C,) class strings; commas separate synonyms. ``plain`` is always there.
+    """
+
+    name: str
+    ignore_label: int
+    category_ids: tuple[int, ...]
+    things: tuple[int, ...]
+    unseen: tuple[int, ...]
+    class_names: dict[str, tuple[str, ...]]
+
+    def __len__(self) -> int:
+        return len(self.category_ids)
+
+    def names(self, variant: str = "plain") -> tuple[str, ...]:
+        """(C,) class strings of a variant.
+
+        Raises:
+            UserError: this label set has no such variant.
+        """
+        try:
+            return self.class_names[variant]
+        except KeyError:
+            raise UserError(
+                f"Label set {self.name} has no class strings {variant!r}: choose one of {', '.join(self.class_names)}."
+            ) from None
+
+    @property
+    def seen(self) -> tuple[bool, ...] | None:
+        """(C,) whether each class is trained on under the published split; None without a split."""
+        if not self.unseen:
+            return None
+        unseen = set(self.unseen)
+        return tuple(index not in unseen for index in range(len(self)))
+
+    @property
+    def seen_indices(self) -> tuple[int, ...]:
+        """Indices of the seen classes, in label order: the labels of zero-shot training are numbered by it."""
+        unseen = set(self.unseen)
+        return tuple(index for index in range(len(self)) if index not in unseen)
+
+
+@cache
+def label_set(name: str) -> LabelSet:
+    """One label set of the package: a file of ``vocabularies/``, or a split of the miniature world.
+
+    Raises:
+        UserError: there is no label set of that name.
+    """
+    if name.startswith("miniature_"):
+        return _miniature(name)
+    path = _FOLDER / f"{name}.json"
+    if not path.is_file():
+        known = ", ".join(sorted(file.stem for file in _FOLDER.glob("*.json")))
+        raise UserError(f"There is no label set {name!r}: the known ones are {known}.")
+    table = json.loads(path.read_text(encoding="utf-8"))
+    strings = table["class_names"]
+    # A variant that equals another one names it instead of repeating hundreds of strings.
+    resolved = {key: strings[value] if isinstance(value, str) else value for key, value in strings.items()}
+    return LabelSet(
+        name=table["name"],
+        ignore_label=table["ignore_label"],
+        category_ids=tuple(table["category_ids"]),
+        things=tuple(table["things"]),
+        unseen=tuple(table["unseen"]),
+        class_names={key: tuple(value) for key, value in resolved.items()},
+    )
+
+
+def plain_label_set(
+    name: str,
+    names: Sequence[str],
+    *,
+    ignore_label: int = 255,
+    things: Sequence[int] = (),
+    unseen: Sequence[int] = (),
+) -> LabelSet:
+    """A label set with one list of class strings that serves every method."""
+    return LabelSet(
+        name=name,
+        ignore_label=ignore_label,
+        category_ids=tuple(range(len(names))),
+        things=tuple(things),
+        unseen=tuple(unseen),
+        class_names=dict.fromkeys(VARIANTS, tuple(names)),
+    )
+
+
+def _miniature(name: str) -> LabelSet:
+    world = miniature_classes()
+    key = name.removeprefix("miniature_")
+    unseen = world.held_out if key == "tuning" else world.unseen[int(key)]
+    return plain_label_set(name, world.names, things=range(len(world.things)), unseen=sorted(world.ids(unseen)))
+
+
+def read_class_list(path: str | Path) -> tuple[str, ...]:
+    """Class strings of a text file: one class a line, commas between synonyms, empty lines at the end ignored.
+
+    Raises:
+        UserError: the file is missing, is not UTF-8 text, is empty, or has a blank or repeated line.
+    """
+    file = Path(path)
+    try:
+        lines = file.read_text(encoding="utf-8-sig").splitlines()
+    except FileNotFoundError:
+        raise UserError(f"Class list {file} does not exist: write one class name a line into it.") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"Class list {file} cannot be read as UTF-8 text: {error}.") from None
+    while lines and not lines[-1].strip():
+        lines.pop()
+    try:
+        return Vocabulary(tuple(lines)).names
+    except UserError as error:
+        raise UserError(f"Class list {file}: {error}") from None
+
+
+def overlap(names: Sequence[str], training_names: Sequence[str]) -> tuple[bool, ...]:
+    """Whether each class shares at least one exact synonym with the training classes (FC-CLIP, Section 3.3).
+
+    Args:
+        names: (C,) class strings; commas separate synonyms.
+        training_names: class strings of the training vocabulary.
+    """
+    trained = {synonym for name in training_names for synonym in _synonyms(name)}
+    return tuple(not trained.isdisjoint(_synonyms(name)) for name in names)
+
+
+def _synonyms(name: str) -> list[str]:
+    return [part.strip() for part in name.split(",") if part.strip()]
