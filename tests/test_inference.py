@@ -1,0 +1,74 @@
+"""Semantic, panoptic and instance results against direct definitions."""
+
+import torch
+
+from maft import inference
+from maft.inference import instance_inference, panoptic_inference, semantic_labels, semantic_scores
+
+
+def test_semantic_scores_are_the_weighted_sum_of_masks():
+    probabilities, masks = torch.rand(4, 3), torch.rand(4, 5, 6)
+    expected = sum(probabilities[q, :, None, None] * masks[q] for q in range(4))
+    assert torch.allclose(semantic_scores(probabilities, masks, (5, 6)), expected, atol=1e-6)
+
+
+def test_labels_in_chunks_equal_the_argmax_of_all_scores(monkeypatch):
+    monkeypatch.setattr(inference, "_CLASSES_AT_A_TIME", 4)
+    probabilities, masks, penalty = torch.rand(7, 11), torch.rand(7, 9, 8), torch.rand(11)
+    scores = semantic_scores(probabilities, masks, (20, 13), penalty)
+    labels, best = semantic_labels(probabilities, masks, (20, 13), penalty)
+    assert torch.equal(labels, scores.argmax(0))
+    assert torch.allclose(best, scores.amax(0))
+
+
+def _square(top: int, left: int, side: int, value: float = 1.0, size: int = 12) -> torch.Tensor:
+    mask = torch.zeros(size, size)
+    mask[top : top + side, left : left + side] = value
+    return mask
+
+
+def test_panoptic_merges_stuff_keeps_things_apart_and_drops_the_covered():
+    masks = torch.stack(
+        [
+            _square(0, 0, 4),  # thing
+            _square(6, 6, 4),  # thing of the same class
+            _square(0, 8, 4),  # stuff
+            _square(8, 0, 4),  # the same stuff
+            _square(0, 0, 4),  # covered by the first: owns nothing
+            _square(0, 4, 4),  # void
+        ]
+    )
+    probabilities = torch.tensor(
+        [[0.9, 0.0, 0.1], [0.8, 0.1, 0.1], [0.1, 0.8, 0.1], [0.1, 0.7, 0.2], [0.6, 0.2, 0.2], [0.1, 0.1, 0.8]]
+    )
+    things = torch.tensor([True, False])
+    segmentation, segments = panoptic_inference(
+        probabilities, masks, things, object_mask_threshold=0.0, overlap_threshold=0.8
+    )
+    assert [(s["category_id"], s["isthing"]) for s in segments] == [(0, True), (0, True), (1, False)]
+    expected = (_square(0, 0, 4) + 2 * _square(6, 6, 4) + 3 * _square(0, 8, 4) + 3 * _square(8, 0, 4)).int()
+    assert torch.equal(segmentation, expected)
+
+
+def test_panoptic_without_any_segment_is_all_void():
+    segmentation, segments = panoptic_inference(
+        torch.tensor([[0.1, 0.9]]), torch.rand(1, 4, 4), torch.tensor([True]),
+        object_mask_threshold=0.0, overlap_threshold=0.8,
+    )  # fmt: skip
+    assert not segmentation.any() and segments == []
+
+
+def test_instances_have_boxes_and_scores_of_their_masks():
+    logits = torch.stack([_square(2, 3, 4, 20.0) - 10, _square(0, 0, 2, 20.0) - 10])
+    result = instance_inference(torch.tensor([[0.9, 0.2], [0.1, 0.6]]), logits, most=2)
+    order = result.scores.argsort(descending=True)
+    assert result.pred_classes[order].tolist() == [0, 1]
+    assert result.pred_boxes.tensor[order].tolist() == [[3, 2, 7, 6], [0, 0, 2, 2]]
+    assert torch.allclose(result.scores[order], torch.tensor([0.9, 0.6]), atol=1e-3)
+
+
+def test_instances_keep_things_only_when_told():
+    result = instance_inference(
+        torch.tensor([[0.9, 0.8]]), torch.ones(1, 4, 4), most=2, things=torch.tensor([False, True])
+    )
+    assert result.pred_classes.tolist() == [1]
