@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -16,7 +17,7 @@ Match = tuple[Tensor, Tensor]
 
 
 class Draws:
-    """The random draws of matching and of point sampling, from torch's generators; a subclass may replay recorded ones."""
+    """The random draws of matching and point sampling, from torch's generators; a subclass may replay recorded ones."""
 
     def rand(self, *size: int, device: torch.device) -> Tensor:
         """Uniform numbers in [0, 1)."""
@@ -122,7 +123,7 @@ class HungarianMatcher:
         columns = np.cumsum([0] + [cost.shape[1] for cost in costs])
         device = mask_logits.device
         matches = []
-        for start, stop in zip(columns[:-1], columns[1:]):
+        for start, stop in pairwise(columns):
             queries, chosen = linear_sum_assignment(matrix[:, start:stop])
             matches.append((torch.as_tensor(queries, device=device), torch.as_tensor(chosen, device=device)))
         return matches

@@ -2,15 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from typing import Any
+
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from detectron2.config import get_cfg
+from detectron2.layers import ShapeSpec
+from detectron2.projects.deeplab import add_deeplab_config, build_resnet_deeplab_backbone
+from torch import Tensor, nn
 
+from maft.checkpoint.key_map import KeyMap, Rule, load_strictly
+from maft.checkpoint.official.mask2former import DECODER_RULES, PIXEL_DECODER_RULES
+from maft.checkpoint.official.mask2former import RULES as HEAD_RULES
+from maft.checkpoint.official.resnet import RULES as RESNET_RULES
 from maft.golden.case import GoldenCase, golden_case
 from maft.golden.draws import RecordedDraws
 from maft.matching import IoUMatcher, ground_truth_slots
 from maft.proposals.criterion import SetCriterion
-from maft.structures import Proposals, Targets
+from maft.proposals.pixel_decoder import PixelDecoder
+from maft.proposals.text_interaction import TextInteraction
+from maft.proposals.transformer_decoder import MaskedAttentionDecoder, MaskPooledClassHead, QueryClassHead
+from maft.structures import Proposals, Targets, TextClassifier
 
 
 def _layers(case: GoldenCase, logits_name: str, masks_name: str, padded_size: tuple[int, int]) -> Proposals:
@@ -38,8 +51,9 @@ def _criterion_outputs(
 ) -> dict[str, Tensor]:
     """Unweighted losses, their weighted total and its gradients."""
     losses = criterion.unweighted(proposals, targets)
-    weights = {name: weight for name, weight in criterion.weights.items()}
-    total = torch.stack([value * weights["_".join(name.split("_")[:2])] for name, value in losses.items()]).sum()
+    total = torch.stack(
+        [value * criterion.weights["_".join(name.split("_")[:2])] for name, value in losses.items()]
+    ).sum()
     total.backward()
     outputs = dict(losses, total_weighted=total)
     for index, layer in enumerate([*proposals.auxiliary, proposals]):
@@ -115,3 +129,154 @@ def iou_matching(case: GoldenCase) -> dict[str, Tensor]:
         "matched_target_masks": wanted,
         "matched_labels": matched_labels,
     }
+
+
+def input_shape(case: GoldenCase) -> dict[str, ShapeSpec]:
+    """Channels and stride of the recorded backbone features."""
+    features = {name: value for name, value in case.inputs.items() if name.startswith("res")}
+    return {name: ShapeSpec(channels=value.shape[1], stride=2 ** int(name[3:])) for name, value in features.items()}
+
+
+def build_pixel_decoder(config: dict[str, Any], shapes: dict[str, ShapeSpec]) -> PixelDecoder:
+    """Our pixel decoder from the official options of either release; dropout off, as in every recording."""
+    return PixelDecoder(
+        shapes,
+        width=config["conv_dim"],
+        mask_dim=config["mask_dim"],
+        num_layers=config.get("pd_enc_layers", config.get("enc_layers")),
+        num_heads=config.get("pd_nheads", config["nheads"]),
+        num_points=config.get("pd_n_points", config.get("enc_n_points", 4)),
+        ffn_dim=config.get("pd_dim_feedforward", config.get("pixel_decoder_ffn_hardcoded", 1024)),
+    )
+
+
+def _grad_outputs(
+    case: GoldenCase, module: nn.Module, rules: Iterable[Rule], inputs: dict[str, Tensor]
+) -> dict[str, Tensor]:
+    """Gradients of the recorded parameters (official names) and inputs."""
+    names, parameters = KeyMap(rules), dict(module.named_parameters())
+    outputs = {}
+    for name in case.group("out/grad"):
+        tensor = inputs[name] if name in inputs else parameters[names.rename(name) or ""]
+        assert tensor.grad is not None, name
+        outputs[f"grad/{name}"] = tensor.grad
+    return outputs
+
+
+@golden_case("maft", "backbone")
+def backbone(case: GoldenCase) -> dict[str, Tensor]:
+    model = build_resnet(case.config).to(case.device).eval()
+    load_strictly(model, KeyMap(RESNET_RULES).convert(case.weights, case.name), case.name)
+    with torch.no_grad():
+        return model(case.inputs["image"])
+
+
+def build_resnet(config: dict[str, Any]) -> nn.Module:
+    """Detectron2's DeepLab ResNet from the recorded options."""
+    cfg = get_cfg()
+    add_deeplab_config(cfg)
+    resnets = cfg.MODEL.RESNETS
+    resnets.OUT_FEATURES = ["res2", "res3", "res4", "res5"]
+    for key, value in config.items():
+        if hasattr(resnets, key.upper()):
+            setattr(resnets, key.upper(), value)
+    cfg.MODEL.BACKBONE.FREEZE_AT = 0
+    return build_resnet_deeplab_backbone(cfg, ShapeSpec(channels=3))
+
+
+@golden_case("maft", "msdeform_pixel_decoder")
+def maft_pixel_decoder(case: GoldenCase) -> dict[str, Tensor]:
+    model = build_pixel_decoder(case.config, input_shape(case)).to(case.device).eval()
+    load_strictly(model, KeyMap(PIXEL_DECODER_RULES).convert(case.weights, case.name), case.name)
+    with torch.no_grad():
+        mask_features, memories = model(case.inputs)
+    outputs = {f"multi_scale_features_{level}": memory for level, memory in enumerate(memories)}
+    return dict(outputs, mask_features=mask_features, transformer_encoder_features=memories[0])
+
+
+@golden_case("maskadapter", "m2f_pixel_decoder")
+def maskadapter_pixel_decoder(case: GoldenCase) -> dict[str, Tensor]:
+    model = build_pixel_decoder(case.config, input_shape(case)).to(case.device).eval()
+    load_strictly(model, KeyMap(PIXEL_DECODER_RULES).convert(case.weights, case.name), case.name)
+    features = {name: value.requires_grad_() for name, value in case.inputs.items() if name.startswith("res")}
+    mask_features, memories = model(features)
+    (mask_features * case.inputs["cotangent"]).sum().backward()
+    outputs = {f"multi_scale_{level}": memory.detach() for level, memory in enumerate(memories)}
+    outputs["mask_features"] = mask_features.detach()
+    return outputs | _grad_outputs(case, model, PIXEL_DECODER_RULES, features)
+
+
+@golden_case("maskadapter", "m2f_transformer_decoder")
+def maskadapter_transformer_decoder(case: GoldenCase) -> dict[str, Tensor]:
+    config, inputs, weights = case.config, case.inputs, case.weights
+    memories = [inputs[f"multi_scale_{level}"] for level in range(config["num_feature_levels"])]
+    head = MaskPooledClassHead(config["hidden_dim"], config["mask_dim"], inputs["text_classifier"].shape[-1])
+    model = MaskedAttentionDecoder(
+        width=config["hidden_dim"],
+        mask_dim=config["mask_dim"],
+        memory_channels=[memory.shape[1] for memory in memories],
+        class_head=head,
+        num_queries=config["num_queries"],
+        num_layers=config["dec_layers"] - 1,
+        num_heads=config["nheads"],
+        ffn_dim=config["dim_feedforward"],
+    ).to(case.device)
+    load_strictly(model, KeyMap(DECODER_RULES).convert(weights, case.name), case.name)
+    text = _text_classifier(inputs["text_classifier"], case)
+    mask_features = inputs["mask_features"].requires_grad_()
+    layers = model(memories, mask_features)
+    logits = [text.logits(layer.embeddings, head.scale()) for layer in layers]
+    cotangents = inputs["cotangent_logits"], inputs["cotangent_masks"]
+    ((logits[-1] * cotangents[0]).sum() + (layers[-1].masks * cotangents[1]).sum()).backward()
+    outputs = {"pred_logits": logits[-1].detach(), "pred_masks": layers[-1].masks.detach()}
+    for index, layer in enumerate(layers[:-1]):
+        outputs[f"aux/{index}/pred_logits"] = logits[index].detach()
+        outputs[f"aux/{index}/pred_masks"] = layer.masks.detach()
+    return outputs | _grad_outputs(case, model, DECODER_RULES, {"mask_features": mask_features})
+
+
+def _text_classifier(rows: Tensor, case: GoldenCase) -> TextClassifier:
+    """Texts of the recorded classes, comma lists split into synonyms, the last row void."""
+    columns = case.inputs["cotangent_logits"].shape[-1]
+    vocabularies = (case.config["train_classes"], case.config["test_classes"])
+    classes = next(names for names in vocabularies if len(names) + 1 == columns)
+    counts = [len(name.split(",")) for name in classes]
+    row_class = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts)).to(rows.device)
+    seen = torch.ones(len(counts), dtype=torch.bool, device=rows.device)
+    return TextClassifier(rows[:-1], row_class, len(counts), rows[-1:], seen)
+
+
+@golden_case("maft", "freeseg_head")
+def freeseg_head(case: GoldenCase) -> dict[str, Tensor]:
+    config, inputs = case.config, case.inputs
+    head = nn.Module()
+    head.pixel_decoder = build_pixel_decoder(config, input_shape(case))
+    head.interaction = TextInteraction(
+        width=config["conv_dim"],
+        text_dim=config["text_dim"],
+        inner_dim=config["interaction_embed_dim"],
+        num_heads=config["interaction_num_heads"],
+    )
+    head.decoder = MaskedAttentionDecoder(
+        width=config["hidden_dim"],
+        mask_dim=config["mask_dim"],
+        memory_channels=[config["conv_dim"]] * 3,
+        class_head=QueryClassHead(
+            config["hidden_dim"], config["embed_hidden_dim"], config["embedding_dim"], config["embed_layers"]
+        ),
+        num_queries=config["num_queries"],
+        num_layers=config["dec_layers"] - 1,
+        num_heads=config["nheads"],
+        ffn_dim=config["dim_feedforward"],
+    )
+    head.to(case.device).eval()
+    load_strictly(head, KeyMap(HEAD_RULES).convert(case.weights, case.name), case.name)
+    with torch.no_grad():
+        mask_features, memories = head.pixel_decoder(inputs)
+        *memories, mask_features = head.interaction([*memories, mask_features], inputs["text_features"])
+        layers = head.decoder(memories, mask_features)
+    outputs = {"pred_logits": layers[-1].embeddings, "pred_masks": layers[-1].masks}
+    for index, layer in enumerate(layers[:-1]):
+        outputs[f"aux_{index}/pred_logits"] = layer.embeddings
+        outputs[f"aux_{index}/pred_masks"] = layer.masks
+    return outputs
