@@ -1,0 +1,184 @@
+"""Functions that run a stock open_clip VisionTransformer piece by piece, on any token grid.
+
+Nothing here owns parameters: the tower stays open_clip's, so its checkpoints load unchanged.
+Shape letters: B images, N class rows, P = gh * gw patches, W tower width, D joint embedding.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from open_clip.transformer import ResidualAttentionBlock, VisionTransformer
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from maft.errors import UserError
+
+Grid = tuple[int, int]
+
+
+def require_plain_vit(visual: nn.Module, purpose: str) -> VisionTransformer:
+    """The tower itself when it is a CLIP ViT with a class token and plain attention blocks.
+
+    Raises:
+        UserError: it is another kind of tower; ``purpose`` begins the sentence.
+    """
+    plain = (
+        isinstance(visual, VisionTransformer)
+        and visual.pool_type == "tok"
+        and visual.attn_pool is None
+        and not visual.final_ln_after_pool
+        and all(type(block) is ResidualAttentionBlock for block in visual.transformer.resblocks)
+    )
+    if not plain:
+        raise UserError(
+            f"{purpose} needs a CLIP ViT with a class token, and MODEL.CLIP is a {type(visual).__name__} tower: "
+            "choose a ViT such as ViT-B-16 or ViT-L-14."
+        )
+    return visual
+
+
+def resize_position_embedding(position: Tensor, native: Grid, grid: Grid, *, align_corners: bool = False) -> Tensor:
+    """Position embedding (1 + native patches, W) resized bicubically to another grid: (1 + P, W).
+
+    The class row is kept. MAFT resizes with ``align_corners=True``, open_clip and OVSeg without.
+    """
+    if grid == native:
+        return position
+    patches = position[1:].reshape(1, *native, -1).permute(0, 3, 1, 2)
+    # Half precision has no bicubic kernel on every device.
+    patches = F.interpolate(patches.float(), size=grid, mode="bicubic", align_corners=align_corners)
+    patches = patches.to(position.dtype).flatten(2)[0].transpose(0, 1)
+    return torch.cat([position[:1], patches])
+
+
+def patch_tokens(visual: VisionTransformer, pixels: Tensor) -> tuple[Tensor, Grid]:
+    """Patch convolution of normalised pixels (B, 3, h, w): tokens (B, P, W), row-major, and the grid (gh, gw)."""
+    patches = visual.conv1(pixels)
+    return patches.flatten(2).transpose(1, 2), (patches.shape[-2], patches.shape[-1])
+
+
+def add_class_and_position(
+    visual: VisionTransformer, patches: Tensor, grid: Grid, *, align_corners: bool = False
+) -> Tensor:
+    """Class token in front, position embedding for ``grid``, first LayerNorm: (B, P, W) -> (B, 1 + P, W)."""
+    native = (int(visual.grid_size[0]), int(visual.grid_size[1]))
+    position = resize_position_embedding(visual.positional_embedding, native, grid, align_corners=align_corners)
+    token = visual.class_embedding.to(patches.dtype).expand(patches.shape[0], 1, -1)
+    return visual.ln_pre(torch.cat([token, patches], dim=1) + position.to(patches.dtype))
+
+
+def embed_patches(visual: VisionTransformer, pixels: Tensor, *, align_corners: bool = False) -> tuple[Tensor, Grid]:
+    """Everything before the first block: normalised pixels (B, 3, h, w) -> tokens (B, 1 + P, W) and the grid."""
+    patches, grid = patch_tokens(visual, pixels)
+    return add_class_and_position(visual, patches, grid, align_corners=align_corners), grid
+
+
+def run_block(block: ResidualAttentionBlock, tokens: Tensor, bias: Tensor | None = None) -> Tensor:
+    """One residual block on (B, L, W) tokens with fused attention.
+
+    Args:
+        bias: added to the attention logits, or boolean (True = may attend); broadcastable to (B, heads, L, L).
+    """
+    query, key, value = _heads(_in_projection(block, block.ln_1(tokens)), block.attn.num_heads)
+    attended = F.scaled_dot_product_attention(query, key, value, attn_mask=bias)
+    return _finish_block(block, tokens, _joined(attended))
+
+
+def run_blocks(
+    visual: VisionTransformer, tokens: Tensor, first: int = 0, last: int | None = None, *, checkpointing: bool = False
+) -> Tensor:
+    """Blocks ``first`` to ``last`` (exclusive; default: all) on (B, L, W) tokens, without masks."""
+    for block in visual.transformer.resblocks[first:last]:
+        tokens = _maybe_checkpoint(checkpointing, run_block, block, tokens)
+    return tokens
+
+
+def run_class_rows(
+    visual: VisionTransformer,
+    tokens: Tensor,
+    visible: Tensor,
+    start_layer: int,
+    *,
+    checkpointing: bool = False,
+) -> Tensor:
+    """Blocks from ``start_layer`` on with one class row per proposal (MAFT, section 3.2: IP-CLIP).
+
+    The class token is replicated for every proposal. Row n attends to itself and to the patches that proposal n
+    shows; patches attend to all patches and to no class row, so their attention stays fused and without a mask.
+
+    Args:
+        tokens: (B, 1 + P, W) as block ``start_layer`` receives them.
+        visible: (B, N, P) bool. A row without a visible patch attends to itself only.
+
+    Returns:
+        (B, N, W) class rows after the last block.
+    """
+    patches = tokens[:, 1:]
+    rows = tokens[:, :1].expand(-1, visible.shape[1], -1)
+    blocks = visual.transformer.resblocks[start_layer:]
+    for position, block in enumerate(blocks):
+        # What the last block would make of the patches is read by nobody.
+        needed = position + 1 < len(blocks)
+        rows, patches = _maybe_checkpoint(checkpointing, _class_row_block, block, rows, patches, visible, needed)
+    return rows
+
+
+def project_tokens(visual: VisionTransformer, tokens: Tensor) -> Tensor:
+    """Last LayerNorm and projection to the joint space: (..., W) -> (..., D), not normalised."""
+    return visual.ln_post(tokens) @ visual.proj
+
+
+def encode_vit(visual: VisionTransformer, pixels: Tensor, *, align_corners: bool = False) -> Tensor:
+    """Image embeddings (B, D), not normalised, of normalised pixels (B, 3, h, w) of any size."""
+    tokens, _ = embed_patches(visual, pixels, align_corners=align_corners)
+    return project_tokens(visual, run_blocks(visual, tokens)[:, 0])
+
+
+def _class_row_block(
+    block: ResidualAttentionBlock, rows: Tensor, patches: Tensor, visible: Tensor, patches_needed: bool
+) -> tuple[Tensor, Tensor]:
+    heads = block.attn.num_heads
+    patch_query, patch_key, patch_value = _heads(_in_projection(block, block.ln_1(patches)), heads)
+    row_query, row_key, row_value = _heads(_in_projection(block, block.ln_1(rows)), heads)
+
+    scale = row_query.shape[-1] ** -0.5
+    to_patches = (row_query * scale) @ patch_key.transpose(-1, -2)
+    to_patches = to_patches.masked_fill(~visible[:, None], float("-inf"))
+    to_itself = (row_query * scale * row_key).sum(-1, keepdim=True).to(to_patches.dtype)
+    # The row's own logit is always finite, so a proposal without patches cannot make the softmax undefined.
+    weights = torch.cat([to_patches, to_itself], dim=-1).softmax(-1, dtype=torch.float32).to(row_value.dtype)
+    attended = weights[..., :-1] @ patch_value + weights[..., -1:] * row_value
+    rows = _finish_block(block, rows, _joined(attended))
+
+    if patches_needed:
+        attended = F.scaled_dot_product_attention(patch_query, patch_key, patch_value)
+        patches = _finish_block(block, patches, _joined(attended))
+    return rows, patches
+
+
+def _in_projection(block: ResidualAttentionBlock, tokens: Tensor) -> Tensor:
+    return F.linear(tokens, block.attn.in_proj_weight, block.attn.in_proj_bias)
+
+
+def _heads(projected: Tensor, heads: int) -> tuple[Tensor, Tensor, Tensor]:
+    """(B, L, 3W) -> query, key, value of (B, heads, L, W / heads)."""
+    batch, length, width = projected.shape
+    query, key, value = projected.view(batch, length, 3, heads, width // (3 * heads)).permute(2, 0, 3, 1, 4).unbind(0)
+    return query, key, value
+
+
+def _joined(attended: Tensor) -> Tensor:
+    """(B, heads, L, W / heads) -> (B, L, W)."""
+    return attended.transpose(1, 2).flatten(2)
+
+
+def _finish_block(block: ResidualAttentionBlock, tokens: Tensor, attended: Tensor) -> Tensor:
+    tokens = tokens + block.ls_1(block.attn.out_proj(attended))
+    return tokens + block.ls_2(block.mlp(block.ln_2(tokens)))
+
+
+def _maybe_checkpoint(enabled: bool, function, *arguments):  # type: ignore[no-untyped-def]
+    if enabled and torch.is_grad_enabled():
+        return checkpoint(function, *arguments, use_reentrant=False)
+    return function(*arguments)

@@ -1,0 +1,191 @@
+"""Class names to text embeddings, encoded once and kept by content."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from safetensors import SafetensorError
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from maft.checkpoint.io import read_metadata, read_state_dict, write_safetensors
+from maft.clip.encoder import CLIPEncoder
+from maft.clip.templates import prompt_templates
+from maft.errors import UserError
+from maft.registry import BuildContext
+from maft.structures import TextClassifier, Vocabulary
+
+PROMPTS_PER_BATCH = 128
+SYNONYM_RULES = ("whole", "average", "max")
+
+log = logging.getLogger(__name__)
+
+
+class VocabularyEncoder(nn.Module):
+    """Turns a vocabulary into the rows that name masks.
+
+    Every prompt is encoded and L2-normalised; the prompts of one text are averaged and normalised again (MAFT and
+    OVSeg section "text features"; FC-CLIP section 3.3). Embeddings are kept under the text, the templates and the
+    weights of the text tower, so a class occurring in two datasets is encoded once.
+
+    Args:
+        embed_dim: D.
+        text_width: width of CLIP's text transformer; scales the initial no-object row.
+        templates: a named set or a list of templates with ``{}``.
+        synonyms: what commas in a class string mean: "whole" keeps it as one text, "average" takes the mean over
+            the prompts of all synonyms, "max" keeps one row per synonym and scores a class by the best.
+        void: adds a learned no-object row.
+        void_trainable: whether that row has a gradient.
+        void_std: standard deviation of its initial values; None means text_width ** -0.5.
+        logit_scale: factor of the cosine.
+        cache_dir: folder where embeddings outlive the process; empty keeps them in memory only.
+
+    Raises:
+        UserError: an option has an unknown value.
+    """
+
+    def __init__(
+        self,
+        embed_dim: int,
+        text_width: int,
+        *,
+        templates: str | Sequence[str] = "vild",
+        synonyms: str = "whole",
+        void: bool = True,
+        void_trainable: bool = True,
+        void_std: float | None = None,
+        logit_scale: float = 100.0,
+        cache_dir: str | Path = "",
+    ) -> None:
+        super().__init__()
+        if synonyms not in SYNONYM_RULES:
+            raise UserError(
+                f"Unknown synonym rule {synonyms!r} in MODEL.VOCABULARY.SYNONYMS; choose one of: "
+                f"{', '.join(SYNONYM_RULES)}."
+            )
+        self.templates = prompt_templates(templates)
+        self.synonyms = synonyms
+        self.logit_scale = logit_scale
+        self.cache_dir = Path(cache_dir) if cache_dir else None
+        self.void_embedding: nn.Parameter | None = None
+        if void:
+            std = text_width**-0.5 if void_std is None else void_std
+            self.void_embedding = nn.Parameter(torch.randn(1, embed_dim) * std, requires_grad=void_trainable)
+        self._version: tuple[Any, ...] = ()
+        self._texts: dict[str, Tensor] = {}
+        self._tables: dict[tuple[str, ...], tuple[Tensor, Tensor]] = {}
+
+    @classmethod
+    def from_options(
+        cls,
+        context: BuildContext,
+        *,
+        templates: str | Sequence[str] = "vild",
+        synonyms: str = "whole",
+        void: bool = True,
+        void_trainable: bool = True,
+        void_std: float | None = None,
+        logit_scale: float = 100.0,
+        cache_dir: str = "",
+    ) -> VocabularyEncoder:
+        """Builds the encoder for ``context.clip`` from the options of MODEL.VOCABULARY."""
+        return cls(
+            context.clip.embed_dim,
+            context.clip.text_width,
+            templates=templates,
+            synonyms=synonyms,
+            void=void,
+            void_trainable=void_trainable,
+            void_std=void_std,
+            logit_scale=logit_scale,
+            cache_dir=cache_dir,
+        )
+
+    def forward(self, vocabulary: Vocabulary, clip: CLIPEncoder) -> TextClassifier:
+        """The rows of a vocabulary on CLIP's device, in float32; only the no-object row has a gradient.
+
+        Raises:
+            UserError: a class name is longer than CLIP's context.
+        """
+        version = clip.text_version()
+        if version != self._version:
+            self._texts, self._tables, self._version = {}, {}, version
+        if vocabulary.names not in self._tables:
+            self._tables[vocabulary.names] = self._table(vocabulary, clip)
+        rows, row_class = self._tables[vocabulary.names]
+        seen = torch.tensor(vocabulary.seen or [False] * len(vocabulary), device=rows.device)
+        void = None if self.void_embedding is None else F.normalize(self.void_embedding, dim=-1)
+        return TextClassifier(rows, row_class, len(vocabulary), void, seen, self.logit_scale)
+
+    def _table(self, vocabulary: Vocabulary, clip: CLIPEncoder) -> tuple[Tensor, Tensor]:
+        """Unit-length rows (T, D) and the class of each (T,)."""
+        classes = range(len(vocabulary))
+        whole = self.synonyms == "whole"
+        groups = [(vocabulary.names[index],) if whole else vocabulary.synonyms(index) for index in classes]
+        texts = [text for group in groups for text in group]
+        missing = [text for text in dict.fromkeys(texts) if text not in self._texts]
+        if missing:
+            self._texts.update(self._load_or_encode(missing, clip))
+        rows = torch.stack([self._texts[text] for text in texts])
+        lengths = torch.tensor([len(group) for group in groups])
+        row_class = torch.repeat_interleave(torch.arange(len(groups)), lengths).to(rows.device)
+        if self.synonyms == "average":
+            # Rows are means over equally many prompts, so their sum points along the mean over all prompts.
+            rows = rows.new_zeros(len(groups), rows.shape[1]).index_add(0, row_class, rows)
+            row_class = torch.arange(len(groups), device=rows.device)
+        return F.normalize(rows, dim=-1), row_class
+
+    def _load_or_encode(self, texts: Sequence[str], clip: CLIPEncoder) -> dict[str, Tensor]:
+        """By text, the (D,) mean over the templates of unit-length embeddings, not normalised again."""
+        file = self._cache_file(clip)
+        kept = _read_cache(file) if file else {}
+        fresh = [text for text in texts if text not in kept]
+        if fresh:
+            kept.update(zip(fresh, self._encode(fresh, clip), strict=True))
+            if file:
+                _write_cache(file, kept)
+        return {text: kept[text].to(clip.device) for text in texts}
+
+    def _encode(self, texts: Sequence[str], clip: CLIPEncoder) -> Tensor:
+        """(n, D) float32 on CLIP's device."""
+        prompts = [template.format(text) for text in texts for template in self.templates]
+        device = clip.device
+        # Cached rows serve training too, which refuses tensors made in inference mode; and they must not depend on
+        # the precision of whoever happened to ask first.
+        with torch.inference_mode(False), torch.no_grad(), torch.autocast(device.type, enabled=False):
+            batches = []
+            with tqdm(
+                total=len(prompts), desc="Encoding class names", unit="prompt", delay=2, leave=False, disable=None
+            ) as progress:
+                for start in range(0, len(prompts), PROMPTS_PER_BATCH):
+                    tokens = clip.tokenize(prompts[start : start + PROMPTS_PER_BATCH])
+                    batches.append(F.normalize(clip.encode_text(tokens.to(device)).float(), dim=-1))
+                    progress.update(len(tokens))
+            return torch.cat(batches).view(len(texts), len(self.templates), -1).mean(1)
+
+    def _cache_file(self, clip: CLIPEncoder) -> Path | None:
+        if self.cache_dir is None:
+            return None
+        content = json.dumps([clip.text_digest(), self.templates])
+        return self.cache_dir / f"text_embeddings_{hashlib.sha256(content.encode()).hexdigest()[:20]}.safetensors"
+
+
+def _read_cache(file: Path) -> dict[str, Tensor]:
+    if not file.is_file():
+        return {}
+    try:
+        return dict(zip(json.loads(read_metadata(file)["texts"]), read_state_dict(file)["rows"], strict=True))
+    except (UserError, SafetensorError, KeyError, ValueError) as error:
+        log.warning("Text embeddings in %s are unreadable (%s) and are computed again.", file, error)
+        return {}
+
+
+def _write_cache(file: Path, rows: dict[str, Tensor]) -> None:
+    write_safetensors(file, {"rows": torch.stack([row.cpu() for row in rows.values()])}, {"texts": list(rows)})
