@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import cv2
 import numpy as np
 from detectron2.data import transforms as T
@@ -39,7 +41,7 @@ class SSDColorTransform(Transform):
         self.hue = hue
         self.contrast_first = contrast_first
 
-    def apply_image(self, img: NDArray[np.uint8], interp: int | None = None) -> NDArray[np.uint8]:
+    def apply_image(self, img: NDArray[Any], interp: int | None = None) -> NDArray[Any]:
         """(H, W, 3) uint8 RGB to the same."""
         if self.brightness is not None:
             img = _linear(img, offset=self.brightness)
@@ -61,7 +63,7 @@ class SSDColorTransform(Transform):
     def apply_segmentation(self, segmentation: NDArray[np.generic]) -> NDArray[np.generic]:
         return segmentation
 
-    def _change_contrast(self, img: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    def _change_contrast(self, img: NDArray[Any]) -> NDArray[Any]:
         return img if self.contrast is None else _linear(img, factor=self.contrast)
 
 
@@ -101,6 +103,6 @@ class SSDColorAugmentation(T.Augmentation):
         )
 
 
-def _linear(values: NDArray[np.uint8], factor: float = 1.0, offset: float = 0.0) -> NDArray[np.uint8]:
+def _linear(values: NDArray[Any], factor: float = 1.0, offset: float = 0.0) -> NDArray[Any]:
     scaled = values.astype(np.float32) * factor + offset
     return np.clip(scaled, 0, 255).astype(np.uint8)

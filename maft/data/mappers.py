@@ -11,7 +11,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from detectron2.config import CfgNode
-from detectron2.data import MetadataCatalog
+from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data import transforms as T
 from detectron2.structures import Instances
 from fvcore.transforms.transform import Transform
@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from maft.data.augmentations import LABEL_RESIZE_RULES, LabelledImage, augmentations_from_config
+from maft.data.items import register
 from maft.data.reading import read_image, read_labels, read_panoptic_ids
 from maft.errors import UserError
 
@@ -201,7 +202,7 @@ def semantic_masks(labels: Tensor, ignore_label: int) -> tuple[Tensor, Tensor]:
 def check_labels(labels: NDArray[np.integer], num_classes: int, ignore_label: int, path: str) -> None:
     """Raises `UserError` with file and id when a label is neither in 0..num_classes-1 nor the ignore label."""
     # The two reductions are a hundred times cheaper than looking at each distinct value, which only a fault needs.
-    if labels.size and 0 <= labels.min() and labels.max() < num_classes:
+    if labels.size and labels.min() >= 0 and labels.max() < num_classes:
         return
     values = np.unique(labels)
     strangers = values[((values < 0) | (values >= num_classes)) & (values != ignore_label)]
@@ -235,8 +236,11 @@ def _label_set(datasets: Sequence[str]) -> tuple[int, int]:
         raise UserError("No dataset is named: set DATASETS.TRAIN (training) or DATASETS.TEST (evaluation).")
     found = {}
     for name in datasets:
+        # Names of the catalogue are registered on import; folders of your own are on first use.
+        if name not in DatasetCatalog:
+            register(name)
         metadata = MetadataCatalog.get(name)
-        found[name] = (len(metadata.stuff_classes), metadata.ignore_label)
+        found[name] = (len(metadata.stuff_classes), metadata.get("ignore_label", 255))
     if len(set(found.values())) > 1:
         listed = ", ".join(f"{name} ({classes} classes, ignore {ignore})" for name, (classes, ignore) in found.items())
         raise UserError(f"Datasets trained together must share classes and ignore label: {listed}.")

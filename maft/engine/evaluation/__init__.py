@@ -1,0 +1,1 @@
+"""Evaluators, the loop that runs them, and the reports they end in."""

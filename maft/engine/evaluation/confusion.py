@@ -1,0 +1,124 @@
+"""Confusion matrix of label maps and the semantic metrics that follow from it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from numpy.typing import NDArray
+from torch import Tensor
+
+
+class ConfusionMatrix:
+    """Counts of (predicted, true) classes over all pixels, kept on the device of the predictions.
+
+    Row is the prediction, column the ground truth; the last row is "nothing predicted", the last column "ignored".
+
+    Args:
+        num_classes: C.
+
+    Attributes:
+        counts: (C + 1, C + 1) int64.
+    """
+
+    def __init__(self, num_classes: int) -> None:
+        self.num_classes = num_classes
+        self.counts = torch.zeros(num_classes + 1, num_classes + 1, dtype=torch.int64)
+
+    def update(self, prediction: Tensor, truth: Tensor) -> None:
+        """Adds the pixels of one or more images.
+
+        Args:
+            prediction: any shape, integers; values outside 0..C-1 count as "nothing predicted".
+            truth: same number of pixels, integers on any device; values outside 0..C-1 count as ignored.
+        """
+        size = self.num_classes + 1
+        rows = self._inside(prediction)
+        columns = self._inside(truth.to(prediction.device, non_blocking=True))
+        counts = torch.bincount(rows * size + columns, minlength=size * size).view(size, size)
+        self.counts = self.counts.to(counts.device) + counts
+
+    def synchronize(self) -> None:
+        """Adds up the counts of all processes, in each of them; integers, so the sum is exact in any order."""
+        if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+            # NCCL reduces on the GPU only, and a process without images still holds its zeros on the CPU.
+            if dist.get_backend() == "nccl":
+                self.counts = self.counts.cuda()
+            dist.all_reduce(self.counts)
+
+    def _inside(self, labels: Tensor) -> Tensor:
+        flat = labels.reshape(-1).long()
+        return torch.where((flat >= 0) & (flat < self.num_classes), flat, self.num_classes)
+
+
+@dataclass(frozen=True)
+class SemanticScores:
+    """Per-class and mean scores of a confusion matrix, as fractions in 0..1.
+
+    NaN stands for what is undefined: the IoU and accuracy of a class without ground truth, a mean over no class.
+
+    Attributes:
+        iou: (C,) intersection over union; NaN where the ground truth lacks the class.
+        accuracy: (C,) share of a class's true pixels that were found.
+        pixels: (C,) true pixels.
+        predicted: (C,) pixels predicted as the class, ignored ones not counted.
+        hits: (C,) true pixels that were predicted as their class.
+    """
+
+    iou: NDArray[np.float64]
+    accuracy: NDArray[np.float64]
+    pixels: NDArray[np.float64]
+    predicted: NDArray[np.float64]
+    hits: NDArray[np.float64]
+
+    @classmethod
+    def of(cls, counts: Tensor) -> SemanticScores:
+        """Scores of the (C + 1, C + 1) counts of a `ConfusionMatrix`."""
+        matrix = counts.cpu().numpy().astype(np.float64)
+        hits = matrix.diagonal()[:-1].copy()
+        pixels = matrix[:, :-1].sum(axis=0)
+        predicted = matrix[:-1, :-1].sum(axis=1)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            accuracy = np.where(pixels > 0, hits / pixels, np.nan)
+            iou = np.where(pixels > 0, hits / (pixels + predicted - hits), np.nan)
+        return cls(iou, accuracy, pixels, predicted, hits)
+
+    def mean_iou(self, classes: NDArray[np.bool_] | None = None, *, count_predicted: bool = False) -> float:
+        """Mean IoU.
+
+        Args:
+            classes: (C,) which classes take part, default all.
+            count_predicted: the denominator of Detectron2 up to v0.6, under which MAFT, MAFT+ and OVSeg published: a
+                class that is predicted somewhere but absent from the ground truth counts with IoU 0. Otherwise, as
+                Detectron2 does today, only classes in the ground truth count.
+        """
+        taking_part = np.ones(len(self.iou), dtype=bool) if classes is None else classes
+        counted = (self.pixels > 0) | (self.predicted > 0) if count_predicted else self.pixels > 0
+        return _ratio(np.nansum(self.iou[taking_part]), np.count_nonzero(counted & taking_part))
+
+    def mean_accuracy(self, classes: NDArray[np.bool_] | None = None) -> float:
+        """Mean class accuracy over the classes in the ground truth."""
+        taking_part = np.ones(len(self.iou), dtype=bool) if classes is None else classes
+        return _ratio(np.nansum(self.accuracy[taking_part]), np.count_nonzero((self.pixels > 0) & taking_part))
+
+    def pixel_accuracy(self, classes: NDArray[np.bool_] | None = None) -> float:
+        """Share of true pixels (of ``classes``) that were found."""
+        taking_part = np.ones(len(self.iou), dtype=bool) if classes is None else classes
+        return _ratio(self.hits[taking_part].sum(), self.pixels[taking_part].sum())
+
+    def frequency_weighted_iou(self) -> float:
+        """IoU averaged with the classes' share of true pixels as weight."""
+        return _ratio(np.nansum(self.iou * self.pixels), self.pixels.sum())
+
+
+def harmonic_mean(first: float, second: float) -> float:
+    """2ab / (a + b), 0 when both are 0, NaN when one is."""
+    if first + second == 0:
+        return 0.0
+    return 2 * first * second / (first + second)
+
+
+def _ratio(numerator: float, denominator: float) -> float:
+    return float(numerator) / float(denominator) if denominator else float("nan")
