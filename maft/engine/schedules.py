@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterable
 
 from detectron2.config import CfgNode
 from detectron2.solver import build_lr_scheduler
@@ -78,3 +79,17 @@ def build_scheduler(cfg: CfgNode, optimizer: Optimizer) -> LRScheduler:
         known = ", ".join(("WarmupPolyLR", "WarmupThenCosineLR", *_DETECTRON2))
         raise UserError(f"Unknown schedule {name!r} in SOLVER.LR_SCHEDULER_NAME; the known ones are: {known}.")
     return LambdaLR(optimizer, factor)
+
+
+def learning_rates(scheduler: LRScheduler, iterations: Iterable[int]) -> list[list[float]]:
+    """The rates of all parameter groups at the given iterations, in any order, without stepping the optimiser."""
+    present = scheduler.last_epoch
+    rates = []
+    with warnings.catch_warnings():
+        # PyTorch expects get_lr to be called by step alone.
+        warnings.simplefilter("ignore", UserWarning)
+        for iteration in iterations:
+            scheduler.last_epoch = iteration
+            rates.append([float(rate) for rate in scheduler.get_lr()])
+    scheduler.last_epoch = present
+    return rates

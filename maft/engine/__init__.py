@@ -1,0 +1,1 @@
+"""Training and evaluation: loop, solver, schedules, checkpoints, processes."""

@@ -1,0 +1,258 @@
+"""From a config to a trained or evaluated model: what ``tools/train_net.py`` runs in every process."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.engine import HookBase
+from detectron2.engine.hooks import IterationTimer, PeriodicWriter
+from detectron2.modeling import META_ARCH_REGISTRY
+from detectron2.utils import comm
+from detectron2.utils.env import seed_all_rng
+from detectron2.utils.events import CommonMetricPrinter, EventWriter, JSONWriter, TensorboardXWriter
+from detectron2.utils.logger import setup_logger
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+import maft.segmentor  # noqa: F401 - registers its meta-architecture
+from maft.checkpoint.key_map import load_strictly
+from maft.checkpoint.loading import load_weights
+from maft.data.loader import build_train_loader
+from maft.data.mappers import SegmentationMapper
+from maft.engine.checkpointer import Checkpointer
+from maft.engine.evaluation import evaluate
+from maft.engine.hooks import PeriodicCheckpoint, PeriodicEvaluation, PredictionPictures, StepScheduler
+from maft.engine.schedules import build_scheduler
+from maft.engine.solver import build_optimizer
+from maft.engine.trainer import Trainer
+from maft.errors import UserError
+from maft.files import write_json_atomic, write_text_atomic
+
+_AUTOCAST = {"float16": torch.float16, "bfloat16": torch.bfloat16}
+
+logger = logging.getLogger(__name__)
+
+
+def run(cfg: CfgNode, eval_only: bool = False, resume: bool = False) -> Mapping[str, Any]:
+    """Trains and evaluates, or only evaluates; called in every process.
+
+    Args:
+        resume: go on from the last checkpoint in ``OUTPUT_DIR`` (with ``eval_only``: evaluate it).
+
+    Returns:
+        the results of the last evaluation, which ``OUTPUT_DIR/results.json`` holds too.
+
+    Raises:
+        UserError: see `train`.
+    """
+    if not eval_only and not resume:
+        check_unused(cfg)
+    set_up(cfg)
+    results = _evaluate_only(cfg, resume) if eval_only else train(cfg, resume=resume)
+    if results and comm.is_main_process():
+        write_json_atomic(Path(cfg.OUTPUT_DIR) / "results.json", results)
+    return results
+
+
+def check_unused(cfg: CfgNode) -> None:
+    """Raises UserError when ``OUTPUT_DIR`` holds checkpoints that a new run would mix with its own."""
+    if Checkpointer(cfg.OUTPUT_DIR, cfg).exists():
+        raise UserError(
+            f"OUTPUT_DIR {cfg.OUTPUT_DIR} already holds checkpoints of a training run: continue it with --resume, "
+            "or choose another OUTPUT_DIR."
+        )
+
+
+def set_up(cfg: CfgNode) -> None:
+    """Creates ``OUTPUT_DIR`` with config.yaml in it and starts logging to the console and to log.txt there.
+
+    Raises:
+        UserError: the folder cannot be written.
+    """
+    if comm.is_main_process():
+        write_text_atomic(Path(cfg.OUTPUT_DIR) / "config.yaml", cfg.dump())
+    comm.synchronize()
+    for name in ("fvcore", "detectron2", "maft"):
+        setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name=name)
+    logger.info(
+        "PyTorch %s on %s, %d process(es); config and log in %s",
+        torch.__version__, cfg.MODEL.DEVICE, comm.get_world_size(), cfg.OUTPUT_DIR,
+    )  # fmt: skip
+
+
+def build_model(cfg: CfgNode) -> nn.Module:
+    """The model of ``MODEL.META_ARCHITECTURE`` on ``MODEL.DEVICE``, with its initial weights.
+
+    Raises:
+        UserError: the architecture is unknown, or a component cannot be built.
+    """
+    name = cfg.MODEL.META_ARCHITECTURE
+    if name not in META_ARCH_REGISTRY:
+        raise UserError(f"Unknown MODEL.META_ARCHITECTURE {name!r}; use OpenVocabSegmentor.")
+    return META_ARCH_REGISTRY.get(name)(cfg).to(torch.device(cfg.MODEL.DEVICE))
+
+
+def train(cfg: CfgNode, *, resume: bool = False) -> Mapping[str, Any]:
+    """Trains to ``SOLVER.MAX_ITER`` and returns the results of the final evaluation.
+
+    Raises:
+        UserError: data, weights, options or the checkpoint to resume from do not fit.
+    """
+    checkpointer = Checkpointer(cfg.OUTPUT_DIR, cfg, keep=cfg.SOLVER.KEEP_CHECKPOINTS)
+    folder = checkpointer.last() if resume else None
+    weights, state = checkpointer.read(folder) if folder else (None, None)
+    if resume and folder is None:
+        logger.info("Nothing to resume from in %s: training starts at iteration 0.", cfg.OUTPUT_DIR)
+
+    seed = state["seed"] if state else _shared_seed(cfg.SEED)
+    seed_all_rng(seed)
+    model = build_model(cfg)
+    if weights is not None:
+        load_strictly(model, weights, str(folder))
+    elif cfg.MODEL.WEIGHTS:
+        load_weights(model, cfg.MODEL.WEIGHTS, may_lack=cfg.MODEL.WEIGHTS_MAY_LACK)
+    trainer = build_trainer(cfg, model, seed)
+    start = 0
+    if state:
+        start = trainer.restore(state)
+        logger.info("Resuming from %s at iteration %d.", folder, start)
+    if comm.is_main_process():
+        _drop_metrics_from(Path(cfg.OUTPUT_DIR) / "metrics.json", start)
+    evaluation = PeriodicEvaluation(lambda: _evaluate(cfg, model), cfg.TEST.EVAL_PERIOD)
+    trainer.register_hooks(_hooks(cfg, model, checkpointer, evaluation, start))
+    trainer.train(start, cfg.SOLVER.MAX_ITER)
+    return evaluation.results
+
+
+def build_trainer(cfg: CfgNode, model: nn.Module, seed: int) -> Trainer:
+    """The trainer for ``model`` with loader, optimiser and schedule by config, without hooks.
+
+    Raises:
+        UserError: a solver or loader option does not fit.
+    """
+    solver = cfg.SOLVER
+    share = comm.get_world_size() * solver.ACCUMULATE
+    if solver.ACCUMULATE < 1 or solver.IMS_PER_BATCH % share:
+        raise UserError(
+            f"SOLVER.IMS_PER_BATCH {solver.IMS_PER_BATCH} is the global batch and must be a multiple of "
+            f"{comm.get_world_size()} processes x SOLVER.ACCUMULATE {solver.ACCUMULATE}."
+        )
+    if solver.AMP.ENABLED and solver.AMP.DTYPE not in _AUTOCAST:
+        raise UserError(f"SOLVER.AMP.DTYPE {solver.AMP.DTYPE!r} is not one of: {', '.join(_AUTOCAST)}.")
+    optimizer = build_optimizer(cfg, model)
+    loader = build_train_loader(
+        cfg,
+        SegmentationMapper.from_config(cfg, is_train=True),
+        seed=seed,
+        rank=comm.get_rank(),
+        world_size=comm.get_world_size(),
+    )
+    return Trainer(
+        _distributed(cfg, compiled(model, solver.COMPILE)),
+        loader,
+        optimizer,
+        build_scheduler(cfg, optimizer),
+        seed=seed,
+        max_iter=solver.MAX_ITER,
+        clip=solver.CLIP_GRADIENTS,
+        accumulate=solver.ACCUMULATE,
+        autocast=_AUTOCAST[solver.AMP.DTYPE] if solver.AMP.ENABLED else None,
+    )
+
+
+def compiled(model: nn.Module, names: list[str]) -> nn.Module:
+    """Sends the named submodules through torch.compile, in place; parameter names do not change.
+
+    Raises:
+        UserError: the model has no such submodule.
+    """
+    for name in names:
+        try:
+            model.get_submodule(name).compile()
+        except AttributeError as error:
+            raise UserError(f"SOLVER.COMPILE names {name!r}, which is no submodule of the model.") from error
+    return model
+
+
+def _distributed(cfg: CfgNode, model: nn.Module) -> nn.Module:
+    if comm.get_world_size() == 1:
+        return model
+    devices = [torch.cuda.current_device()] if cfg.MODEL.DEVICE.startswith("cuda") else None
+    return DistributedDataParallel(
+        model,
+        device_ids=devices,
+        broadcast_buffers=False,
+        find_unused_parameters=cfg.SOLVER.FIND_UNUSED_PARAMETERS,
+    )
+
+
+def _shared_seed(seed: int) -> int:
+    """``SEED``, or a random one that all processes agree on when it is negative."""
+    return seed if seed >= 0 else comm.shared_random_seed()
+
+
+def _hooks(
+    cfg: CfgNode, model: nn.Module, checkpointer: Checkpointer, evaluation: PeriodicEvaluation, start: int
+) -> list[HookBase]:
+    hooks: list[HookBase] = [
+        IterationTimer(),
+        StepScheduler(),
+        PeriodicCheckpoint(checkpointer, cfg.SOLVER.CHECKPOINT_PERIOD),
+        evaluation,
+    ]
+    if cfg.SOLVER.PICTURE_PERIOD:
+        hooks.append(PredictionPictures(lambda: draw_predictions(cfg, model), cfg.SOLVER.PICTURE_PERIOD))
+    if comm.is_main_process():
+        hooks.append(PeriodicWriter(_writers(cfg, start), cfg.SOLVER.LOG_PERIOD))
+    return hooks
+
+
+def _writers(cfg: CfgNode, start: int) -> list[EventWriter]:
+    return [
+        CommonMetricPrinter(cfg.SOLVER.MAX_ITER),
+        JSONWriter(str(Path(cfg.OUTPUT_DIR) / "metrics.json")),
+        TensorboardXWriter(cfg.OUTPUT_DIR, purge_step=start),
+    ]
+
+
+def _drop_metrics_from(file: Path, iteration: int) -> None:
+    """Drops the lines that an interrupted run wrote after the checkpoint it is resumed from."""
+    if not file.is_file():
+        return
+    kept = []
+    for line in file.read_text().splitlines():
+        # A killed process may leave half a line.
+        with contextlib.suppress(json.JSONDecodeError):
+            if json.loads(line).get("iteration", 0) < iteration:
+                kept.append(line + "\n")
+    write_text_atomic(file, "".join(kept))
+
+
+def _evaluate_only(cfg: CfgNode, resume: bool) -> Mapping[str, Any]:
+    seed_all_rng(_shared_seed(cfg.SEED))
+    model = build_model(cfg)
+    folder = Checkpointer(cfg.OUTPUT_DIR, cfg).last() if resume else None
+    if folder:
+        load_weights(model, str(folder))
+    elif cfg.MODEL.WEIGHTS:
+        load_weights(model, cfg.MODEL.WEIGHTS, may_lack=cfg.MODEL.WEIGHTS_MAY_LACK)
+    else:
+        logger.warning("MODEL.WEIGHTS is empty: what is evaluated are the initial weights.")
+    return _evaluate(cfg, model)
+
+
+def _evaluate(cfg: CfgNode, model: nn.Module) -> Mapping[str, Any]:
+    if not cfg.DATASETS.TEST:
+        return {}
+    training = model.training
+    try:
+        return evaluate(cfg, model.eval())
+    finally:
+        model.train(training)

@@ -1,0 +1,79 @@
+import itertools
+import random
+
+import numpy as np
+import pytest
+import torch
+
+from maft.data.loader import BatchSampler, TrainingLoader, TrainingSamples
+from maft.errors import UserError
+
+
+def take(iterable, count):
+    return list(itertools.islice(iterable, count))
+
+
+def draw(record):
+    """A mapper whose output shows every generator an augmentation may draw from."""
+    return {"id": record["id"], "draws": (random.random(), float(np.random.rand()), float(torch.rand(())))}
+
+
+def loader(workers=0, rank=0, world_size=1, start=0, mapper=draw, count=7):
+    records = [{"id": index} for index in range(count)]
+    sampler = BatchSampler(count, 4, seed=5, rank=rank, world_size=world_size, start=start)
+    return TrainingLoader(TrainingSamples(records, mapper, 5), sampler, workers)
+
+
+def test_every_epoch_visits_each_record_once_in_another_order():
+    keys = [key for batch in take(BatchSampler(8, 4, seed=1), 4) for key in batch]
+    epochs = [[record for record, *_ in keys[:8]], [record for record, *_ in keys[8:]]]
+    assert [sorted(epoch) for epoch in epochs] == [list(range(8))] * 2
+    assert epochs[0] != epochs[1]
+
+
+def test_a_batch_does_not_depend_on_start_workers_or_processes():
+    whole = take(loader(), 5)
+    assert take(loader(start=2), 3) == whole[2:]
+    assert take(loader(workers=2), 5) == whole
+    parts = [take(loader(rank=rank, world_size=2), 5) for rank in range(2)]
+    assert [first + second for first, second in zip(*parts)] == whole
+    assert len({sample["draws"] for batch in whole for sample in batch}) == 20
+
+
+def test_groups_never_share_a_batch_and_no_record_is_lost():
+    groups = [0, 1, 1, 0, 1, 1, 1, 0]
+    batches = take(BatchSampler(8, 4, seed=0, groups=groups), 20)
+    assert all(len({groups[record] for record, *_ in batch}) == 1 for batch in batches)
+    assert {record for batch in batches for record, *_ in batch} == set(range(8))
+
+
+def skip_even(record):
+    return None if record["id"] % 2 == 0 else draw(record)
+
+
+def test_a_skipped_record_is_replaced_by_the_same_one_everywhere():
+    whole = take(loader(mapper=skip_even), 3)
+    assert all(sample["id"] % 2 == 1 for batch in whole for sample in batch)
+    assert take(loader(mapper=skip_even, workers=1), 3) == whole
+
+
+def skip_all(record):
+    return None
+
+
+def refuse(record):
+    raise UserError("image 3 is broken")
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize(("mapper", "sentence"), [(skip_all, "no usable label"), (refuse, "^image 3 is broken$")])
+def test_mistakes_leave_a_worker_as_one_sentence(workers, mapper, sentence):
+    with pytest.raises(UserError, match=sentence):
+        next(iter(loader(workers, mapper=mapper)))
+
+
+def test_an_uneven_split_and_an_empty_dataset_are_refused():
+    with pytest.raises(UserError, match="IMS_PER_BATCH is 5"):
+        BatchSampler(8, 5, seed=0, world_size=2)
+    with pytest.raises(UserError, match="no image"):
+        BatchSampler(0, 4, seed=0)

@@ -1,0 +1,99 @@
+import logging
+
+import pytest
+import torch
+from detectron2.config import get_cfg
+from torch import nn
+
+from maft.config import add_maft_config
+from maft.engine.solver import build_optimizer, clip_gradients, parameter_groups
+from maft.errors import UserError
+
+
+@pytest.fixture
+def cfg():
+    cfg = get_cfg()
+    add_maft_config(cfg)
+    cfg.SOLVER.update(BASE_LR=1e-3, WEIGHT_DECAY=0.05)
+    return cfg
+
+
+class Model(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.backbone = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4))
+        self.head = nn.ModuleDict({"norm": nn.LayerNorm(4), "linear": nn.Linear(4, 4), "queries": nn.Embedding(2, 4)})
+        self.void_embedding = nn.Parameter(torch.zeros(1, 4))
+        self.relative_position_bias_table = nn.Parameter(torch.zeros(9, 2))
+        self.tied = self.head["linear"]
+        self.frozen = nn.Linear(4, 4).requires_grad_(False)
+
+
+def settings(groups):
+    return {name: (group["lr"], group["weight_decay"]) for group in groups for name in group["names"]}
+
+
+def test_decay_follows_the_type_of_module_and_rates_follow_names(cfg):
+    cfg.SOLVER.LR_MULTIPLIERS = [["backbone", 0.1]]
+    cfg.SOLVER.WEIGHT_DECAY_EMBED = 0.01
+    assert settings(parameter_groups(Model(), cfg.SOLVER)) == {
+        "backbone.0.weight": (1e-4, 0.05),
+        "backbone.0.bias": (1e-4, 0.05),
+        "backbone.1.weight": (1e-4, 0.0),
+        "backbone.1.bias": (1e-4, 0.0),
+        "head.norm.weight": (1e-3, 0.0),
+        "head.norm.bias": (1e-3, 0.0),
+        "head.linear.weight": (1e-3, 0.05),
+        "head.linear.bias": (1e-3, 0.05),
+        "head.queries.weight": (1e-3, 0.01),
+        "void_embedding": (1e-3, 0.0),
+        "relative_position_bias_table": (1e-3, 0.0),
+    }
+
+
+def test_open_clip_rule_decays_matrices_only(cfg):
+    cfg.SOLVER.DECAY_ONLY_MATRICES = True
+    found = settings(parameter_groups(Model(), cfg.SOLVER))
+    assert found["head.linear.weight"][1] == 0.05
+    assert found["head.linear.bias"][1] == 0.0
+
+
+def test_multipliers_of_all_matches_multiply_and_an_idle_one_is_reported(cfg, caplog):
+    cfg.SOLVER.LR_MULTIPLIERS = [["head", 0.5], ["linear", 0.2], ["typo", 2.0]]
+    with caplog.at_level(logging.WARNING):
+        found = settings(parameter_groups(Model(), cfg.SOLVER))
+    assert found["head.linear.weight"][0] == pytest.approx(1e-4)
+    assert "'typo'" in caplog.text
+
+
+def test_nothing_to_train_is_a_users_mistake(cfg):
+    with pytest.raises(UserError, match="FROZEN False"):
+        build_optimizer(cfg, nn.Linear(2, 2).requires_grad_(False))
+
+
+def test_adamw_takes_betas_and_eps_from_the_config(cfg):
+    cfg.SOLVER.BETAS, cfg.SOLVER.EPS = [0.9, 0.98], 1e-6
+    optimizer = build_optimizer(cfg, Model())
+    assert isinstance(optimizer, torch.optim.AdamW)
+    assert {(group["betas"], group["eps"]) for group in optimizer.param_groups} == {((0.9, 0.98), 1e-6)}
+
+
+def test_unknown_optimizer_is_named(cfg):
+    cfg.SOLVER.OPTIMIZER = "LION"
+    with pytest.raises(UserError, match="LION"):
+        build_optimizer(cfg, Model())
+
+
+@pytest.mark.parametrize(
+    ("kind", "expected"),
+    [("full_model", [0.6, 0.8]), ("norm", [1.0, 1.0]), ("value", [1.0, 1.0]), (None, [3.0, 4.0])],
+)
+def test_clipping(cfg, kind, expected):
+    clip = cfg.SOLVER.CLIP_GRADIENTS
+    clip.ENABLED, clip.CLIP_TYPE, clip.CLIP_VALUE = kind is not None, kind or "value", 1.0
+    parameters = [nn.Parameter(torch.zeros(1)), nn.Parameter(torch.zeros(1))]
+    for parameter, value in zip(parameters, [3.0, 4.0]):
+        parameter.grad = torch.tensor([value])
+    norm = clip_gradients(parameters, clip)
+    assert [float(parameter.grad) for parameter in parameters] == pytest.approx(expected, rel=1e-5)
+    assert (norm is None) == (kind != "full_model")
