@@ -171,7 +171,7 @@ def check_gpu() -> Check:
         build = f"built for CUDA {torch.version.cuda}" if torch.version.cuda else "a CPU-only build"
         advice = "compare with the driver's CUDA version in `nvidia-smi`: update the driver, or install a fitting torch"
         return Check("gpu", "warning", f"nvidia-smi is here, but torch ({build}) sees no GPU", advice)
-    gain = "quickstart needs none; a CUDA GPU would make paper-scale training practical, with autocast and torch.compile"
+    gain = "quickstart needs none; a CUDA GPU makes paper-scale training practical, with autocast and torch.compile"
     return Check("gpu", "absent", f"none, computing on {os.cpu_count()} CPU cores", gain)
 
 
