@@ -1,1 +1,3 @@
-"""Backbones that Detectron2 lacks, in its registry."""
+"""Backbones for Detectron2's registry. Importing the package registers them."""
+
+from maft.backbones import resnet, swin  # noqa: F401

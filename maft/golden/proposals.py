@@ -28,7 +28,7 @@ from maft.structures import Proposals, Targets, TextClassifier
 
 def _layers(case: GoldenCase, logits_name: str, masks_name: str, padded_size: tuple[int, int]) -> Proposals:
     """The recorded predictions of all decoder layers, with gradients; the last one is the final one."""
-    layers = []
+    layers: list[Proposals] = []
     while logits_name.format(len(layers)) in case.inputs:
         logits = case.inputs[logits_name.format(len(layers))].requires_grad_()
         masks = case.inputs[masks_name.format(len(layers))].requires_grad_()
@@ -39,7 +39,8 @@ def _layers(case: GoldenCase, logits_name: str, masks_name: str, padded_size: tu
 
 
 def _targets(case: GoldenCase, labels_name: str, masks_name: str) -> list[Targets]:
-    inputs, targets = case.inputs, []
+    inputs = case.inputs
+    targets: list[Targets] = []
     while labels_name.format(len(targets)) in inputs:
         index = len(targets)
         targets.append(Targets(inputs[labels_name.format(index)], inputs[masks_name.format(index)].bool()))
@@ -55,12 +56,12 @@ def _criterion_outputs(
         [value * criterion.weights["_".join(name.split("_")[:2])] for name, value in losses.items()]
     ).sum()
     total.backward()
-    outputs = dict(losses, total_weighted=total)
+    outputs: dict[str, Tensor | None] = {**losses, "total_weighted": total}
     for index, layer in enumerate([*proposals.auxiliary, proposals]):
         assert layer.class_logits is not None
         outputs[logits_name.format(index)] = layer.class_logits.grad
         outputs[masks_name.format(index)] = layer.masks.grad
-    return {name: value.detach() for name, value in outputs.items()}
+    return {name: value.detach() for name, value in outputs.items() if value is not None}
 
 
 @golden_case("maft", "set_criterion")
@@ -74,12 +75,13 @@ def maft_set_criterion(case: GoldenCase) -> dict[str, Tensor]:
         mask_loss="focal",
     )
     targets = _targets(case, "labels_{}", "masks_{}")
-    size = tuple(targets[0].masks.shape[-2:])
+    size = (targets[0].masks.shape[-2], targets[0].masks.shape[-1])
     proposals = _layers(case, "layer_{}/pred_logits", "layer_{}/pred_masks", size)
     grad = "grad/layer_{}/"
     outputs = _criterion_outputs(criterion, proposals, targets, grad + "pred_logits", grad + "pred_masks")
     outputs = {name: value.reshape(1) if value.ndim == 0 else value for name, value in outputs.items()}
     for index, layer in enumerate([*proposals.auxiliary, proposals]):
+        assert layer.class_logits is not None
         matches = criterion.matcher(layer.class_logits, layer.masks, targets)
         for image, match in enumerate(matches):
             outputs[f"match/layer_{index}/image_{image}"] = torch.stack(match)
@@ -101,7 +103,7 @@ def maskadapter_set_criterion(case: GoldenCase) -> dict[str, Tensor]:
         draws=RecordedDraws(case),
     )
     targets = _targets(case, "gt_classes/{}", "gt_masks/{}")
-    size = tuple(targets[0].masks.shape[-2:])
+    size = (targets[0].masks.shape[-2], targets[0].masks.shape[-1])
     proposals = _layers(case, "pred_logits/{}", "pred_masks/{}", size)
     return _criterion_outputs(criterion, proposals, targets, "grad/pred_logits/{}", "grad/pred_masks/{}")
 
@@ -143,7 +145,7 @@ def build_pixel_decoder(config: dict[str, Any], shapes: dict[str, ShapeSpec]) ->
         shapes,
         width=config["conv_dim"],
         mask_dim=config["mask_dim"],
-        num_layers=config.get("pd_enc_layers", config.get("enc_layers")),
+        num_layers=config["pd_enc_layers" if "pd_enc_layers" in config else "enc_layers"],
         num_heads=config.get("pd_nheads", config["nheads"]),
         num_points=config.get("pd_n_points", config.get("enc_n_points", 4)),
         ffn_dim=config.get("pd_dim_feedforward", config.get("pixel_decoder_ffn_hardcoded", 1024)),

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from detectron2.utils import comm
 from torch import Tensor, nn
 
+from maft.distributed import world_size
 from maft.errors import UserError
 from maft.matching import Draws, HungarianMatcher, Match, sample_points
 from maft.structures import Proposals, Targets
@@ -158,7 +158,7 @@ class SetCriterion(nn.Module):
     @staticmethod
     def _number_of_masks(targets: list[Targets], device: torch.device) -> Tensor:
         number = torch.tensor(float(sum(len(target.labels) for target in targets)), device=device)
-        world_size = comm.get_world_size()
-        if world_size > 1:
+        processes = world_size()
+        if processes > 1:
             torch.distributed.all_reduce(number)
-        return (number / world_size).clamp(min=1)
+        return (number / processes).clamp(min=1)

@@ -91,13 +91,12 @@ class PixelDecoder(nn.Module):
         self.pyramid_features = sorted(
             (name for name in input_shape if strides[name] < finest), key=lambda name: -strides[name]
         )
-        self.input_projections = nn.ModuleList(
-            nn.Sequential(nn.Conv2d(channels[name], width, 1), nn.GroupNorm(_NORM_GROUPS, width))
-            for name in self.encoder_features
-        )
-        for projection in self.input_projections:
-            nn.init.xavier_uniform_(projection[0].weight)
-            nn.init.zeros_(projection[0].bias)
+        self.input_projections = nn.ModuleList()
+        for name in self.encoder_features:
+            projection = nn.Conv2d(channels[name], width, 1)
+            nn.init.xavier_uniform_(projection.weight)
+            nn.init.zeros_(projection.bias)  # type: ignore[arg-type]
+            self.input_projections.append(nn.Sequential(projection, nn.GroupNorm(_NORM_GROUPS, width)))
         self.level_embedding = nn.Parameter(torch.randn(len(self.encoder_features), width))
         self.layers = nn.ModuleList(
             DeformableEncoderLayer(width, num_heads, len(self.encoder_features), num_points, ffn_dim, dropout)

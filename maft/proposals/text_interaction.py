@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-# Scores of this many (token, head, text) triples are held at a time: 64 MiB in float32.
-_CHUNK = 1 << 24
+# Scores of this many (token, head, text) triples are held at a time: 16 MiB in float32.
+_CHUNK = 1 << 22
 
 
 class TextInteraction(nn.Module):

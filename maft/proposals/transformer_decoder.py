@@ -100,7 +100,7 @@ class MaskPooledClassHead(nn.Module):
         self.logit_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
 
     def forward(self, queries: Tensor, mask_logits: Tensor, mask_features: Tensor) -> Tensor:
-        """Normalised queries (B, Q, width), masks (B, Q, h, w), features (B, mask_dim, h, w) -> (B, Q, embedding_dim)."""
+        """Normalised queries (B, Q, width), masks (B, Q, h, w), features (B, mask_dim, h, w) -> (B, Q, D)."""
         inside = (mask_logits > 0).to(mask_features.dtype).flatten(2)
         share = inside / (inside.sum(-1, keepdim=True) + 1e-8)
         pooled = share @ mask_features.flatten(2).transpose(1, 2)
