@@ -26,7 +26,9 @@ def download_weights(name: str, tag: str, config: Mapping[str, Any], cache_dir: 
     archive = (folder or Path("~/.cache/clip").expanduser()) / Path(url).name if url else None
     at_hand = archive is not None and archive.is_file()
     try:
-        return Path(download_pretrained(dict(config), prefer_hf_hub=not at_hand, cache_dir=str(folder) if folder else None))
+        return Path(
+            download_pretrained(dict(config), prefer_hf_hub=not at_hand, cache_dir=str(folder) if folder else None)
+        )
     except (URLError, OSError, RuntimeError, ValueError) as error:
         if archive is not None:
             advice = f"download {url} on another machine and put it at {archive}"

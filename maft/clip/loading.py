@@ -14,12 +14,12 @@ import open_clip
 import torch
 from open_clip.constants import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
 from open_clip.pretrained import get_pretrained_cfg
-from torch import Tensor, nn
+from torch import Tensor
 
 import maft.clip.tiny
 from maft.checkpoint.io import read_state_dict
 from maft.checkpoint.key_map import KeyMap, load_strictly
-from maft.checkpoint.official.clip import MODEL_RULES
+from maft.checkpoint.official.clip import RULES
 from maft.clip.download import download_weights
 from maft.clip.encoder import BytePairTokenizer, CLIPEncoder
 from maft.clip.origin import has_quick_gelu, inner_clip
@@ -80,14 +80,19 @@ def load_clip(
     if wanted and not state:
         file = source.weights or download_weights(source.name, pretrained, source.download or {}, cache_dir)
         state = inner_clip(read_state_dict(file), str(file))
-    with device:
-        model = _build_model(source)
+    clip = clip_from_config(
+        source.name,
+        source.config,
+        quick_gelu=source.quick_gelu,
+        tokenizer=source.tokenizer,
+        mean=source.mean,
+        std=source.std,
+        device=device,
+    )
     if wanted:
-        converted = KeyMap(MODEL_RULES).convert(state, _title(source, pretrained))
-        converted = {key: value.float() if value.is_floating_point() else value for key, value in converted.items()}
-        load_strictly(model, converted, _title(source, pretrained))
-    with device:
-        return CLIPEncoder(model, source.tokenizer, name=source.name, mean=source.mean, std=source.std)
+        title = str(source.weights) if source.weights else f"The {pretrained} weights of CLIP {source.name}"
+        load_strictly(clip, KeyMap(RULES).convert(state, title), title)
+    return clip
 
 
 def _folder_of(name: str) -> Path | None:
@@ -102,7 +107,9 @@ def _from_folder(name: str, pretrained: str) -> _Source:
         described = json.loads((folder / "open_clip_config.json").read_text(encoding="utf-8"))
         config = dict(described["model_cfg"])
     except (ValueError, KeyError) as error:
-        raise UserError(f"{folder / 'open_clip_config.json'} is not an open_clip model description ({error}).") from error
+        raise UserError(
+            f"{folder / 'open_clip_config.json'} is not an open_clip model description ({error})."
+        ) from error
     preprocess = described.get("preprocess_cfg", {})
     table = folder / "tokenizer.json"
     context_length = int(config.get("text_cfg", {}).get("context_length", 77))
@@ -171,16 +178,31 @@ def _closest(word: str, known: list[str]) -> str:
     return f" Did you mean {match[0]}?" if match else ""
 
 
-def _title(source: _Source, pretrained: str) -> str:
-    return str(source.weights) if source.weights else f"The {pretrained} weights of CLIP {source.name}"
+def clip_from_config(
+    name: str,
+    config: Mapping[str, Any],
+    *,
+    quick_gelu: bool,
+    tokenizer: Any = None,
+    mean: tuple[float, ...] = OPENAI_DATASET_MEAN,
+    std: tuple[float, ...] = OPENAI_DATASET_STD,
+    device: str | torch.device = "cpu",
+) -> CLIPEncoder:
+    """An untrained CLIP from the ``model_cfg`` of an open_clip configuration.
 
-
-def _build_model(source: _Source) -> nn.Module:
-    config = {key: value for key, value in source.config.items() if key not in ("custom_text", "quick_gelu")}
-    if "multimodal_cfg" in config or "hf_model_name" in config["text_cfg"]:
-        raise UserError(f"CLIP {source.name} has a text tower that is not supported: choose a ViT, ConvNeXt or ResNet CLIP.")
-    config["vision_cfg"] = {**config["vision_cfg"]}
+    Raises:
+        UserError: a tower is of a kind that is not supported.
+    """
+    text = config["text_cfg"]
+    if "multimodal_cfg" in config or "hf_model_name" in text:
+        raise UserError(f"The text tower of CLIP {name} is not supported: choose a ViT, ConvNeXt or ResNet CLIP.")
+    arguments = {key: value for key, value in config.items() if key not in ("custom_text", "quick_gelu")}
+    arguments["vision_cfg"] = {**config["vision_cfg"]}
     if "timm_model_name" in config["vision_cfg"]:
-        config["vision_cfg"]["timm_model_pretrained"] = False
-    model_class = open_clip.CustomTextCLIP if source.config.get("custom_text") else open_clip.CLIP
-    return model_class(**config, quick_gelu=source.quick_gelu)
+        arguments["vision_cfg"]["timm_model_pretrained"] = False
+    model_class = open_clip.CustomTextCLIP if config.get("custom_text") else open_clip.CLIP
+    if tokenizer is None:
+        tokenizer = BytePairTokenizer(int(text.get("context_length", 77)))
+    with torch.device(device):
+        model = model_class(**arguments, quick_gelu=quick_gelu)
+        return CLIPEncoder(model, tokenizer, name=name, mean=mean, std=std)

@@ -19,7 +19,6 @@ from maft.checkpoint.io import read_metadata, read_state_dict, write_safetensors
 from maft.clip.encoder import CLIPEncoder
 from maft.clip.templates import prompt_templates
 from maft.errors import UserError
-from maft.registry import BuildContext
 from maft.structures import TextClassifier, Vocabulary
 
 PROMPTS_PER_BATCH = 128
@@ -37,13 +36,13 @@ class VocabularyEncoder(nn.Module):
 
     Args:
         embed_dim: D.
-        text_width: width of CLIP's text transformer; scales the initial no-object row.
+        text_width: width of CLIP's text transformer; the no-object row starts with standard deviation
+            text_width ** -0.5.
         templates: a named set or a list of templates with ``{}``.
         synonyms: what commas in a class string mean: "whole" keeps it as one text, "average" takes the mean over
             the prompts of all synonyms, "max" keeps one row per synonym and scores a class by the best.
         void: adds a learned no-object row.
-        void_trainable: whether that row has a gradient.
-        void_std: standard deviation of its initial values; None means text_width ** -0.5.
+        train_void: whether that row has a gradient.
         logit_scale: factor of the cosine.
         cache_dir: folder where embeddings outlive the process; empty keeps them in memory only.
 
@@ -59,8 +58,7 @@ class VocabularyEncoder(nn.Module):
         templates: str | Sequence[str] = "vild",
         synonyms: str = "whole",
         void: bool = True,
-        void_trainable: bool = True,
-        void_std: float | None = None,
+        train_void: bool = True,
         logit_scale: float = 100.0,
         cache_dir: str | Path = "",
     ) -> None:
@@ -76,37 +74,11 @@ class VocabularyEncoder(nn.Module):
         self.cache_dir = Path(cache_dir) if cache_dir else None
         self.void_embedding: nn.Parameter | None = None
         if void:
-            std = text_width**-0.5 if void_std is None else void_std
-            self.void_embedding = nn.Parameter(torch.randn(1, embed_dim) * std, requires_grad=void_trainable)
+            initial = torch.randn(1, embed_dim) * text_width**-0.5
+            self.void_embedding = nn.Parameter(initial, requires_grad=train_void)
         self._version: tuple[Any, ...] = ()
         self._texts: dict[str, Tensor] = {}
         self._tables: dict[tuple[str, ...], tuple[Tensor, Tensor]] = {}
-
-    @classmethod
-    def from_options(
-        cls,
-        context: BuildContext,
-        *,
-        templates: str | Sequence[str] = "vild",
-        synonyms: str = "whole",
-        void: bool = True,
-        void_trainable: bool = True,
-        void_std: float | None = None,
-        logit_scale: float = 100.0,
-        cache_dir: str = "",
-    ) -> VocabularyEncoder:
-        """Builds the encoder for ``context.clip`` from the options of MODEL.VOCABULARY."""
-        return cls(
-            context.clip.embed_dim,
-            context.clip.text_width,
-            templates=templates,
-            synonyms=synonyms,
-            void=void,
-            void_trainable=void_trainable,
-            void_std=void_std,
-            logit_scale=logit_scale,
-            cache_dir=cache_dir,
-        )
 
     def forward(self, vocabulary: Vocabulary, clip: CLIPEncoder) -> TextClassifier:
         """The rows of a vocabulary on CLIP's device, in float32; only the no-object row has a gradient.

@@ -23,18 +23,13 @@ _TEXT_RULES: tuple[Rule, ...] = (
     (rf"((?:text\.)?transformer\.resblocks\.\d+\.{_BLOCK})", r"\1"),
 )
 
-# A whole CLIP, relative to the open_clip model.
-MODEL_RULES: tuple[Rule, ...] = (
+# A whole CLIP, relative to `maft.clip.CLIPEncoder`.
+RULES: tuple[Rule, ...] = (
     # Sizes that OpenAI's archives repeat as tensors; masks that older versions saved but are rebuilt.
     (r"input_resolution|context_length|vocab_size|(?:text\.)?attn_mask", None),
     # OVSeg's mask prompts live in its classifier; the tower without masks does not use them.
     (r"visual\.mask_embedding", None),
-    (r"(logit_scale|logit_bias)", r"\1"),
-    *((rf"visual\.{pattern}", rf"visual.{target}") for pattern, target in TOWER_RULES),
-    *_TEXT_RULES,
-)
-
-# A whole CLIP, relative to `CLIPEncoder`.
-RULES: tuple[Rule, ...] = tuple(
-    (pattern, None if target is None else f"model.{target}") for pattern, target in MODEL_RULES
+    (r"(logit_scale|logit_bias)", r"model.\1"),
+    *((rf"visual\.{pattern}", rf"model.visual.{target}") for pattern, target in TOWER_RULES),
+    *((pattern, f"model.{target}") for pattern, target in _TEXT_RULES),
 )

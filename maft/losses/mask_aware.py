@@ -1,0 +1,92 @@
+"""MAFT's mask-aware loss: class scores of a proposal follow its overlap with the ground truth."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from maft.losses.step import TrainingStep
+from maft.registry import LOSSES
+from maft.structures import Targets
+
+
+def soft_iou(masks: Tensor, targets: Tensor) -> Tensor:
+    """Soft IoU of every target with every mask.
+
+    Args:
+        masks: (N, H, W) float in [0, 1].
+        targets: (n, H, W) bool or float.
+
+    Returns:
+        (n, N) sum(m g) / (sum m + sum g - sum(m g) + 1e-7).
+    """
+    masks, targets = masks.flatten(1), targets.flatten(1).to(masks.dtype)
+    common = targets @ masks.T
+    return common / (masks.sum(1) + targets.sum(1, keepdim=True) - common + 1e-7)
+
+
+def min_max_normalized(values: Tensor, valid: Tensor | None = None) -> Tensor:
+    """Each row of (n, N) scaled to [0, 1] by its extremes over the valid columns (N,), with 1e-8 in the denominator."""
+    counted = values if valid is None else values[:, valid]
+    low, high = counted.aminmax(dim=1, keepdim=True)
+    return (values - low) / (high - low + 1e-8)
+
+
+def mask_aware_loss(
+    probabilities: Tensor,
+    mask_probabilities: Tensor,
+    targets: Sequence[Targets],
+    valid: Tensor | None = None,
+) -> Tensor:
+    """SmoothL1 between class scores and normalised overlaps (MAFT, section 3.3, mask-aware loss).
+
+    Pairs of one image and one of its targets are pooled over the batch; each contributes all proposals.
+
+    Args:
+        probabilities: (B, N, C) softmax over the classes, with gradient.
+        mask_probabilities: (B, N, H, W) in [0, 1], at the size of the target masks.
+        targets: labels (n,) and masks (n, H, W) of each image; n may be 0.
+        valid: (B, N) bool, proposals that count; None counts all.
+
+    Returns:
+        scalar; zero with a gradient path when there is no pair.
+    """
+    predicted, expected = [], []
+    # No precision but float32 can sum the pixels of a whole image.
+    with torch.autocast(probabilities.device.type, enabled=False):
+        for index, target in enumerate(targets):
+            counted = None if valid is None else valid[index]
+            if len(target.labels) == 0 or probabilities.shape[1] == 0 or (counted is not None and not counted.any()):
+                continue
+            with torch.no_grad():
+                overlap = min_max_normalized(soft_iou(mask_probabilities[index].float(), target.masks), counted)
+            scores = probabilities[index].float()[:, target.labels].T
+            predicted.append((scores if counted is None else scores[:, counted]).flatten())
+            expected.append((overlap if counted is None else overlap[:, counted]).flatten())
+        if not predicted:
+            return probabilities.float().sum() * 0.0
+        return F.smooth_l1_loss(torch.cat(predicted), torch.cat(expected))
+
+
+@LOSSES.register()
+class MaskAwareLoss(nn.Module):
+    """Weighted :func:`mask_aware_loss` of the classifier's probabilities, without the void column.
+
+    Args:
+        weight: factor of the loss; 1 in the paper.
+    """
+
+    def __init__(self, *, weight: float = 1.0) -> None:
+        super().__init__()
+        self.weight = weight
+
+    def forward(self, step: TrainingStep) -> dict[str, Tensor]:
+        """``{"loss_mask_aware": scalar}``."""
+        probabilities = step.classification.class_logits.float().softmax(-1)
+        with torch.no_grad():
+            masks = step.proposals.probabilities(step.images.padded_size)
+        loss = mask_aware_loss(probabilities, masks, step.targets, step.proposals.valid)
+        return {"loss_mask_aware": self.weight * loss}
