@@ -1,0 +1,233 @@
+"""Pictures of label maps: overlays with a legend, side-by-side comparisons, contact sheets. NumPy in, NumPy out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+
+Picture = NDArray[np.uint8]
+
+# Pictures with a shorter longest side are enlarged by a whole factor, or text beside them would be larger than they.
+_LEGIBLE_SIDE = 320
+_FONT_SIZE = 15
+_LINE = 22
+_MARGIN = 8
+_PAPER = (255, 255, 255)
+_INK = (25, 25, 25)
+_UNLABELLED = (40, 40, 40)
+
+
+@lru_cache(maxsize=32)
+def _palette(count: int) -> Picture:
+    steps = np.linspace(0, 255, 14).round()
+    candidates = np.stack(np.meshgrid(steps, steps, steps, indexing="ij"), axis=-1).reshape(-1, 3)
+    coordinates = _oklab(candidates)
+    lightness, chroma = coordinates[:, 0], np.hypot(coordinates[:, 1], coordinates[:, 2])
+    # Near-black, near-white and grey would vanish on paper, on dark photographs or in the unlabelled tone.
+    vivid = (lightness > 0.4) & (lightness < 0.93) & (chroma > 0.06)
+    candidates, coordinates = candidates[vivid], coordinates[vivid]
+    chosen = [int(np.argmin(np.abs(candidates - (235, 60, 60)).sum(axis=1)))]
+    distance = np.full(len(candidates), np.inf)
+    while len(chosen) < min(count, len(candidates)):
+        distance = np.minimum(distance, ((coordinates - coordinates[chosen[-1]]) ** 2).sum(axis=1))
+        chosen.append(int(distance.argmax()))
+    colours = candidates[np.resize(chosen, count)].astype(np.uint8)
+    colours.setflags(write=False)
+    return colours
+
+
+def palette(count: int) -> Picture:
+    """(count, 3) uint8 RGB colours, each as far as possible from all before it (in the OKLab space).
+
+    The same on every machine, and a longer palette starts with the shorter one.
+    """
+    return _palette(max(count, 0))
+
+
+def overlay(
+    image: Picture,
+    labels: NDArray[np.integer],
+    names: Sequence[str],
+    alpha: float = 0.6,
+    *,
+    with_legend: bool = True,
+) -> Picture:
+    """Labels drawn over a grey version of an image, with outlines and a legend of the classes present.
+
+    Args:
+        image: (H, W, 3) uint8 RGB.
+        labels: (H, W) indices into ``names``; other values are unlabelled and drawn dark.
+        names: class names; of comma-separated synonyms the legend shows the first.
+        alpha: weight of the class colour, 0..1.
+        with_legend: put the legend below.
+
+    Returns:
+        (h, w, 3) uint8: the picture at the size of the image, or enlarged by a whole factor if that is small.
+    """
+    if image.shape[:2] != labels.shape:
+        raise ValueError(f"image {image.shape[:2]} and labels {labels.shape} differ in size")
+    factor = _enlargement(image)
+    image, labels = _enlarged(image, factor), _enlarged(labels, factor)
+    inside = (labels >= 0) & (labels < len(names))
+    # One row more for everything that is unlabelled.
+    table = np.concatenate([palette(len(names)), np.array([_UNLABELLED], dtype=np.uint8)]).astype(np.float32)
+    colours = table[np.where(inside, labels, len(names))]
+    # Over a grey image a class has the colour of the legend wherever it is.
+    grey = image.astype(np.float32) @ np.array([0.299, 0.587, 0.114], dtype=np.float32)
+    blended = grey[..., None] * (1 - alpha) + colours * alpha
+    blended[_outlines(labels)] = _PAPER
+    picture = blended.round().astype(np.uint8)
+    if not with_legend:
+        return picture
+    return _stacked([picture, _legend_of(labels, names, picture.shape[1])])
+
+
+def side_by_side(
+    image: Picture,
+    truth: NDArray[np.integer] | None,
+    prediction: NDArray[np.integer],
+    names: Sequence[str],
+    alpha: float = 0.6,
+) -> Picture:
+    """Image, ground truth (when there is one) and prediction in a row, above a legend of the classes present.
+
+    Args:
+        image: (H, W, 3) uint8 RGB.
+        truth, prediction: (H, W) indices into ``names``; other values are unlabelled.
+    """
+    panels = [("image", _enlarged(image, _enlargement(image)))]
+    maps = {"ground truth": truth, "prediction": prediction}
+    for title, labels in maps.items():
+        if labels is not None:
+            panels.append((title, overlay(image, labels, names, alpha, with_legend=False)))
+    gap = np.full((panels[0][1].shape[0] + _LINE + _MARGIN, _MARGIN, 3), 255, dtype=np.uint8)
+    row: list[Picture] = []
+    for title, panel in panels:
+        row += [_stacked([_text_line(title, panel.shape[1]), panel]), gap]
+    strip = np.concatenate(row[:-1], axis=1)
+    shown = np.concatenate([labels.ravel() for labels in maps.values() if labels is not None])
+    return _stacked([strip, _legend_of(shown, names, strip.shape[1])])
+
+
+def legend(entries: Sequence[tuple[str, Sequence[int]]], width: int) -> Picture:
+    """A list of (name, RGB colour) in as many columns as fit: (h, width, 3) uint8."""
+    font = _font()
+    texts = [_shortened(name, font, width - 3 * _MARGIN - _FONT_SIZE) for name, _ in entries]
+    column = max((int(font.getlength(text)) for text in texts), default=0) + _FONT_SIZE + 3 * _MARGIN
+    columns = max(1, min(len(entries), width // column))
+    rows = -(-len(entries) // columns)
+    sheet = Image.new("RGB", (width, rows * _LINE + _MARGIN), _PAPER)
+    draw = ImageDraw.Draw(sheet)
+    for place, (text, (_, colour)) in enumerate(zip(texts, entries, strict=True)):
+        left = (place // rows) * column + _MARGIN
+        top = (place % rows) * _LINE + _MARGIN // 2
+        draw.rectangle((left, top + 2, left + _FONT_SIZE, top + 2 + _FONT_SIZE), fill=tuple(colour), outline=_INK)
+        draw.text((left + _FONT_SIZE + _MARGIN, top), text, fill=_INK, font=font)
+    return np.asarray(sheet)
+
+
+def contact_sheet(
+    pictures: Sequence[Picture], captions: Sequence[str] | None = None, columns: int = 3, cell: int = 480
+) -> Picture:
+    """Pictures in a grid, each shrunk to a width of at most ``cell`` pixels, with its caption above.
+
+    Raises:
+        ValueError: there is no picture, or not one caption for each.
+    """
+    if not pictures:
+        raise ValueError("a contact sheet needs at least one picture")
+    cell = min(cell, max(picture.shape[1] for picture in pictures))
+    cells = []
+    for picture, caption in zip(pictures, captions or [""] * len(pictures), strict=True):
+        scale = min(1.0, cell / picture.shape[1])
+        size = (max(1, round(picture.shape[1] * scale)), max(1, round(picture.shape[0] * scale)))
+        shrunk = np.asarray(Image.fromarray(picture).resize(size, Image.Resampling.LANCZOS))
+        cells.append(_stacked([_text_line(caption, cell), shrunk]) if caption else shrunk)
+    columns = min(columns, len(cells))
+    rows = []
+    for first in range(0, len(cells), columns):
+        line = cells[first : first + columns]
+        height = max(part.shape[0] for part in line)
+        rows.append(np.concatenate([_on_paper(part, height + _MARGIN, cell + _MARGIN) for part in line], axis=1))
+    return _stacked(rows)
+
+
+def _legend_of(labels: NDArray[np.integer], names: Sequence[str], width: int) -> Picture:
+    inside = (labels >= 0) & (labels < len(names))
+    present = np.flatnonzero(np.bincount(labels[inside].ravel(), minlength=len(names)))
+    colours = palette(len(names))
+    entries = [(names[index].split(",")[0].strip(), colours[index].tolist()) for index in present]
+    if not inside.all():
+        entries.append(("unlabelled", list(_UNLABELLED)))
+    return legend(entries, width)
+
+
+def _outlines(labels: NDArray[np.integer]) -> NDArray[np.bool_]:
+    edge = np.zeros(labels.shape, dtype=bool)
+    edge[:, 1:] |= labels[:, 1:] != labels[:, :-1]
+    edge[1:] |= labels[1:] != labels[:-1]
+    return edge
+
+
+def _enlargement(image: Picture) -> int:
+    return max(1, -(-_LEGIBLE_SIDE // max(image.shape[:2])))
+
+
+def _enlarged(array: NDArray, factor: int) -> NDArray:
+    return array if factor == 1 else array.repeat(factor, axis=0).repeat(factor, axis=1)
+
+
+def _text_line(text: str, width: int) -> Picture:
+    sheet = Image.new("RGB", (width, _LINE + _MARGIN), _PAPER)
+    font = _font()
+    ImageDraw.Draw(sheet).text((2, _MARGIN // 2), _shortened(text, font, width - 4), fill=_INK, font=font)
+    return np.asarray(sheet)
+
+
+def _stacked(parts: Sequence[Picture]) -> Picture:
+    width = max(part.shape[1] for part in parts)
+    return np.concatenate([_on_paper(part, part.shape[0], width) for part in parts], axis=0)
+
+
+def _on_paper(picture: Picture, height: int, width: int) -> Picture:
+    sheet = np.full((height, width, 3), 255, dtype=np.uint8)
+    sheet[: picture.shape[0], : picture.shape[1]] = picture
+    return sheet
+
+
+def _shortened(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> str:
+    if font.getlength(text) <= width:
+        return text
+    while text and font.getlength(text + "...") > width:
+        text = text[:-1]
+    return text + "..."
+
+
+@lru_cache(maxsize=1)
+def _font() -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    return ImageFont.load_default(size=_FONT_SIZE)
+
+
+def _oklab(colours: NDArray[np.floating]) -> NDArray[np.floating]:
+    """sRGB 0..255 to OKLab (Ottosson, 2020), in which equal distances look about equally different."""
+    scaled = colours / 255
+    linear = np.where(scaled <= 0.04045, scaled / 12.92, ((scaled + 0.055) / 1.055) ** 2.4)
+    to_cones = np.array(
+        [
+            [0.4122214708, 0.5363325363, 0.0514459929],
+            [0.2119034982, 0.6806995451, 0.1073969566],
+            [0.0883024619, 0.2817188376, 0.6299787005],
+        ]
+    )
+    to_lab = np.array(
+        [
+            [0.2104542553, 0.7936177850, -0.0040720468],
+            [1.9779984951, -2.4285922050, 0.4505937099],
+            [0.0259040371, 0.7827717662, -0.8086757660],
+        ]
+    )
+    return np.cbrt(linear @ to_cones.T) @ to_lab.T
