@@ -14,10 +14,11 @@ EXTRAS ?= dev
 DETECTRON2 ?=
 BIN := $(VENV)/bin
 
-# The interpreter is tried, not only looked up: version managers leave launchers for versions that are not active.
-BOOTSTRAP := $(or $(PYTHON),$(shell for candidate in python3.11 python3 python3.12 python3.13 python3.10; do \
+# What runs the set-up script. Candidates are tried, not only looked up: version managers leave launchers for versions
+# that are not active.
+BOOTSTRAP := $(or $(shell for candidate in python3.11 python3 python3.12 python3.13 python3.10; do \
 	$$candidate -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null \
-	&& echo $$candidate && break; done))
+	&& echo $$candidate && break; done),$(PYTHON))
 
 .PHONY: install demo test
 

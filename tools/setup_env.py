@@ -4,6 +4,8 @@
 and repeated, and returns at once when nothing has changed since it last succeeded.
 """
 
+from __future__ import annotations  # an older Python must get as far as the sentence that says so
+
 import argparse
 import hashlib
 import json
