@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 from maft.data.miniature import DEFAULT_COUNTS, materialise
+from maft.data.miniature_labels import write_seen_masks
 from maft.errors import run_tool
 
 
@@ -20,6 +21,7 @@ def main() -> None:
     for split in DEFAULT_COUNTS:
         folder = materialise(arguments.root, split, getattr(arguments, split), seed=arguments.seed, progress=True)
         print(f"{split}: {folder}")
+    write_seen_masks(arguments.root)
 
 
 if __name__ == "__main__":

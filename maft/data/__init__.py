@@ -3,6 +3,7 @@
 from maft.data.catalog import TABLE, DatasetRow, class_names, dataset, datasets_root, vocabulary
 from maft.data.items import load_items, register, register_all
 from maft.data.label_sets import LabelSet, label_set
+from maft.data.miniature_labels import ensure_miniature
 
 register_all()
 
@@ -13,6 +14,7 @@ __all__ = [
     "class_names",
     "dataset",
     "datasets_root",
+    "ensure_miniature",
     "label_set",
     "load_items",
     "register",

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
+from PIL import Image, UnidentifiedImageError
 
 from maft.data.catalog import TABLE, DatasetRow, dataset
 from maft.data.folder import FOLDER_PREFIX, folder_items
@@ -20,7 +22,8 @@ def load_items(name: str) -> list[dict[str, Any]]:
     """Detectron2 dicts of a dataset.
 
     Returns:
-        One dict an image: ``file_name``, ``sem_seg_file_name``, ``image_id`` and, for panoptic rows,
+        One dict an image: ``file_name``, ``sem_seg_file_name``, ``image_id``, ``height``, ``width`` (of the label map,
+        which no EXIF orientation turns) and, for panoptic rows,
         ``pan_seg_file_name`` and ``segments_info`` (``id``, contiguous ``category_id``, ``isthing``, ``iscrowd``).
 
     Raises:
@@ -29,7 +32,7 @@ def load_items(name: str) -> list[dict[str, Any]]:
     row = dataset(name)
     register(name)
     if name.startswith(FOLDER_PREFIX):
-        return folder_items(name)
+        return _with_sizes(folder_items(name))
     images = _stems(row, row.images, row.image_suffix, "images")
     labels = _stems(row, row.labels, row.label_suffix, "labels")
     _check_complete(row, images, labels)
@@ -41,7 +44,25 @@ def load_items(name: str) -> list[dict[str, Any]]:
         }
         for stem in sorted(labels)
     ]
-    return _with_segments(row, items) if row.panoptic_json else items
+    return _with_segments(row, items) if row.panoptic_json else _with_sizes(items)
+
+
+def _with_sizes(items: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    # Only headers are read; many files are waited for at once where they lie on a network disk.
+    with ThreadPoolExecutor(16) as pool:
+        for item, (width, height) in zip(items, pool.map(_size, (item["sem_seg_file_name"] for item in items))):
+            item["height"], item["width"] = height, width
+    return items
+
+
+def _size(path: str) -> tuple[int, int]:
+    try:
+        with Image.open(path) as image:
+            return image.size
+    except (OSError, UnidentifiedImageError, SyntaxError) as error:
+        raise UserError(
+            f"Label map {path} cannot be read ({error}): remove it and prepare the dataset again."
+        ) from None
 
 
 def register(name: str) -> None:
@@ -142,10 +163,18 @@ def _check_complete(row: DatasetRow, images: dict[str, str], labels: dict[str, s
             f"Dataset {row.name} has no image for {len(lonely)} of its {len(labels)} label maps, the first is "
             f"{labels[lonely[0]]}: {_advice(row, 'images')}."
         )
-    if row.split_by_labels:
-        return
     report = labels_report(row.root / row.labels)
-    known = set(json.loads(report.read_text(encoding="utf-8"))["without_labels"]) if report.is_file() else set()
+    prepared = json.loads(report.read_text(encoding="utf-8")) if report.is_file() else None
+    if row.split_by_labels:
+        # The image folder holds other splits too, so only the report tells how many label maps there should be.
+        if prepared is None or prepared["labels"] != len(labels):
+            expected = f"{len(labels)} of {prepared['labels']}" if prepared else f"{len(labels)}, and no report,"
+            raise UserError(
+                f"Dataset {row.name} is half prepared: {expected} label maps are in {row.root / row.labels}: "
+                f"{_advice(row, 'labels')}."
+            )
+        return
+    known = set(prepared["without_labels"]) if prepared else set()
     bare = sorted(images.keys() - labels.keys() - known)
     if bare:
         raise UserError(
@@ -176,6 +205,7 @@ def _with_segments(row: DatasetRow, items: list[dict[str, Any]]) -> list[dict[st
     if foreign:
         raise UserError(f"{file} has other categories than {labels.name} (id {foreign[0]}): it is of another dataset.")
     present = set(os.listdir(folder))
+    sizes = {image["id"]: (image["height"], image["width"]) for image in table["images"]}
     annotations = {Path(entry["file_name"]).stem: entry for entry in table["annotations"]}
     for item in items:
         entry = annotations.get(Path(item["file_name"]).stem)
@@ -184,6 +214,7 @@ def _with_segments(row: DatasetRow, items: list[dict[str, Any]]) -> list[dict[st
                 f"Dataset {row.name} has no panoptic annotation for {item['file_name']}: "
                 f"{file} or {folder} is incomplete, download or prepare it again."
             )
+        item["height"], item["width"] = sizes[entry["image_id"]]
         item["pan_seg_file_name"] = str(folder / entry["file_name"])
         item["segments_info"] = [
             {

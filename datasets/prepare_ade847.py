@@ -1,0 +1,12 @@
+#!/usr/bin/env python3
+"""Prepares ADE20K-847.
+
+datasets/README.md says what to download and where it goes. What is there already is kept, so an interrupted run is
+simply started again.
+"""
+
+from maft.data.preparation.ade847 import prepare
+from maft.data.preparation.command import run
+
+if __name__ == "__main__":
+    run(prepare, __doc__)

@@ -1,0 +1,1 @@
+"""From original downloads to the trees that the catalogue expects; one module a dataset, doors in ``datasets/``."""

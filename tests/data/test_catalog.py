@@ -1,0 +1,159 @@
+"""The catalogue: names, vocabularies, registration, and what is said of a dataset that is not ready."""
+
+import shutil
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from PIL import Image
+
+from maft.data import TABLE, class_names, dataset, ensure_miniature, load_items, vocabulary
+from maft.data.items import write_labels_report
+from maft.data.label_rules import LABEL_RULES
+from maft.errors import UserError
+
+DATASETS = Path(__file__).parents[2] / "datasets"
+
+
+@pytest.fixture
+def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
+    return tmp_path
+
+
+def image_and_label(root: Path, stem: str, split: str = "val2017") -> None:
+    for folder, suffix in ((f"coco/{split}", "jpg"), (f"coco/stuffthingmaps_detectron2/{split}", "png")):
+        (root / folder).mkdir(parents=True, exist_ok=True)
+        shape = (6, 8, 3) if suffix == "jpg" else (6, 8)
+        Image.fromarray(np.full(shape, 3, np.uint8)).save(root / folder / f"{stem}.{suffix}")
+
+
+def test_names_are_unique_and_rows_complete() -> None:
+    names = Counter(name for row in TABLE for name in (row.name, *row.aliases))
+    assert max(names.values()) == 1
+    for row in TABLE:
+        assert not row.prepare or (DATASETS / row.prepare).is_file(), row.prepare
+        assert row.label_rule in LABEL_RULES or row.name.startswith("miniature_")
+        assert row.homepage.startswith("http") or row.name.startswith("miniature_")
+
+
+@pytest.mark.parametrize(
+    "alias, name",
+    [
+        ("coco_2017_train_stuff_sem_seg", "coco_stuff_train"),
+        ("ade20k_full_sem_seg_val", "ade20k_847_val"),
+        ("ade20k_sem_seg_val", "ade20k_150_val"),
+        ("pascalvoc20_sem_seg_val", "voc_20_val"),
+        ("openvocab_ade20k_panoptic_val", "ade20k_150_panoptic_val"),
+        ("openvocab_pascal_ctx459_sem_seg_val", "pascal_context_459_val"),
+    ],
+)
+def test_aliases_are_the_same_row_in_both_catalogues(alias: str, name: str) -> None:
+    assert dataset(alias) is dataset(name)
+    assert alias in DatasetCatalog and name in DatasetCatalog
+    metadata = MetadataCatalog.get(alias)
+    assert tuple(metadata.stuff_classes) == class_names(name)
+    assert metadata.ignore_label == dataset(name).ignore_label
+
+
+def test_unknown_dataset_gets_a_suggestion() -> None:
+    with pytest.raises(UserError, match=r"no dataset 'coco_stuf_val': did you mean coco_stuff_val"):
+        dataset("coco_stuf_val")
+    with pytest.raises(UserError, match=r"no dataset 'xyz': choose one of coco_stuff_train"):
+        dataset("xyz")
+
+
+def test_vocabularies_and_their_seen_flags(tmp_path: Path) -> None:
+    assert vocabulary("voc_20_val", "maft").seen == (True,) * 15 + (False,) * 5
+    assert vocabulary("ade20k_150_val", "maft").seen is None
+    assert vocabulary("voc_20_val", "maft", "none").seen is None
+    seen_only = vocabulary("coco_stuff_train_seen", "maft")
+    assert len(seen_only) == 156 and all(seen_only.seen or ())
+    assert not {"cow", "giraffe", "wall-concrete"} & set(seen_only.names)
+    overlapping = vocabulary("voc_20_val", "fcclip", "overlap", ["person", "monitor,screen"])
+    assert [name.split(",")[0] for name, seen in zip(overlapping.names, overlapping.seen or ()) if seen] == [
+        "person",
+        "tvmonitor",
+    ]
+    with pytest.raises(UserError, match="split, overlap or none"):
+        vocabulary("voc_20_val", seen="all")
+    with pytest.raises(UserError, match="training vocabulary"):
+        vocabulary("voc_20_val", seen="overlap")
+    file = tmp_path / "names.txt"
+    file.write_text("\n".join(f"class {number}" for number in range(20)))
+    assert class_names("voc_20_val", str(file))[3] == "class 3"
+    with pytest.raises(UserError, match=r"names\.txt has 20 names but the labels of cityscapes_val have 19"):
+        vocabulary("cityscapes_val", str(file))
+
+
+def test_items_of_a_complete_set(root: Path) -> None:
+    for stem in ("000000000009", "000000000007"):
+        image_and_label(root, stem)
+    items = DatasetCatalog.get("coco_2017_test_stuff_sem_seg")
+    assert [item["image_id"] for item in items] == [7, 9]
+    assert items[0] == {
+        "file_name": str(root / "coco/val2017/000000000007.jpg"),
+        "sem_seg_file_name": str(root / "coco/stuffthingmaps_detectron2/val2017/000000000007.png"),
+        "image_id": 7,
+        "height": 6,
+        "width": 8,
+    }
+    # The root is read when a dataset is used, not when the catalogue is imported.
+    assert MetadataCatalog.get("coco_2017_test_stuff_sem_seg").image_root == str(root / "coco/val2017")
+
+
+def test_missing_steps_are_named(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UserError, match=r"no images in .*val2017: download it from https://github.com/nightrome"):
+        load_items("coco_stuff_val")
+    image_and_label(root, "000000000007")
+    labels = root / "coco/stuffthingmaps_detectron2/val2017"
+    shutil.copy(root / "coco/val2017/000000000007.jpg", root / "coco/val2017/000000000008.jpg")
+    with pytest.raises(UserError, match=r"half prepared: 1 of its 2 images.*000000000008.*prepare_coco_stuff\.py"):
+        load_items("coco_stuff_val")
+    write_labels_report(labels, ["000000000008"], 2)
+    assert len(load_items("coco_stuff_val")) == 1
+    (root / "coco/val2017/000000000007.jpg").unlink()
+    with pytest.raises(UserError, match=r"no image for 1 of its 1 label maps.*000000000007\.png: download"):
+        load_items("coco_stuff_val")
+    shutil.rmtree(labels)
+    with pytest.raises(UserError, match=r"no labels in .*run 'python datasets/prepare_coco_stuff\.py'"):
+        load_items("coco_stuff_val")
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(root / "nowhere"))
+    with pytest.raises(UserError, match=r"nowhere does not exist .*DETECTRON2_DATASETS"):
+        load_items("coco_stuff_val")
+
+
+def test_a_shared_image_folder_needs_the_report(root: Path) -> None:
+    voc = root / "VOCdevkit/VOC2012"
+    for folder, suffix in (("JPEGImages", "jpg"), ("annotations_detectron2/val", "png")):
+        (voc / folder).mkdir(parents=True)
+        for stem in ("a", "b"):
+            Image.fromarray(np.zeros((4, 5), np.uint8)).save(voc / folder / f"{stem}.{suffix}")
+    with pytest.raises(UserError, match=r"half prepared: 2, and no report,.*prepare_voc\.py"):
+        load_items("voc_20_val")
+    write_labels_report(voc / "annotations_detectron2/val", [], 3)
+    with pytest.raises(UserError, match=r"half prepared: 2 of 3 label maps"):
+        load_items("voc_20_val")
+    write_labels_report(voc / "annotations_detectron2/val", [], 2)
+    assert [item["image_id"] for item in load_items("voc_20_val")] == ["a", "b"]
+
+
+def test_miniature_is_drawn_on_request_only(root: Path) -> None:
+    with pytest.raises(UserError, match=r"python datasets/prepare_miniature\.py --root"):
+        load_items("miniature_val")
+    ensure_miniature(counts={"train": 3, "val": 2})
+    assert len(load_items("miniature_train")) == len(load_items("miniature_train_seen_2")) == 3
+    before = {path: path.stat().st_mtime_ns for path in root.rglob("*")}
+    ensure_miniature(counts={"train": 3, "val": 2})
+    assert before == {path: path.stat().st_mtime_ns for path in root.rglob("*")}
+    row = dataset("miniature_train_seen")
+    seen = row.classes.seen_indices
+    for whole, part in zip(load_items("miniature_train"), load_items("miniature_train_seen")):
+        labels = np.asarray(Image.open(whole["sem_seg_file_name"]))
+        renumbered = np.asarray(Image.open(part["sem_seg_file_name"]))
+        for index, class_id in enumerate(seen):
+            assert ((labels == class_id) == (renumbered == index)).all()
+        assert (np.isin(labels, row.classes.unseen) == (renumbered == 255)).all()
+    assert len(vocabulary("miniature_train_seen")) == row.num_classes == 18
