@@ -1,0 +1,69 @@
+import math
+
+import pytest
+import torch
+from detectron2.layers import ShapeSpec
+
+from maft.errors import UserError
+from maft.proposals.pixel_decoder import PixelDecoder
+from maft.proposals.position import sine_position_encoding
+
+SHAPES = {f"res{i}": ShapeSpec(channels=4 * i, stride=2**i) for i in (2, 3, 4, 5)}
+
+
+def features(height, width):
+    return {name: torch.randn(2, s.channels, height // s.stride, width // s.stride) for name, s in SHAPES.items()}
+
+
+def decoder(**options):
+    return PixelDecoder(SHAPES, width=32, mask_dim=24, num_layers=2, num_heads=4, ffn_dim=48, **options)
+
+
+def test_sizes_and_gradients_reach_every_parameter():
+    model = decoder()
+    mask_features, memories = model(features(64, 96))
+    assert mask_features.shape == (2, 24, 16, 24)
+    assert [tuple(m.shape) for m in memories] == [(2, 32, 2, 3), (2, 32, 4, 6), (2, 32, 8, 12)]
+    mask_features.square().sum().backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
+
+
+def test_fewer_encoder_levels_leave_more_to_the_pyramid():
+    model = decoder(encoder_features=("res4", "res5"))
+    assert model.pyramid_features == ["res3", "res2"]
+    mask_features, memories = model(features(64, 64))
+    assert mask_features.shape == (2, 24, 16, 16) and len(memories) == 2
+
+
+def test_stays_in_float32_under_autocast():
+    model = decoder().eval()
+    inputs = features(32, 32)
+    expected = model(inputs)[0]
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        mask_features, _ = model(inputs)
+    assert mask_features.dtype == torch.float32
+    torch.testing.assert_close(mask_features, expected)
+
+
+def test_dropout_acts_in_training_only():
+    model, inputs = decoder(dropout=0.5), features(32, 32)
+    assert not torch.equal(model(inputs)[0], model(inputs)[0])
+    model.eval()
+    assert torch.equal(model(inputs)[0], model(inputs)[0])
+
+
+def test_names_the_missing_feature_and_the_wrong_width():
+    with pytest.raises(UserError, match="'res6'.*res2, res3, res4, res5"):
+        decoder(encoder_features=("res5", "res6"))
+    with pytest.raises(UserError, match="40.*multiple of 32"):
+        PixelDecoder(SHAPES, width=40)
+
+
+def test_position_encoding_separates_rows_from_columns():
+    encoding = sine_position_encoding((4, 6), 8)
+    assert encoding.shape == (8, 4, 6)
+    assert torch.equal(encoding[:4, :, :1].expand(-1, -1, 6), encoding[:4])
+    assert torch.equal(encoding[4:, :1].expand(-1, 4, -1), encoding[4:])
+    # The last row is a full turn; channels alternate between sine and cosine of the same frequency.
+    torch.testing.assert_close(encoding[0, :, 0], (torch.arange(1, 5) / 4 * 2 * math.pi).sin(), atol=1e-5, rtol=0)
+    torch.testing.assert_close(encoding[1, :, 0], (torch.arange(1, 5) / 4 * 2 * math.pi).cos(), atol=1e-5, rtol=0)
