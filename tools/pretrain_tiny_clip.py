@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 from tqdm import tqdm
 
@@ -33,7 +33,7 @@ def main() -> None:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), help="autocast (default: by hardware)")
     arguments = parser.parse_args()
-    recipe = pretraining.PretrainingRecipe(seed=arguments.seed)
+    recipe = dataclasses.replace(pretraining.RECIPES[arguments.arch], seed=arguments.seed)
     if arguments.steps is not None:
         recipe = dataclasses.replace(recipe, steps=arguments.steps)
     if recipe.steps < 1 or arguments.scenes < recipe.batch_size:
@@ -62,7 +62,7 @@ def main() -> None:
     weights = {name: tensor.detach().cpu().half().contiguous() for name, tensor in model.state_dict().items()}
     write_json_atomic(arguments.output / "tokenizer.json", tokenizer.to_json())
     with atomic_path(arguments.output / "model.safetensors") as path:
-        save_file(weights, path, metadata={"format": "pt"})
+        path.write_bytes(save(weights, metadata={"format": "pt"}))
     write_json_atomic(
         arguments.output / "open_clip_config.json",
         {

@@ -32,8 +32,14 @@ class PretrainingRecipe:
     learning_rate: float = 1.2e-3
     warmup_steps: int = 20
     weight_decay: float = 0.05
-    patch_dropout: float = 0.5
+    patch_dropout: float = 0.0
     seed: int = 0
+
+
+RECIPES = {
+    "vit": PretrainingRecipe(patch_dropout=0.5),
+    "convnext": PretrainingRecipe(learning_rate=2e-3, steps=400),
+}
 
 
 def model_config(architecture: str, tokenizer: WordTokenizer, image_size: int) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from typing import Any
 
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 from timm.models.convnext import ConvNeXt
+from torch import nn
 
 default_cfgs = generate_default_cfgs(
     {
@@ -29,7 +30,12 @@ def convnext_miniature(pretrained: bool = False, **options: Any) -> ConvNeXt:
         "dims": (48, 128, 128, 128),
         "kernel_sizes": (7, 5, 3, 3),
         "output_stride": 8,
-        # 1e-6, timm's default, is meant for much longer training.
-        "ls_init_value": 0.1,
+        "ls_init_value": 1.0,
     }
-    return build_model_with_cfg(ConvNeXt, "convnext_miniature", pretrained, **(arguments | options))
+    model = build_model_with_cfg(ConvNeXt, "convnext_miniature", pretrained, **(arguments | options))
+    # timm's weights of deviation 0.02 and layer scale of 1e-6 suit wide models and long training: here every block
+    # would be close to the identity for the first hundreds of steps.
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d | nn.Linear):
+            nn.init.kaiming_normal_(module.weight, nonlinearity="linear")
+    return model
