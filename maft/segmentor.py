@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -126,6 +126,16 @@ class OpenVocabSegmentor(nn.Module):
         """Changes the names masks are given; ``things`` (C flags) is needed for panoptic and instance results."""
         self._vocabulary = vocabulary
         self._things = things
+
+    @contextmanager
+    def using_vocabulary(self, vocabulary: Vocabulary, things: Sequence[bool] | None = None) -> Iterator[None]:
+        """`set_vocabulary` for the length of a with block; evaluation leaves a training model's names as they were."""
+        before = self._vocabulary, self._things
+        self.set_vocabulary(vocabulary, things)
+        try:
+            yield
+        finally:
+            self._vocabulary, self._things = before
 
     def train(self, mode: bool = True) -> OpenVocabSegmentor:
         """Training mode for the parts that train; frozen parts stay in eval mode."""

@@ -158,7 +158,7 @@ def contact_sheet(
 
 def _legend_of(labels: NDArray[np.integer], names: Sequence[str], width: int) -> Picture:
     inside = (labels >= 0) & (labels < len(names))
-    present = np.flatnonzero(np.bincount(labels[inside].ravel(), minlength=len(names)))
+    present = np.flatnonzero(np.bincount(labels[inside].ravel(), minlength=len(names))).tolist()
     colours = palette(len(names))
     entries = [(names[index].split(",")[0].strip(), colours[index].tolist()) for index in present]
     if not inside.all():

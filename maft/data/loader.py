@@ -20,6 +20,7 @@ from detectron2.data import DatasetCatalog, DatasetFromList
 from detectron2.data.samplers import InferenceSampler
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from maft.data.items import register
 from maft.errors import UserError
 
 Record = dict[str, Any]
@@ -145,14 +146,16 @@ class TrainingLoader:
         return {"seed": self.sampler.seed, "images": self.sampler.count, "batch_size": self.sampler.batch_size}
 
     def __iter__(self) -> Iterator[list[Record]]:
-        loader = DataLoader(
-            self.samples, batch_sampler=self.sampler, num_workers=self.workers, collate_fn=_as_list
-        )
+        loader = DataLoader(self.samples, batch_sampler=self.sampler, num_workers=self.workers, collate_fn=_as_list)
         for batch in loader:
-            for sample in batch:
-                if isinstance(sample, _Failure):
-                    raise UserError(sample.message)
-            yield batch
+            yield _usable(batch)
+
+
+def _usable(batch: list[Any]) -> list[Record]:
+    for sample in batch:
+        if isinstance(sample, _Failure):
+            raise UserError(sample.message)
+    return batch
 
 
 def _as_list(batch: list[Any]) -> list[Any]:
@@ -163,14 +166,15 @@ def load_records(names: Sequence[str], purpose: str = "DATASETS.TRAIN") -> list[
     """Records of registered datasets, one after the other.
 
     Raises:
-        UserError: no name is given, or one is not registered.
+        UserError: no name is given, or one is unknown.
     """
     if not names:
         raise UserError(f"{purpose} is empty: name at least one dataset.")
     records: list[Record] = []
     for name in names:
+        # The catalogue's datasets are registered on import; a folder of your own is on first use.
         if name not in DatasetCatalog:
-            raise UserError(f"Unknown dataset {name!r} in {purpose}.")
+            register(name)
         records += DatasetCatalog.get(name)
     return records
 
@@ -188,7 +192,9 @@ def build_train_loader(
         UserError: see `load_records` and `BatchSampler`; or an option of DATALOADER does not fit.
     """
     if cfg.DATALOADER.SAMPLER_TRAIN != "TrainingSampler":
-        raise UserError(f"DATALOADER.SAMPLER_TRAIN {cfg.DATALOADER.SAMPLER_TRAIN!r} is not supported: TrainingSampler is.")
+        raise UserError(
+            f"DATALOADER.SAMPLER_TRAIN {cfg.DATALOADER.SAMPLER_TRAIN!r} is not supported: TrainingSampler is."
+        )
     records = load_records(cfg.DATASETS.TRAIN)
     groups = None
     if cfg.DATALOADER.ASPECT_RATIO_GROUPING and not cfg.INPUT.PADDED_SIZE:
@@ -206,29 +212,49 @@ def build_train_loader(
     return TrainingLoader(samples, sampler, cfg.DATALOADER.NUM_WORKERS)
 
 
-def build_test_loader(cfg: CfgNode, name: str, mapper: Callable[[Record], Record]) -> DataLoader:
+class TestLoader:
+    """Iterable over the test images of this process, one record a batch."""
+
+    def __init__(self, loader: DataLoader) -> None:
+        self.loader = loader
+
+    def __len__(self) -> int:
+        return len(self.loader)
+
+    def __iter__(self) -> Iterator[list[Record]]:
+        for batch in self.loader:
+            yield _usable(batch)
+
+
+def build_test_loader(cfg: CfgNode, name: str, mapper: Callable[[Record], Record | None], skip: int = 0) -> TestLoader:
     """Test loader over one dataset, one image per batch, each image in exactly one process.
 
+    Args:
+        skip: leave out so many of this process' first images (an evaluation that is resumed).
+
     Raises:
-        UserError: the dataset is unknown.
+        UserError: the dataset is unknown; while iterating, a file cannot be used.
     """
     records = load_records([name], "DATASETS.TEST")
-    samples = _Mapped(DatasetFromList(records, copy=False), mapper)
-    return DataLoader(
-        samples,
+    loader = DataLoader(
+        _Mapped(DatasetFromList(records, copy=False), mapper),
         batch_size=1,
-        sampler=InferenceSampler(len(records)),
+        sampler=list(InferenceSampler(len(records)))[skip:],
         num_workers=cfg.DATALOADER.NUM_WORKERS,
         collate_fn=_as_list,
     )
+    return TestLoader(loader)
 
 
 class _Mapped(Dataset):
-    def __init__(self, records: Sequence[Record], mapper: Callable[[Record], Record]) -> None:
+    def __init__(self, records: Sequence[Record], mapper: Callable[[Record], Record | None]) -> None:
         self.records, self.mapper = records, mapper
 
     def __len__(self) -> int:
         return len(self.records)
 
-    def __getitem__(self, index: int) -> Record:
-        return self.mapper(self.records[index])
+    def __getitem__(self, index: int) -> Record | _Failure | None:
+        try:
+            return self.mapper(self.records[index])
+        except UserError as error:
+            return _Failure(str(error))

@@ -83,17 +83,20 @@ class SegmentationMapper:
         self.skip_unlabelled = skip_unlabelled
 
     @classmethod
-    def from_config(cls, cfg: CfgNode, is_train: bool, targets: str | None = None) -> SegmentationMapper:
+    def from_config(
+        cls, cfg: CfgNode, is_train: bool, *, targets: str | None = None, datasets: Sequence[str] | None = None
+    ) -> SegmentationMapper:
         """The mapper that ``cfg.INPUT`` describes, for ``DATASETS.TRAIN`` or (image alone) for test.
 
         Args:
             targets: kind of targets to load, default ``INPUT.MAPPER`` in training and none at test.
+            datasets: names of the datasets whose labels are read, default ``DATASETS.TRAIN`` or ``DATASETS.TEST``.
 
         Raises:
-            UserError: the training sets disagree on classes or ignore label, or an option is misspelt.
+            UserError: the datasets disagree on classes or ignore label, or an option is misspelt.
         """
         kind = targets or (cfg.INPUT.MAPPER if is_train else None)
-        datasets = cfg.DATASETS.TRAIN if is_train else cfg.DATASETS.TEST
+        datasets = datasets or (cfg.DATASETS.TRAIN if is_train else cfg.DATASETS.TEST)
         num_classes, ignore_label = _label_set(datasets) if kind else (0, 255)
         padding_label = _NO_SEGMENT if kind == "panoptic" else ignore_label
         return cls(

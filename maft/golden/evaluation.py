@@ -9,7 +9,7 @@ from torch import Tensor
 
 from maft.engine.evaluation.confusion import SemanticScores, harmonic_mean
 from maft.engine.evaluation.instance import InstanceEvaluator, annotation
-from maft.engine.evaluation.panoptic import PanopticEvaluator
+from maft.engine.evaluation.panoptic import PanopticEvaluator, qualities
 from maft.engine.evaluation.semantic import SemanticEvaluator
 from maft.golden.case import GoldenCase, golden_case
 
@@ -112,7 +112,7 @@ def panoptic_quality(case: GoldenCase) -> dict[str, Tensor]:
         evaluator.add(case.inputs[f"gt/{index}"], true_segments, case.inputs[f"pred/{index}"], predicted_segments)
     results = evaluator.evaluate()["panoptic_seg"]
     outputs = {name: torch.tensor(value, dtype=torch.float64) for name, value in results.items() if "-" not in name}
-    return outputs | {"per_class": torch.from_numpy(evaluator.per_class())}
+    return outputs | {"per_class": torch.from_numpy(qualities(evaluator.table.numpy()))}
 
 
 @golden_case("maskadapter", "instance_evaluator")

@@ -40,17 +40,23 @@ class ConfusionMatrix:
         counts = torch.bincount(rows * size + columns, minlength=size * size).view(size, size)
         self.counts = self.counts.to(counts.device) + counts
 
-    def synchronize(self) -> None:
-        """Adds up the counts of all processes, in each of them; integers, so the sum is exact in any order."""
-        if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
-            # NCCL reduces on the GPU only, and a process without images still holds its zeros on the CPU.
-            if dist.get_backend() == "nccl":
-                self.counts = self.counts.cuda()
-            dist.all_reduce(self.counts)
+    def total(self) -> Tensor:
+        """(C + 1, C + 1) int64 counts of all processes together; integers, so the sum is exact in any order."""
+        return sum_over_processes(self.counts)
 
     def _inside(self, labels: Tensor) -> Tensor:
         flat = labels.reshape(-1).long()
         return torch.where((flat >= 0) & (flat < self.num_classes), flat, self.num_classes)
+
+
+def sum_over_processes(table: Tensor) -> Tensor:
+    """The sum of a table over all processes, in each of them; has to be called by all."""
+    if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
+        return table
+    # NCCL reduces on the GPU only, and a process without images still holds its zeros on the CPU.
+    total = table.cuda() if dist.get_backend() == "nccl" else table.clone()
+    dist.all_reduce(total)
+    return total
 
 
 @dataclass(frozen=True)
@@ -96,12 +102,12 @@ class SemanticScores:
         """
         taking_part = np.ones(len(self.iou), dtype=bool) if classes is None else classes
         counted = (self.pixels > 0) | (self.predicted > 0) if count_predicted else self.pixels > 0
-        return _ratio(np.nansum(self.iou[taking_part]), np.count_nonzero(counted & taking_part))
+        return _ratio(np.nansum(self.iou[taking_part]), int((counted & taking_part).sum()))
 
     def mean_accuracy(self, classes: NDArray[np.bool_] | None = None) -> float:
         """Mean class accuracy over the classes in the ground truth."""
         taking_part = np.ones(len(self.iou), dtype=bool) if classes is None else classes
-        return _ratio(np.nansum(self.accuracy[taking_part]), np.count_nonzero((self.pixels > 0) & taking_part))
+        return _ratio(np.nansum(self.accuracy[taking_part]), int(((self.pixels > 0) & taking_part).sum()))
 
     def pixel_accuracy(self, classes: NDArray[np.bool_] | None = None) -> float:
         """Share of true pixels (of ``classes``) that were found."""

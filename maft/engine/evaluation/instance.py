@@ -85,7 +85,7 @@ class InstanceEvaluator(DatasetEvaluator):
     def _evaluate(self, task: str) -> dict[str, float]:
         names = [self.class_names[label] for label in self.category_ids]
         if not self.predictions:
-            return {key: 0.0 for key in (*_SUMMARY, *(f"AP-{name}" for name in names))}
+            return dict.fromkeys((*_SUMMARY, *(f"AP-{name}" for name in names)), 0.0)
         # COCO derives an area from the box wherever there is one, which would change what counts as a small mask.
         found = [{k: v for k, v in p.items() if task == "bbox" or k != "bbox"} for p in self.predictions]
         with contextlib.redirect_stdout(io.StringIO()):

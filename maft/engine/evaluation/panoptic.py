@@ -11,12 +11,12 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.distributed as dist
 from detectron2.evaluation import DatasetEvaluator
 from numpy.typing import NDArray
 from torch import Tensor
 
 from maft.data.reading import read_panoptic_ids
+from maft.engine.evaluation.confusion import sum_over_processes
 from maft.errors import UserError
 
 
@@ -79,12 +79,8 @@ class PanopticEvaluator(DatasetEvaluator):
 
         A mean is over the classes that occur in ground truth or prediction. Has to be called by all processes.
         """
-        if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
-            if dist.get_backend() == "nccl":
-                self.table = self.table.cuda()
-            dist.all_reduce(self.table)
-        quality = self.per_class()
-        occurs = self.table.cpu().numpy()[1:].sum(axis=0) > 0
+        table = sum_over_processes(self.table).cpu().numpy()
+        quality, occurs = qualities(table), table[1:].sum(axis=0) > 0
         results = {}
         for suffix, part in (("", np.ones_like(self.things)), ("_th", self.things), ("_st", ~self.things)):
             rows = quality[part & occurs]
@@ -95,14 +91,6 @@ class PanopticEvaluator(DatasetEvaluator):
         results.update({f"PQ-{name}": 100 * float(q) for name, q in zip(self.class_names, quality[:, 0], strict=True)})
         return {"panoptic_seg": results}
 
-    def per_class(self) -> NDArray[np.float64]:
-        """(C, 3) PQ, SQ, RQ as fractions; 0 for classes that do not occur."""
-        iou, hits, false_positives, false_negatives = self.table.cpu().numpy()
-        size = hits + (false_positives + false_negatives) / 2
-        with np.errstate(divide="ignore", invalid="ignore"):
-            quality = np.stack([iou / size, iou / hits, hits / size], axis=1)
-        return np.nan_to_num(quality)
-
     def state(self) -> dict[str, Tensor]:
         """What this process has counted so far."""
         return {"table": self.table.cpu()}
@@ -110,6 +98,14 @@ class PanopticEvaluator(DatasetEvaluator):
     def load_state(self, state: dict[str, Tensor]) -> None:
         """Continues from the `state` of an earlier run."""
         self.table = state["table"].clone()
+
+
+def qualities(table: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(C, 3) PQ, SQ, RQ as fractions from the (4, C) counts of `image_counts`; 0 for classes that do not occur."""
+    iou, hits, false_positives, false_negatives = table
+    size = hits + (false_positives + false_negatives) / 2
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.nan_to_num(np.stack([iou / size, iou / hits, hits / size], axis=1))
 
 
 def image_counts(

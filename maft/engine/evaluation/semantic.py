@@ -92,8 +92,7 @@ class SemanticEvaluator(DatasetEvaluator):
         ``mIoU`` averages over the classes in the ground truth, ``mIoU_or_predicted`` over those in ground truth or
         prediction; with a split also ``seen_``, ``unseen_`` and ``harmonic_`` versions of both and of accuracy.
         """
-        self.confusion.synchronize()
-        scores = SemanticScores.of(self.confusion.counts)
+        scores = SemanticScores.of(self.confusion.total())
         results = {
             "mIoU": scores.mean_iou(),
             "mIoU_or_predicted": scores.mean_iou(count_predicted=True),

@@ -1,0 +1,132 @@
+"""What an evaluation leaves: tables in the log, a JSON of all numbers, a CSV with one line a class."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from tabulate import tabulate
+
+from maft.errors import UserError
+from maft.files import write_json_atomic, write_text_atomic
+
+Results = Mapping[str, Mapping[str, float]]
+
+_DEFINITIONS = {
+    "mIoU": "mean IoU over the classes in the ground truth",
+    "mIoU_or_predicted": "sum of IoU / number of classes in ground truth or prediction (Detectron2 up to v0.6)",
+    "fwIoU": "IoU weighted by the classes' share of true pixels",
+    "mACC": "mean class accuracy over the classes in the ground truth",
+    "pACC": "share of labelled pixels that are right",
+    "PQ": "panoptic quality, mean over the classes in ground truth or prediction",
+    "SQ": "mean IoU of matched segments",
+    "RQ": "F1 score of segment matching at IoU > 0.5",
+    "AP": "mask average precision, mean over IoU 0.50 to 0.95",
+    "AP50": "mask average precision at IoU 0.50",
+    "AP75": "mask average precision at IoU 0.75",
+}
+_PARTS = {
+    "seen_": "over the seen classes",
+    "unseen_": "over the unseen classes",
+    "harmonic_": "harmonic mean of seen and unseen",
+}
+_SUFFIXES = {"_th": "things only", "_st": "stuff only"}
+_SIZES = {"APs": "small", "APm": "medium", "APl": "large"}
+
+
+def definition(metric: str) -> str:
+    """What a metric measures, in words; empty for a name that is not a mean."""
+    for prefix, meaning in _PARTS.items():
+        if metric.startswith(prefix) and metric.removeprefix(prefix) in _DEFINITIONS:
+            return f"{_DEFINITIONS[metric.removeprefix(prefix)]}; {meaning}"
+    for suffix, meaning in _SUFFIXES.items():
+        if metric.endswith(suffix) and metric.removesuffix(suffix) in _DEFINITIONS:
+            return f"{_DEFINITIONS[metric.removesuffix(suffix)]}; {meaning}"
+    if metric in _SIZES:
+        return f"{_DEFINITIONS['AP']}; {_SIZES[metric]} objects"
+    return _DEFINITIONS.get(metric, "")
+
+
+def results_table(results: Results) -> str:
+    """All means of an evaluation with their definitions; per-class numbers are left to the CSV."""
+    rows = [
+        (task, name, value, definition(name))
+        for task, values in results.items()
+        for name, value in values.items()
+        if definition(name)
+    ]
+    return _table(rows, ("task", "metric", "%", "definition"))
+
+
+def expected_table(expected: Sequence[tuple[str, float]], results: Results) -> str:
+    """Measured numbers beside the published ones.
+
+    Args:
+        expected: (metric, percentage) pairs; a metric may carry its task ("panoptic_seg/PQ").
+
+    Raises:
+        UserError: a metric was not measured.
+    """
+    rows = []
+    for metric, published in expected:
+        measured = _find(metric, results)
+        rows.append((metric, measured, published, measured - published, definition(metric.rsplit("/")[-1])))
+    return _table(rows, ("metric", "measured", "expected", "difference", "definition"))
+
+
+def write_results(folder: Path, results: Results, facts: Mapping[str, Any]) -> None:
+    """Writes ``results.json``: ``facts`` about the run and all numbers; what is undefined (NaN) becomes null."""
+    numbers = {
+        task: {name: None if math.isnan(value) else value for name, value in values.items()}
+        for task, values in results.items()
+    }
+    write_json_atomic(folder / "results.json", {**facts, "results": numbers})
+
+
+def write_per_class(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Writes one CSV line a class; the columns are the keys of the first row, undefined numbers are left empty."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    for row in rows:
+        writer.writerow(
+            {key: "" if isinstance(value, float) and math.isnan(value) else value for key, value in row.items()}
+        )
+    write_text_atomic(path, text.getvalue())
+
+
+def per_class_rows(results: Results, classes: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Gathers the per-class numbers of all tasks.
+
+    Args:
+        results: of the evaluators; per-class metrics are called ``<metric>-<class name>``.
+        classes: one mapping a class with at least ``name``; its other entries become columns of their own.
+    """
+    metrics = dict.fromkeys(
+        (task, name.removesuffix("-" + row["name"]))
+        for task, values in results.items()
+        for row in classes
+        for name in values
+        if name.endswith("-" + row["name"]) and "-" not in name.removesuffix("-" + row["name"])
+    )
+    return [
+        {**row, **{metric: results[task].get(f"{metric}-{row['name']}", math.nan) for task, metric in metrics}}
+        for row in classes
+    ]
+
+
+def _find(metric: str, results: Results) -> float:
+    task, _, name = metric.rpartition("/")
+    for known, values in results.items():
+        if task in ("", known) and name in values:
+            return values[name]
+    measured = ", ".join(name for values in results.values() for name in values if definition(name))
+    raise UserError(f"TEST.EXPECTED names the metric {metric!r}, which was not measured; measured were: {measured}.")
+
+
+def _table(rows: Sequence[Sequence[Any]], headers: Sequence[str]) -> str:
+    return tabulate(rows, headers=headers, tablefmt="simple", floatfmt=".3f")
