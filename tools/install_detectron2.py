@@ -25,12 +25,13 @@ def install_from_index() -> None:
 def install_from_checkout(folder: Path) -> None:
     if not (folder / "detectron2" / "__init__.py").is_file() or not (folder / "setup.py").is_file():
         sys.exit(f"error: {folder} is not a Detectron2 checkout: it has no setup.py and detectron2/__init__.py")
+    pip = [sys.executable, "-m", "pip"]
+    run([*pip, "install", "--quiet", "setuptools", "wheel"])
     # Its setup.py imports the installed torch, which an isolated build would not see.
-    pip = [sys.executable, "-m", "pip", "install", "--quiet"]
-    run([*pip, "setuptools", "wheel"])
-    # Both would provide the package detectron2, and the copy in site-packages would win over the checkout.
-    run([sys.executable, "-m", "pip", "uninstall", "--quiet", "--yes", "sal-detectron2"])
-    run([*pip, "--no-build-isolation", "--no-deps", "--editable", str(folder)])
+    options = ["--quiet", "--no-deps", "--no-build-isolation", "--use-pep517"]
+    run([*pip, "install", *options, "--editable", str(folder)])
+    # Both provide the package detectron2, and the copy in site-packages would win over the checkout.
+    run([*pip, "uninstall", "--quiet", "--yes", "sal-detectron2"])
 
 
 def run(command: list[str]) -> None:

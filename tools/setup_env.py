@@ -79,6 +79,8 @@ def make_environment(venv: Path, python: str | None) -> tuple[str, tuple[int, ..
         say(f"creating {venv} with Python {dotted(version)} ({source})")
         if not python and version[:2] != (3, 11):
             say("no python3.11 here: this version is supported as well (choose with PYTHON=)")
+        if venv.exists() and not (venv / "pyvenv.cfg").is_file() and any(venv.iterdir()):
+            fail(f"{venv} is there and is no virtual environment; name another folder with VENV=")
         # --clear: an environment whose creation was interrupted is no use to anybody.
         if not run(source, "-m", "venv", "--clear", str(venv), may_fail=True):
             fail(f"{source} cannot create virtual environments; on Debian: apt install python3-venv")

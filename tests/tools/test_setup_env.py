@@ -56,6 +56,12 @@ def test_an_environment_of_another_python_is_not_touched(tmp_path):
     assert [path.name for path in (tmp_path / "env").iterdir()] == ["bin"]
 
 
+def test_a_folder_with_other_things_is_never_cleared(tmp_path):
+    (tmp_path / "thesis.tex").touch()
+    assert_one_error(run("setup_env.py", "--venv", tmp_path), str(tmp_path), "no virtual environment")
+    assert (tmp_path / "thesis.tex").exists()
+
+
 def test_an_environment_that_is_up_to_date_returns_at_once(tmp_path):
     sys.path.insert(0, str(ROOT / "tools"))
     try:
