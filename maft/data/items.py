@@ -89,8 +89,27 @@ def register_all() -> None:
             register(name)
 
 
-def labels_report(labels: Path) -> Path:
-    """The file in which a preparation script leaves the names of images it made no label map for."""
+def read_labels_report(labels: Path) -> dict[str, Any] | None:
+    """What a finished preparation left beside a folder of label maps; None when there is no (readable) report.
+
+    Returns:
+        ``images`` and ``labels``, two numbers, and ``without_labels``, the images without a labelled pixel.
+    """
+    try:
+        report = json.loads(_report_file(labels).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return report if isinstance(report, dict) and {"images", "labels", "without_labels"} <= report.keys() else None
+
+
+def write_labels_report(labels: Path, without_labels: list[str], images: int) -> None:
+    """Leaves the report that tells a finished preparation from an interrupted one."""
+    report = {"images": images, "labels": images - len(without_labels), "without_labels": without_labels}
+    if read_labels_report(labels) != report:
+        write_json_atomic(_report_file(labels), report)
+
+
+def _report_file(labels: Path) -> Path:
     return labels.with_name(f"{labels.name}_report.json")
 
 
@@ -163,8 +182,7 @@ def _check_complete(row: DatasetRow, images: dict[str, str], labels: dict[str, s
             f"Dataset {row.name} has no image for {len(lonely)} of its {len(labels)} label maps, the first is "
             f"{labels[lonely[0]]}: {_advice(row, 'images')}."
         )
-    report = labels_report(row.root / row.labels)
-    prepared = json.loads(report.read_text(encoding="utf-8")) if report.is_file() else None
+    prepared = read_labels_report(row.root / row.labels)
     if row.split_by_labels:
         # The image folder holds other splits too, so only the report tells how many label maps there should be.
         if prepared is None or prepared["labels"] != len(labels):
@@ -181,14 +199,6 @@ def _check_complete(row: DatasetRow, images: dict[str, str], labels: dict[str, s
             f"Dataset {row.name} is half prepared: {len(bare)} of its {len(images)} images have no label map in "
             f"{row.root / row.labels}, the first is {images[bare[0]]}: {_advice(row, 'labels')}."
         )
-
-
-def write_labels_report(labels: Path, without_labels: list[str], total: int) -> None:
-    """Leaves the report that tells a finished preparation from an interrupted one."""
-    write_json_atomic(
-        labels_report(labels),
-        {"images": total, "labels": total - len(without_labels), "without_labels": without_labels},
-    )
 
 
 def _with_segments(row: DatasetRow, items: list[dict[str, Any]]) -> list[dict[str, Any]]:

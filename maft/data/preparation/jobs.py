@@ -16,7 +16,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from maft.data.catalog import DatasetRow
-from maft.data.items import write_labels_report
+from maft.data.items import read_labels_report, write_labels_report
 from maft.data.label_rules import LabelTable
 from maft.data.preparation.command import Count
 from maft.errors import UserError
@@ -146,14 +146,17 @@ def convert_labels(
     clean_unfinished(folder)
     table = LabelTable(row.classes, row.label_rule, seen_only=row.seen_only)
     targets = {stem: folder / f"{stem}{row.label_suffix}" for stem in sources}
-    todo = [stem for stem in sources if not targets[stem].is_file()]
+    report = read_labels_report(folder)
+    known = set(report["without_labels"]) if report and drop_empty else set()
+    todo = [stem for stem in sources if stem not in known and not targets[stem].is_file()]
     empty = run_jobs(
         partial(_convert, read, table, drop_empty),
         [(sources[stem], targets[stem]) for stem in todo],
         workers=workers,
         description=row.name,
     )
-    without = [stem for stem, is_empty in zip(todo, empty) if is_empty]
+    known |= {stem for stem, is_empty in zip(todo, empty) if is_empty}
+    without = sorted(known & sources.keys())
     write_labels_report(folder, without, len(sources))
     return Count(f"{row.name} label maps", len(sources) - len(without), row.images_expected, len(without))
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import zlib
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.io import loadmat
+from scipy.io.matlab import MatReadError
 
 from maft.data.catalog import dataset
 from maft.data.preparation.command import Count, Options
@@ -63,7 +65,7 @@ def read_label_map(path: Path) -> NDArray[np.integer]:
         return loadmat(path, variable_names=["LabelMap"])["LabelMap"].astype(np.int32)
     except KeyError:
         raise UserError(f"{path} has no LabelMap: it is not of Pascal Context.") from None
-    except (OSError, ValueError, TypeError, NotImplementedError) as error:
+    except (MatReadError, OSError, ValueError, TypeError, NotImplementedError, zlib.error) as error:
         raise UserError(f"{path} cannot be read ({error}): download it again.") from None
 
 

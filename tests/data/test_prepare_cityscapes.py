@@ -1,0 +1,41 @@
+"""prepare_cityscapes.py on a miniature of the original layout."""
+
+import numpy as np
+import pytest
+
+from maft.data import load_items
+
+
+@pytest.fixture
+def cityscapes(root, write_map):
+    """Two cities a split; road 7, licence plate 255, unlabelled 0, bicycle 33."""
+    for split, cities in (("train", ("aachen", "bochum")), ("val", ("frankfurt", "munster"))):
+        for city in cities:
+            stem = f"{split}/{city}/{city}_000000_000019"
+            write_map(f"cityscapes/leftImg8bit/{stem}_leftImg8bit.png", np.zeros((1, 4, 3), np.uint8))
+            write_map(f"cityscapes/gtFine/{stem}_gtFine_labelIds.png", np.array([[7, 255, 0, 33]], np.uint8))
+            write_map(f"cityscapes/gtFine/{stem}_gtFine_color.png", np.zeros((1, 4, 4), np.uint8))
+    return root
+
+
+def test_training_ids_and_counts(cityscapes, prepare, read_map) -> None:
+    printed = prepare("cityscapes")
+    path = "cityscapes/gtFine/val/frankfurt/frankfurt_000000_000019_gtFine_labelTrainIds.png"
+    assert read_map(path).tolist() == [[0, 255, 255, 18]]
+    items = load_items("cityscapes_val")
+    assert [item["image_id"] for item in items] == ["frankfurt_000000_000019", "munster_000000_000019"]
+    assert items[0]["file_name"].endswith("val/frankfurt/frankfurt_000000_000019_leftImg8bit.png")
+    assert "cityscapes_train label maps: 2 (PUBLISHED: 2975)" in printed
+
+
+def test_survives_a_kill(cityscapes, kill_and_finish) -> None:
+    assert "cityscapes_val label maps: 2" in kill_and_finish("cityscapes")
+
+
+def test_faults(cityscapes, prepare, write_map) -> None:
+    place = "cityscapes/gtFine/val/munster/munster_000000_000019_gtFine_labelIds.png"
+    write_map(place, np.array([[34]], np.uint8))
+    assert "munster_000000_000019_gtFine_labelIds.png holds the unknown id 34" in prepare("cityscapes", status=1)
+    (cityscapes / place).unlink()
+    message = prepare("cityscapes", "--splits", "val", status=1)
+    assert "1 of 2 label maps are missing" in message and "cityscapes-dataset.com" in message
