@@ -65,7 +65,7 @@ class SwinBlock(nn.Module):
         return x + self.drop_path(self.mlp(self.norm2(x)))
 
     def _attend(self, x: Tensor, mask: Tensor) -> Tensor:
-        batch, height, width, channels = x.shape
+        height, width = x.shape[1:3]
         window = (self.window, self.window)
         x = F.pad(x, (0, 0, 0, -width % self.window, 0, -height % self.window))
         padded_height, padded_width = x.shape[1:3]

@@ -1,4 +1,4 @@
-"""MaskFormer's pixel decoder: a plain feature pyramid (Cheng et al., NeurIPS 2021, section 3.2 "Pixel-level module")."""
+"""MaskFormer's pixel decoder: a plain feature pyramid (Cheng et al., NeurIPS 2021, section 3.4)."""
 
 from __future__ import annotations
 

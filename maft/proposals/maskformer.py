@@ -1,4 +1,4 @@
-"""MaskFormer (Cheng et al., NeurIPS 2021) with a text-compared class embedding, as ZSSeg, ZegFormer and OVSeg use it."""
+"""MaskFormer (Cheng et al., NeurIPS 2021) with a text-compared class embedding: ZSSeg, ZegFormer, OVSeg."""
 
 from __future__ import annotations
 
@@ -111,6 +111,9 @@ class MaskFormer(nn.Module):
         deep_supervision: in training, predict from every decoder layer and not from the last alone.
         pixel_mean, pixel_std: normalisation of RGB images in 0..255.
     """
+
+    pixel_mean: Tensor
+    pixel_std: Tensor
 
     def __init__(
         self,

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from itertools import pairwise
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -13,7 +16,7 @@ class MLP(nn.Module):
     def __init__(self, input_dim: int, hidden_dim: int, output_dim: int, layers: int) -> None:
         super().__init__()
         widths = [input_dim, *[hidden_dim] * (layers - 1), output_dim]
-        self.layers = nn.ModuleList(nn.Linear(n, m) for n, m in zip(widths, widths[1:]))
+        self.layers = nn.ModuleList(nn.Linear(n, m) for n, m in pairwise(widths))
 
     def forward(self, x: Tensor) -> Tensor:
         for layer in self.layers[:-1]:
@@ -43,7 +46,7 @@ class EncoderLayer(nn.Module):
         x = self._residual(x, self.norm1, lambda y: self._attend(self.self_attn, y + position, y + position, y))
         return self._residual(x, self.norm2, self._feed_forward)
 
-    def _residual(self, x: Tensor, norm: nn.Module, branch) -> Tensor:  # type: ignore[no-untyped-def]
+    def _residual(self, x: Tensor, norm: nn.Module, branch: Callable[[Tensor], Tensor]) -> Tensor:
         if self.pre_norm:
             return x + self.dropout(branch(norm(x)))
         return norm(x + self.dropout(branch(x)))

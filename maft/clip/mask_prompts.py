@@ -1,0 +1,74 @@
+"""Mask prompts: learned tokens in place of the patches a region does not show (OVSeg section 3.3)."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from maft.clip import vit
+from maft.errors import UserError
+
+
+class MaskPrompts(nn.Module):
+    """Prompt tokens for a stock open_clip ViT, one per position and depth.
+
+    Args:
+        visual: the tower the prompts are for; read for its sizes, not kept.
+        depth: how often blank patches are replaced: 1 before the class token and position embedding are added, every
+            further one after another block; at most the number of blocks.
+        image_size: (height, width) of the pixels the tower will see; its native size by default.
+
+    Attributes:
+        tokens: (depth, patches, tower width) parameter, initialised from N(0, 0.02**2).
+
+    Raises:
+        UserError: the tower is no plain ViT, or the depth lies outside 1 to its number of blocks.
+    """
+
+    def __init__(self, visual: nn.Module, depth: int, image_size: tuple[int, int] | None = None) -> None:
+        super().__init__()
+        tower = vit.require_plain_vit(visual, "MASK_PROMPT_DEPTH above 0")
+        blocks = len(tower.transformer.resblocks)
+        if not 1 <= depth <= blocks:
+            raise UserError(
+                f"MASK_PROMPT_DEPTH {depth} does not fit the CLIP tower of {blocks} blocks: choose 0 (no prompts) to "
+                f"{blocks}."
+            )
+        height, width = image_size or tower.image_size
+        rows, columns = tower.patch_size
+        width_of_tower = tower.class_embedding.shape[0]
+        self.grid = (height // rows, width // columns)
+        self.tokens = nn.Parameter(torch.empty(depth, self.grid[0] * self.grid[1], width_of_tower))
+        nn.init.normal_(self.tokens, std=0.02)
+
+    def forward(self, visual: nn.Module, pixels: Tensor, region_masks: Tensor) -> Tensor:
+        """Embeds regions.
+
+        Args:
+            visual: the tower.
+            pixels: (n, 3, h, w) normalised regions.
+            region_masks: (n, 1, h, w), above 0 where a pixel belongs to the region.
+
+        Returns:
+            (n, D) embeddings, not normalised.
+
+        Raises:
+            UserError: the pixels make another patch grid than the prompts were made for.
+        """
+        tower = vit.require_plain_vit(visual, "MASK_PROMPT_DEPTH above 0")
+        patches, grid = vit.patch_tokens(tower, pixels)
+        if grid != self.grid:
+            raise UserError(
+                f"The mask prompts are for a grid of {self.grid[0]}x{self.grid[1]} patches and the regions make "
+                f"{grid[0]}x{grid[1]}: set INPUT_SIZE to the size the prompts were trained with."
+            )
+        # A patch is kept when any of its pixels belongs to the region.
+        blank = F.max_pool2d(region_masks, tower.patch_size).flatten(1)[..., None] <= 0
+        prompts = self.tokens.to(patches.dtype)
+        tokens = vit.add_class_and_position(tower, torch.where(blank, prompts[0], patches), grid)
+        for index, prompt in enumerate(prompts[1:]):
+            tokens = vit.run_blocks(tower, tokens, index, index + 1)
+            tokens = torch.cat([tokens[:, :1], torch.where(blank, prompt, tokens[:, 1:])], dim=1)
+        tokens = vit.run_blocks(tower, tokens, len(prompts) - 1)
+        return vit.project_tokens(tower, tokens[:, 0])

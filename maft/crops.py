@@ -1,0 +1,168 @@
+"""Cuts masked regions out of an image and resizes them, all regions of an image at once (OVSeg section 3.2).
+
+Every region is its mask's bounding box with the pixels outside the mask replaced by a fill colour, resized to a square
+without keeping its aspect ratio: the image bicubically (A = -0.75, no antialiasing), the mask by nearest neighbour.
+Numbers follow ``torch.nn.functional.interpolate`` applied to each region on its own; nothing loops over regions.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+# Interpolation taps held at once: on a CPU they should stay in the cache, a GPU wants few large kernels.
+_CPU_TAPS = 1 << 20
+_GPU_TAPS = 1 << 25
+
+
+def tight_boxes(masks: Tensor) -> Tensor:
+    """Bounding boxes of binary masks.
+
+    Args:
+        masks: (N, h, w) bool.
+
+    Returns:
+        (N, 4) int64 as x0, y0, x1, y1 in pixels, x1 and y1 exclusive; zeros where a mask is empty.
+    """
+    pixels = masks.contiguous().view(torch.uint8)
+
+    def extent(occupied: Tensor) -> tuple[Tensor, Tensor]:
+        length = occupied.shape[1]
+        return occupied.argmax(1), length - occupied.flip(1).argmax(1)
+
+    # The maximum over bytes is several times faster than any() on a CPU.
+    in_column, in_row = pixels.amax(1), pixels.amax(2)
+    left, right = extent(in_column)
+    top, bottom = extent(in_row)
+    return torch.stack([left, top, right, bottom], dim=1) * in_row.amax(1, keepdim=True)
+
+
+def expand_boxes(boxes: Tensor, ratio: float, size: tuple[int, int]) -> Tensor:
+    """Boxes grown about their centre, cut to whole pixels towards zero and clipped to the image.
+
+    Args:
+        boxes: (N, 4) as `tight_boxes` gives them.
+        ratio: factor of width and height.
+        size: (height, width) of the image.
+    """
+    edges = boxes.float()
+    centre = 0.5 * (edges[:, :2] + edges[:, 2:])
+    half = 0.5 * (edges[:, 2:] - edges[:, :2]) * ratio
+    height, width = size
+    limit = boxes.new_tensor([width, height, width, height])
+    return torch.cat([centre - half, centre + half], dim=1).trunc().long().clamp(min=0).minimum(limit)
+
+
+def crop_regions(
+    image: Tensor,
+    masks: Tensor,
+    boxes: Tensor,
+    size: tuple[int, int],
+    *,
+    fill: Tensor,
+    align_corners: bool = False,
+    taps_at_once: int | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Masked regions of one image, resized.
+
+    Args:
+        image: (3, h, w) float, normalised or not.
+        masks: (N, h, w) bool, or float in [0, 1] to blend image and fill (matting).
+        boxes: (N, 4) int64 as x0, y0, x1, y1, none of them empty.
+        size: (height, width) of the regions.
+        fill: (3,) colour of pixels outside the mask, on the image's scale.
+        align_corners: how the image, not the mask, is resized.
+        taps_at_once: bound on the working memory, about 30 bytes each.
+
+    Returns:
+        regions (N, 3, *size) float and region masks (N, 1, *size) float.
+    """
+    height, width = size
+    left, top, right, bottom = boxes.unbind(1)
+    columns, column_weights = _cubic_taps(right - left, width, align_corners)
+    rows, row_weights = _cubic_taps(bottom - top, height, align_corners)
+    columns = (columns + left[:, None, None]).flatten(1)
+    column_weights = column_weights.flatten(1).to(image.dtype)
+    # The weights of a pixel add up to one, so the fill can be taken out and put back after resizing.
+    table = (image - fill[:, None, None]).flatten(1).T.contiguous()
+    values = (masks.contiguous().view(torch.uint8) if masks.dtype == torch.bool else masks).flatten(0, 1)
+    first_row = torch.arange(len(boxes), device=boxes.device) * image.shape[1] + top
+
+    # Channels last, as the sums come out.
+    regions = image.new_empty(len(boxes), height, width, 3)
+    heights = bottom - top
+    taps_at_once = taps_at_once or (_CPU_TAPS if image.device.type == "cpu" else _GPU_TAPS)
+    for chunk in _chunks(heights, taps_at_once // (4 * width)):
+        tall = heights[chunk]
+        # Every source row of every box of the chunk, one after the other.
+        start = tall.cumsum(0) - tall
+        region = torch.repeat_interleave(torch.arange(len(tall), device=boxes.device), tall)
+        line = torch.arange(len(region), device=boxes.device)
+        row = line + (top[chunk] - start).index_select(0, region)
+        mask_row = line + (first_row[chunk] - start).index_select(0, region)
+        taps = columns[chunk].index_select(0, region)
+        weights = column_weights[chunk].index_select(0, region)
+        weights = weights * values.index_select(0, mask_row).gather(1, taps)
+        # Bag by bag, a weighted sum over its four taps: first along every row, then across rows.
+        lines = F.embedding_bag(
+            taps.add_(row[:, None] * image.shape[2]).view(-1, 4),
+            table,
+            mode="sum",
+            per_sample_weights=weights.view(-1, 4),
+        )
+        resized = F.embedding_bag(
+            (rows[chunk] + start[:, None, None]).view(-1, 4),
+            lines.view(len(region), width * 3),
+            mode="sum",
+            per_sample_weights=row_weights[chunk].to(image.dtype).reshape(-1, 4),
+        )
+        regions[chunk] = resized.view(-1, height, width, 3) + fill
+
+    mask_row = first_row[:, None] + _nearest_taps(bottom - top, height)
+    column = left[:, None] + _nearest_taps(right - left, width)
+    region_masks = values.index_select(0, mask_row.flatten()).view(len(boxes), height, -1)
+    region_masks = region_masks.gather(2, column[:, None, :].expand(-1, height, -1))
+    return regions.permute(0, 3, 1, 2), region_masks[:, None].to(image.dtype)
+
+
+def _chunks(heights: Tensor, most: int) -> list[slice]:
+    """Consecutive slices whose heights add up to ``most`` or that hold a single entry."""
+    slices, start, total = [], 0, 0
+    for index, height in enumerate(heights.tolist()):
+        if index > start and total + height > most:
+            slices.append(slice(start, index))
+            start, total = index, 0
+        total += height
+    if len(heights):
+        slices.append(slice(start, len(heights)))
+    return slices
+
+
+def _scale(length: Tensor, target: int, align_corners: bool) -> Tensor:
+    """Source pixels per target pixel, (N, 1) float32."""
+    if align_corners:
+        return ((length - 1).float() / max(target - 1, 1))[:, None]
+    return (length.float() / target)[:, None]
+
+
+def _cubic_taps(length: Tensor, target: int, align_corners: bool) -> tuple[Tensor, Tensor]:
+    """Source positions and weights, each (N, target, 4), of a bicubic resize of ``length`` (N,) pixels."""
+    grid = torch.arange(target, device=length.device)
+    # torch rounds the product and the subtraction once, together, to float32.
+    scale = _scale(length, target, align_corners).double()
+    source = (scale * grid if align_corners else scale * (grid + 0.5) - 0.5).float()
+    floor = source.floor()
+    fraction = (source - floor)[..., None]
+    distance = (fraction - torch.arange(-1, 3, device=length.device)).abs()
+    a = -0.75
+    near = ((a + 2) * distance - (a + 3)) * distance * distance + 1
+    far = ((a * distance - 5 * a) * distance + 8 * a) * distance - 4 * a
+    position = floor.long()[..., None] + torch.arange(-1, 3, device=length.device)
+    return position.clamp(min=0).minimum(length[:, None, None] - 1), torch.where(distance <= 1, near, far)
+
+
+def _nearest_taps(length: Tensor, target: int) -> Tensor:
+    """Source positions of torch's "nearest" (floor) resize: (N, target)."""
+    position = (torch.arange(target, device=length.device) * _scale(length, target, False)).floor().long()
+    return position.minimum(length[:, None] - 1)
