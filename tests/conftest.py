@@ -50,3 +50,26 @@ def golden_dir() -> Path:
 def samples_dir() -> Path:
     """Folder of real sample images and annotations (environment variable MAFT_SAMPLES)."""
     return _folder_from_environment("MAFT_SAMPLES")
+
+
+@pytest.fixture(scope="session")
+def vit_clip():
+    """Factory of small untrained ViT CLIPs: 4 blocks, 32x32 native pixels, patches of 8."""
+
+    def build(*, layers: int = 4, patch_size: int = 8, quick_gelu: bool = False):
+        from maft.clip import clip_from_config
+
+        config = {
+            "embed_dim": 16,
+            "vision_cfg": {
+                "layers": layers,
+                "width": 32,
+                "head_width": 16,
+                "patch_size": patch_size,
+                "image_size": 4 * patch_size,
+            },
+            "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1},
+        }
+        return clip_from_config("a small ViT", config, quick_gelu=quick_gelu)
+
+    return build

@@ -6,6 +6,7 @@ Shape letters: B images, Q masks, C channels of the last stage, D joint embeddin
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -18,17 +19,17 @@ from maft.errors import UserError
 STAGES = ("res2", "res3", "res4", "res5")
 
 
-def is_convnext(visual: nn.Module) -> bool:
+def is_convnext(visual: object) -> bool:
     """Whether the tower is a timm ConvNeXt inside open_clip's adaptor."""
     return isinstance(visual, TimmModel) and type(visual.trunk).__name__ == "ConvNeXt"
 
 
-def is_resnet(visual: nn.Module) -> bool:
+def is_resnet(visual: object) -> bool:
     """Whether the tower is CLIP's ResNet with attention pooling."""
     return isinstance(visual, ModifiedResNet)
 
 
-def dense_channels(visual: nn.Module) -> dict[str, int]:
+def dense_channels(visual: Any) -> dict[str, int]:
     """Channels of "stem", "res2".."res5" and "dense"."""
     if is_convnext(visual):
         stages = [int(info["num_chs"]) for info in visual.trunk.feature_info]
@@ -39,7 +40,7 @@ def dense_channels(visual: nn.Module) -> dict[str, int]:
     return {"stem": stem, **dict(zip(STAGES, stages, strict=True)), "dense": stages[-1]}
 
 
-def dense_features(visual: nn.Module, pixels: Tensor) -> dict[str, Tensor]:
+def dense_features(visual: Any, pixels: Tensor) -> dict[str, Tensor]:
     """Feature maps of normalised pixels (B, 3, H, W).
 
     Returns:
@@ -67,7 +68,7 @@ def dense_features(visual: nn.Module, pixels: Tensor) -> dict[str, Tensor]:
     return features
 
 
-def project_pooled(visual: nn.Module, vectors: Tensor) -> Tensor:
+def project_pooled(visual: Any, vectors: Tensor) -> Tensor:
     """The tower's head on pooled vectors (..., C) -> (..., D), not normalised.
 
     A ResNet's attention pool over a single position is its value and output projection.
@@ -81,7 +82,7 @@ def project_pooled(visual: nn.Module, vectors: Tensor) -> Tensor:
     return pool.c_proj(pool.v_proj(vectors))
 
 
-def project_dense(visual: nn.Module, features: Tensor, *, rows_in_memory_order: bool = False) -> Tensor:
+def project_dense(visual: Any, features: Tensor, *, rows_in_memory_order: bool = False) -> Tensor:
     """The tower's head at every pixel of dense features: (B, C, h, w) -> (B, D, h, w), not normalised.
 
     Args:
@@ -89,14 +90,11 @@ def project_dense(visual: nn.Module, features: Tensor, *, rows_in_memory_order: 
             elements, mixing positions and channels. Its released weights were trained with it.
     """
     batch, channels, height, width = features.shape
-    if rows_in_memory_order:
-        rows = features.reshape(batch, height, width, channels)
-    else:
-        rows = features.permute(0, 2, 3, 1)
+    rows = features.reshape(batch, height, width, channels) if rows_in_memory_order else features.permute(0, 2, 3, 1)
     return project_pooled(visual, rows).permute(0, 3, 1, 2).contiguous()
 
 
-def attention_pool(visual: nn.Module, features: Tensor, visible: Tensor | None = None) -> Tensor:
+def attention_pool(visual: Any, features: Tensor, visible: Tensor | None = None) -> Tensor:
     """A ResNet's attention pool, once per mask (FC-CLIP with ResNet towers).
 
     The query is the mean feature of the image; it attends to the positions a mask shows. The position embedding is
@@ -111,7 +109,7 @@ def attention_pool(visual: nn.Module, features: Tensor, visible: Tensor | None =
         (B, Q, D), or (B, D) without masks.
     """
     pool = _resnet(visual).attnpool
-    batch, channels, height, width = features.shape
+    batch, _, height, width = features.shape
     tokens = features.flatten(2).transpose(1, 2)
     position = _pool_position(pool, (height, width)).to(tokens.dtype)
     query = tokens.mean(1, keepdim=True) + position[:1]
@@ -144,7 +142,7 @@ def _pool_position(pool: AttentionPool2d, grid: tuple[int, int]) -> Tensor:
     return torch.cat([position[:1], spatial.flatten(2)[0].transpose(0, 1)])
 
 
-def _resnet(visual: nn.Module) -> ModifiedResNet:
+def _resnet(visual: Any) -> ModifiedResNet:
     if not isinstance(visual, ModifiedResNet):
         raise UserError(
             f"Dense CLIP features need a convolutional tower, and MODEL.CLIP is a {type(visual).__name__}: "

@@ -40,12 +40,13 @@ class CLIPEncoder(nn.Module):
         UserError: a tower is of a kind that is not supported.
     """
 
+    model: Any
     pixel_mean: Tensor
     pixel_std: Tensor
 
     def __init__(
         self,
-        model: nn.Module,
+        model: Any,
         tokenizer: Any,
         *,
         name: str = "CLIP",
@@ -167,7 +168,10 @@ class CLIPEncoder(nn.Module):
 
 
 class BytePairTokenizer(SimpleTokenizer):
-    """CLIP's tokenizer with the special tokens spelt as OpenAI spells them, ``<|startoftext|>`` and ``<|endoftext|>``."""
+    """CLIP's tokenizer with the special tokens spelt as OpenAI does, ``<|startoftext|>`` and ``<|endoftext|>``."""
+
+    sot_token_id: int
+    eot_token_id: int
 
     def __init__(self, context_length: int = 77) -> None:
         super().__init__(context_length=context_length)

@@ -51,7 +51,7 @@ def load_clip(
     name: str,
     pretrained: str = "",
     *,
-    device: str | torch.device = "cpu",
+    device: str | torch.device | None = None,
     load_weights: bool = True,
     cache_dir: str | Path | None = None,
 ) -> CLIPEncoder:
@@ -66,14 +66,15 @@ def load_clip(
         pretrained: an open_clip tag ("openai", "laion2b_s34b_b88k"), a weights file (OpenAI's TorchScript archive, an
             open_clip state dict, safetensors, or a segmentation checkpoint with a CLIP in it), "" for a folder's own
             weights, or "random" for untrained weights.
-        device: where the model is built; "meta" builds it without memory and without weights.
+        device: where the model is built, by default torch's default device; "meta" builds it without memory and
+            without weights.
         load_weights: False builds the architecture alone, when a checkpoint will fill it; nothing is downloaded.
         cache_dir: where downloads are kept; default: open_clip's and the Hugging Face hub's folders.
 
     Raises:
         UserError: unknown name or tag, missing or unfit weights, or a download that is impossible.
     """
-    device = torch.device(device)
+    device = torch.get_default_device() if device is None else torch.device(device)
     source = _from_folder(name, pretrained) if _folder_of(name) else _from_architecture(name, pretrained)
     wanted = load_weights and pretrained != RANDOM and device.type != "meta"
     state = source.state
@@ -103,13 +104,12 @@ def _folder_of(name: str) -> Path | None:
 def _from_folder(name: str, pretrained: str) -> _Source:
     folder = _folder_of(name)
     assert folder is not None
+    file = folder / "open_clip_config.json"
     try:
-        described = json.loads((folder / "open_clip_config.json").read_text(encoding="utf-8"))
+        described = json.loads(file.read_text(encoding="utf-8"))
         config = dict(described["model_cfg"])
     except (ValueError, KeyError) as error:
-        raise UserError(
-            f"{folder / 'open_clip_config.json'} is not an open_clip model description ({error})."
-        ) from error
+        raise UserError(f"{file} is not an open_clip model description: model_cfg is missing or unreadable.") from error
     preprocess = described.get("preprocess_cfg", {})
     table = folder / "tokenizer.json"
     context_length = int(config.get("text_cfg", {}).get("context_length", 77))
@@ -134,8 +134,8 @@ def _weights_of(folder: Path, pretrained: str) -> Path | None:
 
 def _from_architecture(name: str, pretrained: str) -> _Source:
     base = name.removesuffix(QUICK_GELU_SUFFIX)
-    config = open_clip.get_model_config(base) or open_clip.get_model_config(name)
-    if config is None or "/" in name:
+    config = open_clip.get_model_config(base) if base in open_clip.list_models() else None
+    if config is None:
         raise UserError(
             f"Unknown CLIP {name!r} in MODEL.CLIP.NAME: it is neither an open_clip architecture nor a folder with "
             f"open_clip_config.json.{_closest(name, open_clip.list_models())}"

@@ -76,7 +76,7 @@ class VocabularyEncoder(nn.Module):
         if void:
             initial = torch.randn(1, embed_dim) * text_width**-0.5
             self.void_embedding = nn.Parameter(initial, requires_grad=train_void)
-        self._version: tuple[Any, ...] = ()
+        self._text_version: tuple[Any, ...] = ()
         self._texts: dict[str, Tensor] = {}
         self._tables: dict[tuple[str, ...], tuple[Tensor, Tensor]] = {}
 
@@ -87,8 +87,8 @@ class VocabularyEncoder(nn.Module):
             UserError: a class name is longer than CLIP's context.
         """
         version = clip.text_version()
-        if version != self._version:
-            self._texts, self._tables, self._version = {}, {}, version
+        if version != self._text_version:
+            self._texts, self._tables, self._text_version = {}, {}, version
         if vocabulary.names not in self._tables:
             self._tables[vocabulary.names] = self._table(vocabulary, clip)
         rows, row_class = self._tables[vocabulary.names]

@@ -75,7 +75,7 @@ def convnext_clip(config: Mapping[str, Any], device: torch.device) -> CLIPEncode
         def trunk(pretrained: bool = False, **options: Any) -> ConvNeXt:
             for key in ("pretrained_cfg", "pretrained_cfg_overlay", "cache_dir"):
                 options.pop(key, None)
-            model = ConvNeXt(depths=tuple(clip["depths"]), dims=tuple(clip["dims"]), **options)
+            model: Any = ConvNeXt(depths=tuple(clip["depths"]), dims=tuple(clip["dims"]), **options)
             model.default_cfg = {"pool_size": (7, 7)}
             return model
 

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from maft.checkpoint.key_map import Rule
 
-_BLOCK = r"(?:attn\.(?:in_proj_(?:weight|bias)|out_proj\.(?:weight|bias))|(?:ln_1|ln_2|mlp\.c_fc|mlp\.c_proj)\.(?:weight|bias)|(?:ls_1|ls_2)\.gamma)"
+_BLOCK = (
+    r"(?:attn\.(?:in_proj_(?:weight|bias)|out_proj\.(?:weight|bias))"
+    r"|(?:ln_1|ln_2|mlp\.c_fc|mlp\.c_proj)\.(?:weight|bias)|(?:ls_1|ls_2)\.gamma)"
+)
 
 # Names inside the image tower, the same on both sides.
 TOWER_RULES: tuple[Rule, ...] = (

@@ -1,0 +1,236 @@
+"""IP-CLIP: what a proposal's embedding depends on, what trains, and in which settings it runs."""
+
+import itertools
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from maft.classifiers.grid_masks import grid_probabilities
+from maft.classifiers.ip_clip import IPCLIP
+from maft.clip import VocabularyEncoder, load_clip
+from maft.clip.vit import encode_vit
+from maft.errors import UserError
+from maft.registry import CLASSIFIERS, BuildContext
+from maft.structures import Images, Proposals, Vocabulary
+
+
+@pytest.fixture
+def clip(vit_clip):
+    clip = vit_clip()
+    for parameter in clip.visual.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    return clip
+
+
+@pytest.fixture
+def text(clip):
+    encoder = VocabularyEncoder(clip.embed_dim, clip.text_width, templates="single")
+    with torch.no_grad():
+        return encoder(Vocabulary(("cat", "dog", "tree")), clip)
+
+
+@pytest.fixture
+def images():
+    pixels = [torch.rand(3, 60, 90) * 255, torch.rand(3, 64, 70) * 255]
+    return Images.from_list(pixels, divisor=32)
+
+
+def build(clip, **options) -> IPCLIP:
+    options = {"start_layer": 2, "input_size": 48, **options}
+    return CLASSIFIERS.build(
+        "IPCLIP", {k.upper(): v for k, v in options.items()}, BuildContext(clip, 3, torch.nn.Identity)
+    )
+
+
+def proposals_of(images, number=5, **options):
+    return Proposals(torch.randn(len(images.sizes), number, 16, 24) * 4, images.padded_size, **options)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("input_size", [48, None])
+@pytest.mark.parametrize("number", [0, 1, 5])
+def test_shapes_for_any_number_of_proposals_and_any_grid(clip, text, images, input_size, number):
+    result = build(clip, input_size=input_size)(images, proposals_of(images, number), text, clip)
+    assert result.logits.shape == (2, number, 4) and result.class_logits.shape == (2, number, 3)
+    assert result.embeddings.shape == (2, number, clip.embed_dim)
+    assert result.logits.isfinite().all()
+
+
+@torch.no_grad()
+def test_proposals_do_not_see_each_other(clip, text, images):
+    classifier, proposals = build(clip), proposals_of(images)
+    expected = classifier(images, proposals, text, clip).logits
+    order = torch.tensor([3, 1, 4, 0, 2])
+    permuted = Proposals(proposals.masks[:, order], images.padded_size)
+    torch.testing.assert_close(
+        classifier(images, permuted, text, clip).logits, expected[:, order], rtol=1e-4, atol=1e-3
+    )
+    alone = Proposals(proposals.masks[:, 2:3], images.padded_size)
+    torch.testing.assert_close(classifier(images, alone, text, clip).logits, expected[:, 2:3], rtol=1e-4, atol=1e-3)
+
+
+@torch.no_grad()
+def test_images_of_a_batch_do_not_see_each_other(clip, text, images):
+    classifier, proposals = build(clip), proposals_of(images)
+    together = classifier(images, proposals, text, clip).logits
+    alone = classifier(Images(images.pixels[1:], images.sizes[1:]), proposals.image(1), text, clip).logits
+    torch.testing.assert_close(together[1:], alone, rtol=1e-4, atol=1e-3)
+
+
+@torch.no_grad()
+def test_an_empty_mask_is_well_defined_and_a_full_one_sees_everything(clip, images):
+    classifier = build(clip, start_layer=3)
+    pixels = classifier.prepare(images, clip)
+    visible = torch.zeros(2, 2, 36, dtype=torch.bool)
+    visible[:, 1] = True
+    embeddings = classifier.encode_proposals(clip.visual, pixels, visible)
+    assert embeddings.isfinite().all()
+    # With every patch visible in the last block alone, a class row is the class token itself.
+    torch.testing.assert_close(
+        embeddings[:, 1], encode_vit(clip.visual, pixels, align_corners=True), rtol=1e-4, atol=1e-4
+    )
+    assert (embeddings[:, 0] - embeddings[:, 1]).abs().max() > 1e-2
+
+
+@torch.no_grad()
+def test_the_start_layer_is_the_start_layer(clip, text, images):
+    proposals = proposals_of(images)
+    logits = [build(clip, start_layer=layer)(images, proposals, text, clip).logits for layer in range(4)]
+    for one, other in itertools.combinations(logits, 2):
+        assert (one - other).abs().max() > 1e-2
+
+
+@pytest.mark.parametrize("layer", [-1, 4, 8])
+def test_a_start_layer_outside_the_tower_is_refused(clip, layer):
+    with pytest.raises(UserError, match=rf"START_LAYER is {layer}, but .* has blocks 0 to 3"):
+        build(clip, start_layer=layer)
+
+
+def test_options_are_checked(clip):
+    with pytest.raises(UserError, match=r"TRAIN is 'everything'; choose one of: attention_and_norms, all, none"):
+        build(clip, train="everything")
+    with pytest.raises(UserError, match="no option 'START_LAYERS'"):
+        build(clip, start_layers=3)
+    with pytest.raises(UserError, match="IPCLIP needs a CLIP ViT"):
+        build(load_clip("RN50", "openai", device="meta"))
+
+
+def test_only_attention_and_norms_train_and_clip_is_a_separate_copy(clip, text, images):
+    classifier = build(clip)
+    trained = {name for name, parameter in classifier.named_parameters() if parameter.requires_grad}
+    per_block = {f"attn.{part}" for part in ("in_proj_weight", "in_proj_bias", "out_proj.weight", "out_proj.bias")}
+    per_block |= {f"{norm}.{part}" for norm in ("ln_1", "ln_2") for part in ("weight", "bias")}
+    expected = {f"visual.transformer.resblocks.{block}.{name}" for block in range(4) for name in per_block}
+    assert trained == expected | {"visual.ln_post.weight", "visual.ln_post.bias"}
+    assert {id(p) for p in classifier.trainable_parameters()} == {
+        id(p) for p in classifier.parameters() if p.requires_grad
+    }
+    classifier(images, proposals_of(images), text, clip).logits.sum().backward()
+    assert all(parameter.grad is not None for parameter in classifier.trainable_parameters())
+    assert all(parameter.grad is None for parameter in clip.parameters())
+    assert all(parameter.requires_grad for parameter in build(clip, train="all").parameters())
+
+
+@torch.no_grad()
+def test_a_frozen_classifier_runs_the_shared_tower(clip, text, images):
+    classifier, proposals = build(clip, train="none"), proposals_of(images)
+    assert not classifier.state_dict()
+    expected = build(clip)(images, proposals, text, clip).logits
+    torch.testing.assert_close(classifier(images, proposals, text, clip).logits, expected)
+
+
+@torch.no_grad()
+def test_student_and_teacher_agree_before_training(clip, images):
+    classifier = build(clip)
+    student, teacher = classifier.encode_image(images, clip), classifier.encode_image(images, clip, teacher=True)
+    torch.testing.assert_close(student, teacher)
+    classifier.visual.ln_post.bias += 1
+    assert (classifier.encode_image(images, clip) - teacher).abs().max() > 0.1
+
+
+@pytest.mark.parametrize("align_corners", [False, True])
+@pytest.mark.parametrize("size", [(16, 24), (64, 96), (100, 7), (1, 1)])
+@pytest.mark.parametrize("are_logits", [False, True])
+def test_grid_values_equal_two_full_resizes(align_corners, size, are_logits):
+    masks = torch.randn(2, 3, *size) if are_logits else torch.rand(2, 3, *size)
+    proposals = Proposals(masks, (64, 96), are_logits=are_logits, align_corners=align_corners)
+    for grid, crop in (((6, 6), None), ((8, 12), None), ((5, 9), (50, 71)), ((70, 100), None)):
+        full = proposals.probabilities((64, 96))
+        full = full if crop is None else full[:, :, : crop[0], : crop[1]]
+        expected = F.interpolate(full, size=grid, mode="bilinear", align_corners=False)
+        torch.testing.assert_close(grid_probabilities(proposals, grid, crop), expected, rtol=1e-5, atol=2e-6)
+
+
+@torch.no_grad()
+def test_cropped_masks_and_empty_proposals_follow_freeseg(clip, text, images):
+    proposals = proposals_of(images)
+    proposals.masks[0, 1], proposals.masks[1, 2] = -9.0, -9.0
+    proposals.masks[1, 2, :, -3:] = 9.0  # only in the padding of the second image
+    classifier = build(clip, train="none", mask_crop=True, drop_empty=True)
+    result = classifier(images, proposals, text, clip)
+    expected = torch.ones(2, 5, dtype=torch.bool)
+    expected[0, 1] = expected[1, 2] = False
+    assert torch.equal(result.valid, expected)
+    visible = classifier.visible_patches(images, proposals, (6, 6))
+    cropped = proposals.probabilities(images.padded_size)[1:, :, :64, :70]
+    reference = F.interpolate(cropped, size=(6, 6), mode="bilinear", align_corners=False) >= 0.5
+    assert torch.equal(visible[1:], reference.flatten(2))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_autocast_stays_close_and_trains(clip, text, images, dtype):
+    classifier, proposals = build(clip, activation_checkpointing=True), proposals_of(images)
+    plain = classifier(images, proposals, text, clip)
+    with torch.autocast("cpu", dtype=dtype):
+        mixed = classifier(images, proposals, text, clip)
+    assert mixed.logits.dtype == torch.float32
+    similarity = F.cosine_similarity(mixed.embeddings.float(), plain.embeddings, dim=-1)
+    assert similarity.min() > 0.99
+    mixed.logits.sum().backward()
+    assert all(parameter.grad.isfinite().all() for parameter in classifier.trainable_parameters())
+
+
+class Exported(torch.nn.Module):
+    def __init__(self, classifier):
+        super().__init__()
+        self.classifier = classifier
+
+    def forward(self, pixels, visible):
+        return self.classifier.encode_proposals(self.classifier.visual, pixels, visible)
+
+
+@torch.no_grad()
+def test_the_tower_exports_with_any_number_of_proposals(clip):
+    module = Exported(build(clip)).eval()
+    pixels, visible = torch.randn(2, 3, 48, 48), torch.rand(2, 5, 36) > 0.5
+    program = torch.export.export(
+        module, (pixels, visible), dynamic_shapes={"pixels": None, "visible": {1: torch.export.Dim("proposals")}}
+    )
+    for number in (5, 11):
+        visible = torch.rand(2, number, 36) > 0.5
+        torch.testing.assert_close(program.module()(pixels, visible), module(pixels, visible), rtol=1e-4, atol=1e-4)
+
+
+@torch.no_grad()
+def test_the_tower_compiles_without_graph_breaks(clip):
+    module = Exported(build(clip)).eval()
+    pixels, visible = torch.randn(2, 3, 48, 48), torch.rand(2, 5, 36) > 0.5
+    # The eager backend traces the whole graph and needs no C++ compiler.
+    compiled = torch.compile(module, fullgraph=True, backend="eager")
+    torch.testing.assert_close(compiled(pixels, visible), module(pixels, visible))
+
+
+@pytest.mark.gpu
+@torch.no_grad()
+def test_cuda_agrees_with_the_cpu(clip, text, images):
+    classifier, proposals = build(clip), proposals_of(images)
+    expected = classifier(images, proposals, text, clip).logits
+    classifier, clip = classifier.cuda(), clip.cuda()
+    images = Images(images.pixels.cuda(), images.sizes)
+    proposals = Proposals(proposals.masks.cuda(), proposals.padded_size)
+    text = VocabularyEncoder(clip.embed_dim, clip.text_width, templates="single", void=False)(
+        Vocabulary(("cat", "dog", "tree")), clip
+    )
+    result = classifier(images, proposals, text, clip).logits
+    torch.testing.assert_close(result.cpu(), expected[..., :3], rtol=1e-3, atol=1e-2)

@@ -1,0 +1,153 @@
+"""Class names to rows: synonym rules, templates, and a cache that knows what it holds."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from maft.clip import VocabularyEncoder
+from maft.clip.templates import prompt_templates
+from maft.errors import UserError
+from maft.structures import Vocabulary
+
+
+@pytest.fixture
+def clip(vit_clip):
+    return vit_clip()
+
+
+def encoder(clip, **options):
+    return VocabularyEncoder(clip.embed_dim, clip.text_width, **{"templates": "single", "void": False, **options})
+
+
+class Counted:
+    """Counts the prompts that reach the text tower."""
+
+    def __init__(self, clip, monkeypatch):
+        self.prompts = 0
+        encode = clip.encode_text
+
+        def counted(tokens):
+            self.prompts += len(tokens)
+            return encode(tokens)
+
+        monkeypatch.setattr(clip, "encode_text", counted)
+
+
+def test_template_sets_have_the_published_sizes():
+    assert {name: len(prompt_templates(name)) for name in ("single", "vild", "imagenet")} == {
+        "single": 1,
+        "vild": 14,
+        "imagenet": 80,
+    }
+    assert [t.endswith(".") for t in prompt_templates("vild")] == [True] + [False] * 4 + [True] * 9
+
+
+@pytest.mark.parametrize(
+    ("templates", "message"),
+    [("villd", "Unknown prompt template set 'villd'"), ([], "empty list"), (["a photo"], "exactly one {}")],
+)
+def test_bad_templates_are_named(templates, message):
+    with pytest.raises(UserError, match=message):
+        prompt_templates(templates)
+
+
+def test_rows_are_the_normalised_mean_of_normalised_prompts(clip):
+    templates = ["a photo of a {}.", "the {}"]
+    row = encoder(clip, templates=templates)(Vocabulary(("cat, kitten",)), clip).embeddings[0]
+    prompts = clip.tokenize([template.format("cat, kitten") for template in templates])
+    with torch.no_grad():
+        expected = F.normalize(F.normalize(clip.encode_text(prompts), dim=-1).mean(0), dim=0)
+    torch.testing.assert_close(row, expected)
+
+
+def test_synonym_rules(clip):
+    names = Vocabulary(("person,child, man", "dog"))
+    singles = encoder(clip)(Vocabulary(("person", "child", "man", "dog")), clip).embeddings
+    best = encoder(clip, synonyms="max")(names, clip)
+    torch.testing.assert_close(best.embeddings, singles)
+    assert best.row_class.tolist() == [0, 0, 0, 1] and best.num_classes == 2
+    average = encoder(clip, synonyms="average")(names, clip)
+    torch.testing.assert_close(average.embeddings, F.normalize(torch.stack([singles[:3].mean(0), singles[3]]), dim=-1))
+    whole = encoder(clip, synonyms="whole")(names, clip)
+    assert whole.embeddings.shape == (2, clip.embed_dim)
+    assert (whole.embeddings[0] - average.embeddings[0]).abs().max() > 1e-4
+    with pytest.raises(UserError, match=r"Unknown synonym rule 'mean'.*whole, average, max"):
+        encoder(clip, synonyms="mean")
+
+
+def test_only_the_void_row_has_a_gradient(clip):
+    text = encoder(clip, void=True)(Vocabulary(("cat", "dog")), clip)
+    assert not text.embeddings.requires_grad
+    torch.testing.assert_close(text.void.norm(dim=-1), torch.ones(1))
+    vocabulary_encoder = encoder(clip, void=True, train_void=False)
+    assert [p.requires_grad for p in vocabulary_encoder.parameters()] == [False]
+    assert list(vocabulary_encoder.state_dict()) == ["void_embedding"]
+    assert not list(encoder(clip).parameters())
+
+
+def test_rows_made_in_inference_mode_and_autocast_serve_training_unchanged(clip):
+    vocabulary = Vocabulary(("cat", "dog"))
+    plain = encoder(clip)(vocabulary, clip).embeddings
+    cached = encoder(clip, void=True)
+    with torch.inference_mode(), torch.autocast("cpu", dtype=torch.bfloat16):
+        cached(vocabulary, clip)
+    text = cached(vocabulary, clip)
+    assert torch.equal(text.embeddings, plain)
+    features = torch.randn(3, clip.embed_dim, requires_grad=True)
+    text.logits(features).sum().backward()
+    assert features.grad.abs().sum() > 0
+
+
+def test_each_text_is_encoded_once(clip, monkeypatch):
+    counted = Counted(clip, monkeypatch)
+    vocabulary_encoder = encoder(clip, templates="vild")
+    vocabulary_encoder(Vocabulary(("cat", "dog")), clip)
+    assert counted.prompts == 28
+    vocabulary_encoder(Vocabulary(("dog", "cow", "cat")), clip)
+    assert counted.prompts == 42
+
+
+def test_the_memory_follows_the_weights(clip):
+    vocabulary_encoder, vocabulary = encoder(clip), Vocabulary(("cat",))
+    before = vocabulary_encoder(vocabulary, clip).embeddings
+    state = {name: value + 0.1 for name, value in clip.state_dict().items()}
+    clip.load_state_dict(state)
+    after = vocabulary_encoder(vocabulary, clip).embeddings
+    assert (before - after).abs().max() > 1e-3
+
+
+def test_the_disk_cache_survives_the_process_and_knows_model_and_templates(clip, vit_clip, tmp_path, monkeypatch):
+    first = encoder(clip, cache_dir=tmp_path)(Vocabulary(("cat", "dog")), clip).embeddings
+    counted = Counted(clip, monkeypatch)
+    again = encoder(clip, cache_dir=tmp_path)(Vocabulary(("dog", "cat")), clip).embeddings
+    assert counted.prompts == 0
+    assert torch.equal(again, first.flip(0))
+    encoder(clip, cache_dir=tmp_path)(Vocabulary(("cow",)), clip)
+    assert counted.prompts == 1 and len(list(tmp_path.iterdir())) == 1
+    encoder(clip, cache_dir=tmp_path, templates=["the {}"])(Vocabulary(("cat",)), clip)
+    other = vit_clip()
+    assert not torch.equal(encoder(other, cache_dir=tmp_path)(Vocabulary(("cat",)), other).embeddings, first[:1])
+    assert len(list(tmp_path.iterdir())) == 3
+
+
+def test_an_unreadable_cache_file_is_reported_and_replaced(clip, tmp_path, caplog):
+    vocabulary = Vocabulary(("cat",))
+    expected = encoder(clip, cache_dir=tmp_path)(vocabulary, clip).embeddings
+    file = next(tmp_path.iterdir())
+    file.write_bytes(file.read_bytes()[:100])
+    torch.testing.assert_close(encoder(clip, cache_dir=tmp_path)(vocabulary, clip).embeddings, expected)
+    assert "unreadable" in caplog.text
+    caplog.clear()
+    encoder(clip, cache_dir=tmp_path)(vocabulary, clip)
+    assert not caplog.text
+
+
+def test_nothing_is_written_without_a_cache_folder(clip, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    encoder(clip)(Vocabulary(("cat",)), clip)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_name_longer_than_the_context_is_refused(clip):
+    with pytest.raises(UserError, match="tokens and CLIP reads 77"):
+        encoder(clip)(Vocabulary(("very " * 80 + "long cat",)), clip)
