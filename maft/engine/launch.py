@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import socket
 import sys
@@ -113,6 +114,8 @@ def launch(function: Callable[..., Any], arguments: tuple[Any, ...], processes: 
     url = _free_address() if processes.url == "auto" else processes.url
     if processes.url != "auto" and processes.machine_rank == 0:
         _check_address(url)
+    # It announces every process that it ends after one has failed, beside the sentence that says why.
+    logging.getLogger("torch.multiprocessing.spawn").setLevel(logging.ERROR)
     mistakes = mp.get_context("spawn").SimpleQueue()
     try:
         mp.start_processes(

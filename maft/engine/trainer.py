@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import math
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -20,8 +21,11 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from maft.data.loader import TrainingLoader
 from maft.engine.solver import check_clipping, clip_gradients
 from maft.errors import UserError
+
+logger = logging.getLogger(__name__)
 
 
 class Trainer(TrainerBase):
@@ -32,7 +36,7 @@ class Trainer(TrainerBase):
 
     Args:
         model: returns a dict of scalar losses in training mode; may be wrapped by DistributedDataParallel.
-        loader: endless iterable over this process' part of the global batch (a list of records).
+        loader: gives this process' part of each global batch.
         optimizer, scheduler: stepped once per iteration.
         seed: base of all random numbers, the same in every process.
         max_iter: number of iterations of the whole training.
@@ -48,7 +52,7 @@ class Trainer(TrainerBase):
     def __init__(
         self,
         model: nn.Module,
-        loader: Iterable[list[dict[str, Any]]],
+        loader: TrainingLoader,
         optimizer: Optimizer,
         scheduler: LRScheduler,
         *,
@@ -81,6 +85,7 @@ class Trainer(TrainerBase):
         # Detectron2's own loop prints a traceback for every exception, also for a user's mistake.
         self.iter = self.start_iter = start_iter
         self.max_iter = max_iter
+        self.loader.start_at(start_iter)
         self.model.train()
         with EventStorage(start_iter) as self.storage:
             try:
@@ -160,6 +165,7 @@ class Trainer(TrainerBase):
             "optimizer": self.optimizer.state_dict(),
             "scheduler": self.scheduler.state_dict(),
             "scaler": self.scaler.state_dict(),
+            "loader": self.loader.state_dict(),
         }
 
     def restore(self, state: Mapping[str, Any]) -> int:
@@ -178,6 +184,11 @@ class Trainer(TrainerBase):
         self.scheduler.load_state_dict(state["scheduler"])
         self.scaler.load_state_dict(state["scaler"])
         self.seed = state["seed"]
+        if state["loader"] != self.loader.state_dict():
+            logger.warning(
+                "The checkpoint was trained on other data (%s, now %s): the order of images differs from that of an "
+                "unbroken run.", state["loader"], self.loader.state_dict(),
+            )  # fmt: skip
         return state["iteration"]
 
 

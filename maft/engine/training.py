@@ -27,7 +27,6 @@ from maft.checkpoint.loading import load_weights
 from maft.data.loader import build_train_loader
 from maft.data.mappers import SegmentationMapper
 from maft.engine.checkpointer import Checkpointer
-from maft.engine.evaluation import evaluate
 from maft.engine.hooks import PeriodicCheckpoint, PeriodicEvaluation, PredictionPictures, StepScheduler
 from maft.engine.schedules import build_scheduler
 from maft.engine.solver import build_optimizer
@@ -79,7 +78,10 @@ def set_up(cfg: CfgNode) -> None:
     if comm.is_main_process():
         write_text_atomic(Path(cfg.OUTPUT_DIR) / "config.yaml", cfg.dump())
     comm.synchronize()
+    # One process may run several trainings: each logs into its own folder, and once to the console.
+    setup_logger.cache_clear()
     for name in ("fvcore", "detectron2", "maft"):
+        logging.getLogger(name).handlers.clear()
         setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name=name)
     logger.info(
         "PyTorch %s on %s, %d process(es); config and log in %s",
@@ -215,10 +217,12 @@ def _hooks(
 
 
 def _writers(cfg: CfgNode, start: int) -> list[EventWriter]:
+    # Each entry is the median of what happened since the one before.
+    period = cfg.SOLVER.LOG_PERIOD
     return [
-        CommonMetricPrinter(cfg.SOLVER.MAX_ITER),
-        JSONWriter(str(Path(cfg.OUTPUT_DIR) / "metrics.json")),
-        TensorboardXWriter(cfg.OUTPUT_DIR, purge_step=start),
+        CommonMetricPrinter(cfg.SOLVER.MAX_ITER, window_size=period),
+        JSONWriter(str(Path(cfg.OUTPUT_DIR) / "metrics.json"), window_size=period),
+        TensorboardXWriter(cfg.OUTPUT_DIR, window_size=period, purge_step=start),
     ]
 
 
@@ -251,6 +255,8 @@ def _evaluate_only(cfg: CfgNode, resume: bool) -> Mapping[str, Any]:
 def _evaluate(cfg: CfgNode, model: nn.Module) -> Mapping[str, Any]:
     if not cfg.DATASETS.TEST:
         return {}
+    from maft.engine.evaluation import evaluate
+
     training = model.training
     try:
         return evaluate(cfg, model.eval())

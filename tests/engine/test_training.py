@@ -1,0 +1,165 @@
+"""Whole runs of a tiny model; the interrupted and the two-process ones are real processes."""
+
+import importlib.util
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from maft.errors import UserError
+
+SCRIPT = Path(__file__).parent / "tiny_run.py"
+ROOT = SCRIPT.parent.parent.parent
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    spec = importlib.util.spec_from_file_location("tiny_run", SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    yield module
+    module.META_ARCH_REGISTRY._obj_map.pop("TinyRunModel")
+
+
+@pytest.fixture(scope="module")
+def images(tiny, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("images")
+    tiny.write_images(folder)
+    return folder
+
+
+@pytest.fixture
+def train(tiny, images):
+    threads = torch.get_num_threads()
+
+    def train(output, *overrides, resume=False, folder=images):
+        tiny.run_registered(str(folder), tiny.config(output, *overrides), resume)
+        return losses(output), load_file(output / "model_final" / "model.safetensors")
+
+    yield train
+    torch.set_num_threads(threads)
+
+
+def losses(output):
+    lines = [json.loads(line) for line in (output / "metrics.json").read_text().splitlines()]
+    return [(line["iteration"], line["loss_pairs"], line["loss_images"]) for line in lines]
+
+
+def script(images, output, *arguments, **environment):
+    path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+    return subprocess.run(
+        [sys.executable, str(SCRIPT), str(images), str(output), *arguments],
+        env={**os.environ, "PYTHONPATH": path, **environment},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+def same(first, second, **tolerance):
+    assert first.keys() == second.keys()
+    for name, value in first.items():
+        torch.testing.assert_close(value, second[name], **(tolerance or {"rtol": 0, "atol": 0}))
+
+
+def test_killed_and_resumed_equals_unbroken_bit_for_bit(train, images, tmp_path, monkeypatch):
+    monkeypatch.setenv("TINY_DROPOUT", "0.3")
+    expected_losses, expected = train(tmp_path / "unbroken")
+    killed = script(images, tmp_path / "killed", TINY_KILL_AT="5")
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert (tmp_path / "killed/checkpoints/last_checkpoint").read_text() == "iter_0000004\n"
+    seen, weights = train(tmp_path / "killed", "DATALOADER.NUM_WORKERS", 1, resume=True)
+    assert seen == expected_losses
+    same(weights, expected)
+    states = [
+        torch.load(tmp_path / run / "checkpoints/iter_0000006/trainer.pt", weights_only=True)
+        for run in ("unbroken", "killed")
+    ]
+    assert states[0]["iteration"] == 6
+    assert str(states[0]) == str(states[1])
+
+
+def test_two_processes_train_like_one(train, images, tmp_path):
+    expected_losses, expected = train(tmp_path / "one")
+    two = script(images, tmp_path / "two", "--processes", "2")
+    assert two.returncode == 0, two.stderr
+    torch.testing.assert_close(torch.tensor(losses(tmp_path / "two")), torch.tensor(expected_losses), rtol=1e-5, atol=1e-7)
+    same(load_file(tmp_path / "two/model_final/model.safetensors"), expected, rtol=1e-4, atol=1e-6)
+
+
+def test_a_loss_that_is_not_finite_ends_the_run(train, tmp_path, monkeypatch):
+    monkeypatch.setenv("TINY_EXPLODE_AT", "1")
+    with pytest.raises(UserError, match=r"not finite at iteration 1 \(loss_images nan\): lower SOLVER.BASE_LR"):
+        train(tmp_path)
+
+
+def test_accumulation_keeps_the_global_batch(train, tiny, tmp_path):
+    tiny.write_images(tmp_path / "images", same_number=True)
+    expected_losses, expected = train(tmp_path / "whole", folder=tmp_path / "images")
+    seen, weights = train(tmp_path / "halves", "SOLVER.ACCUMULATE", 2, folder=tmp_path / "images")
+    torch.testing.assert_close(torch.tensor(seen), torch.tensor(expected_losses), rtol=1e-5, atol=1e-7)
+    same(weights, expected, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["bfloat16", "float16"])
+def test_mixed_precision_stays_near_float32_and_keeps_float32_weights(train, tmp_path, kind):
+    expected_losses, _ = train(tmp_path / "float32")
+    seen, weights = train(tmp_path / kind, "SOLVER.AMP.ENABLED", True, "SOLVER.AMP.DTYPE", kind)
+    torch.testing.assert_close(torch.tensor(seen), torch.tensor(expected_losses), rtol=0.05, atol=0.01)
+    assert seen != expected_losses
+    assert {value.dtype for value in weights.values()} == {torch.float32}
+
+
+def test_a_used_output_folder_is_refused_and_left_alone(train, tmp_path):
+    train(tmp_path, "SOLVER.MAX_ITER", 2)
+    before = {file: file.stat().st_mtime_ns for file in tmp_path.rglob("*") if file.is_file()}
+    with pytest.raises(UserError, match=r"already holds checkpoints.*--resume"):
+        train(tmp_path)
+    assert before == {file: file.stat().st_mtime_ns for file in tmp_path.rglob("*") if file.is_file()}
+
+
+def test_resume_without_checkpoint_starts_fresh_and_a_longer_run_goes_on(train, tmp_path, caplog):
+    first, _ = train(tmp_path, "SOLVER.MAX_ITER", 2, resume=True)
+    assert "Nothing to resume from" in (tmp_path / "log.txt").read_text()
+    both, _ = train(tmp_path, "SOLVER.MAX_ITER", 4, resume=True)
+    assert [iteration for iteration, *_ in both] == [0, 1, 2, 3]
+    assert both[:2] == first
+
+
+@pytest.mark.parametrize(
+    ("overrides", "sentence"),
+    [
+        (("SOLVER.ACCUMULATE", 3), "SOLVER.IMS_PER_BATCH 4 .* SOLVER.ACCUMULATE 3"),
+        (("SOLVER.AMP.ENABLED", True, "SOLVER.AMP.DTYPE", "half"), "'half'"),
+        (("SOLVER.COMPILE", ["hed"]), "'hed'"),
+        (("SOLVER.CLIP_GRADIENTS.CLIP_TYPE", "all"), "'all'"),
+        (("DATASETS.TRAIN", ("nowhere",)), "'nowhere'"),
+        (("DATASETS.TRAIN", ()), "DATASETS.TRAIN"),
+        (("MODEL.META_ARCHITECTURE", "Segmenter"), "'Segmenter'"),
+        (("MODEL.WEIGHTS", "missing.safetensors"), r"missing\.safetensors does not exist"),
+    ],
+)
+def test_options_that_do_not_fit(train, tmp_path, overrides, sentence):
+    with pytest.raises(UserError, match=sentence):
+        train(tmp_path, *overrides)
+
+
+def test_resume_refuses_other_parameter_groups(train, tmp_path):
+    train(tmp_path, "SOLVER.MAX_ITER", 2)
+    with pytest.raises(UserError, match="learning-rate multipliers"):
+        train(tmp_path, "SOLVER.LR_MULTIPLIERS", [["backbone", 0.1]], resume=True)
+
+
+def test_weights_start_a_new_run(train, tmp_path):
+    _, first = train(tmp_path / "first", "SOLVER.MAX_ITER", 2)
+    _, second = train(
+        tmp_path / "second", "SOLVER.MAX_ITER", 1, "SOLVER.BASE_LR", 0.0,
+        "MODEL.WEIGHTS", str(tmp_path / "first/model_final"),
+    )  # fmt: skip
+    same(first, second)
