@@ -69,6 +69,11 @@ def _add_model(cfg: CfgNode) -> None:
     # Recompute the blocks in the backward pass to save memory.
     swin.USE_CHECKPOINT = False
 
+    # The ResNets of detectron2's DeepLab project: three-convolution stem ("deeplab") or one ("basic"), dilations.
+    model.RESNETS.STEM_TYPE = "basic"
+    model.RESNETS.RES4_DILATION = 1
+    model.RESNETS.RES5_MULTI_GRID = [1, 2, 4]
+
     model.PROPOSER = CfgNode(new_allowed=True)
     model.PROPOSER.NAME = "Mask2Former"
     # A frozen proposer has no gradients and no losses, and stays in eval mode.

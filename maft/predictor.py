@@ -17,7 +17,7 @@ from PIL import Image, ImageOps
 
 from maft.checkpoint.loading import load_weights
 from maft.config import load_config
-from maft.data.class_names import seen_by_overlap
+from maft.data.label_sets import overlap as shared_synonyms
 from maft.data.reading import read_image
 from maft.errors import UserError
 from maft.segmentor import OpenVocabSegmentor
@@ -110,7 +110,7 @@ class Predictor:
         """
         if class_names is not None:
             names = tuple(class_names)
-            self.model.set_vocabulary(Vocabulary(names, seen_by_overlap(names, self._training_names)))
+            self.model.set_vocabulary(Vocabulary(names, shared_synonyms(names, self._training_names)))
         pixels = _pixels(image)
         resized = self._resize.get_transform(pixels).apply_image(pixels)
         tensor = torch.as_tensor(np.ascontiguousarray(resized.transpose(2, 0, 1)))

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from maft.distributed import world_size
+from maft.distributed import global_count, global_mean
 from maft.errors import UserError
 from maft.matching import Draws, HungarianMatcher, Match, sample_points
 from maft.structures import Proposals, Targets
@@ -48,6 +48,7 @@ class SetCriterion(nn.Module):
             section 3.1); 0 compares all pixels at the size of the ground truth.
         oversample_ratio: uniform points drawn per point kept.
         importance_sample_ratio: share of the points that are the most uncertain ones; the rest is uniform.
+        supervise_last_auxiliary: False leaves out the prediction before the last layer, as FreeSeg's release does.
         draws: source of the points.
     """
 
@@ -62,6 +63,7 @@ class SetCriterion(nn.Module):
         num_points: int = 0,
         oversample_ratio: float = 3.0,
         importance_sample_ratio: float = 0.75,
+        supervise_last_auxiliary: bool = True,
         draws: Draws | None = None,
     ) -> None:
         super().__init__()
@@ -78,6 +80,7 @@ class SetCriterion(nn.Module):
         self.num_points = num_points
         self.oversample_ratio = oversample_ratio
         self.importance_sample_ratio = importance_sample_ratio
+        self.supervise_last_auxiliary = supervise_last_auxiliary
         self.draws = draws or Draws()
         self.matcher = HungarianMatcher(
             class_weight=class_weight,
@@ -107,7 +110,8 @@ class SetCriterion(nn.Module):
         num_masks = self._number_of_masks(targets, proposals.masks.device)
         with torch.autocast(proposals.masks.device.type, enabled=False):
             losses = self._layer(proposals, targets, num_masks)
-            for index, auxiliary in enumerate(proposals.auxiliary):
+            supervised = len(proposals.auxiliary) - (not self.supervise_last_auxiliary)
+            for index, auxiliary in enumerate(proposals.auxiliary[: max(supervised, 0)]):
                 layer = self._layer(auxiliary, targets, num_masks)
                 losses.update({f"{name}_{index}": value for name, value in layer.items()})
         return losses
@@ -141,7 +145,9 @@ class SetCriterion(nn.Module):
             row[queries] = target.labels[chosen]
         weight = class_logits.new_ones(void + 1)
         weight[-1] = self.void_weight
-        return F.cross_entropy(class_logits.transpose(1, 2), wanted, weight)
+        total = F.cross_entropy(class_logits.transpose(1, 2), wanted, weight, reduction="sum")
+        # The weighted mean over the queries of all processes; their weights may sum to less than one.
+        return global_mean(total, weight[wanted].sum(), minimum=1e-6)
 
     def uncertain_points(self, mask_logits: Tensor) -> Tensor:
         """Points (N, P, 2) in [0, 1] for mask logits (N, h, w): the most uncertain first, then the uniform ones."""
@@ -157,8 +163,4 @@ class SetCriterion(nn.Module):
 
     @staticmethod
     def _number_of_masks(targets: list[Targets], device: torch.device) -> Tensor:
-        number = torch.tensor(float(sum(len(target.labels) for target in targets)), device=device)
-        processes = world_size()
-        if processes > 1:
-            torch.distributed.all_reduce(number)
-        return (number / processes).clamp(min=1)
+        return global_count(sum(len(target.labels) for target in targets), device)

@@ -72,11 +72,16 @@ class FreeSeg(Mask2Former):
         mask_weight: float = 20.0,
         dice_weight: float = 5.0,
         void_weight: float = 0.1,
+        supervise_last_auxiliary: bool = True,
         align_corners: bool = True,
         pixel_mean: Sequence[float] = IMAGENET_MEAN,
         pixel_std: Sequence[float] = IMAGENET_STD,
     ) -> FreeSeg:
-        """Assembles the generator from its YAML options; the official DEC_LAYERS is ``decoder_layers`` plus one."""
+        """Assembles the generator from its YAML options.
+
+        The released models have 10 decoder layers, and their criterion leaves out the prediction before the last
+        layer (``supervise_last_auxiliary`` False).
+        """
         module, shapes = build_backbone(context, backbone)
         embedding_dim = context.clip.embed_dim
         pixel_decoder, decoder = build_decoders(
@@ -106,7 +111,11 @@ class FreeSeg(Mask2Former):
             dropout=dropout,
         )
         criterion = SetCriterion(
-            class_weight=class_weight, mask_weight=mask_weight, dice_weight=dice_weight, void_weight=void_weight
+            class_weight=class_weight,
+            mask_weight=mask_weight,
+            dice_weight=dice_weight,
+            void_weight=void_weight,
+            supervise_last_auxiliary=supervise_last_auxiliary,
         )
         return cls(
             module,

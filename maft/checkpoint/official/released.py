@@ -1,0 +1,110 @@
+"""The released checkpoints as wholes: how each is recognised, and its map onto our model."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TypeVar
+
+from maft.checkpoint.key_map import KeyMap, Rule
+from maft.checkpoint.official.clip import RULES as CLIP_RULES
+from maft.checkpoint.official.clip import TOWER_RULES
+from maft.checkpoint.official.mask2former import RULES as MASK2FORMER_RULES
+from maft.checkpoint.official.ovseg import PROMPT_PARTS, PROPOSER_PARTS
+from maft.checkpoint.official.resnet import RULES as RESNET_RULES
+
+Value = TypeVar("Value")
+_DROP: tuple[Rule, ...] = ((".*", None),)
+
+
+@dataclass(frozen=True)
+class Release:
+    """One family of released files.
+
+    Attributes:
+        name: how messages call it.
+        signs: regular expressions of which each must match the beginning of some parameter name.
+        absent: regular expressions of which none may match.
+        key_map: official names to ours, for the whole model.
+    """
+
+    name: str
+    signs: tuple[str, ...]
+    absent: tuple[str, ...]
+    key_map: KeyMap
+
+    def fits(self, names: list[str]) -> bool:
+        def present(sign: str) -> bool:
+            pattern = re.compile(sign)
+            return any(pattern.match(name) for name in names)
+
+        return all(map(present, self.signs)) and not any(map(present, self.absent))
+
+
+_CLIP_ADAPTER: tuple[tuple[str, str, tuple[Rule, ...]], ...] = (
+    ("clip_adapter.clip_model.", "clip.", CLIP_RULES),
+    (
+        "clip_adapter.",
+        "vocabulary_encoder.",
+        ((r"non_object_embedding", "void_embedding"), (r"pixel_(mean|std)", None)),
+    ),
+)
+
+_FREESEG = (
+    ("backbone.", "proposer.backbone.", RESNET_RULES),
+    ("sem_seg_head.", "proposer.", MASK2FORMER_RULES),
+    # The weights of the cross-entropy, which follow from the number of classes.
+    ("criterion.", "", _DROP),
+    *_CLIP_ADAPTER,
+)
+
+RELEASES: tuple[Release, ...] = (
+    Release(
+        "MAFT",
+        (r"IPCLIP\.", r"sem_seg_head\.interaction\."),
+        (),
+        KeyMap.nested(
+            [
+                *_FREESEG,
+                ("IPCLIP.", "classifier.visual.", TOWER_RULES),
+                # A third copy of the tower that the official model never uses.
+                ("T.", "", _DROP),
+            ]
+        ),
+    ),
+    Release(
+        "OVSeg",
+        (r"sem_seg_head\.predictor\.transformer\.", r"clip_adapter\.clip_model\.visual\.mask_embedding"),
+        (),
+        KeyMap.nested([*PROPOSER_PARTS, *PROMPT_PARTS, *_CLIP_ADAPTER]),
+    ),
+    Release(
+        "ZSSeg",
+        (r"sem_seg_head\.predictor\.transformer\.", r"clip_adapter\."),
+        (r"clip_adapter\.clip_model\.visual\.mask_embedding",),
+        KeyMap.nested([*PROPOSER_PARTS, *_CLIP_ADAPTER]),
+    ),
+    Release("FreeSeg", (r"clip_adapter\.", r"sem_seg_head\.interaction\."), (r"IPCLIP\.",), KeyMap.nested(_FREESEG)),
+)
+
+
+def recognise(state: Mapping[str, object]) -> str | None:
+    """Name of the release a checkpoint belongs to; None when it has our own names."""
+    names = list(state)
+    return next((release.name for release in RELEASES if release.fits(names)), None)
+
+
+def convert_released(state: Mapping[str, Value], name: str, source: str) -> dict[str, Value]:
+    """A released state dict under our names.
+
+    Raises:
+        UserError: the checkpoint holds a tensor the release does not have.
+    """
+    release = next(release for release in RELEASES if release.name == name)
+    return release.key_map.convert(state, source)
+
+
+def official_name(name: str, release: str) -> str | None:
+    """Our name of one parameter of a release; None when the map drops it."""
+    return next(item for item in RELEASES if item.name == release).key_map.rename(name)
