@@ -10,20 +10,19 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from maft.data.label_sets import LabelSet, plain_label_set, read_class_list
+from maft.data.masks import Problem, inspect_mask
 from maft.errors import UserError
 
 FOLDER_PREFIX = "folder:"
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 MASK_SUFFIXES = (".png", ".bmp", ".tif", ".tiff")
-# Pillow modes whose array holds one number a pixel; the number of a palette image is its palette index.
-_LABEL_MODES = {"1", "L", "P", "I", "I;16", "I;16B", "I;16L"}
 
 
 def folder_path(name: str) -> Path:
@@ -48,17 +47,30 @@ def folder_label_set(name: str) -> LabelSet:
     return plain_label_set(name, names, ignore_label=_ignore_label(folder))
 
 
+def folder_files(name: str) -> tuple[dict[str, Path], dict[str, Path], list[Problem]]:
+    """Images and masks of a folder dataset by stem, and what is wrong with the file names.
+
+    Raises:
+        UserError: a part of the folder is missing.
+    """
+    folder = folder_path(name)
+    folder_label_set(name)
+    images, problems = _by_stem(folder / "images", IMAGE_SUFFIXES)
+    masks, more = _by_stem(folder / "masks", MASK_SUFFIXES)
+    return images, masks, problems + more
+
+
 def folder_items(name: str) -> list[dict[str, Any]]:
-    """Detectron2 dicts of a folder dataset, after every mask was checked.
+    """Detectron2 dicts of a folder dataset, after every mask was read and checked.
 
     Raises:
         UserError: an image has no mask or a mask no image, a mask is no label map, or holds an id outside the class
             list, or only 0 and 255 (a binary mask) without an ``ignore.txt`` that says what 255 means.
     """
     folder = folder_path(name)
-    labels = folder_label_set(name)
-    images = _by_stem(folder / "images", IMAGE_SUFFIXES)
-    masks = _by_stem(folder / "masks", MASK_SUFFIXES)
+    images, masks, problems = folder_files(name)
+    if problems:
+        raise UserError(problems[0].text)
     for found, others, kind, other, advice in (
         (images, masks, "image", "mask", "add its label map"),
         (masks, images, "mask", "image", "add the image"),
@@ -69,48 +81,47 @@ def folder_items(name: str) -> list[dict[str, Any]]:
                 f"{len(lonely)} of {len(found)} {kind}s in {folder} have no {other}, the first is "
                 f"{found[lonely[0]]}: {advice} or remove it."
             )
-    explained = (folder / "ignore.txt").is_file()
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        problems = pool.map(lambda stem: mask_problem(masks[stem], labels, explained=explained), sorted(masks))
-        first = next((problem for problem in problems if problem), None)
-        if first:
-            pool.shutdown(cancel_futures=True)
-            raise UserError(f"{first} Look at all of them with 'python tools/check_data.py {name}'.")
+    _check_masks(name, masks)
     return [
         {"file_name": str(images[stem]), "sem_seg_file_name": str(masks[stem]), "image_id": stem}
         for stem in sorted(images)
     ]
 
 
-def mask_problem(path: Path, labels: LabelSet, *, explained: bool) -> str:
-    """What is wrong with a mask of a folder dataset, as a sentence; empty when nothing is.
+def ignore_is_explained(name: str) -> bool:
+    """Whether ``ignore.txt`` says which value means "no class"."""
+    return (folder_path(name) / "ignore.txt").is_file()
 
-    Args:
-        path: the mask.
-        labels: the label set of the folder.
-        explained: ``ignore.txt`` says which value is ignored.
-    """
-    try:
-        with Image.open(path) as image:
-            mode = image.mode
-            values = np.unique(np.asarray(image)) if mode in _LABEL_MODES else np.array([])
-    except (OSError, UnidentifiedImageError, ValueError) as error:
-        return f"Mask {path} cannot be read: {error}."
-    if mode not in _LABEL_MODES:
-        return f"Mask {path} is a colour image ({mode}): save class numbers in one channel."
-    unknown = [int(value) for value in values if value != labels.ignore_label and not 0 <= value < len(labels)]
-    if not explained and set(values.tolist()) <= {0, 255} and 255 in values:
-        return (
-            f"Mask {path} holds only 0 and 255, like a binary mask: save class numbers (0 for the first line of "
-            "classes.txt), or write 255 into ignore.txt if 255 does mean 'ignored'."
+
+# Name -> state of its files when they were last found in order: a run asks for a dataset several times.
+_checked: dict[str, tuple[Any, ...]] = {}
+
+
+def _check_masks(name: str, masks: dict[str, Path]) -> None:
+    labels, explained = folder_label_set(name), ignore_is_explained(name)
+    stats = [(path, path.stat()) for path in masks.values()]
+    state = (labels, explained, *((str(path), stat.st_size, stat.st_mtime_ns) for path, stat in stats))
+    if _checked.get(name) == state:
+        return
+    bits: int | None = None
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        inspect = partial(
+            inspect_mask, num_classes=len(labels), ignore_label=labels.ignore_label, binary_is_meant=explained
         )
-    if unknown:
-        return (
-            f"Mask {path} holds the id {', '.join(map(str, unknown[:5]))} but classes.txt has {len(labels)} classes "
-            f"(0 to {len(labels) - 1}) and {labels.ignore_label} is ignored: add the class, change the mask, or write "
-            "the ignored value into ignore.txt."
-        )
-    return ""
+        for path, content in zip(masks.values(), pool.map(inspect, masks.values())):
+            problem = content.problem
+            if problem is None and bits not in (None, content.bits):
+                problem = mixed_depth(path, content.bits)
+            if problem:
+                pool.shutdown(cancel_futures=True)
+                raise UserError(f"{problem.text} 'python tools/check_data.py {name}' lists every such file.")
+            bits = content.bits
+    _checked[name] = state
+
+
+def mixed_depth(path: Path, bits: int) -> Problem:
+    """The problem of a mask whose depth differs from that of the others: their ignore values would differ."""
+    return Problem("mixed bit depth", f"Mask {path} has {bits} bits a pixel unlike the others: save all masks alike.")
 
 
 def _ignore_label(folder: Path) -> int:
@@ -134,16 +145,20 @@ def _is_16_bit(masks: Path) -> bool:
         raise UserError(f"Mask {paths[0]} cannot be read: {error}.") from None
 
 
-def _by_stem(folder: Path, suffixes: Iterable[str]) -> dict[str, Path]:
+def _by_stem(folder: Path, suffixes: Iterable[str]) -> tuple[dict[str, Path], list[Problem]]:
     found: dict[str, Path] = {}
+    problems = []
     for path in sorted(folder.iterdir()):
         if path.name.startswith(".") or not path.is_file():
             continue
         if path.suffix.lower() not in suffixes:
-            raise UserError(f"File {path} is none of {', '.join(suffixes)}: remove or convert it.")
-        if path.stem in found:
-            raise UserError(f"Files {found[path.stem]} and {path} have the same stem: rename one.")
-        found[path.stem] = path
+            text = f"File {path} is none of {', '.join(suffixes)}: remove or convert it."
+            problems.append(Problem("stray file", text))
+        elif path.stem in found:
+            text = f"Files {found[path.stem]} and {path} have the same stem: rename one."
+            problems.append(Problem("same stem twice", text))
+        else:
+            found[path.stem] = path
     if not found:
         raise UserError(f"Folder {folder} holds no file of type {', '.join(suffixes)}.")
-    return found
+    return found, problems

@@ -33,8 +33,7 @@ def load_items(name: str) -> list[dict[str, Any]]:
     register(name)
     if name.startswith(FOLDER_PREFIX):
         return _with_sizes(folder_items(name))
-    images = _stems(row, row.images, row.image_suffix, "images")
-    labels = _stems(row, row.labels, row.label_suffix, "labels")
+    images, labels = files_of(row)
     _check_complete(row, images, labels)
     items = [
         {
@@ -44,7 +43,7 @@ def load_items(name: str) -> list[dict[str, Any]]:
         }
         for stem in sorted(labels)
     ]
-    return _with_segments(row, items) if row.panoptic_json else _with_sizes(items)
+    return with_segments(row, items) if row.panoptic_json else _with_sizes(items)
 
 
 def _with_sizes(items: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -87,6 +86,16 @@ def register_all() -> None:
             if name in MetadataCatalog:
                 MetadataCatalog.remove(name)
             register(name)
+
+
+def files_of(row: DatasetRow) -> tuple[dict[str, str], dict[str, str]]:
+    """Image files and label files of a catalogue row by stem.
+
+    Raises:
+        UserError: a folder is missing or empty; the message names the step to take.
+    """
+    images = _stems(row, row.images, row.image_suffix, "images")
+    return images, _stems(row, row.labels, row.label_suffix, "labels")
 
 
 def read_labels_report(labels: Path) -> dict[str, Any] | None:
@@ -201,7 +210,12 @@ def _check_complete(row: DatasetRow, images: dict[str, str], labels: dict[str, s
         )
 
 
-def _with_segments(row: DatasetRow, items: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def with_segments(row: DatasetRow, items: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Adds the panoptic annotation and the sizes to the dicts of a panoptic row.
+
+    Raises:
+        UserError: the annotation is missing, incomplete or of another dataset.
+    """
     file, folder = row.root / row.panoptic_json, row.root / row.panoptic_root
     if not file.is_file() or not folder.is_dir():
         missing = folder if file.is_file() else file

@@ -62,7 +62,7 @@ def test_sixteen_bit_masks_ignore_65535(folder: Path) -> None:
 
 def test_another_ignored_value(folder: Path) -> None:
     save(folder, 2, [1, 99])
-    with pytest.raises(UserError, match=r"2\.png holds the id 99 but classes\.txt has 3 classes"):
+    with pytest.raises(UserError, match=r"2\.png holds the id 99 but there are 3 classes"):
         load_items(f"folder:{folder}")
     for number in range(3):
         save(folder, number, [1, 99])

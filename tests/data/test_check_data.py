@@ -1,0 +1,142 @@
+"""tools/check_data.py finds every planted fault by its name."""
+
+import json
+import re
+import runpy
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from maft.data import ensure_miniature
+from maft.data.checking import check_dataset
+
+TOOL = Path(__file__).parents[2] / "tools" / "check_data.py"
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> Path:
+    folder = tmp_path / "own"
+    for part in ("images", "masks"):
+        (folder / part).mkdir(parents=True)
+    (folder / "classes.txt").write_text("cat\ndog\ngrass\n")
+    values = np.resize(np.array([0, 1, 1, 255], np.uint8), (20, 30))
+    for number in range(14):
+        Image.fromarray(np.random.randint(0, 255, (20, 30, 3), dtype=np.uint8)).save(folder / f"images/{number}.jpg")
+        Image.fromarray(values).save(folder / f"masks/{number}.png")
+    return folder
+
+
+@pytest.fixture
+def check_data(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str]]:
+    def call(*arguments: str) -> tuple[int, str]:
+        monkeypatch.setattr(sys, "argv", ["check_data.py", "--workers", "1", *arguments])
+        with pytest.raises(SystemExit) as stop:
+            runpy.run_path(str(TOOL), run_name="__main__")
+        printed = capsys.readouterr()
+        return stop.value.code, printed.out + printed.err
+
+    return call
+
+
+def mask(folder: Path, number: int, values: list, dtype: type = np.uint8) -> None:
+    Image.fromarray(np.resize(np.array(values, dtype), (20, 30))).save(folder / f"masks/{number}.png")
+
+
+FAULTS = {
+    "image without label": lambda f: (f / "masks/0.png").unlink(),
+    "label without image": lambda f: (f / "images/1.jpg").unlink(),
+    "unreadable image": lambda f: (f / "images/2.jpg").write_bytes((f / "images/2.jpg").read_bytes()[:200]),
+    "unreadable label": lambda f: (f / "masks/3.png").write_bytes((f / "masks/3.png").read_bytes()[:50]),
+    "size mismatch": lambda f: Image.new("RGB", (30, 21)).save(f / "images/4.jpg"),
+    "unknown id": lambda f: mask(f, 5, [0, 3]),
+    "colour label": lambda f: Image.new("RGB", (30, 20)).save(f / "masks/6.png"),
+    "binary mask": lambda f: mask(f, 7, [0, 255]),
+    "no labelled pixel": lambda f: mask(f, 8, [255]),
+    "mixed bit depth": lambda f: mask(f, 9, [0, 1], np.uint16),
+    "stray file": lambda f: (f / "masks/notes.txt").write_text("x"),
+    "same stem twice": lambda f: Image.new("RGB", (30, 20)).save(f / "images/11.png"),
+}
+
+
+@pytest.mark.parametrize("kind", FAULTS)
+def test_each_fault_alone(own: Path, kind: str) -> None:
+    assert check_dataset(f"folder:{own}").problems == []
+    FAULTS[kind](own)
+    assert [problem.kind for problem in check_dataset(f"folder:{own}").problems] in ([kind], [kind, kind])
+
+
+def test_all_faults_at_once_by_name(own: Path, check_data, tmp_path: Path) -> None:
+    for plant in FAULTS.values():
+        plant(own)
+    sheet = tmp_path / "sheet.png"
+    status, printed = check_data(f"folder:{own}", "--sheet", str(sheet))
+    assert status == 1
+    assert set(re.findall(r"^([A-Z ]+): 1$", printed, re.MULTILINE)) == {kind.upper() for kind in FAULTS}
+    for file in ("0.jpg", "1.png", "2.jpg", "3.png", "4.jpg", "5.png", "6.png", "7.png", "8.png", "9.png", "notes.txt"):
+        assert f"/{file}" in printed
+    assert f"{len(FAULTS)} problems" in printed
+    assert "error" not in printed and sheet.is_file()
+
+
+def test_histogram_and_ignored_share(own: Path) -> None:
+    report = check_dataset(f"folder:{own}")
+    assert (report.images, report.labels) == (14, 14)
+    assert report.pixels.tolist() == [14 * 150, 14 * 300, 0] and report.images_with.tolist() == [14, 14, 0]
+    assert report.ignored == pytest.approx(0.25)
+    assert report.sizes == ((20, 30), (20, 30))
+
+
+def test_a_good_set_prints_a_table_and_a_sheet(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, check_data: Callable[..., tuple[int, str]]
+) -> None:
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    ensure_miniature(counts={"train": 2, "val": 5})
+    status, printed = check_data("miniature_val", "--pictures", "4")
+    assert status == 0 and "images: 5" in printed and "nothing is wrong" in printed
+    assert "ignored pixels: 0.00%" in printed
+    sheet = Image.open(tmp_path / "check_miniature_val.png")
+    assert min(sheet.size) > 300
+    status, printed = check_data("miniature_val", "--pictures", "0", "--workers", "0")
+    assert status == 1 and printed.startswith("error: --workers 0")
+
+
+def test_mistakes_end_without_a_traceback(check_data, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
+    for name, message in (("coco_stuf_val", "did you mean"), ("voc_20_val", "no images in")):
+        status, printed = check_data(name)
+        assert status == 1 and printed.startswith("error: ") and message in printed
+
+
+def test_panoptic_faults(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
+    from maft.data import dataset
+
+    coco = tmp_path / "coco"
+    for folder in ("val2017", "panoptic_val2017", "panoptic_semseg_val2017", "annotations"):
+        (coco / folder).mkdir(parents=True)
+    Image.new("RGB", (4, 4)).save(coco / "val2017/000000000001.jpg")
+    Image.fromarray(np.zeros((4, 4), np.uint8)).save(coco / "panoptic_semseg_val2017/000000000001.png")
+    Image.fromarray(np.full((4, 4, 3), (5, 0, 0), np.uint8)).save(coco / "panoptic_val2017/000000000001.png")
+    table = {
+        "images": [{"id": 1, "file_name": "000000000001.jpg", "height": 4, "width": 4}],
+        "categories": [{"id": id_} for id_ in dataset("coco_panoptic_val").classes.category_ids],
+        "annotations": [
+            {"image_id": 1, "file_name": "000000000001.png", "segments_info": [{"id": 5, "category_id": 1}]}
+        ],
+    }
+    file = coco / "annotations/panoptic_val2017.json"
+    file.write_text(json.dumps(table))
+    assert check_dataset("coco_panoptic_val").problems == []
+    table["annotations"][0]["segments_info"].append({"id": 6, "category_id": 1})
+    file.write_text(json.dumps(table))
+    (problem,) = check_dataset("coco_panoptic_val").problems
+    assert problem.kind == "panoptic segments" and "only its JSON knows segment 6" in problem.text
+    table["categories"].pop()
+    file.write_text(json.dumps(table))
+    (problem,) = check_dataset("coco_panoptic_val").problems
+    assert problem.kind == "panoptic annotation" and "id 200" in problem.text
