@@ -22,8 +22,8 @@ def rank() -> int:
     return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
 
 
-def global_count(count: Tensor | float, device: torch.device | str) -> Tensor:
-    """Sum of ``count`` over all processes, at least 1, divided by their number: a float32 scalar without gradient.
+def global_count(count: Tensor | float, device: torch.device | str, minimum: float = 1.0) -> Tensor:
+    """Sum of ``count`` over all processes, at least ``minimum``, divided by their number: float32 without gradient.
 
     Every process must call this the same number of times per step, also when its own count is 0.
     """
@@ -31,14 +31,14 @@ def global_count(count: Tensor | float, device: torch.device | str) -> Tensor:
     processes = world_size()
     if processes > 1:
         dist.all_reduce(total)
-    return total.clamp(min=1.0) / processes
+    return total.clamp(min=minimum) / processes
 
 
-def global_mean(total: Tensor, count: Tensor | float) -> Tensor:
+def global_mean(total: Tensor, count: Tensor | float, minimum: float = 1.0) -> Tensor:
     """Mean over the global batch of a quantity whose local sum is ``total`` (scalar) over ``count`` local elements.
 
     The value differs between processes; its average over them, and that of its gradients, is the global mean's.
     Without elements anywhere it is ``total`` itself (an empty sum: zero with a gradient path). Inside gradient
     accumulation the mean is over one micro-batch of all processes.
     """
-    return total / global_count(count, total.device).to(total.dtype)
+    return total / global_count(count, total.device, minimum).to(total.dtype)

@@ -1,8 +1,8 @@
 """Checkpoints of a training run: folders that appear whole or not at all.
 
-    OUTPUT_DIR/checkpoints/iter_0000200/{model.safetensors, config.yaml, trainer.pt}
-    OUTPUT_DIR/checkpoints/last_checkpoint      name of the newest folder
-    OUTPUT_DIR/model_final/{model.safetensors, config.yaml}
+OUTPUT_DIR/checkpoints/iter_0000200/{model.safetensors, config.yaml, trainer.pt}
+OUTPUT_DIR/checkpoints/last_checkpoint      name of the newest folder
+OUTPUT_DIR/model_final/{model.safetensors, config.yaml}
 """
 
 from __future__ import annotations
@@ -108,7 +108,9 @@ class Checkpointer:
             temporary.rename(target)
             shutil.rmtree(target.with_name(f".{target.name}.old"), ignore_errors=True)
         except (OSError, RuntimeError) as error:
-            raise UserError(f"Cannot write checkpoint {target}: {error}; free some space or write elsewhere.") from error
+            raise UserError(
+                f"Cannot write checkpoint {target}: {error}; free some space or write elsewhere."
+            ) from error
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
 

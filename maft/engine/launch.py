@@ -102,7 +102,9 @@ def launch(function: Callable[..., Any], arguments: tuple[Any, ...], processes: 
     if started_by_torchrun():
         local_rank = int(os.environ["LOCAL_RANK"])
         local_size = int(os.environ.get("LOCAL_WORLD_SIZE", os.environ["WORLD_SIZE"]))
-        _join(processes.device, "env://", int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]), local_rank, local_size)
+        _join(
+            processes.device, "env://", int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]), local_rank, local_size
+        )
         try:
             function(*arguments)
         finally:

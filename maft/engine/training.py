@@ -27,12 +27,13 @@ from maft.checkpoint.loading import load_weights
 from maft.data.loader import build_train_loader
 from maft.data.mappers import SegmentationMapper
 from maft.engine.checkpointer import Checkpointer
+from maft.engine.evaluation import draw_predictions, evaluate
 from maft.engine.hooks import PeriodicCheckpoint, PeriodicEvaluation, PredictionPictures, StepScheduler
 from maft.engine.schedules import build_scheduler
 from maft.engine.solver import build_optimizer
 from maft.engine.trainer import Trainer
 from maft.errors import UserError
-from maft.files import write_json_atomic, write_text_atomic
+from maft.files import write_text_atomic
 
 _AUTOCAST = {"float16": torch.float16, "bfloat16": torch.bfloat16}
 
@@ -46,7 +47,7 @@ def run(cfg: CfgNode, eval_only: bool = False, resume: bool = False) -> Mapping[
         resume: go on from the last checkpoint in ``OUTPUT_DIR`` (with ``eval_only``: evaluate it).
 
     Returns:
-        the results of the last evaluation, which ``OUTPUT_DIR/results.json`` holds too.
+        the results of the last evaluation, as `maft.engine.evaluation.evaluate` gives them; empty without test data.
 
     Raises:
         UserError: see `train`.
@@ -54,10 +55,7 @@ def run(cfg: CfgNode, eval_only: bool = False, resume: bool = False) -> Mapping[
     if not eval_only and not resume:
         check_unused(cfg)
     set_up(cfg)
-    results = _evaluate_only(cfg, resume) if eval_only else train(cfg, resume=resume)
-    if results and comm.is_main_process():
-        write_json_atomic(Path(cfg.OUTPUT_DIR) / "results.json", results)
-    return results
+    return _evaluate_only(cfg, resume) if eval_only else train(cfg, resume=resume)
 
 
 def check_unused(cfg: CfgNode) -> None:
@@ -255,10 +253,4 @@ def _evaluate_only(cfg: CfgNode, resume: bool) -> Mapping[str, Any]:
 def _evaluate(cfg: CfgNode, model: nn.Module) -> Mapping[str, Any]:
     if not cfg.DATASETS.TEST:
         return {}
-    from maft.engine.evaluation import evaluate
-
-    training = model.training
-    try:
-        return evaluate(cfg, model.eval())
-    finally:
-        model.train(training)
+    return evaluate(cfg, model)

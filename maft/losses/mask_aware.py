@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from maft.distributed import global_mean
 from maft.losses.step import TrainingStep
 from maft.registry import LOSSES
 from maft.structures import Targets
@@ -43,7 +44,8 @@ def mask_aware_loss(
 ) -> Tensor:
     """SmoothL1 between class scores and normalised overlaps (MAFT, section 3.3, mask-aware loss).
 
-    Pairs of one image and one of its targets are pooled over the batch; each contributes all proposals.
+    Pairs of one image and one of its targets are pooled over the batch of all processes; each contributes all
+    proposals.
 
     Args:
         probabilities: (B, N, C) softmax over the classes, with gradient.
@@ -67,8 +69,9 @@ def mask_aware_loss(
             predicted.append((scores if counted is None else scores[:, counted]).flatten())
             expected.append((overlap if counted is None else overlap[:, counted]).flatten())
         if not predicted:
-            return probabilities.float().sum() * 0.0
-        return F.smooth_l1_loss(torch.cat(predicted), torch.cat(expected))
+            return global_mean(probabilities.float().sum() * 0.0, 0)
+        scores, overlaps = torch.cat(predicted), torch.cat(expected)
+        return global_mean(F.smooth_l1_loss(scores, overlaps, reduction="sum"), scores.numel())
 
 
 @LOSSES.register()

@@ -101,10 +101,10 @@ def mistake_of_one():
 
 def mean_of_three():
     # Process 0 has two elements, process 1 has one: their average must be the mean of all three.
-    values = torch.tensor([[1.0, 2.0], [6.0, 0.0]][rank()], requires_grad=True)
-    loss = global_mean(values.sum(), 2 - rank())
+    values, weight = torch.tensor([[1.0, 2.0], [6.0, 0.0]][rank()]), torch.ones((), requires_grad=True)
+    loss = global_mean((2.0 * weight**2 * values).sum(), 2 - rank())
     loss.backward()
-    average = torch.stack([loss.detach(), values.grad[0]])
+    average = torch.stack([loss.detach(), weight.grad])
     dist.all_reduce(average)
     if rank() == 0:
         print("average", (average / 2).tolist())
@@ -132,6 +132,6 @@ def test_two_processes_share_a_mean_and_report_one_mistake(tmp_path):
         text=True,
         timeout=300,
     )
-    assert result.stdout == "average [3.0, 0.3333333432674408]\n"
+    assert result.stdout == "average [6.0, 12.0]\n"
     assert result.stderr == "error: the image of process 1 is broken\n"
     assert result.returncode == 1

@@ -89,7 +89,9 @@ def test_two_processes_train_like_one(train, images, tmp_path):
     expected_losses, expected = train(tmp_path / "one")
     two = script(images, tmp_path / "two", "--processes", "2")
     assert two.returncode == 0, two.stderr
-    torch.testing.assert_close(torch.tensor(losses(tmp_path / "two")), torch.tensor(expected_losses), rtol=1e-5, atol=1e-7)
+    torch.testing.assert_close(
+        torch.tensor(losses(tmp_path / "two")), torch.tensor(expected_losses), rtol=1e-5, atol=1e-7
+    )
     same(load_file(tmp_path / "two/model_final/model.safetensors"), expected, rtol=1e-4, atol=1e-6)
 
 
