@@ -53,9 +53,9 @@ def test_dropout_acts_in_training_only():
 
 
 def test_names_the_missing_feature_and_the_wrong_width():
-    with pytest.raises(UserError, match="'res6'.*res2, res3, res4, res5"):
+    with pytest.raises(UserError, match=r"'res6'.*res2, res3, res4, res5"):
         decoder(encoder_features=("res5", "res6"))
-    with pytest.raises(UserError, match="40.*multiple of 32"):
+    with pytest.raises(UserError, match=r"40.*multiple of 32"):
         PixelDecoder(SHAPES, width=40)
 
 
