@@ -43,14 +43,14 @@ class Clock:
                 break
             yield batch
             self.count += 1
-            if self.count == min(_WARM_UP, self.total - 1):
-                self._seconds = dict.fromkeys(self._seconds, 0.0)
-                self._counted_from = self.count
             now = time.perf_counter()
             if now - logged > _LOG_SECONDS:
                 logged = now
                 left = datetime.timedelta(seconds=round((now - start) / self.count * (self.total - self.count)))
                 logger.info("Evaluated %d of %d images (%s), %s left.", self.count, self.total, self._times(), left)
+            if self.count == min(_WARM_UP, self.total - 1):
+                self._seconds = dict.fromkeys(self._seconds, 0.0)
+                self._counted_from = self.count
         logger.info("Evaluated %d images (%s).", self.count, self._times())
 
     @contextmanager

@@ -15,10 +15,11 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 
-from maft.data.catalog import class_names
+from maft.data.catalog import class_names, dataset
 from maft.data.loader import load_records
 from maft.data.mappers import SegmentationMapper
 from maft.data.reading import read_image, read_labels
+from maft.engine.evaluation.protocol import thing_flags
 from maft.files import atomic_path
 from maft.visualize import side_by_side
 
@@ -67,7 +68,8 @@ def draw_predictions(cfg: CfgNode, model: nn.Module, count: int = 3) -> dict[str
     )
     names = class_names(name)
     pictures = {}
-    with inference_context(plain), torch.no_grad():
+    words = plain.vocabulary
+    with plain.using_vocabulary(words, thing_flags(dataset(name))), inference_context(plain), torch.no_grad():
         for index, record in enumerate(load_records([name])[:count]):
             output = plain([mapper(record)])[0]
             if "sem_seg" in output or "sem_seg_labels" in output:

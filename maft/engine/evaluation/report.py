@@ -18,7 +18,7 @@ Results = Mapping[str, Mapping[str, float]]
 
 _DEFINITIONS = {
     "mIoU": "mean IoU over the classes in the ground truth",
-    "mIoU_or_predicted": "sum of IoU / number of classes in ground truth or prediction (Detectron2 up to v0.6)",
+    "mIoU_or_predicted": "sum of IoU / classes in ground truth or prediction (Detectron2 up to v0.6)",
     "fwIoU": "IoU weighted by the classes' share of true pixels",
     "mACC": "mean class accuracy over the classes in the ground truth",
     "pACC": "share of labelled pixels that are right",

@@ -15,18 +15,18 @@ from detectron2.evaluation import inference_context
 from detectron2.utils import comm
 from torch import nn
 
-from maft.data.catalog import DatasetRow, class_names, dataset, vocabulary
+from maft.data.catalog import DatasetRow, class_names, dataset
 from maft.data.loader import build_test_loader, load_records
 from maft.data.mappers import SegmentationMapper
 from maft.engine.evaluation.clock import Clock
 from maft.engine.evaluation.instance import InstanceEvaluator
 from maft.engine.evaluation.panoptic import PanopticEvaluator
 from maft.engine.evaluation.pictures import picture, write_picture
+from maft.engine.evaluation.protocol import test_vocabulary, thing_flags
 from maft.engine.evaluation.report import expected_table, per_class_rows, results_table, write_per_class, write_results
 from maft.engine.evaluation.semantic import SemanticEvaluator
 from maft.engine.evaluation.state import EvaluationState, fingerprint
 from maft.errors import UserError
-from maft.structures import Vocabulary
 
 logger = logging.getLogger(__name__)
 
@@ -51,6 +51,9 @@ def evaluate(cfg: CfgNode, model: nn.Module, dataset_name: str | None = None) ->
     for entry in cfg.TEST.EXPECTED:
         if len(entry) != 3:
             raise UserError(f"TEST.EXPECTED holds {list(entry)}: each entry is [dataset, metric, value].")
+    # A misspelt last name should not cost the evaluation of the others.
+    for name in names:
+        build_evaluators(cfg, dataset(name), name)
     return {name: evaluate_dataset(cfg, model, name) for name in names}
 
 
@@ -137,32 +140,13 @@ def build_evaluators(cfg: CfgNode, row: DatasetRow, name: str) -> dict[str, Any]
         seen = None if row.seen_only else row.classes.seen
         evaluators["sem_seg"] = SemanticEvaluator(names, row.ignore_label, seen=seen, protocol=cfg.TEST.PROTOCOL)
     if "panoptic" in chosen:
-        evaluators["panoptic_seg"] = PanopticEvaluator(names, [i in set(row.classes.things) for i in range(len(names))])
+        evaluators["panoptic_seg"] = PanopticEvaluator(names, thing_flags(row))
     if "instance" in chosen:
         things = row.classes.things
         truth = _instances(row, {entry["image_id"] for entry in load_records([name], "DATASETS.TEST")})
         category_ids = {index: row.classes.category_ids[index] for index in things}
         evaluators["segm"] = InstanceEvaluator(truth, category_ids, {index: names[index] for index in things})
     return evaluators
-
-
-def test_vocabulary(cfg: CfgNode, row: DatasetRow, name: str) -> tuple[Vocabulary, list[bool]]:
-    """What is offered to the model on a dataset, and which of it are things."""
-    options = cfg.MODEL.VOCABULARY
-    training = cfg.DATASETS.TRAIN
-    words = vocabulary(
-        name,
-        options.CLASS_NAMES,
-        options.SEEN,
-        class_names(training[0], options.CLASS_NAMES) if options.SEEN == "overlap" and training else None,
-    )
-    things = [index in set(row.classes.things) for index in range(len(words))]
-    seen = row.classes.seen
-    if cfg.TEST.PROTOCOL == "unseen_only" and seen is not None and not row.seen_only:
-        kept = [index for index in range(len(words)) if not seen[index]]
-        flags = None if words.seen is None else tuple(words.seen[index] for index in kept)
-        return Vocabulary(tuple(words.names[index] for index in kept), flags), [things[index] for index in kept]
-    return words, things
 
 
 def _instances(row: DatasetRow, image_ids: set[Any]) -> dict[str, Any]:
