@@ -106,7 +106,7 @@ def crop_regions(
         weights = weights * values.index_select(0, mask_row).gather(1, taps)
         # Bag by bag, a weighted sum over its four taps: first along every row, then across rows.
         lines = F.embedding_bag(
-            taps.add_(row[:, None] * image.shape[2]).view(-1, 4),
+            (taps + row[:, None] * image.shape[2]).view(-1, 4),
             table,
             mode="sum",
             per_sample_weights=weights.view(-1, 4),
@@ -121,7 +121,7 @@ def crop_regions(
 
     mask_row = first_row[:, None] + _nearest_taps(bottom - top, height)
     column = left[:, None] + _nearest_taps(right - left, width)
-    region_masks = values.index_select(0, mask_row.flatten()).view(len(boxes), height, -1)
+    region_masks = values.index_select(0, mask_row.flatten()).view(len(boxes), height, image.shape[2])
     region_masks = region_masks.gather(2, column[:, None, :].expand(-1, height, -1))
     return regions.permute(0, 3, 1, 2), region_masks[:, None].to(image.dtype)
 

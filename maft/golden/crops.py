@@ -92,8 +92,9 @@ def mask_prompt_vit(case: GoldenCase) -> dict[str, Tensor]:
     if config["mask_prompt_depth"]:
         prompts = MaskPrompts(visual, config["mask_prompt_depth"]).to(case.device)
         load_strictly(prompts, KeyMap(PROMPT_RULES).convert(stored), case.name)
-        outputs["feat_masked"] = prompts(visual, inputs["image"], inputs["mask"])
-        (outputs["feat_masked"] * inputs["upstream"]).sum().backward()
+        masked = prompts(visual, inputs["image"], inputs["mask"])
+        (masked * inputs["upstream"]).sum().backward()
+        outputs["feat_masked"] = masked.detach()
         assert prompts.tokens.grad is not None
         outputs["grad/mask_embedding"] = prompts.tokens.grad
     return outputs

@@ -39,6 +39,7 @@ def head_options(options: dict[str, Any]) -> dict[str, Any]:
 
 
 @golden_case("ovseg", "maskformer_head")
+@torch.no_grad()
 def maskformer_head(case: GoldenCase) -> dict[str, Tensor]:
     options = case.config["opts"]
     channels = {f"res{level + 2}": width for level, width in enumerate(case.config["channels"])}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from detectron2.config import CfgNode, get_cfg
 from detectron2.layers import ShapeSpec
 from detectron2.projects.deeplab import add_deeplab_config, build_resnet_deeplab_backbone
@@ -59,6 +60,7 @@ def r101c_backbone(case: GoldenCase) -> dict[str, Tensor]:
     return _feature_maps(case, model)
 
 
+@torch.no_grad()
 def _feature_maps(case: GoldenCase, model: nn.Module) -> dict[str, Tensor]:
     features = {name: model.eval()(image) for name, image in case.inputs.items()}
     return {f"{name}/{level}": value for name, maps in features.items() for level, value in maps.items()}

@@ -1,0 +1,95 @@
+"""Mask prompts on a stock ViT: what is replaced where, and that CLIP's own weights stay as they are."""
+
+import pytest
+import torch
+
+from maft.clip import clip_from_config
+from maft.clip.mask_prompts import MaskPrompts
+from maft.clip.vit import encode_vit
+from maft.errors import UserError
+from maft.golden.runner import run_case
+
+LAYERS, PATCH, SIDE, WIDTH = 3, 8, 32, 64
+
+
+def make_clip(**vision):
+    described = {
+        "embed_dim": 24,
+        "vision_cfg": {"layers": LAYERS, "width": WIDTH, "patch_size": PATCH, "image_size": SIDE, **vision},
+        "text_cfg": {"context_length": 8, "vocab_size": 16, "width": 32, "heads": 2, "layers": 1},
+    }
+    return clip_from_config("small", described, quick_gelu=True)
+
+
+@pytest.fixture(scope="module")
+def visual():
+    return make_clip().visual
+
+
+def left_half(count=1):
+    masks = torch.zeros(count, 1, SIDE, SIDE)
+    masks[..., : SIDE // 2] = 1
+    return masks
+
+
+@pytest.mark.parametrize("depth", [1, 2, LAYERS])
+def test_replaced_after_every_block(visual, depth):
+    """The definition, spelt with open_clip's own blocks and a loop over depths."""
+    prompts, pixels = MaskPrompts(visual, depth), torch.randn(2, 3, SIDE, SIDE)
+    masks = left_half(2)
+    masks[1, 0, 0, 31] = 1  # one pixel keeps its whole patch
+    keep = torch.zeros(2, 4, 4)
+    keep[:, :, :2] = 1
+    keep[1, 0, 3] = 1
+    keep = keep.flatten(1)[..., None]
+    with torch.no_grad():
+        tokens = visual.conv1(pixels).flatten(2).mT
+        tokens = tokens * keep + prompts.tokens[0] * (1 - keep)
+        tokens = torch.cat([visual.class_embedding.expand(2, 1, -1), tokens], 1) + visual.positional_embedding
+        tokens = visual.ln_pre(tokens)
+        for index, block in enumerate(visual.transformer.resblocks):
+            tokens = block(tokens)
+            if index + 1 < depth:
+                patches = tokens[:, 1:] * keep + prompts.tokens[index + 1] * (1 - keep)
+                tokens = torch.cat([tokens[:, :1], patches], 1)
+        expected = visual.ln_post(tokens[:, 0]) @ visual.proj
+        torch.testing.assert_close(prompts(visual, pixels, masks), expected, atol=1e-5, rtol=1e-5)
+
+
+def test_a_full_mask_is_plain_clip(visual):
+    prompts, pixels = MaskPrompts(visual, 2), torch.randn(1, 3, SIDE, SIDE)
+    with torch.no_grad():
+        masked = prompts(visual, pixels, torch.ones(1, 1, SIDE, SIDE))
+        torch.testing.assert_close(masked, encode_vit(visual, pixels))
+
+
+def test_hidden_pixels_do_not_matter(visual):
+    prompts, pixels = MaskPrompts(visual, 1), torch.randn(1, 3, SIDE, SIDE)
+    other = pixels.clone()
+    other[..., SIDE // 2 :] = torch.randn(1, 3, SIDE, SIDE // 2)
+    with torch.no_grad():
+        assert torch.equal(prompts(visual, pixels, left_half()), prompts(visual, other, left_half()))
+
+
+def test_prompts_learn_only_where_a_region_is_blank(visual):
+    prompts = MaskPrompts(visual, 2)
+    prompts(visual, torch.randn(2, 3, SIDE, SIDE), left_half(2)).square().sum().backward()
+    shown = torch.zeros(4, 4, dtype=torch.bool)
+    shown[:, :2] = True
+    gradient = prompts.tokens.grad
+    assert (gradient[:, shown.flatten()] == 0).all() and (gradient[:, ~shown.flatten()] != 0).any(-1).all()
+    assert all(parameter.grad is None for parameter in visual.parameters())
+
+
+def test_refusals(visual):
+    with pytest.raises(UserError, match="MASK_PROMPT_DEPTH 4 does not fit the CLIP tower of 3 blocks"):
+        MaskPrompts(visual, LAYERS + 1)
+    with pytest.raises(UserError, match="grid of 4x4 patches and the regions make 2x4"):
+        MaskPrompts(visual, 1)(visual, torch.randn(1, 3, 16, SIDE), torch.ones(1, 1, 16, SIDE))
+    with pytest.raises(UserError, match="needs a CLIP ViT"):
+        MaskPrompts(make_clip(layers=[1, 1, 1, 1], width=8).visual, 1)
+
+
+def test_agrees_with_the_recording(golden_dir):
+    result = run_case(golden_dir / "ovseg" / "mask_prompt_vit_d3.json")
+    assert result.status == "pass", result.detail
