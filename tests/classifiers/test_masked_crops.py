@@ -115,8 +115,8 @@ def test_the_box_ends_where_the_padding_begins(clip):
 @torch.no_grad()
 @pytest.mark.parametrize(
     "options",
-    [{"fill": "zero"}, {"matting": True}, {"expand_ratio": 1.5}, {"mask_threshold": 0.9}, {"resize_align_corners": True},
-     {"mask_prompt_depth": 1}],
+    [{"fill": "zero"}, {"matting": True}, {"expand_ratio": 1.5}, {"mask_threshold": 0.9},
+     {"resize_align_corners": True}, {"mask_prompt_depth": 1}],
 )  # fmt: skip
 def test_every_option_changes_what_clip_sees(clip, options):
     images, proposals = batch()
