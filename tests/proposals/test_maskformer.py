@@ -234,11 +234,12 @@ def test_official_encoder_layers_have_a_place():
                           decoder_layers=1, pre_norm=True)  # fmt: skip
     rules = KeyMap(RULES)
     official = {
-        "predictor.transformer.encoder.layers.1.self_attn.in_proj_weight": "transformer.encoder.1.self_attn.in_proj_weight",
-        "predictor.transformer.encoder.norm.bias": "transformer.encoder_norm.bias",
+        "layers.1.self_attn.in_proj_weight": "encoder.1.self_attn.in_proj_weight",
+        "norm.bias": "encoder_norm.bias",
     }
     for theirs, ours in official.items():
-        assert rules.rename(theirs) == ours and ours in head.state_dict()
+        assert rules.rename(f"predictor.transformer.encoder.{theirs}") == f"transformer.{ours}"
+        assert f"transformer.{ours}" in head.state_dict()
 
 
 @pytest.mark.parametrize("case", ["maskformer_head", "set_criterion"])
