@@ -57,6 +57,8 @@ def build_decoders(
     dropout: float,
 ) -> tuple[PixelDecoder, MaskedAttentionDecoder]:
     """Pixel decoder and transformer decoder that fit each other, for backbone features of these shapes."""
+    if num_queries < 1 or decoder_layers < 1:
+        raise UserError(f"NUM_QUERIES {num_queries} and DECODER_LAYERS {decoder_layers} must both be at least 1.")
     if hidden_dim % heads:
         raise UserError(f"HIDDEN_DIM {hidden_dim} of the proposer must be a multiple of its HEADS, {heads}.")
     pixel_decoder = PixelDecoder(

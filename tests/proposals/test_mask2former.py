@@ -126,6 +126,8 @@ def test_autocast_agrees_with_float32(kind, clip):
 def test_says_what_is_wrong(clip):
     with pytest.raises(UserError, match="BACKBONE 'swin'"):
         PROPOSERS.build("Mask2Former", {**PLAIN, "BACKBONE": "swin"}, BuildContext(clip, 5, resnet))
+    with pytest.raises(UserError, match="NUM_QUERIES 0"):
+        PROPOSERS.build("Mask2Former", {**WITH_CLIP, "NUM_QUERIES": 0}, BuildContext(clip, 5, resnet))
     with pytest.raises(UserError, match="CLASS_HEAD 'linear'"):
         PROPOSERS.build("Mask2Former", {**WITH_CLIP, "CLASS_HEAD": "linear"}, BuildContext(clip, 5, resnet))
     with pytest.raises(UserError, match="VOCABULARY.VOID"):
