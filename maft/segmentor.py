@@ -41,6 +41,10 @@ class OpenVocabSegmentor(nn.Module):
         things: for panoptic and instance results, which classes are things.
     """
 
+    # Components of any kind: their optional methods (losses, trainable_parameters, ...) are asked for by name.
+    proposer: Any
+    classifier: Any
+
     @configurable
     def __init__(
         self,

@@ -126,7 +126,7 @@ def _gradients(model: OpenVocabSegmentor, case: GoldenCase, release: str) -> dic
     """Gradients of the recorded parameters, found through the same key map as the weights."""
     gradients = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
     wanted = [name.removeprefix("grad/") for name in case.outputs if name.startswith("grad/")]
-    return {f"grad/{name}": gradients[official_name(name, release)] for name in wanted}
+    return {f"grad/{name}": gradients[str(official_name(name, release))] for name in wanted}
 
 
 @golden_case("maft", "freeseg_model")
@@ -154,7 +154,7 @@ def maft_model(case: GoldenCase) -> dict[str, Tensor]:
     outputs = _score_maps(model, items, "sem_seg_w0.0")
     outputs |= _score_maps(model, items[:1], "sem_seg_w0.0_single")
     trainable = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
-    expected = {official_name(name, "MAFT") for name in case.record["trainable_parameters"]}
+    expected = {str(official_name(name, "MAFT")) for name in case.record["trainable_parameters"]}
     trainable.discard("vocabulary_encoder.void_embedding")
     assert trainable == expected, f"trainable parameters differ: {sorted(trainable ^ expected)[:4]}"
     model.train()
