@@ -110,6 +110,11 @@ def _from_folder(name: str, pretrained: str) -> _Source:
         config = dict(described["model_cfg"])
     except (ValueError, KeyError) as error:
         raise UserError(f"{file} is not an open_clip model description: model_cfg is missing or unreadable.") from error
+    if pretrained not in ("", RANDOM) and not Path(pretrained).is_file():
+        raise UserError(
+            f"MODEL.CLIP.PRETRAINED is {pretrained!r}, which is no file, and {name} brings its own weights: "
+            'set it to "" for those, or to a weights file.'
+        )
     preprocess = described.get("preprocess_cfg", {})
     table = folder / "tokenizer.json"
     context_length = int(config.get("text_cfg", {}).get("context_length", 77))

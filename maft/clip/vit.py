@@ -64,8 +64,9 @@ def add_class_and_position(
     """Class token in front, position embedding for ``grid``, first LayerNorm: (B, P, W) -> (B, 1 + P, W)."""
     native = (int(visual.grid_size[0]), int(visual.grid_size[1]))
     position = resize_position_embedding(visual.positional_embedding, native, grid, align_corners=align_corners)
-    token = visual.class_embedding.to(patches.dtype).expand(patches.shape[0], 1, -1)
-    return visual.ln_pre(torch.cat([token, patches], dim=1) + position.to(patches.dtype))
+    # Not cast to the patches' type: under autocast the residual stream stays in float32.
+    token = visual.class_embedding.expand(patches.shape[0], 1, -1)
+    return visual.ln_pre(torch.cat([token, patches], dim=1) + position)
 
 
 def embed_patches(visual: VisionTransformer, pixels: Tensor, *, align_corners: bool = False) -> tuple[Tensor, Grid]:

@@ -2,6 +2,7 @@
 
 import json
 
+import open_clip
 import pytest
 import torch
 from open_clip.transformer import QuickGELU
@@ -93,6 +94,11 @@ def test_mistakes_are_named(arguments, message):
         load_clip(*arguments)
 
 
+def test_a_tag_left_over_beside_a_folder_is_named(tmp_path, state):
+    with pytest.raises(UserError, match="PRETRAINED is 'openai', which is no file, and .* brings its own weights"):
+        load_clip(folder_with(tmp_path / "own", state), "openai")
+
+
 def test_a_file_without_text_tower_is_no_clip(tmp_path):
     file = tmp_path / "resnet.safetensors"
     save_file({"stem.conv1.weight": torch.zeros(2)}, file)
@@ -156,11 +162,11 @@ def test_weights_betray_their_origin(state):
     assert not has_quick_gelu({name: value.half() for name, value in state.items()})
 
 
-def test_openai_torchscript_archive_is_loaded_with_quick_gelu(tmp_path):
+def test_openai_torchscript_archive_is_loaded_with_quick_gelu(tmp_path, state, monkeypatch):
     """An archive is a scripted module whose parameters carry OpenAI's names, with three sizes as buffers."""
-    clip = load_clip("ViT-B-32", "random", device="meta")
-    weights = {name: torch.randn(value.shape) * 0.02 for name, value in clip.model.state_dict().items()}
-    weights = openai_like(weights)
+    # The real sizes would write hundreds of megabytes.
+    monkeypatch.setitem(open_clip.factory._MODEL_CONFIGS, "ViT-B-32", CONFIG)
+    weights = openai_like(state)
     for name in ("input_resolution", "context_length", "vocab_size"):
         weights[name] = torch.tensor(7)
 
@@ -177,6 +183,7 @@ def test_openai_torchscript_archive_is_loaded_with_quick_gelu(tmp_path):
     torch.jit.save(torch.jit.script(root), str(file))
     loaded = load_clip("ViT-B-32", str(file))
     assert activation(loaded) == (QuickGELU, QuickGELU)
+    assert activation(load_clip("ViT-B-32", "random")) == (torch.nn.GELU, torch.nn.GELU)
     torch.testing.assert_close(loaded.model.visual.proj.data, weights["visual.proj"].float())
 
 
