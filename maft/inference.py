@@ -40,6 +40,13 @@ def semantic_scores(
     return scores if penalty is None else scores - penalty[:, None, None]
 
 
+def keep_best_proposals(probabilities: Tensor) -> Tensor:
+    """(Q, C) with the rows of proposals that are no class's best set to zero, as OVSeg's demo draws them."""
+    best = probabilities.argmax(dim=0)
+    kept = torch.zeros_like(probabilities[:, :1]).index_fill(0, best, 1)
+    return probabilities * kept
+
+
 def semantic_labels(
     probabilities: Tensor, masks: Tensor, size: tuple[int, int], penalty: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:

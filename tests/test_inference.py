@@ -72,3 +72,8 @@ def test_instances_keep_things_only_when_told():
         torch.tensor([[0.9, 0.8]]), torch.ones(1, 4, 4), most=2, things=torch.tensor([False, True])
     )
     assert result.pred_classes.tolist() == [1]
+
+
+def test_only_proposals_that_are_best_for_some_class_are_kept():
+    probabilities = torch.tensor([[0.6, 0.1], [0.5, 0.2], [0.1, 0.9]])
+    assert torch.equal(inference.keep_best_proposals(probabilities), torch.tensor([[0.6, 0.1], [0.0, 0.0], [0.1, 0.9]]))
