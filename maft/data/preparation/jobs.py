@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -91,9 +90,7 @@ def run_jobs(function: Callable[[Job], Result], jobs: Sequence[Job], *, workers:
     bar = partial(tqdm, total=len(jobs), desc=description, unit="file", disable=not jobs)
     if workers == 1 or len(jobs) <= _CHUNK:
         return [function(job) for job in bar(jobs)]
-    # Forking a process that has threads (torch, OpenCV) can deadlock.
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(workers, -(-len(jobs) // _CHUNK)), mp_context=context) as pool:
+    with ProcessPoolExecutor(min(workers, -(-len(jobs) // _CHUNK))) as pool:
         try:
             return list(bar(pool.map(function, jobs, chunksize=_CHUNK)))
         except BaseException:
