@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from copy import deepcopy
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from maft.checkpoint.io import read_state_dict
@@ -199,12 +200,32 @@ class MaskedCrops(nn.Module):
         ]
         return torch.cat(embeddings) if embeddings else regions.new_zeros(0, clip.embed_dim)
 
+    def encode_image(self, images: Images, clip: CLIPEncoder, *, teacher: bool = False) -> Tensor:
+        """The tower on whole images squashed to a square, as self-distillation compares it: (B, D), not normalised.
+
+        Args:
+            teacher: run CLIP's own frozen tower on the same pixels instead of the fine-tuned one.
+
+        Raises:
+            UserError: no tower is fine-tuned.
+        """
+        if self.visual is None:
+            raise UserError(f"SelfDistillationLoss needs {_NODE}.TRAIN tower or all: no image tower is fine-tuned now.")
+        pixels = images.normalized(clip.pixel_mean, clip.pixel_std)
+        pixels = F.interpolate(
+            pixels, (self.input_size, self.input_size), mode="bicubic", align_corners=self.resize_align_corners
+        )
+        return clip.encode_image(pixels) if teacher else self._encode_plain(pixels, clip)
+
     def _encode(self, regions: Tensor, region_masks: Tensor, clip: CLIPEncoder) -> Tensor:
         if self.mask_prompts is not None:
             return self.mask_prompts(clip.visual if self.visual is None else self.visual, regions, region_masks)
+        return self._encode_plain(regions, clip)
+
+    def _encode_plain(self, pixels: Tensor, clip: CLIPEncoder) -> Tensor:
         if self.visual is None:
-            return clip.encode_image(regions)
-        return encode_vit(self.visual, regions) if clip.kind == "vit" else self.visual(regions)
+            return clip.encode_image(pixels)
+        return encode_vit(self.visual, pixels) if clip.kind == "vit" else self.visual(pixels)
 
 
 def _check_choice(option: str, value: str, choices: tuple[str, ...]) -> None:

@@ -161,6 +161,16 @@ def test_only_what_the_rule_names_trains(clip, train, depth, parts):
     assert all(torch.equal(value, before[name]) for name, value in clip.state_dict().items())
 
 
+def test_whole_images_for_self_distillation(clip):
+    images, _ = batch()
+    classifier = build(clip, train="tower")
+    student, teacher = classifier.encode_image(images, clip), classifier.encode_image(images, clip, teacher=True)
+    torch.testing.assert_close(student, teacher)
+    assert student.requires_grad and not teacher.requires_grad
+    with pytest.raises(UserError, match="TRAIN tower or all"):
+        build(clip).encode_image(images, clip)
+
+
 def test_trained_prompts_come_from_a_file(clip, tmp_path):
     trained = torch.randn(2, 16, 64)
     for name in ("classifier.mask_prompts.tokens", "visual.mask_embedding"):
