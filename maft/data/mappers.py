@@ -28,15 +28,16 @@ logger = logging.getLogger(__name__)
 # Grey of the padding, in 0..255 and before normalisation, as every official release pads.
 PADDING_VALUE = 128
 _LABEL_KEYS = {"semantic": "sem_seg_file_name", "panoptic": "pan_seg_file_name"}
-# Pixels of a panoptic map outside every segment, once segments are numbered.
-_NO_SEGMENT = -1
+# Pixels of a panoptic map outside every segment, once segments are numbered: what augmentations pad panoptic labels with.
+NO_SEGMENT = -1
 
 
 class SegmentationMapper:
     """Reads, augments and pads one image and its targets.
 
     Args:
-        augmentations: Detectron2 augmentations, or transforms with fixed parameters.
+        augmentations: Detectron2 augmentations, or transforms with fixed parameters. Those that pad must pad labels
+            with ``ignore_label``, or with `NO_SEGMENT` where targets are panoptic.
         targets: ``"semantic"`` gives one mask per label present, classes ascending; ``"panoptic"`` one mask per
             segment that is not a crowd, in file order, empty ones included; None gives the image alone.
         num_classes: labels 0..num_classes-1 are valid.
@@ -98,7 +99,7 @@ class SegmentationMapper:
         kind = targets or (cfg.INPUT.MAPPER if is_train else None)
         datasets = datasets or (cfg.DATASETS.TRAIN if is_train else cfg.DATASETS.TEST)
         num_classes, ignore_label = _label_set(datasets) if kind else (0, 255)
-        padding_label = _NO_SEGMENT if kind == "panoptic" else ignore_label
+        padding_label = NO_SEGMENT if kind == "panoptic" else ignore_label
         return cls(
             augmentations_from_config(cfg, is_train, ignore_label=ignore_label, padding_label=padding_label),
             targets=kind,
@@ -120,7 +121,7 @@ class SegmentationMapper:
                     f"Image {entry['file_name']} is {width}x{height}, but the dataset says {key} {entry[key]}."
                 )
         labels, categories = self._read_labels(entry, (height, width))
-        void = _NO_SEGMENT if self.targets == "panoptic" else self.ignore_label
+        void = NO_SEGMENT if self.targets == "panoptic" else self.ignore_label
         if self.skip_unlabelled and labels is not None and (labels == void).all():
             return None
 
@@ -175,12 +176,12 @@ class SegmentationMapper:
         present, inverse = np.unique(ids, return_inverse=True)
         order = np.argsort(known)
         slots = np.searchsorted(known, present, sorter=order)
-        numbers = np.append(order, _NO_SEGMENT)[slots]
-        found = (numbers != _NO_SEGMENT) & (np.append(known, -1)[numbers] == present)
+        numbers = np.append(order, NO_SEGMENT)[slots]
+        found = (numbers != NO_SEGMENT) & (np.append(known, -1)[numbers] == present)
         strangers = present[~found & (present != 0)]
         if len(strangers):
             raise UserError(f"Panoptic map {path} holds segment id {strangers[0]}, which its segments_info lacks.")
-        numbers = np.where(found, numbers, _NO_SEGMENT).astype(np.int32)
+        numbers = np.where(found, numbers, NO_SEGMENT).astype(np.int32)
         return numbers[inverse].reshape(ids.shape), np.array([*categories, self.ignore_label], dtype=np.int64)
 
     def _padded(self, values: Tensor, fill: int) -> Tensor:
@@ -204,11 +205,12 @@ def semantic_masks(labels: Tensor, ignore_label: int) -> tuple[Tensor, Tensor]:
 
 def check_labels(labels: NDArray[np.integer], num_classes: int, ignore_label: int, path: str) -> None:
     """Raises `UserError` with file and id when a label is neither in 0..num_classes-1 nor the ignore label."""
-    # The two reductions are a hundred times cheaper than looking at each distinct value, which only a fault needs.
-    if labels.size and labels.min() >= 0 and labels.max() < num_classes:
+    # Two reductions are a hundred times cheaper than sorting out the distinct values, which only a fault needs.
+    valid = labels != ignore_label
+    if labels.min(where=valid, initial=0) >= 0 and labels.max(where=valid, initial=0) < num_classes:
         return
-    values = np.unique(labels)
-    strangers = values[((values < 0) | (values >= num_classes)) & (values != ignore_label)]
+    values = np.unique(labels[valid])
+    strangers = values[(values < 0) | (values >= num_classes)]
     if len(strangers):
         raise UserError(
             f"Label map {path} holds id {strangers[0]}, which is neither one of the {num_classes} classes "

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from maft.data.augmentations import large_scale_jitter, shortest_edge_augmentations
 from maft.data.color_augmentation import SSDColorTransform
-from maft.data.mappers import SegmentationMapper
+from maft.data.mappers import NO_SEGMENT, SegmentationMapper
 from maft.golden.case import GoldenCase, golden_case
 
 _FIXED = {
@@ -159,11 +159,11 @@ def maskadapter_panoptic_mapper(case: GoldenCase) -> dict[str, Tensor]:
             )
 
     for index, draws in enumerate(options["draws"]):
-        found = _targets(run(_jitter(options, padding_label=-1), draws))
+        found = _targets(run(_jitter(options, padding_label=NO_SEGMENT), draws))
         masks = found["gt_masks"]
         outputs |= {f"{index}/image": found["image"], f"{index}/masks": masks, f"{index}/classes": found["gt_classes"]}
         outputs[f"{index}/boxes"] = _boxes(masks)
-    found = _targets(run(_jitter(options, padding_label=-1, flip="none"), options["draws"][0][1:]))
+    found = _targets(run(_jitter(options, padding_label=NO_SEGMENT, flip="none"), options["draws"][0][1:]))
     outputs["flip_none_mask_adapter/image"], outputs["flip_none_mask_adapter/masks"] = found["image"], found["gt_masks"]
     outputs["flip_none_fcclip/image"] = run([], [])["image"]
     return outputs

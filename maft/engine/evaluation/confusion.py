@@ -38,7 +38,9 @@ class ConfusionMatrix:
         rows = self._inside(prediction)
         columns = self._inside(truth.to(prediction.device, non_blocking=True))
         counts = torch.bincount(rows * size + columns, minlength=size * size).view(size, size)
-        self.counts = self.counts.to(counts.device) + counts
+        if self.counts.device != counts.device:
+            self.counts = self.counts.to(counts.device)
+        self.counts += counts
 
     def total(self) -> Tensor:
         """(C + 1, C + 1) int64 counts of all processes together; integers, so the sum is exact in any order."""

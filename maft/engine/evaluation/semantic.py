@@ -81,10 +81,13 @@ class SemanticEvaluator(DatasetEvaluator):
         if prediction.shape != labels.shape:
             predicted, true = ("x".join(map(str, reversed(size.shape))) for size in (prediction, labels))
             raise UserError(f"The prediction is {predicted}, but label map {name} is {true}: image and labels differ.")
-        labels = labels.to(prediction.device, torch.int64)
-        inside = (labels >= 0) & (labels < len(self.class_names)) & (labels != self.ignore_label)
-        position = self._position.to(labels.device)
-        self.confusion.update(prediction, torch.where(inside, position[labels * inside], -1))
+        labels = labels.to(prediction.device)
+        truth = torch.where(labels == self.ignore_label, -1, labels)
+        if self.protocol == "unseen_only":
+            inside = (truth >= 0) & (truth < len(self.class_names))
+            position = self._position.to(labels.device)
+            truth = torch.where(inside, position[(truth * inside).long()], -1)
+        self.confusion.update(prediction, truth)
 
     def evaluate(self) -> dict[str, dict[str, float]]:
         """Percentages under ``"sem_seg"``, the same in every process; has to be called by all of them.

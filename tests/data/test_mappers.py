@@ -1,0 +1,258 @@
+"""The mapper: targets, padding, determinism, recorded cases, and files that cannot be used."""
+
+import json
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from detectron2.config import get_cfg
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from PIL import Image
+
+from maft.config import add_maft_config
+from maft.data.augmentations import large_scale_jitter, shortest_edge_augmentations
+from maft.data.mappers import NO_SEGMENT, SegmentationMapper, with_labels
+from maft.errors import UserError
+from maft.golden.runner import run_case
+
+
+@pytest.fixture
+def entry(tmp_path):
+    """A 20x30 image with three classes and an ignored stripe."""
+    draws = np.random.default_rng(0)
+    Image.fromarray(draws.integers(0, 256, (20, 30, 3), dtype=np.uint8)).save(tmp_path / "image.png")
+    labels = np.full((20, 30), 255, dtype=np.uint8)
+    labels[:10], labels[10:18, :15], labels[10:18, 15:] = 4, 0, 2
+    Image.fromarray(labels).save(tmp_path / "labels.png")
+    return {"file_name": str(tmp_path / "image.png"), "sem_seg_file_name": str(tmp_path / "labels.png"), "image_id": 3}
+
+
+@pytest.fixture
+def panoptic_entry(entry, tmp_path):
+    ids = np.zeros((20, 30), dtype=np.int64)
+    ids[:5], ids[5:10], ids[10:15], ids[15:, :20] = 70003, 9, 300, 1000
+    rgb = np.stack([ids % 256, ids // 256 % 256, ids // 65536], axis=-1).astype(np.uint8)
+    Image.fromarray(rgb).save(tmp_path / "panoptic.png")
+    segments = [
+        {"id": 1000, "category_id": 1, "iscrowd": 0},
+        {"id": 70003, "category_id": 4, "iscrowd": 0},
+        {"id": 300, "category_id": 2, "iscrowd": 1},
+        {"id": 9, "category_id": 4, "iscrowd": 0},
+        {"id": 12, "category_id": 0, "iscrowd": 0},
+    ]
+    return {**entry, "pan_seg_file_name": str(tmp_path / "panoptic.png"), "segments_info": segments}
+
+
+def plain(targets, **options):
+    return SegmentationMapper([], targets=targets, num_classes=5, **options)
+
+
+def test_semantic_targets_are_one_mask_per_label_present(entry):
+    sample = plain("semantic")(entry)
+    assert sample["image"].dtype == torch.uint8 and sample["image"].shape == (3, 20, 30)
+    assert (sample["height"], sample["width"]) == (20, 30)
+    assert sample["instances"].gt_classes.tolist() == [0, 2, 4]
+    masks = sample["instances"].gt_masks
+    assert masks.dtype == torch.bool and masks.sum(dim=(1, 2)).tolist() == [120, 120, 300]
+    assert torch.equal(masks.any(dim=0), sample["sem_seg"] != 255)
+    assert sample["sem_seg"].dtype == torch.int64
+
+
+def test_panoptic_targets_are_one_mask_per_segment_without_crowds(panoptic_entry):
+    sample = plain("panoptic")(panoptic_entry)
+    assert sample["instances"].gt_classes.tolist() == [1, 4, 4, 0]
+    assert sample["instances"].gt_masks.sum(dim=(1, 2)).tolist() == [100, 150, 150, 0]
+    values, counts = sample["sem_seg"].unique(return_counts=True)
+    assert dict(zip(values.tolist(), counts.tolist(), strict=True)) == {1: 100, 4: 300, 255: 200}
+
+
+def test_padding_is_grey_in_the_image_and_ignored_in_the_labels(entry):
+    sample = plain("semantic", padded_size=32)(entry)
+    assert sample["image"].shape == (3, 32, 32)
+    assert (sample["image"][:, 20:] == 128).all() and (sample["image"][:, :, 30:] == 128).all()
+    assert (sample["sem_seg"][20:] == 255).all() and not sample["instances"].gt_masks[:, 20:].any()
+    assert sample["instances"].image_size == (32, 32)
+
+
+def test_an_image_larger_than_the_square_is_refused_instead_of_cut(entry):
+    with pytest.raises(UserError, match="INPUT.PADDED_SIZE 24"):
+        plain("semantic", padded_size=24)(entry)
+
+
+def test_without_targets_nothing_but_the_image_is_read(entry):
+    sample = plain(None)({"file_name": entry["file_name"]})
+    assert set(sample) == {"file_name", "height", "width", "image"}
+
+
+def test_the_dataset_entry_is_left_alone(entry):
+    before = dict(entry)
+    plain("semantic")(entry)
+    assert entry == before
+
+
+@pytest.mark.parametrize("targets", ["semantic", "panoptic"])
+def test_a_seed_determines_the_sample(panoptic_entry, targets):
+    options = {"crop_size": (16, 16), "color": True, "flip": "horizontal"}
+    mapper = SegmentationMapper(
+        shortest_edge_augmentations([18, 24, 30], 60, **options), targets=targets, num_classes=5, padded_size=16
+    )
+
+    def sample(seed):
+        np.random.seed(seed)
+        found = mapper(panoptic_entry)
+        return torch.cat([found["image"].flatten(), found["instances"].gt_masks.flatten()])
+
+    assert torch.equal(sample(1), sample(1))
+    assert not torch.equal(sample(1), sample(2))
+
+
+def test_image_and_labels_move_together(tmp_path):
+    labels = np.random.default_rng(0).integers(0, 5, (6, 9)).repeat(16, axis=0).repeat(16, axis=1).astype(np.uint8)
+    Image.fromarray((labels * 50)[..., None].repeat(3, axis=2)).save(tmp_path / "i.png")
+    Image.fromarray(labels).save(tmp_path / "l.png")
+    entry = {"file_name": str(tmp_path / "i.png"), "sem_seg_file_name": str(tmp_path / "l.png")}
+    for seed in range(5):
+        np.random.seed(seed)
+        mapper = SegmentationMapper(large_scale_jitter(96, (0.8, 1.5)), targets="semantic", num_classes=5)
+        sample = mapper(entry)
+        inside = sample["sem_seg"] != 255
+        # Away from class borders, where bilinear and nearest interpolation differ, the grey level says the class.
+        agrees = (sample["image"][0].float() / 50 - sample["sem_seg"]).abs()[inside] < 0.2
+        assert agrees.float().mean() > 0.8
+
+
+def test_an_unlabelled_map_gives_no_masks_or_is_skipped(entry, tmp_path):
+    Image.fromarray(np.full((20, 30), 255, dtype=np.uint8)).save(tmp_path / "labels.png")
+    sample = plain("semantic")(entry)
+    assert sample["instances"].gt_masks.shape == (0, 20, 30) and len(sample["instances"].gt_classes) == 0
+    assert plain("semantic", skip_unlabelled=True)(entry) is None
+
+
+def test_sixteen_bit_labels_and_their_ignore_value(entry, tmp_path):
+    labels = np.full((20, 30), 65535, dtype=np.uint16)
+    labels[:5] = 700
+    Image.fromarray(labels).save(tmp_path / "labels.tif")
+    mapper = SegmentationMapper([], targets="semantic", num_classes=847, ignore_label=65535)
+    sample = mapper({**entry, "sem_seg_file_name": str(tmp_path / "labels.tif")})
+    assert sample["instances"].gt_classes.tolist() == [700]
+
+
+def break_file(entry, key):
+    with open(entry[key], "r+b") as file:
+        file.truncate(60)
+
+
+@pytest.mark.parametrize("key", ["file_name", "sem_seg_file_name"])
+def test_broken_and_missing_files_are_named(entry, key):
+    name = entry[key]
+    break_file(entry, key)
+    with pytest.raises(UserError, match=f"{name} cannot be read"):
+        plain("semantic")(entry)
+    with pytest.raises(UserError, match="gone.png does not exist"):
+        plain("semantic")({**entry, key: "gone.png"})
+
+
+def test_unknown_id_is_named_with_its_file(entry):
+    with pytest.raises(UserError, match=r"labels.png holds id 4.*3 classes"):
+        SegmentationMapper([], targets="semantic", num_classes=3)(entry)
+
+
+def test_sizes_that_differ_are_refused(entry, tmp_path):
+    with pytest.raises(UserError, match="30x20, but the dataset says width 31"):
+        plain("semantic")({**entry, "width": 31})
+    Image.fromarray(np.zeros((10, 30), dtype=np.uint8)).save(tmp_path / "labels.png")
+    with pytest.raises(UserError, match="labels.png is 30x10"):
+        plain("semantic")(entry)
+
+
+def test_colour_label_map_and_grey_panoptic_map_are_refused(entry, panoptic_entry):
+    with pytest.raises(UserError, match="colour channels"):
+        plain("semantic")({**entry, "sem_seg_file_name": entry["file_name"]})
+    with pytest.raises(UserError, match="not an RGB image"):
+        plain("panoptic")({**panoptic_entry, "pan_seg_file_name": entry["sem_seg_file_name"]})
+
+
+def test_panoptic_strangers_are_refused(panoptic_entry):
+    segments = panoptic_entry["segments_info"]
+    with pytest.raises(UserError, match="segment id 9"):
+        plain("panoptic")({**panoptic_entry, "segments_info": [s for s in segments if s["id"] != 9]})
+    with pytest.raises(UserError, match="category 4"):
+        SegmentationMapper([], targets="panoptic", num_classes=4)(panoptic_entry)
+
+
+def test_misspelt_options_are_refused():
+    with pytest.raises(UserError, match="INPUT.MAPPER"):
+        plain("instances")
+    with pytest.raises(UserError, match="INPUT.LABEL_RESIZE"):
+        plain("semantic", label_resize="opencv")
+
+
+def test_images_without_label_files_are_dropped(caplog):
+    entries = [{"file_name": "a"}, {"file_name": "b", "sem_seg_file_name": "b.png"}]
+    assert with_labels(entries, "semantic") == entries[1:]
+    assert "1 of 2 images" in caplog.text
+    with pytest.raises(UserError, match="None of the 1 images has semantic labels"):
+        with_labels(entries[:1], "semantic")
+
+
+@pytest.fixture
+def registered(entry):
+    names = ["mapper_test_a", "mapper_test_b"]
+    for count, name in zip((5, 7), names):
+        DatasetCatalog.register(name, lambda: [entry])
+        MetadataCatalog.get(name).set(stuff_classes=[str(i) for i in range(count)], ignore_label=255)
+    yield names
+    for name in names:
+        DatasetCatalog.remove(name)
+        MetadataCatalog.remove(name)
+
+
+def test_from_config(entry, registered):
+    cfg = get_cfg()
+    add_maft_config(cfg)
+    cfg.DATASETS.TRAIN, cfg.INPUT.MIN_SIZE_TRAIN, cfg.INPUT.MIN_SIZE_TEST = registered[:1], [40], 10
+    mapper = SegmentationMapper.from_config(cfg, is_train=True)
+    assert mapper.num_classes == 5 and pickle.loads(pickle.dumps(mapper)).num_classes == 5
+    assert mapper(entry)["sem_seg"].shape == (40, 60)
+    assert SegmentationMapper.from_config(cfg, is_train=False)(entry)["image"].shape == (3, 10, 15)
+    cfg.DATASETS.TRAIN = registered
+    with pytest.raises(UserError, match=r"mapper_test_a \(5 classes, ignore 255\), mapper_test_b \(7"):
+        SegmentationMapper.from_config(cfg, is_train=True)
+
+
+CASES = {
+    "maft": ["data_mapper"],
+    "ovseg": ["data_mapper_crop", "data_mapper_pad", "data_mapper_test", "data_mapper_empty", "color_aug_ssd"],
+    "maskadapter": ["mapper_coco_panoptic", "mapper_semantic"],
+}
+
+
+@pytest.mark.parametrize(("system", "name"), [(system, name) for system in CASES for name in CASES[system]])
+def test_recorded_cases(golden_dir, system, name):
+    result = run_case(golden_dir / system / f"{name}.json")
+    assert result.status == "pass", result.detail
+    # Integers: not a single pixel may differ.
+    assert result.error == 0
+
+
+def test_real_panoptic_samples(samples_dir):
+    folder = samples_dir / "coco"
+    table = json.loads((folder / "annotations" / "panoptic_val2017.json").read_text())
+    index = {category["id"]: place for place, category in enumerate(table["categories"])}
+    mapper = SegmentationMapper(
+        large_scale_jitter(256, padding_label=NO_SEGMENT), targets="panoptic", num_classes=len(index)
+    )
+    for annotation in table["annotations"][:3]:
+        segments = [{**s, "category_id": index[s["category_id"]]} for s in annotation["segments_info"]]
+        sample = mapper(
+            {
+                "file_name": str(folder / "val2017" / annotation["file_name"].replace("png", "jpg")),
+                "pan_seg_file_name": str(folder / "panoptic_val2017" / annotation["file_name"]),
+                "segments_info": segments,
+            }
+        )
+        assert sample["image"].shape == (3, 256, 256)
+        masks = sample["instances"].gt_masks
+        assert len(masks) == sum(not s["iscrowd"] for s in segments)
+        assert masks.sum(dim=0).max() == 1
