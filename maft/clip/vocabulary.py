@@ -78,7 +78,7 @@ class VocabularyEncoder(nn.Module):
             self.void_embedding = nn.Parameter(initial, requires_grad=train_void)
         self._text_version: tuple[Any, ...] = ()
         self._texts: dict[str, Tensor] = {}
-        self._tables: dict[tuple[str, ...], tuple[Tensor, Tensor]] = {}
+        self._tables: dict[Vocabulary, tuple[Tensor, Tensor, Tensor]] = {}
 
     def forward(self, vocabulary: Vocabulary, clip: CLIPEncoder) -> TextClassifier:
         """The rows of a vocabulary on CLIP's device, in float32; only the no-object row has a gradient.
@@ -89,15 +89,17 @@ class VocabularyEncoder(nn.Module):
         version = clip.text_version()
         if version != self._text_version:
             self._texts, self._tables, self._text_version = {}, {}, version
-        if vocabulary.names not in self._tables:
-            self._tables[vocabulary.names] = self._table(vocabulary, clip)
-        rows, row_class = self._tables[vocabulary.names]
-        seen = torch.tensor(vocabulary.seen or [False] * len(vocabulary), device=rows.device)
+        if vocabulary not in self._tables:
+            # Kept rows serve training too, which refuses tensors made in inference mode; and they must not depend on
+            # the precision of whoever happened to ask first.
+            with torch.inference_mode(False), torch.no_grad(), torch.autocast(clip.device.type, enabled=False):
+                self._tables[vocabulary] = self._table(vocabulary, clip)
+        rows, row_class, seen = self._tables[vocabulary]
         void = None if self.void_embedding is None else F.normalize(self.void_embedding, dim=-1)
         return TextClassifier(rows, row_class, len(vocabulary), void, seen, self.logit_scale)
 
-    def _table(self, vocabulary: Vocabulary, clip: CLIPEncoder) -> tuple[Tensor, Tensor]:
-        """Unit-length rows (T, D) and the class of each (T,)."""
+    def _table(self, vocabulary: Vocabulary, clip: CLIPEncoder) -> tuple[Tensor, Tensor, Tensor]:
+        """Unit-length rows (T, D), the class of each (T,), and which classes are seen (C,)."""
         classes = range(len(vocabulary))
         whole = self.synonyms == "whole"
         groups = [(vocabulary.names[index],) if whole else vocabulary.synonyms(index) for index in classes]
@@ -112,7 +114,8 @@ class VocabularyEncoder(nn.Module):
             # Rows are means over equally many prompts, so their sum points along the mean over all prompts.
             rows = rows.new_zeros(len(groups), rows.shape[1]).index_add(0, row_class, rows)
             row_class = torch.arange(len(groups), device=rows.device)
-        return F.normalize(rows, dim=-1), row_class
+        seen = torch.tensor(vocabulary.seen or [False] * len(groups), device=rows.device)
+        return F.normalize(rows, dim=-1), row_class, seen
 
     def _load_or_encode(self, texts: Sequence[str], clip: CLIPEncoder) -> dict[str, Tensor]:
         """By text, the (D,) mean over the templates of unit-length embeddings, not normalised again."""
@@ -127,20 +130,16 @@ class VocabularyEncoder(nn.Module):
 
     def _encode(self, texts: Sequence[str], clip: CLIPEncoder) -> Tensor:
         """(n, D) float32 on CLIP's device."""
-        prompts = [template.format(text) for text in texts for template in self.templates]
-        device = clip.device
-        # Cached rows serve training too, which refuses tensors made in inference mode; and they must not depend on
-        # the precision of whoever happened to ask first.
-        with torch.inference_mode(False), torch.no_grad(), torch.autocast(device.type, enabled=False):
-            batches = []
-            with tqdm(
-                total=len(prompts), desc="Encoding class names", unit="prompt", delay=2, leave=False, disable=None
-            ) as progress:
-                for start in range(0, len(prompts), PROMPTS_PER_BATCH):
-                    tokens = clip.tokenize(prompts[start : start + PROMPTS_PER_BATCH])
-                    batches.append(F.normalize(clip.encode_text(tokens.to(device)).float(), dim=-1))
-                    progress.update(len(tokens))
-            return torch.cat(batches).view(len(texts), len(self.templates), -1).mean(1)
+        prompts = [template.replace("{}", text) for text in texts for template in self.templates]
+        batches = []
+        with tqdm(
+            total=len(prompts), desc="Encoding class names", unit="prompt", delay=2, leave=False, disable=None
+        ) as progress:
+            for start in range(0, len(prompts), PROMPTS_PER_BATCH):
+                tokens = clip.tokenize(prompts[start : start + PROMPTS_PER_BATCH])
+                batches.append(F.normalize(clip.encode_text(tokens.to(clip.device)).float(), dim=-1))
+                progress.update(len(tokens))
+        return torch.cat(batches).view(len(texts), len(self.templates), -1).mean(1)
 
     def _cache_file(self, clip: CLIPEncoder) -> Path | None:
         if self.cache_dir is None:

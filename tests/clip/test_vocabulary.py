@@ -85,10 +85,11 @@ def test_only_the_void_row_has_a_gradient(clip):
     assert not list(encoder(clip).parameters())
 
 
-def test_rows_made_in_inference_mode_and_autocast_serve_training_unchanged(clip):
+@pytest.mark.parametrize("void", [True, False])
+def test_rows_made_in_inference_mode_and_autocast_serve_training_unchanged(clip, void):
     vocabulary = Vocabulary(("cat", "dog"))
     plain = encoder(clip)(vocabulary, clip).embeddings
-    cached = encoder(clip, void=True)
+    cached = encoder(clip, void=void)
     with torch.inference_mode(), torch.autocast("cpu", dtype=torch.bfloat16):
         cached(vocabulary, clip)
     text = cached(vocabulary, clip)
