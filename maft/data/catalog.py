@@ -160,11 +160,16 @@ def _context(name: str, classes: int, split: str, count: int, *aliases: str) -> 
     )  # fmt: skip
 
 
-def _cityscapes(name: str, split: str, count: int, *aliases: str) -> DatasetRow:
+def _cityscapes(name: str, split: str, count: int, panoptic: bool, *aliases: str) -> DatasetRow:
+    truth = "cityscapes/gtFine"
     return DatasetRow(
-        name, "cityscapes_19", split, f"cityscapes/leftImg8bit/{split}", f"cityscapes/gtFine/{split}", "cityscapes",
+        name, "cityscapes_19", split, f"cityscapes/leftImg8bit/{split}", f"{truth}/{split}", "cityscapes",
         count, "prepare_cityscapes.py", _CITYSCAPES, aliases, image_suffix="_leftImg8bit.png",
-        label_suffix="_gtFine_labelTrainIds.png", test_size=(1024, 2560),
+        label_suffix="_gtFine_labelTrainIds.png",
+        panoptic_json=f"{truth}/panoptic_{split}.json" if panoptic else "",
+        panoptic_root=f"{truth}/panoptic_{split}" if panoptic else "",
+        instances_json=f"{truth}/instances_{split}.json" if panoptic else "",
+        evaluators=PANOPTIC if panoptic else SEMANTIC, test_size=(1024, 2560),
     )  # fmt: skip
 
 
@@ -216,8 +221,10 @@ TABLE: tuple[DatasetRow, ...] = (
     _context("pascal_context_459_train", 459, "train", 4996, "pascal_context_459_sem_seg_train"),
     _context("pascal_context_459_val", 459, "val", 5104, "pascal_context_459_sem_seg_val",
              "openvocab_pascal_ctx459_sem_seg_val"),
-    _cityscapes("cityscapes_train", "train", 2975, "openvocab_cityscapes_fine_sem_seg_train"),
-    _cityscapes("cityscapes_val", "val", 500, "openvocab_cityscapes_fine_sem_seg_val"),
+    _cityscapes("cityscapes_train", "train", 2975, False, "openvocab_cityscapes_fine_sem_seg_train"),
+    _cityscapes("cityscapes_val", "val", 500, False, "openvocab_cityscapes_fine_sem_seg_val"),
+    _cityscapes("cityscapes_panoptic_train", "train", 2975, True, "openvocab_cityscapes_fine_panoptic_train"),
+    _cityscapes("cityscapes_panoptic_val", "val", 500, True, "openvocab_cityscapes_fine_panoptic_val"),
     _mapillary("mapillary_train", "train", 18000, "openvocab_mapillary_vistas_sem_seg_train"),
     _mapillary("mapillary_val", "val", 2000, "openvocab_mapillary_vistas_sem_seg_val"),
     # The unseen split of the miniature world is rotated; hyper-parameters are chosen on the tuning split.

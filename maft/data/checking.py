@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from maft.data.catalog import DatasetRow, dataset
 from maft.data.folder import FOLDER_PREFIX, folder_files, ignore_is_explained, mixed_depth
-from maft.data.items import files_of, read_labels_report, register, with_segments
+from maft.data.items import files_of, image_id, read_labels_report, register, with_segments
 from maft.data.masks import MaskContent, Problem, inspect_mask
 from maft.data.preparation.jobs import run_jobs
 from maft.data.reading import read_image, read_panoptic_ids
@@ -52,6 +52,7 @@ class Report:
 
 @dataclass(frozen=True)
 class _Pair:
+    image_id: int | str
     image: str
     label: str
     content: MaskContent
@@ -87,7 +88,7 @@ def check_dataset(name: str, *, workers: int = 1) -> Report:
     )
     pairs = run_jobs(
         partial(_inspect_pair, inspect, row.split == "train", row.ignore_label),
-        [(images[stem], labels[stem]) for stem in paired],
+        [(stem, images[stem], labels[stem]) for stem in paired],
         workers=workers,
         description=name,
     )
@@ -113,8 +114,10 @@ def _lonely(row: DatasetRow, images: dict[str, str], labels: dict[str, str]) -> 
     return problems
 
 
-def _inspect_pair(inspect: partial[MaskContent], must_teach: bool, ignore_label: int, job: tuple[str, str]) -> _Pair:
-    image, label = job
+def _inspect_pair(
+    inspect: partial[MaskContent], must_teach: bool, ignore_label: int, job: tuple[str, str, str]
+) -> _Pair:
+    stem, image, label = job
     content = inspect(Path(label))
     problems = [content.problem] if content.problem else []
     size = None
@@ -127,7 +130,7 @@ def _inspect_pair(inspect: partial[MaskContent], must_teach: bool, ignore_label:
         problems.append(Problem("size mismatch", f"Image {image} and label map {label} differ in size: {sizes}."))
     if must_teach and content.counts and content.counts.keys() <= {ignore_label} and not content.problem:
         problems.append(Problem("no labelled pixel", f"Label map {label} holds nothing but the ignore value."))
-    return _Pair(image, label, content, problems)
+    return _Pair(image_id(stem), image, label, content, problems)
 
 
 def _depths(pairs: list[_Pair]) -> list[Problem]:
@@ -140,7 +143,7 @@ def _depths(pairs: list[_Pair]) -> list[Problem]:
 
 
 def _panoptic(row: DatasetRow, pairs: list[_Pair], workers: int) -> list[Problem]:
-    items: list[dict[str, Any]] = [{"file_name": pair.image} for pair in pairs]
+    items: list[dict[str, Any]] = [{"file_name": pair.image, "image_id": pair.image_id} for pair in pairs]
     try:
         with_segments(row, items)
     except UserError as error:

@@ -219,7 +219,7 @@ def with_segments(row: DatasetRow, items: list[dict[str, Any]]) -> list[dict[str
     file, folder = row.root / row.panoptic_json, row.root / row.panoptic_root
     if not file.is_file() or not folder.is_dir():
         missing = folder if file.is_file() else file
-        advice = f"run 'python datasets/{row.prepare}'" if row.name.startswith("ade") else _advice(row, "images")
+        advice = _advice(row, "images" if row.name.startswith("coco") else "labels")
         raise UserError(f"Dataset {row.name} has no panoptic annotation {missing}: {advice}.")
     table = json.loads(file.read_text(encoding="utf-8"))
     labels = row.classes
@@ -230,9 +230,9 @@ def with_segments(row: DatasetRow, items: list[dict[str, Any]]) -> list[dict[str
         raise UserError(f"{file} has other categories than {labels.name} (id {foreign[0]}): it is of another dataset.")
     present = set(os.listdir(folder))
     sizes = {image["id"]: (image["height"], image["width"]) for image in table["images"]}
-    annotations = {Path(entry["file_name"]).stem: entry for entry in table["annotations"]}
+    annotations = {entry["image_id"]: entry for entry in table["annotations"]}
     for item in items:
-        entry = annotations.get(Path(item["file_name"]).stem)
+        entry = annotations.get(item["image_id"])
         if entry is None or entry["file_name"] not in present:
             raise UserError(
                 f"Dataset {row.name} has no panoptic annotation for {item['file_name']}: "

@@ -4,6 +4,10 @@ import numpy as np
 import pytest
 
 from maft.data import load_items
+from maft.data.checking import check_dataset
+
+# Two cars (26), a group of persons (24), road (7).
+MUNSTER = np.array([[26000, 26001, 24, 7]], np.uint16)
 
 
 @pytest.fixture
@@ -14,6 +18,8 @@ def cityscapes(root, write_map):
             stem = f"{split}/{city}/{city}_000000_000019"
             write_map(f"cityscapes/leftImg8bit/{stem}_leftImg8bit.png", np.zeros((1, 4, 3), np.uint8))
             write_map(f"cityscapes/gtFine/{stem}_gtFine_labelIds.png", np.array([[7, 255, 0, 33]], np.uint8))
+            instances = np.array([[7, 1, 0, 33001]], np.uint16) if city != "munster" else MUNSTER
+            write_map(f"cityscapes/gtFine/{stem}_gtFine_instanceIds.png", instances)
             write_map(f"cityscapes/gtFine/{stem}_gtFine_color.png", np.zeros((1, 4, 4), np.uint8))
     return root
 
@@ -26,6 +32,20 @@ def test_training_ids_and_counts(cityscapes, prepare, read_map) -> None:
     assert [item["image_id"] for item in items] == ["frankfurt_000000_000019", "munster_000000_000019"]
     assert items[0]["file_name"].endswith("val/frankfurt/frankfurt_000000_000019_leftImg8bit.png")
     assert "cityscapes_train label maps: 2 (PUBLISHED: 2975)" in printed
+
+
+def test_panoptic_and_instances(cityscapes, prepare, read_map) -> None:
+    printed = prepare("cityscapes", "--splits", "val")
+    item = load_items("openvocab_cityscapes_fine_panoptic_val")[1]
+    assert (item["image_id"], item["height"], item["width"]) == ("munster_000000_000019", 1, 4)
+    segments = {segment["id"]: segment for segment in item["segments_info"]}
+    found = [segments[id_] for id_ in read_map(item["pan_seg_file_name"])[0, :, 0].tolist()]
+    assert [segment["category_id"] for segment in found] == [13, 13, 11, 0]
+    assert [segment["iscrowd"] for segment in found] == [0, 0, 1, 0]
+    assert found[0]["id"] != found[1]["id"]
+    assert check_dataset("cityscapes_panoptic_val").problems == []
+    # 33001 is the only instance in frankfurt; the group counts as a crowd.
+    assert "cityscapes_panoptic_val instances: 4" in printed
 
 
 def test_survives_a_kill(cityscapes, kill_and_finish) -> None:

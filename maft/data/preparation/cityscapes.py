@@ -1,14 +1,26 @@
-"""Cityscapes (fine annotation): labelIds -> the 19 training ids."""
+"""Cityscapes (fine annotation): the 19 training ids, and panoptic and instance annotation in COCO's format.
+
+Instance maps hold label id * 1000 + number for the instances of things, and the label id alone for stuff and for
+groups of things that nobody took apart.
+"""
 
 from __future__ import annotations
 
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
 from maft.data.catalog import dataset
+from maft.data.label_sets import LabelSet
 from maft.data.preparation.command import Count, Options
 from maft.data.preparation.jobs import convert_labels, read_map, require, require_files, stems
+from maft.data.preparation.panoptic import Segments, convert_panoptic
+from maft.errors import UserError
 
 
 def prepare(options: Options) -> list[Count]:
-    """Converts ``cityscapes/gtFine/*/*/*_gtFine_labelIds.png``, beside the originals.
+    """Converts ``cityscapes/gtFine``: label maps beside the originals, the panoptic form in folders of its own.
 
     Raises:
         UserError: the download is incomplete or damaged.
@@ -24,7 +36,35 @@ def prepare(options: Options) -> list[Count]:
         row = dataset(f"cityscapes_{split}")
         truth = city / "gtFine" / split
         images = stems(city / "leftImg8bit" / split, "_leftImg8bit.png")
-        sources = {stem: truth / f"{stem}_gtFine_labelIds.png" for stem in images}
-        require_files(row, sources.values(), "label maps")
-        counts.append(convert_labels(row, options.root, sources, read_map, workers=options.workers, drop_empty=False))
+        labels, instances = (
+            {stem: truth / f"{stem}_gtFine_{kind}Ids.png" for stem in images} for kind in ("label", "instance")
+        )
+        require_files(row, labels.values(), "label maps")
+        require_files(row, instances.values(), "instance maps")
+        counts.append(convert_labels(row, options.root, labels, read_map, workers=options.workers, drop_empty=False))
+        read = partial(read_segments, row.classes)
+        counts += convert_panoptic(dataset(f"cityscapes_panoptic_{split}"), options, instances, read)
     return counts
+
+
+def read_segments(classes: LabelSet, path: Path) -> Segments:
+    """Panoptic segments of an instance map.
+
+    Raises:
+        UserError: the file is damaged or no instance map.
+    """
+    instance = read_map(path).astype(np.int32)
+    if instance.ndim != 2:
+        raise UserError(f"{path} is not an instance map of Cityscapes: download it again.")
+    index = {id_: position for position, id_ in enumerate(classes.category_ids)}
+    things = set(classes.things)
+    found = Segments(np.zeros(instance.shape, np.int32), [], [], [])
+    for value in np.unique(instance).tolist():
+        position = index.get(value // 1000 if value >= 1000 else value)
+        if position is None:
+            continue
+        found.classes.append(position)
+        found.countable.append(position in things)
+        found.crowd.append(position in things and value < 1000)
+        found.ids[instance == value] = len(found.classes)
+    return found

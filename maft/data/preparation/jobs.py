@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
+import threading
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
@@ -90,12 +93,24 @@ def run_jobs(function: Callable[[Job], Result], jobs: Sequence[Job], *, workers:
     bar = partial(tqdm, total=len(jobs), desc=description, unit="file", disable=not jobs)
     if workers == 1 or len(jobs) <= _CHUNK:
         return [function(job) for job in bar(jobs)]
-    with ProcessPoolExecutor(min(workers, -(-len(jobs) // _CHUNK))) as pool:
+    with ProcessPoolExecutor(
+        min(workers, -(-len(jobs) // _CHUNK)), initializer=_end_with, initargs=(os.getpid(),)
+    ) as pool:
         try:
             return list(bar(pool.map(function, jobs, chunksize=_CHUNK)))
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
+
+
+def _end_with(parent: int) -> None:
+    # A worker of a killed run would wait for its next job for ever.
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def save_labels(labels: NDArray[np.integer], path: Path) -> None:

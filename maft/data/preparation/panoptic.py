@@ -1,0 +1,123 @@
+"""Panoptic PNGs and the COCO-format JSON files of panoptic and instance annotation, from segments of any origin."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from pycocotools import mask as coco_mask
+
+from maft.data.catalog import DatasetRow
+from maft.data.preparation.command import Count, Options
+from maft.data.preparation.jobs import clean_unfinished, run_jobs
+from maft.files import atomic_path, write_json_atomic
+
+
+@dataclass(frozen=True)
+class Segments:
+    """The segments of one image.
+
+    Attributes:
+        ids: (h, w) int32, 0 for void, k for the k-th segment.
+        classes: class index of segments 1, 2, ...
+        countable: whether each segment is one instance (or a crowd of them) of a thing class.
+        crowd: whether each segment is a crowd that nobody took apart.
+    """
+
+    ids: NDArray[np.int32]
+    classes: list[int]
+    countable: list[bool]
+    crowd: list[bool]
+
+
+def convert_panoptic(
+    row: DatasetRow, options: Options, sources: Mapping[str, Any], read: Callable[[Any], Segments]
+) -> list[Count]:
+    """Makes the panoptic PNGs, then both JSON files of a dataset; what is there already is kept.
+
+    Args:
+        row: a panoptic row of the catalogue.
+        options: root and number of processes.
+        sources: stem of an image -> whatever ``read`` needs.
+        read: picklable; gives the segments of an image.
+    """
+    folder = options.root / row.panoptic_root
+    folder.mkdir(parents=True, exist_ok=True)
+    clean_unfinished(folder)
+    # Image folders may be nested, panoptic folders are flat.
+    targets = {stem: folder / f"{Path(stem).name}.png" for stem in sources}
+    files = (options.root / row.panoptic_json, options.root / row.instances_json)
+    # The JSON files are written last: where they are, the PNGs are complete.
+    if not all(file.is_file() for file in (*files, *targets.values())):
+        jobs = [(sources[stem], targets[stem]) for stem in sources]
+        found = run_jobs(partial(_convert, read, row), jobs, workers=options.workers, description=row.name)
+        _write_json(row, files, dict(zip(sources, found)))
+    panoptic, objects = (json.loads(file.read_text(encoding="utf-8"))["annotations"] for file in files)
+    return [
+        Count(f"{row.name} panoptic maps", len(panoptic), row.images_expected),
+        Count(f"{row.name} segments", sum(len(entry["segments_info"]) for entry in panoptic)),
+        Count(f"{row.name} instances", len(objects)),
+    ]
+
+
+@dataclass(frozen=True)
+class _Annotation:
+    size: tuple[int, int]
+    segments: list[dict[str, Any]]
+    objects: list[dict[str, Any]]
+
+
+def _convert(read: Callable[[Any], Segments], row: DatasetRow, job: tuple[Any, Path]) -> _Annotation:
+    source, target = job
+    found = read(source)
+    if not target.is_file():
+        colours = np.stack([found.ids % 256, found.ids // 256 % 256, found.ids // 65536], axis=-1).astype(np.uint8)
+        with atomic_path(target) as temporary:
+            Image.fromarray(colours).save(temporary)
+    segments, objects = [], []
+    for position, index in enumerate(found.classes):
+        mask = found.ids == position + 1
+        # A later segment may have covered this one entirely.
+        if not mask.any():
+            continue
+        encoded = coco_mask.encode(np.asfortranarray(mask.astype(np.uint8)))
+        entry = {
+            "category_id": row.classes.category_ids[index],
+            "area": int(mask.sum()),
+            "bbox": [int(side) for side in coco_mask.toBbox(encoded)],
+            "iscrowd": int(found.crowd[position]),
+        }
+        segments.append({"id": position + 1, **entry})
+        if found.countable[position]:
+            run_lengths = {"size": list(mask.shape), "counts": encoded["counts"].decode("ascii")}
+            objects.append({**entry, "segmentation": run_lengths})
+    height, width = found.ids.shape
+    return _Annotation((height, width), segments, objects)
+
+
+def _write_json(row: DatasetRow, files: tuple[Path, Path], found: Mapping[str, _Annotation]) -> None:
+    classes, things = row.classes, set(row.classes.things)
+    categories = [
+        {"id": id_, "name": name, "isthing": int(index in things)}
+        for index, (id_, name) in enumerate(zip(classes.category_ids, classes.names()))
+    ]
+    images: list[dict[str, Any]] = []
+    panoptic: list[dict[str, Any]] = []
+    objects: list[dict[str, Any]] = []
+    for stem, annotation in found.items():
+        name = Path(stem).name
+        height, width = annotation.size
+        images.append({"id": name, "file_name": f"{stem}{row.image_suffix}", "height": height, "width": width})
+        panoptic.append({"image_id": name, "file_name": f"{name}.png", "segments_info": annotation.segments})
+        first = len(objects) + 1
+        objects += [{"id": first + k, "image_id": name, **entry} for k, entry in enumerate(annotation.objects)]
+    write_json_atomic(files[0], {"images": images, "annotations": panoptic, "categories": categories})
+    countable = [category for category in categories if category["isthing"]]
+    write_json_atomic(files[1], {"images": images, "annotations": objects, "categories": countable})
