@@ -1,8 +1,9 @@
-"""Runs recorded cases of OVSeg's masked crops and mask prompts."""
+"""Runs recorded cases of OVSeg's masked crops, of their fine-tuning transform and of mask prompts."""
 
 from __future__ import annotations
 
 import torch
+from PIL import Image
 from torch import Tensor
 
 from maft.checkpoint.key_map import KeyMap, load_strictly
@@ -12,12 +13,22 @@ from maft.classifiers.masked_crops import MaskedCrops
 from maft.clip.mask_prompts import MaskPrompts
 from maft.clip.vit import encode_vit
 from maft.crops import crop_regions, expand_boxes, tight_boxes
+from maft.data.region_transform import OFFICIAL_BACKGROUND, RegionTransform
 from maft.golden.case import GoldenCase, golden_case
 from maft.golden.clip import openai_clip
 from maft.structures import Images, Proposals
 
 # Sizes of a text tower that these cases do not have.
 _NO_TEXT = {"context_length": 8, "vocab_size": 8, "text_width": 8, "text_heads": 1, "text_layers": 1}
+# A CLIP of which only the pixel normalisation is read.
+_ANY_CLIP = {
+    "embed_dim": 8,
+    "image_resolution": 16,
+    "vision_layers": 1,
+    "vision_width": 64,
+    "vision_patch_size": 8,
+    **_NO_TEXT,
+}
 
 
 @golden_case(
@@ -29,17 +40,7 @@ _NO_TEXT = {"context_length": 8, "vocab_size": 8, "text_width": 8, "text_heads":
 )
 def crop_regions_case(case: GoldenCase) -> dict[str, Tensor]:
     config, image, masks = case.config, case.inputs["image"].float(), case.inputs["mask"]
-    clip = openai_clip(
-        {
-            "embed_dim": 8,
-            "image_resolution": config["region_size"],
-            "vision_layers": 1,
-            "vision_width": 64,
-            "vision_patch_size": config["region_size"] // 2,
-            **_NO_TEXT,
-        },
-        case.device,
-    )
+    clip = openai_clip(_ANY_CLIP, case.device)
     classifier = MaskedCrops(
         None,
         None,
@@ -98,3 +99,24 @@ def mask_prompt_vit(case: GoldenCase) -> dict[str, Tensor]:
         assert prompts.tokens.grad is not None
         outputs["grad/mask_embedding"] = prompts.tokens.grad
     return outputs
+
+
+@golden_case("ovseg", "clip_mask_transform")
+def clip_mask_transform(case: GoldenCase) -> dict[str, Tensor]:
+    region = Image.fromarray(case.inputs["image_hwc"].cpu().numpy())
+    clip = openai_clip(_ANY_CLIP, case.device)
+    scale = {"mean": clip.pixel_mean.tolist(), "std": clip.pixel_std.tolist()}
+
+    def transform(train: bool, background: tuple[int, int, int] | None = OFFICIAL_BACKGROUND) -> RegionTransform:
+        return RegionTransform(case.config["size"], train=train, background=background, **scale)
+
+    first, second = (tuple(box) for box in case.record["crops"])
+    train, train_mask = transform(True).crop(region, None, first)
+    val, val_mask = transform(False)(region)
+    return {
+        "train/image": train,
+        "train/mask": train_mask[0].long(),
+        "train_nomask/image": transform(True, None).crop(region, None, second)[0],
+        "val/image": val,
+        "val/mask": val_mask[0].long(),
+    }
