@@ -32,9 +32,10 @@ def load_items(name: str) -> list[dict[str, Any]]:
     row = dataset(name)
     register(name)
     if name.startswith(FOLDER_PREFIX):
-        return _with_sizes(folder_items(name))
+        return _with_sizes(folder_items(name), {})
     images, labels = files_of(row)
-    _check_complete(row, images, labels)
+    report = read_labels_report(row.root / row.labels)
+    _check_complete(row, images, labels, report)
     items = [
         {
             "file_name": images[stem],
@@ -43,21 +44,31 @@ def load_items(name: str) -> list[dict[str, Any]]:
         }
         for stem in sorted(labels)
     ]
-    return with_segments(row, items) if row.panoptic_json else _with_sizes(items)
+    if row.panoptic_json:
+        return with_segments(row, items)
+    return _with_sizes(
+        items, {labels[stem]: size for stem, size in (report or {"sizes": {}})["sizes"].items() if stem in labels}
+    )
 
 
-def _with_sizes(items: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    # Only headers are read; many files are waited for at once where they lie on a network disk.
-    with ThreadPoolExecutor(16) as pool:
-        for item, (width, height) in zip(items, pool.map(_size, (item["sem_seg_file_name"] for item in items))):
-            item["height"], item["width"] = height, width
+def _with_sizes(items: list[dict[str, Any]], known: dict[str, list[int]]) -> list[dict[str, Any]]:
+    unknown = [item["sem_seg_file_name"] for item in items if item["sem_seg_file_name"] not in known]
+    sizes = {**known, **dict(zip(unknown, _sizes(unknown)))}
+    for item in items:
+        item["height"], item["width"] = sizes[item["sem_seg_file_name"]]
     return items
 
 
-def _size(path: str) -> tuple[int, int]:
+def _sizes(paths: list[str]) -> list[list[int]]:
+    # Only headers are read; many files are waited for at once where they lie on a network disk.
+    with ThreadPoolExecutor(16) as pool:
+        return list(pool.map(_size, paths))
+
+
+def _size(path: str) -> list[int]:
     try:
         with Image.open(path) as image:
-            return image.size
+            return [image.height, image.width]
     except (OSError, UnidentifiedImageError, SyntaxError) as error:
         raise UserError(
             f"Label map {path} cannot be read ({error}): remove it and prepare the dataset again."
@@ -102,18 +113,34 @@ def read_labels_report(labels: Path) -> dict[str, Any] | None:
     """What a finished preparation left beside a folder of label maps; None when there is no (readable) report.
 
     Returns:
-        ``images`` and ``labels``, two numbers, and ``without_labels``, the images without a labelled pixel.
+        ``images`` and ``labels``, two numbers, ``without_labels``, the images without a labelled pixel, and ``sizes``,
+        [height, width] of every label map by stem.
     """
     try:
         report = json.loads(_report_file(labels).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-    return report if isinstance(report, dict) and {"images", "labels", "without_labels"} <= report.keys() else None
+    return (
+        report
+        if isinstance(report, dict) and {"images", "labels", "without_labels", "sizes"} <= report.keys()
+        else None
+    )
 
 
-def write_labels_report(labels: Path, without_labels: list[str], images: int) -> None:
-    """Leaves the report that tells a finished preparation from an interrupted one."""
-    report = {"images": images, "labels": images - len(without_labels), "without_labels": without_labels}
+def write_labels_report(labels: Path, without_labels: list[str], files: dict[str, Path]) -> None:
+    """Leaves the report that tells a finished preparation from an interrupted one, beside the folder ``labels``.
+
+    Args:
+        labels: folder of the label maps.
+        without_labels: stems of images that have none, because no pixel of theirs is labelled.
+        files: stem -> label map of all the others.
+    """
+    report = {
+        "images": len(files) + len(without_labels),
+        "labels": len(files),
+        "without_labels": without_labels,
+        "sizes": dict(zip(files, _sizes(list(map(str, files.values()))))),
+    }
     if read_labels_report(labels) != report:
         write_json_atomic(_report_file(labels), report)
 
@@ -184,14 +211,15 @@ def _stems(row: DatasetRow, folder: str, suffix: str, what: str) -> dict[str, st
     return found
 
 
-def _check_complete(row: DatasetRow, images: dict[str, str], labels: dict[str, str]) -> None:
+def _check_complete(
+    row: DatasetRow, images: dict[str, str], labels: dict[str, str], prepared: dict[str, Any] | None
+) -> None:
     lonely = sorted(labels.keys() - images.keys())
     if lonely:
         raise UserError(
             f"Dataset {row.name} has no image for {len(lonely)} of its {len(labels)} label maps, the first is "
             f"{labels[lonely[0]]}: {_advice(row, 'images')}."
         )
-    prepared = read_labels_report(row.root / row.labels)
     if row.split_by_labels:
         # The image folder holds other splits too, so only the report tells how many label maps there should be.
         if prepared is None or prepared["labels"] != len(labels):

@@ -112,7 +112,7 @@ def test_missing_steps_are_named(root: Path, monkeypatch: pytest.MonkeyPatch) ->
     shutil.copy(root / "coco/val2017/000000000007.jpg", root / "coco/val2017/000000000008.jpg")
     with pytest.raises(UserError, match=r"half prepared: 1 of its 2 images.*000000000008.*prepare_coco_stuff\.py"):
         load_items("coco_stuff_val")
-    write_labels_report(labels, ["000000000008"], 2)
+    write_labels_report(labels, ["000000000008"], {"000000000007": labels / "000000000007.png"})
     assert len(load_items("coco_stuff_val")) == 1
     (root / "coco/val2017/000000000007.jpg").unlink()
     with pytest.raises(UserError, match=r"no image for 1 of its 1 label maps.*000000000007\.png: download"):
@@ -133,11 +133,16 @@ def test_a_shared_image_folder_needs_the_report(root: Path) -> None:
             Image.fromarray(np.zeros((4, 5), np.uint8)).save(voc / folder / f"{stem}.{suffix}")
     with pytest.raises(UserError, match=r"half prepared: 2, and no report,.*prepare_voc\.py"):
         load_items("voc_20_val")
-    write_labels_report(voc / "annotations_detectron2/val", [], 3)
+    folder = voc / "annotations_detectron2/val"
+    files = {stem: folder / f"{stem}.png" for stem in ("a", "b")}
+    write_labels_report(folder, [], {**files, "c": files["a"]})
     with pytest.raises(UserError, match=r"half prepared: 2 of 3 label maps"):
         load_items("voc_20_val")
-    write_labels_report(voc / "annotations_detectron2/val", [], 2)
-    assert [item["image_id"] for item in load_items("voc_20_val")] == ["a", "b"]
+    write_labels_report(folder, [], files)
+    assert [(item["image_id"], item["height"], item["width"]) for item in load_items("voc_20_val")] == [
+        ("a", 4, 5),
+        ("b", 4, 5),
+    ]
 
 
 def test_miniature_is_drawn_on_request_only(root: Path) -> None:

@@ -169,7 +169,7 @@ def convert_labels(
     )
     known |= {stem for stem, is_empty in zip(todo, empty) if is_empty}
     without = sorted(known & sources.keys())
-    write_labels_report(folder, without, len(sources))
+    write_labels_report(folder, without, {stem: path for stem, path in targets.items() if stem not in known})
     return Count(f"{row.name} label maps", len(sources) - len(without), row.images_expected, len(without))
 
 
