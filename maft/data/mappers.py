@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 # Grey of the padding, in 0..255 and before normalisation, as every official release pads.
 PADDING_VALUE = 128
 _LABEL_KEYS = {"semantic": "sem_seg_file_name", "panoptic": "pan_seg_file_name"}
-# Pixels of a panoptic map outside every segment, once segments are numbered: what augmentations pad panoptic labels with.
+# Pixels outside every segment, once the segments of a panoptic map are numbered; augmentations pad with it.
 NO_SEGMENT = -1
 
 

@@ -78,13 +78,10 @@ def test_color_transform_equals_detectron2s_under_the_same_draws(seed, monkeypat
     steps = first if ours.contrast_first else [*first[1:], first[0]]
     coins = [ours.brightness is not None, ours.contrast_first, *(step is not None for step in steps)]
     values = [step for step in (ours.brightness, *steps) if step is not None]
-    import detectron2.projects.point_rend.color_augmentation as theirs
-
-    monkeypatch.setattr(theirs.random, "randrange", lambda _, draws=iter(coins): int(next(draws)))
-    monkeypatch.setattr(
-        theirs.random, "uniform", lambda *_, draws=iter(v for v in values if isinstance(v, float)): next(draws)
-    )
-    monkeypatch.setattr(theirs.random, "randint", lambda *_: ours.hue)
+    coin_draws, uniform_draws = iter(coins), iter([value for value in values if isinstance(value, float)])
+    monkeypatch.setattr("random.randrange", lambda _: int(next(coin_draws)))
+    monkeypatch.setattr("random.uniform", lambda *_: next(uniform_draws))
+    monkeypatch.setattr("random.randint", lambda *_: ours.hue)
     assert np.array_equal(ours.apply_image(image), ColorAugSSDTransform("RGB").apply_image(image))
 
 
