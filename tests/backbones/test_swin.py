@@ -106,6 +106,14 @@ def test_activation_checkpointing_has_the_same_gradients():
             torch.testing.assert_close(left.grad, right.grad)
 
 
+def test_autocast_agrees_with_float32():
+    model, image = SwinTransformer(**SMALL).eval(), torch.randn(2, 3, 40, 56)
+    exact = model(image)["res3"]
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        low = model(image)["res3"].float()
+    assert torch.nn.functional.cosine_similarity(low.flatten(), exact.flatten(), dim=0) > 0.999
+
+
 def test_imagenet_checkpoint_names():
     """Microsoft's ImageNet files have no per-stage norms: these are the only names missing."""
     model = SwinTransformer(**SMALL)
