@@ -84,7 +84,7 @@ def _add_model(cfg: CfgNode) -> None:
     model.CLASSIFIER = CfgNode(new_allowed=True)
     # A registered mask classifier, or none: the proposer's own class scores are used.
     model.CLASSIFIER.NAME = "none"
-    # Multiplied with the cosine of mask and text embeddings.
+    # Multiplied with the cosine of mask and text embeddings; classifiers on dense CLIP features use CLIP's own factor.
     model.CLASSIFIER.LOGIT_SCALE = 100.0
     # A frozen classifier takes no part in training (evaluation of frozen CLIP, stage-1 training).
     model.CLASSIFIER.FROZEN = False

@@ -173,6 +173,8 @@ class Proposals:
         class_logits: (B, Q, C + 1) scores of the proposer with void last, or None.
         valid: (B, Q) bool, False for padding slots; None means all valid.
         labels: (B, Q) int64 class of each mask where it is known (ground truth), -1 elsewhere; None otherwise.
+        pairs: (P, 2) int64, slots whose masks show the same object, alike in all images (Mask-Adapter's matched
+            predictions and their targets); None when there are none.
         auxiliary: predictions of the earlier decoder layers, for deep supervision.
         clip_features: dense CLIP feature maps by name ("res2".."res5") when the backbone is the CLIP tower itself.
         align_corners: the resize rule this proposer's masks were trained with.
@@ -184,6 +186,7 @@ class Proposals:
     class_logits: Tensor | None = None
     valid: Tensor | None = None
     labels: Tensor | None = None
+    pairs: Tensor | None = None
     auxiliary: list[Proposals] = field(default_factory=list)
     clip_features: dict[str, Tensor] | None = None
     align_corners: bool = False

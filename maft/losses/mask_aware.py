@@ -41,8 +41,10 @@ def mask_aware_loss(
     mask_probabilities: Tensor,
     targets: Sequence[Targets],
     valid: Tensor | None = None,
+    *,
+    normalize: bool = True,
 ) -> Tensor:
-    """SmoothL1 between class scores and normalised overlaps (MAFT, section 3.3, mask-aware loss).
+    """SmoothL1 between class scores and overlaps (MAFT, section 3.3, mask-aware loss; MAFT+, section 3.3).
 
     Pairs of one image and one of its targets are pooled over the batch of all processes; each contributes all
     proposals.
@@ -52,6 +54,7 @@ def mask_aware_loss(
         mask_probabilities: (B, N, H, W) in [0, 1], at the size of the target masks.
         targets: labels (n,) and masks (n, H, W) of each image; n may be 0.
         valid: (B, N) bool, proposals that count; None counts all.
+        normalize: scale the overlaps of each target to [0, 1] over the proposals, as both papers do.
 
     Returns:
         scalar; zero with a gradient path when there is no pair.
@@ -64,7 +67,9 @@ def mask_aware_loss(
             if len(target.labels) == 0 or probabilities.shape[1] == 0 or (counted is not None and not counted.any()):
                 continue
             with torch.no_grad():
-                overlap = min_max_normalized(soft_iou(mask_probabilities[index].float(), target.masks), counted)
+                overlap = soft_iou(mask_probabilities[index].float(), target.masks)
+                if normalize:
+                    overlap = min_max_normalized(overlap, counted)
             scores = probabilities[index].float()[:, target.labels].T
             predicted.append((scores if counted is None else scores[:, counted]).flatten())
             expected.append((overlap if counted is None else overlap[:, counted]).flatten())
@@ -80,16 +85,18 @@ class MaskAwareLoss(nn.Module):
 
     Args:
         weight: factor of the loss; 1 in the paper.
+        normalize: scale the overlaps of each target to [0, 1]; the copy in the Mask-Adapter release does not.
     """
 
-    def __init__(self, *, weight: float = 1.0) -> None:
+    def __init__(self, *, weight: float = 1.0, normalize: bool = True) -> None:
         super().__init__()
         self.weight = weight
+        self.normalize = normalize
 
     def forward(self, step: TrainingStep) -> dict[str, Tensor]:
         """``{"loss_mask_aware": scalar}``."""
         probabilities = step.classification.class_logits.float().softmax(-1)
         with torch.no_grad():
             masks = step.proposals.probabilities(step.images.padded_size)
-        loss = mask_aware_loss(probabilities, masks, step.targets, step.proposals.valid)
+        loss = mask_aware_loss(probabilities, masks, step.targets, step.proposals.valid, normalize=self.normalize)
         return {"loss_mask_aware": self.weight * loss}

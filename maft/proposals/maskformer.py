@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from maft.errors import UserError
 from maft.proposals.criterion import SetCriterion
 from maft.proposals.fpn_pixel_decoder import FPNPixelDecoder
-from maft.proposals.position import sine_position_encoding
+from maft.position import sine_position_encoding
 from maft.proposals.transformer import MLP, Transformer
 from maft.registry import PROPOSERS, BuildContext
 from maft.structures import Images, Proposals, Targets, TextClassifier

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from maft.errors import UserError
 from maft.proposals.deformable_attention import DeformableAttention, FeatureLevels
-from maft.proposals.position import sine_position_encoding
+from maft.position import sine_position_encoding
 
 _NORM_GROUPS = 32
 

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from maft.proposals.position import sine_position_encoding
+from maft.position import sine_position_encoding
 from maft.proposals.transformer import MLP
 
 

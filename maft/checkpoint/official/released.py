@@ -11,10 +11,13 @@ from maft.checkpoint.key_map import KeyMap, Rule
 from maft.checkpoint.official.clip import RULES as CLIP_RULES
 from maft.checkpoint.official.clip import TOWER_RULES
 from maft.checkpoint.official.mask2former import RULES as MASK2FORMER_RULES
+from maft.checkpoint.official.mask_adapter import KEY_MAP as MASK_ADAPTER_KEY_MAP
 from maft.checkpoint.official.ovseg import PROMPT_PARTS, PROPOSER_PARTS
 from maft.checkpoint.official.resnet import RULES as RESNET_RULES
 
 Value = TypeVar("Value")
+# FC-CLIP's one CLIP, backbone and classifier in one.
+_SHARED_CLIP = r"backbone\.clip_model\."
 _DROP: tuple[Rule, ...] = ((".*", None),)
 
 
@@ -86,6 +89,42 @@ RELEASES: tuple[Release, ...] = (
         KeyMap.nested([*PROPOSER_PARTS, *_CLIP_ADAPTER]),
     ),
     Release("FreeSeg", (r"clip_adapter\.", r"sem_seg_head\.interaction\."), (r"IPCLIP\.",), KeyMap.nested(_FREESEG)),
+    Release(
+        "FC-CLIP",
+        (_SHARED_CLIP, r"sem_seg_head\."),
+        (r"cdt\.", r"mask_adapter\."),
+        MASK_ADAPTER_KEY_MAP,
+    ),
+    Release(
+        "MAFT+",
+        (_SHARED_CLIP, r"sem_seg_head\.", r"cdt\."),
+        (r"mask_adapter\.",),
+        MASK_ADAPTER_KEY_MAP,
+    ),
+    Release(
+        "Mask-Adapter on FC-CLIP",
+        (_SHARED_CLIP, r"sem_seg_head\.", r"mask_adapter\."),
+        (r"cdt\.",),
+        MASK_ADAPTER_KEY_MAP,
+    ),
+    Release(
+        "Mask-Adapter on MAFT+",
+        (_SHARED_CLIP, r"sem_seg_head\.", r"mask_adapter\.", r"cdt\."),
+        (),
+        MASK_ADAPTER_KEY_MAP,
+    ),
+    Release(
+        "Mask-Adapter warm-up on FC-CLIP",
+        (_SHARED_CLIP, r"mask_adapter\."),
+        (r"sem_seg_head\.", r"cdt\."),
+        MASK_ADAPTER_KEY_MAP,
+    ),
+    Release(
+        "Mask-Adapter warm-up on MAFT+",
+        (_SHARED_CLIP, r"mask_adapter\.", r"cdt\."),
+        (r"sem_seg_head\.",),
+        MASK_ADAPTER_KEY_MAP,
+    ),
 )
 
 
