@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from maft.data.folder import FOLDER_PREFIX, folder_label_set
+from maft.data.folder import FOLDER_PREFIX, folder_label_set, folder_path
 from maft.data.label_sets import LabelSet, label_set, overlap, read_class_list
 from maft.errors import UserError
 from maft.structures import Vocabulary
@@ -249,10 +249,10 @@ def dataset(name: str) -> DatasetRow:
         UserError: there is no such dataset, or the folder has no usable class list.
     """
     if name.startswith(FOLDER_PREFIX):
-        folder = Path(name.removeprefix(FOLDER_PREFIX)).expanduser()
-        row = DatasetRow(name, name, "train", str(folder / "images"), str(folder / "masks"), "", None, "", "")
-        row.classes  # noqa: B018  a folder without class list is refused here, not in the middle of a run
-        return row
+        # A folder without a class list is refused here, not in the middle of a run.
+        folder_label_set(name)
+        folder = folder_path(name)
+        return DatasetRow(name, name, "train", str(folder / "images"), str(folder / "masks"), "", None, "", "")
     try:
         return _BY_NAME[name]
     except KeyError:

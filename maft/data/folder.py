@@ -26,8 +26,8 @@ MASK_SUFFIXES = (".png", ".bmp", ".tif", ".tiff")
 
 
 def folder_path(name: str) -> Path:
-    """The folder that ``folder:/path`` names."""
-    return Path(name.removeprefix(FOLDER_PREFIX)).expanduser()
+    """The folder that ``folder:/path`` names, absolute."""
+    return Path(name.removeprefix(FOLDER_PREFIX)).expanduser().absolute()
 
 
 def folder_label_set(name: str) -> LabelSet:
@@ -44,7 +44,13 @@ def folder_label_set(name: str) -> LabelSet:
                 f"and it should hold {meaning}."
             )
     names = read_class_list(folder / "classes.txt")
-    return plain_label_set(name, names, ignore_label=_ignore_label(folder))
+    ignored = _ignore_label(folder)
+    if ignored < len(names) and not ignore_is_explained(name):
+        raise UserError(
+            f"{folder} has {len(names)} classes, so that {ignored} is a class and the ignored value of 8-bit masks at "
+            "once: save 16-bit masks, or write the ignored value into ignore.txt."
+        )
+    return plain_label_set(name, names, ignore_label=ignored)
 
 
 def folder_files(name: str) -> tuple[dict[str, Path], dict[str, Path], list[Problem]]:

@@ -149,6 +149,22 @@ def _report_file(labels: Path) -> Path:
     return labels.with_name(f"{labels.name}_report.json")
 
 
+def read_annotation(file: Path, *keys: str) -> dict[str, Any]:
+    """An annotation file: a JSON object that has ``keys``.
+
+    Raises:
+        UserError: the file is damaged or of another kind.
+    """
+    try:
+        table = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"Annotation {file} is damaged ({error}): download or prepare it again.") from None
+    missing = [key for key in keys if not isinstance(table, dict) or key not in table]
+    if missing:
+        raise UserError(f"Annotation {file} has no {missing[0]!r}: it is of another kind.")
+    return table
+
+
 def image_id(stem: str) -> int | str:
     """The id of an image by COCO's rule (file names are numbers) or its name."""
     name = os.path.basename(stem)
@@ -249,7 +265,7 @@ def with_segments(row: DatasetRow, items: list[dict[str, Any]]) -> list[dict[str
         missing = folder if file.is_file() else file
         advice = _advice(row, "images" if row.name.startswith("coco") else "labels")
         raise UserError(f"Dataset {row.name} has no panoptic annotation {missing}: {advice}.")
-    table = json.loads(file.read_text(encoding="utf-8"))
+    table = read_annotation(file, "images", "annotations", "categories")
     labels = row.classes
     index = {id_: position for position, id_ in enumerate(labels.category_ids)}
     things = set(labels.things)

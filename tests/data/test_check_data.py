@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from maft.data import ensure_miniature
+from maft.data import dataset, ensure_miniature
 from maft.data.checking import check_dataset
 
 TOOL = Path(__file__).parents[2] / "tools" / "check_data.py"
@@ -114,8 +114,6 @@ def test_mistakes_end_without_a_traceback(check_data, monkeypatch: pytest.Monkey
 
 def test_panoptic_faults(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
-    from maft.data import dataset
-
     coco = tmp_path / "coco"
     for folder in ("val2017", "panoptic_val2017", "panoptic_semseg_val2017", "annotations"):
         (coco / folder).mkdir(parents=True)

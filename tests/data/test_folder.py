@@ -74,6 +74,22 @@ def test_another_ignored_value(folder: Path) -> None:
         dataset(f"folder:{folder}")
 
 
+def test_a_class_cannot_be_the_ignored_value_by_accident(folder: Path) -> None:
+    (folder / "classes.txt").write_text("\n".join(f"class {number}" for number in range(256)))
+    with pytest.raises(UserError, match="256 classes, so that 255 is a class and the ignored value"):
+        dataset(f"folder:{folder}")
+    for number in range(3):
+        save(folder, number, [0, 255], np.uint16)
+    assert len(load_items(f"folder:{folder}")) == 3
+
+
+def test_an_unlabelled_class_zero(folder: Path) -> None:
+    (folder / "ignore.txt").write_text("0")
+    for number in range(3):
+        save(folder, number, [0, 1, 2])
+    assert dataset(f"folder:{folder}").ignore_label == 0 and len(load_items(f"folder:{folder}")) == 3
+
+
 def test_binary_masks_are_refused_unless_explained(folder: Path) -> None:
     save(folder, 1, [0, 255])
     with pytest.raises(UserError, match=r"1\.png holds only 0 and 255, like a binary mask"):
@@ -98,4 +114,18 @@ def test_binary_masks_are_refused_unless_explained(folder: Path) -> None:
 def test_faults_are_named(folder: Path, damage, message: str) -> None:
     damage(folder)
     with pytest.raises(UserError, match=message):
+        load_items(f"folder:{folder}")
+
+
+def test_relative_folders(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder.parent)
+    name = f"folder:{folder.name}"
+    assert load_items(name)[0]["file_name"] == str(folder / "images/0.jpg")
+    assert MetadataCatalog.get(name).image_root == str(folder / "images")
+
+
+def test_a_mask_changed_later_is_checked_again(folder: Path) -> None:
+    assert len(load_items(f"folder:{folder}")) == 3
+    save(folder, 2, [0, 77])
+    with pytest.raises(UserError, match="id 77"):
         load_items(f"folder:{folder}")

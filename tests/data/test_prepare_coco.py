@@ -5,7 +5,8 @@ import json
 import numpy as np
 import pytest
 
-from maft.data import class_names, load_items
+from maft.data import class_names, dataset, load_items
+from maft.errors import UserError
 
 STUFF = "coco/stuffthingmaps"
 
@@ -92,8 +93,6 @@ def panoptic(root, write_map):
                 {"id": 300, "category_id": 1, "iscrowd": 1, "area": 1, "bbox": [1, 1, 1, 1]},
             ]
             entries.append({"image_id": number, "file_name": f"{stem}.png", "segments_info": segments})
-        from maft.data import dataset
-
         categories = [{"id": id_} for id_ in dataset("coco_panoptic_val").classes.category_ids]
         (root / "coco/annotations").mkdir(exist_ok=True)
         (root / f"coco/annotations/panoptic_{split}2017.json").write_text(
@@ -122,3 +121,13 @@ def test_panoptic_unlisted_segment(panoptic, prepare, write_map) -> None:
     write_map("coco/panoptic_val2017/000000000003.png", np.full((2, 3, 3), 9, np.uint8))
     message = prepare("coco_panoptic", "--splits", "val", status=1)
     assert "000000000003.png holds the segment 592137, which its JSON does not list" in message
+
+
+def test_panoptic_damaged_json(panoptic, prepare) -> None:
+    prepare("coco_panoptic", "--splits", "val")
+    file = panoptic / "coco/annotations/panoptic_val2017.json"
+    file.write_text(file.read_text()[:100])
+    with pytest.raises(UserError, match=r"panoptic_val2017\.json is damaged"):
+        load_items("coco_panoptic_val")
+    file.write_text("[]")
+    assert "panoptic_val2017.json has no 'annotations'" in prepare("coco_panoptic", "--splits", "val", status=1)

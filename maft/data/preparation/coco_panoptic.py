@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from maft.data.catalog import dataset
+from maft.data.items import read_annotation
 from maft.data.preparation.command import Count, Options
 from maft.data.preparation.jobs import convert_labels, read_map, require, require_files
 from maft.errors import UserError
@@ -36,7 +36,7 @@ def prepare(options: Options) -> list[Count]:
     counts = []
     for split in options.splits:
         row = dataset(f"coco_133_{split}")
-        table = json.loads((coco / "annotations" / f"panoptic_{split}2017.json").read_text(encoding="utf-8"))
+        table = read_annotation(coco / "annotations" / f"panoptic_{split}2017.json", "annotations")
         sources: dict[str, Source] = {}
         for entry in table["annotations"]:
             path = coco / f"panoptic_{split}2017" / entry["file_name"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -15,6 +14,7 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 
 from maft.data.catalog import DatasetRow
+from maft.data.items import read_annotation
 from maft.data.preparation.command import Count, Options
 from maft.data.preparation.jobs import clean_unfinished, run_jobs
 from maft.files import atomic_path, write_json_atomic
@@ -59,7 +59,7 @@ def convert_panoptic(
         jobs = [(sources[stem], targets[stem]) for stem in sources]
         found = run_jobs(partial(_convert, read, row), jobs, workers=options.workers, description=row.name)
         _write_json(row, files, dict(zip(sources, found)))
-    panoptic, objects = (json.loads(file.read_text(encoding="utf-8"))["annotations"] for file in files)
+    panoptic, objects = (read_annotation(file, "annotations")["annotations"] for file in files)
     return [
         Count(f"{row.name} panoptic maps", len(panoptic), row.images_expected),
         Count(f"{row.name} segments", sum(len(entry["segments_info"]) for entry in panoptic)),

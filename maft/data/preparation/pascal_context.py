@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import zlib
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from scipy.io import loadmat
 from scipy.io.matlab import MatReadError
 
 from maft.data.catalog import dataset
+from maft.data.items import read_annotation
 from maft.data.preparation.command import Count, Options
 from maft.data.preparation.jobs import convert_labels, read_list, require, require_files
 from maft.errors import UserError
@@ -74,8 +74,8 @@ def _list(voc: Path, split: str) -> Path:
 
 
 def _phases(merged: Path) -> dict[str, list[str]]:
-    images = json.loads(merged.read_text(encoding="utf-8"))["images"]
+    images = read_annotation(merged, "images")["images"]
     return {
-        split: sorted(Path(image["file_name"]).stem for image in images if image["phase"] == split)
+        split: sorted(Path(image["file_name"]).stem for image in images if image.get("phase") == split)
         for split in ("train", "val")
     }
