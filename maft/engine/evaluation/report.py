@@ -51,6 +51,11 @@ def definition(metric: str) -> str:
     return _DEFINITIONS.get(metric, "")
 
 
+def metrics() -> str:
+    """The names of all means, for messages."""
+    return f"{', '.join(_DEFINITIONS)}; with {', '.join(_PARTS)} before or {', '.join(_SUFFIXES)} behind some"
+
+
 def results_table(results: Results) -> str:
     """All means of an evaluation with their definitions; per-class numbers are left to the CSV."""
     rows = [

@@ -23,7 +23,15 @@ from maft.engine.evaluation.instance import InstanceEvaluator
 from maft.engine.evaluation.panoptic import PanopticEvaluator
 from maft.engine.evaluation.pictures import picture, write_picture
 from maft.engine.evaluation.protocol import test_vocabulary, thing_flags
-from maft.engine.evaluation.report import expected_table, per_class_rows, results_table, write_per_class, write_results
+from maft.engine.evaluation.report import (
+    definition,
+    expected_table,
+    metrics,
+    per_class_rows,
+    results_table,
+    write_per_class,
+    write_results,
+)
 from maft.engine.evaluation.semantic import SemanticEvaluator
 from maft.engine.evaluation.state import EvaluationState, fingerprint
 from maft.errors import UserError
@@ -51,6 +59,8 @@ def evaluate(cfg: CfgNode, model: nn.Module, dataset_name: str | None = None) ->
     for entry in cfg.TEST.EXPECTED:
         if len(entry) != 3:
             raise UserError(f"TEST.EXPECTED holds {list(entry)}: each entry is [dataset, metric, value].")
+        if not definition(entry[1].rpartition("/")[2]):
+            raise UserError(f"TEST.EXPECTED holds the metric {entry[1]!r}, which does not exist; there is {metrics()}.")
     # A misspelt last name should not cost the evaluation of the others.
     for name in names:
         build_evaluators(cfg, dataset(name), name)

@@ -4,11 +4,16 @@ import csv
 import json
 import logging
 import math
+import pickle
+import subprocess
+import sys
 from contextlib import contextmanager
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 from detectron2.config import get_cfg
 from PIL import Image
 from torch import nn
@@ -234,10 +239,55 @@ def test_mistakes_are_named_before_anything_is_evaluated(cfg, folder):
     assert model.calls == 0
 
 
-def test_an_expected_metric_that_was_not_measured_is_named(cfg, folder):
+def test_an_expected_metric_is_checked(cfg, folder, output):
+    model = ColourReader()
     cfg.TEST.EXPECTED = [[folder, "miou", 1.0]]
-    with pytest.raises(UserError, match="'miou', which was not measured; measured were: mIoU"):
-        evaluate(cfg, ColourReader())
+    with pytest.raises(UserError, match="'miou', which does not exist; there is mIoU"):
+        evaluate(cfg, model)
+    assert model.calls == 0
+    # A folder has no unseen classes; the numbers are written all the same.
+    cfg.TEST.EXPECTED = [[folder, "unseen_mIoU", 1.0]]
+    with pytest.raises(UserError, match="'unseen_mIoU', which was not measured"):
+        evaluate(cfg, model)
+    assert (output() / "results.json").is_file()
+
+
+def _evaluate_share(rank, cfg, folder):
+    dist.init_process_group("gloo", init_method=f"file://{cfg.OUTPUT_DIR}_meeting", rank=rank, world_size=2)
+    results = evaluate_dataset(cfg, ColourReader(), folder)
+    Path(f"{cfg.OUTPUT_DIR}_{rank}.pkl").write_bytes(pickle.dumps(comparable(results)))
+    dist.destroy_process_group()
+
+
+def test_two_processes_give_the_numbers_of_one(cfg, folder, output):
+    torch.multiprocessing.start_processes(_evaluate_share, (cfg, folder), nprocs=2, start_method="fork")
+    shared = [pickle.loads(Path(f"{cfg.OUTPUT_DIR}_{rank}.pkl").read_bytes()) for rank in range(2)]
+    assert not list(output().glob("unfinished*"))
+    whole = comparable(evaluate_dataset(cfg, ColourReader(), folder))
+    assert shared == [whole, whole]
+
+
+_HUNDREDS_OF_CLASSES = """
+import resource, sys
+import numpy as np, torch
+from PIL import Image
+from maft.engine.evaluation import SemanticEvaluator
+
+folder = sys.argv[1]
+labels = np.arange(512 * 683, dtype=np.uint16).reshape(512, 683) % 847
+Image.fromarray(labels).save(f"{folder}/labels.tif")
+evaluator = SemanticEvaluator([str(index) for index in range(847)], 65535)
+scores = torch.ones(847, 512, 683)
+evaluator.process([{"sem_seg_file_name": f"{folder}/labels.tif"}], [{"sem_seg": scores}])
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+
+
+def test_hundreds_of_classes_need_less_than_two_gigabytes(tmp_path):
+    done = subprocess.run([sys.executable, "-c", _HUNDREDS_OF_CLASSES, str(tmp_path)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    # Kilobytes; the score map itself is 1.2 of the 2 GB.
+    assert int(done.stdout.split()[-1]) < 2 * 1024**2
 
 
 @pytest.mark.parametrize("workers", [0, 1])
