@@ -76,6 +76,8 @@ def _add_model(cfg: CfgNode) -> None:
 
     model.PROPOSER = CfgNode(new_allowed=True)
     model.PROPOSER.NAME = "Mask2Former"
+    # A checkpoint of which only the proposer is taken, after MODEL.WEIGHTS.
+    model.PROPOSER.WEIGHTS = ""
     # A frozen proposer has no gradients and no losses, and stays in eval mode.
     model.PROPOSER.FROZEN = False
     # The official MAFT release leaves dropout on in its frozen generator during stage 2.
@@ -98,6 +100,8 @@ def _add_model(cfg: CfgNode) -> None:
 
     # Prefixes of parameters that a checkpoint given as MODEL.WEIGHTS may lack (parts that start elsewhere).
     model.WEIGHTS_MAY_LACK = []
+    # Prefixes of parameters that are not taken from it (the proposer, when another one runs on a trained classifier).
+    model.WEIGHTS_LEAVE_OUT = []
 
     inference = model.INFERENCE = CfgNode()
     inference.SEMANTIC = True
@@ -228,7 +232,7 @@ def component_options(registry: Registry, node: CfgNode) -> CfgNode:
 
     Options of other registered components may stand beside them (a ``_BASE_`` file's); anything else is refused.
     """
-    shared = {"NAME", "FROZEN", "DROPOUT_WHEN_FROZEN", "LOGIT_SCALE"}
+    shared = {"NAME", "WEIGHTS", "FROZEN", "DROPOUT_WHEN_FROZEN", "LOGIT_SCALE"}
     for key in node:
         if key not in shared and key not in registry:
             known = ", ".join(registry)

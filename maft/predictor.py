@@ -15,7 +15,7 @@ from detectron2.data import transforms as T
 from detectron2.modeling import build_model
 from PIL import Image, ImageOps
 
-from maft.checkpoint.loading import load_weights
+from maft.checkpoint.loading import load_initial_weights
 from maft.config import load_config
 from maft.data.label_sets import overlap as shared_synonyms
 from maft.data.reading import read_image
@@ -79,8 +79,7 @@ class Predictor:
             cfg.MODEL.DEVICE = "cpu"
         self.cfg = cfg
         self.model: OpenVocabSegmentor = build_model(cfg).eval()
-        if cfg.MODEL.WEIGHTS:
-            load_weights(self.model, cfg.MODEL.WEIGHTS, may_lack=cfg.MODEL.WEIGHTS_MAY_LACK)
+        load_initial_weights(self.model, cfg)
         self._training_names = self.model.vocabulary.names if cfg.DATASETS.TRAIN else ()
         self._resize = T.ResizeShortestEdge([cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MIN_SIZE_TEST], cfg.INPUT.MAX_SIZE_TEST)
 

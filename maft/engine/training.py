@@ -23,7 +23,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 import maft.segmentor  # noqa: F401 - registers its meta-architecture
 from maft.checkpoint.key_map import load_strictly
-from maft.checkpoint.loading import load_weights
+from maft.checkpoint.loading import load_initial_weights, load_weights
 from maft.data.loader import build_train_loader
 from maft.data.mappers import SegmentationMapper
 from maft.engine.checkpointer import Checkpointer
@@ -116,8 +116,8 @@ def train(cfg: CfgNode, *, resume: bool = False) -> Mapping[str, Any]:
     model = build_model(cfg)
     if weights is not None:
         load_strictly(model, weights, str(folder))
-    elif cfg.MODEL.WEIGHTS:
-        load_weights(model, cfg.MODEL.WEIGHTS, may_lack=cfg.MODEL.WEIGHTS_MAY_LACK)
+    else:
+        load_initial_weights(model, cfg)
     trainer = build_trainer(cfg, model, seed)
     start = 0
     if state:
@@ -243,10 +243,10 @@ def _evaluate_only(cfg: CfgNode, resume: bool) -> Mapping[str, Any]:
     folder = Checkpointer(cfg.OUTPUT_DIR, cfg).last() if resume else None
     if folder:
         load_weights(model, str(folder))
-    elif cfg.MODEL.WEIGHTS:
-        load_weights(model, cfg.MODEL.WEIGHTS, may_lack=cfg.MODEL.WEIGHTS_MAY_LACK)
     else:
-        logger.warning("MODEL.WEIGHTS is empty: what is evaluated are the initial weights.")
+        if not cfg.MODEL.WEIGHTS:
+            logger.warning("MODEL.WEIGHTS is empty: what is evaluated are the initial weights.")
+        load_initial_weights(model, cfg)
     return _evaluate(cfg, model)
 
 
