@@ -10,9 +10,9 @@ from detectron2.modeling import Backbone
 from torch import Tensor, nn
 
 from maft.errors import UserError
+from maft.position import sine_position_encoding
 from maft.proposals.criterion import SetCriterion
 from maft.proposals.fpn_pixel_decoder import FPNPixelDecoder
-from maft.position import sine_position_encoding
 from maft.proposals.transformer import MLP, Transformer
 from maft.registry import PROPOSERS, BuildContext
 from maft.structures import Images, Proposals, Targets, TextClassifier
@@ -204,10 +204,12 @@ class MaskFormer(nn.Module):
         """Mask logits (B, Q, H/4, W/4) and class logits (B, Q, C + 1); earlier layers as auxiliary in training."""
         features = self.backbone(images.normalized(self.pixel_mean, self.pixel_std))
         embeddings, masks = self.head(features, all_layers=self.training and self.deep_supervision)
-        layers = [
-            Proposals(mask, images.padded_size, class_logits=text.logits(embedding))
-            for embedding, mask in zip(embeddings, masks)
-        ]
+        # Bfloat16 has steps of half a unit at 100 times the cosine, too coarse for a softmax.
+        with torch.autocast(embeddings.device.type, enabled=False):
+            layers = [
+                Proposals(mask, images.padded_size, class_logits=text.logits(embedding.float()))
+                for embedding, mask in zip(embeddings, masks)
+            ]
         final = layers[-1]
         final.auxiliary = layers[:-1]
         return final

@@ -182,6 +182,7 @@ def test_autocast_agrees_with_float32():
         low = proposer(images, text, None)
         losses = proposer.losses(low, text, targets)
     assert all(value.isfinite() for value in losses.values())
+    assert low.class_logits.dtype == torch.float32
     assert F.cosine_similarity(low.masks.float().flatten(2), exact.masks.flatten(2), dim=-1).min() > 0.98
 
 
