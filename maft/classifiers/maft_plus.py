@@ -64,6 +64,11 @@ class MAFTPlus(MaskPooling):
             raise UserError(f"{option} is none: use the classifier MaskPooling for texts that do not adapt.")
         return cls(transfer, deepcopy(context.clip.visual), rows_in_memory_order=rows_in_memory_order)
 
+    @property
+    def teacher(self) -> nn.Module:
+        """The image tower as pre-trained, frozen and in eval mode."""
+        return self._teacher[0]
+
     def trainable_parameters(self) -> Iterator[nn.Parameter]:
         """The text transfer."""
         return self.text_transfer.parameters()
@@ -80,5 +85,5 @@ class MAFTPlus(MaskPooling):
     @torch.no_grad()
     def teacher_features(self, images: Images, clip: CLIPEncoder) -> Tensor:
         """The pre-trained tower's dense features (B, C, H/32, W/32)."""
-        teacher = self._teacher[0].to(images.pixels.device)
+        teacher = self.teacher.to(images.pixels.device)
         return dense_features(teacher, images.normalized(clip.pixel_mean, clip.pixel_std))["dense"]

@@ -169,7 +169,9 @@ def mask_consistency(case: GoldenCase) -> dict[str, Tensor]:
         outputs[f"grad/pooled_{name}"] = pooled.grad
     ignored = mask_cross_entropy(logits.detach(), torch.full_like(inputs["labels"], -1))
     pairs = torch.stack([slots, len(slots) + slots], dim=1)
-    both = torch.cat([inputs["pooled_pred"], inputs["pooled_target"]], dim=1)
+    # The recording clears all pairs but the first three, as free slots are.
+    both = torch.cat([inputs[name].clone() for name in ("pooled_pred", "pooled_target")], dim=1)
+    both[:, pairs[3:].flatten()] = 0
     return outputs | {
         "logits": logits.detach(),
         "loss_ce": cross_entropy.detach(),
@@ -198,7 +200,7 @@ def maft_plus_mask_aware_loss(case: GoldenCase) -> dict[str, Tensor]:
     logits = inputs["out_vocab_logits"].requires_grad_()
     loss = mask_aware_loss(
         logits[..., :-1].softmax(-1),
-        Proposals(inputs["mask_logits"], size).probabilities(size),
+        Proposals(inputs["mask_logits"].sigmoid(), size, are_logits=False).probabilities(size),
         targets,
         normalize=case.config["normalise_iou"],
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
@@ -86,17 +87,22 @@ class MaskAwareLoss(nn.Module):
     Args:
         weight: factor of the loss; 1 in the paper.
         normalize: scale the overlaps of each target to [0, 1]; the copy in the Mask-Adapter release does not.
+        sigmoid_first: resize mask probabilities, as the MAFT+ release does, instead of mask logits.
     """
 
-    def __init__(self, *, weight: float = 1.0, normalize: bool = True) -> None:
+    def __init__(self, *, weight: float = 1.0, normalize: bool = True, sigmoid_first: bool = False) -> None:
         super().__init__()
         self.weight = weight
         self.normalize = normalize
+        self.sigmoid_first = sigmoid_first
 
     def forward(self, step: TrainingStep) -> dict[str, Tensor]:
         """``{"loss_mask_aware": scalar}``."""
         probabilities = step.classification.class_logits.float().softmax(-1)
         with torch.no_grad():
-            masks = step.proposals.probabilities(step.images.padded_size)
+            proposals = step.proposals
+            if self.sigmoid_first and proposals.are_logits:
+                proposals = replace(proposals, masks=proposals.masks.sigmoid(), are_logits=False)
+            masks = proposals.probabilities(step.images.padded_size)
         loss = mask_aware_loss(probabilities, masks, step.targets, step.proposals.valid, normalize=self.normalize)
         return {"loss_mask_aware": self.weight * loss}
