@@ -226,21 +226,22 @@ class TestLoader:
             yield _usable(batch)
 
 
-def build_test_loader(cfg: CfgNode, name: str, mapper: Callable[[Record], Record | None], skip: int = 0) -> TestLoader:
-    """Test loader over one dataset, one image per batch, each image in exactly one process.
+def build_test_loader(
+    records: list[Record], mapper: Callable[[Record], Record | None], *, workers: int = 0, skip: int = 0
+) -> TestLoader:
+    """Test loader over the records of one dataset, one image per batch, each image in exactly one process.
 
     Args:
         skip: leave out so many of this process' first images (an evaluation that is resumed).
 
     Raises:
-        UserError: the dataset is unknown; while iterating, a file cannot be used.
+        UserError: while iterating, a file cannot be used.
     """
-    records = load_records([name], "DATASETS.TEST")
     loader = DataLoader(
         _Mapped(DatasetFromList(records, copy=False), mapper),
         batch_size=1,
         sampler=list(InferenceSampler(len(records)))[skip:],
-        num_workers=cfg.DATALOADER.NUM_WORKERS,
+        num_workers=workers,
         collate_fn=_as_list,
     )
     return TestLoader(loader)

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import copy
-import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -22,8 +21,6 @@ from maft.data.augmentations import LABEL_RESIZE_RULES, LabelledImage, augmentat
 from maft.data.items import register
 from maft.data.reading import read_image, read_labels, read_panoptic_ids
 from maft.errors import UserError
-
-logger = logging.getLogger(__name__)
 
 # Grey of the padding, in 0..255 and before normalisation, as every official release pads.
 PADDING_VALUE = 128
@@ -45,8 +42,8 @@ class SegmentationMapper:
         image_format: ``"RGB"`` or ``"BGR"``.
         padded_size: side of the square that image and targets are padded to at the right and bottom; 0 pads nothing.
         label_resize: ``"pillow"`` or ``"torch"``, see `LabelledImage`.
-        skip_unlabelled: return None for an image whose label map holds nothing but the ignore label before
-            augmentation; Detectron2's loader then draws another one.
+        skip_unlabelled: return None for an image without a label file, or whose label map holds nothing but the
+            ignore label before augmentation; the loader then draws another one.
 
     A call takes a Detectron2 dataset dict and returns a copy with
         ``"image"``: (3, H, W) uint8 tensor;
@@ -112,6 +109,8 @@ class SegmentationMapper:
         )
 
     def __call__(self, dataset_dict: dict[str, Any]) -> dict[str, Any] | None:
+        if self.skip_unlabelled and self.targets and not dataset_dict.get(_LABEL_KEYS[self.targets]):
+            return None
         entry = copy.deepcopy(dataset_dict)
         image = read_image(entry["file_name"], self.image_format)
         height, width = image.shape[:2]
@@ -216,23 +215,6 @@ def check_labels(labels: NDArray[np.integer], num_classes: int, ignore_label: in
             f"Label map {path} holds id {strangers[0]}, which is neither one of the {num_classes} classes "
             f"(0..{num_classes - 1}) nor the ignore value {ignore_label}."
         )
-
-
-def with_labels(entries: Iterable[dict[str, Any]], targets: str) -> list[dict[str, Any]]:
-    """The dataset entries that name a label file for ``targets``; the number of dropped images is logged.
-
-    Raises:
-        UserError: none of them has labels.
-    """
-    entries = list(entries)
-    kept = [entry for entry in entries if entry.get(_LABEL_KEYS[targets])]
-    if entries and not kept:
-        raise UserError(f"None of the {len(entries)} images has {targets} labels ({_LABEL_KEYS[targets]}).")
-    if len(kept) < len(entries):
-        logger.warning(
-            "%d of %d images have no %s labels and are dropped.", len(entries) - len(kept), len(entries), targets
-        )
-    return kept
 
 
 def _label_set(datasets: Sequence[str]) -> tuple[int, int]:

@@ -12,7 +12,7 @@ from PIL import Image
 
 from maft.config import add_maft_config
 from maft.data.augmentations import large_scale_jitter, shortest_edge_augmentations
-from maft.data.mappers import NO_SEGMENT, SegmentationMapper, with_labels
+from maft.data.mappers import NO_SEGMENT, SegmentationMapper
 from maft.errors import UserError
 from maft.golden.runner import run_case
 
@@ -188,12 +188,11 @@ def test_misspelt_options_are_refused():
         plain("semantic", label_resize="opencv")
 
 
-def test_images_without_label_files_are_dropped(caplog):
-    entries = [{"file_name": "a"}, {"file_name": "b", "sem_seg_file_name": "b.png"}]
-    assert with_labels(entries, "semantic") == entries[1:]
-    assert "1 of 2 images" in caplog.text
-    with pytest.raises(UserError, match="None of the 1 images has semantic labels"):
-        with_labels(entries[:1], "semantic")
+def test_an_image_without_a_label_file_is_skipped_or_refused(entry):
+    del entry["sem_seg_file_name"]
+    assert plain("semantic", skip_unlabelled=True)(entry) is None
+    with pytest.raises(UserError, match="image.png has no semantic labels"):
+        plain("semantic")(entry)
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -70,8 +71,14 @@ def draw_predictions(cfg: CfgNode, model: nn.Module, count: int = 3) -> dict[str
     pictures = {}
     words = plain.vocabulary
     with plain.using_vocabulary(words, thing_flags(dataset(name))), inference_context(plain), torch.no_grad():
-        for index, record in enumerate(load_records([name])[:count]):
+        for index, record in enumerate(_first_records(name, count)):
             output = plain([mapper(record)])[0]
             if "sem_seg" in output or "sem_seg_labels" in output:
                 pictures[f"prediction/{index}"] = picture(record, output, names)
     return pictures
+
+
+@lru_cache(maxsize=4)
+def _first_records(name: str, count: int) -> list[dict[str, Any]]:
+    # Listing a large dataset takes seconds, which the training loop should pay once.
+    return load_records([name])[:count]

@@ -63,7 +63,7 @@ def evaluate(cfg: CfgNode, model: nn.Module, dataset_name: str | None = None) ->
             raise UserError(f"TEST.EXPECTED holds the metric {entry[1]!r}, which does not exist; there is {metrics()}.")
     # A misspelt last name should not cost the evaluation of the others.
     for name in names:
-        build_evaluators(cfg, dataset(name), name)
+        chosen_evaluators(cfg, dataset(name))
     return {name: evaluate_dataset(cfg, model, name) for name in names}
 
 
@@ -75,7 +75,8 @@ def evaluate_dataset(cfg: CfgNode, model: nn.Module, name: str, *, state_seconds
     """
     plain: Any = getattr(model, "module", model)
     row = dataset(name)
-    evaluators = build_evaluators(cfg, row, name)
+    records = load_records([name], "DATASETS.TEST")
+    evaluators = build_evaluators(cfg, row, records)
     words, things = test_vocabulary(cfg, row, name)
     folder = Path(cfg.OUTPUT_DIR) / "inference" / re.sub(r"[^\w.-]+", "_", name)
     facts = {
@@ -85,11 +86,9 @@ def evaluate_dataset(cfg: CfgNode, model: nn.Module, name: str, *, state_seconds
         "vocabulary": list(words.names),
         "test_size": [cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST],
     }
-    identity = {
-        **facts,
-        "model": json.loads(json.dumps(cfg.MODEL)),
-        "images": len(load_records([name], "DATASETS.TEST")),
-    }
+    # The weights themselves are part of the fingerprint; where they came from and where they run is not.
+    parts = {key: value for key, value in json.loads(json.dumps(cfg.MODEL)).items() if key not in ("WEIGHTS", "DEVICE")}
+    identity = {**facts, "weights": "", "model": parts, "images": [record["file_name"] for record in records]}
     state = EvaluationState(
         folder / f"unfinished_{comm.get_rank()}_of_{comm.get_world_size()}.safetensors",
         evaluators,
@@ -101,7 +100,7 @@ def evaluate_dataset(cfg: CfgNode, model: nn.Module, name: str, *, state_seconds
     mapper = SegmentationMapper.from_config(
         cfg, False, targets=cfg.INPUT.MAPPER if needs_targets else None, datasets=[name]
     )
-    loader = build_test_loader(cfg, name, mapper, skip=done)
+    loader = build_test_loader(records, mapper, workers=cfg.DATALOADER.NUM_WORKERS, skip=done)
     pictures = cfg.TEST.VISUALIZE if comm.is_main_process() else 0
     semantic = evaluators.get("sem_seg")
     clock = Clock(len(loader), cfg.MODEL.DEVICE)
@@ -126,25 +125,31 @@ def evaluate_dataset(cfg: CfgNode, model: nn.Module, name: str, *, state_seconds
     return results
 
 
-def build_evaluators(cfg: CfgNode, row: DatasetRow, name: str) -> dict[str, Any]:
-    """The evaluators that the dataset has labels for and the model gives results for.
+def chosen_evaluators(cfg: CfgNode, row: DatasetRow) -> list[str]:
+    """What the dataset has labels for and the model gives results for: "semantic", "panoptic", "instance".
 
     Raises:
-        UserError: there is none.
+        UserError: there is nothing.
     """
     options = cfg.MODEL.INFERENCE
     asked = {"semantic": options.SEMANTIC, "panoptic": options.PANOPTIC, "instance": options.INSTANCE}
-    names = class_names(name)
     generalized = cfg.TEST.PROTOCOL == "generalized"
     chosen = [kind for kind in row.evaluators if asked[kind] and (generalized or kind == "semantic")]
-    left_out = [kind for kind, on in asked.items() if on and kind not in chosen]
     if not chosen:
         raise UserError(
-            f"Nothing can be measured on {name}: it has labels for {', '.join(row.evaluators)} (protocol "
+            f"Nothing can be measured on {row.name}: it has labels for {', '.join(row.evaluators)} (protocol "
             f"{cfg.TEST.PROTOCOL}), but MODEL.INFERENCE turns on {', '.join(k for k in asked if asked[k]) or 'none'}."
         )
+    left_out = [kind for kind, on in asked.items() if on and kind not in chosen]
     if left_out:
-        logger.info("No %s results are measured on %s (protocol %s).", " or ".join(left_out), name, cfg.TEST.PROTOCOL)
+        logger.info("No %s results are measured on %s (%s).", " or ".join(left_out), row.name, cfg.TEST.PROTOCOL)
+    return chosen
+
+
+def build_evaluators(cfg: CfgNode, row: DatasetRow, records: list[dict[str, Any]]) -> dict[str, Any]:
+    """The `chosen_evaluators` of a dataset with these records, by the name of their results."""
+    chosen = chosen_evaluators(cfg, row)
+    names = class_names(row.name)
     evaluators: dict[str, Any] = {}
     if "semantic" in chosen:
         seen = None if row.seen_only else row.classes.seen
@@ -153,7 +158,7 @@ def build_evaluators(cfg: CfgNode, row: DatasetRow, name: str) -> dict[str, Any]
         evaluators["panoptic_seg"] = PanopticEvaluator(names, thing_flags(row))
     if "instance" in chosen:
         things = row.classes.things
-        truth = _instances(row, {entry["image_id"] for entry in load_records([name], "DATASETS.TEST")})
+        truth = _instances(row, {record["image_id"] for record in records})
         category_ids = {index: row.classes.category_ids[index] for index in things}
         evaluators["segm"] = InstanceEvaluator(truth, category_ids, {index: names[index] for index in things})
     return evaluators
