@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import json
 import logging
 from collections.abc import Mapping
@@ -81,6 +82,8 @@ def set_up(cfg: CfgNode) -> None:
     for name in ("fvcore", "detectron2", "maft"):
         logging.getLogger(name).handlers.clear()
         setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name=name)
+    # It reports how it stores every list of records in memory.
+    logging.getLogger("detectron2.data.common").setLevel(logging.WARNING)
     logger.info(
         "PyTorch %s on %s, %d process(es); config and log in %s",
         torch.__version__, cfg.MODEL.DEVICE, comm.get_world_size(), cfg.OUTPUT_DIR,
@@ -185,11 +188,16 @@ def _distributed(cfg: CfgNode, model: nn.Module) -> nn.Module:
     if comm.get_world_size() == 1:
         return model
     devices = [torch.cuda.current_device()] if cfg.MODEL.DEVICE.startswith("cuda") else None
+    # Buffers are constants here; newer PyTorch calls the option otherwise.
+    known = inspect.signature(DistributedDataParallel).parameters
+    constant_buffers: dict[str, Any] = {
+        "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers": False
+    }
     return DistributedDataParallel(
         model,
         device_ids=devices,
-        broadcast_buffers=False,
         find_unused_parameters=cfg.SOLVER.FIND_UNUSED_PARAMETERS,
+        **constant_buffers,
     )
 
 

@@ -1,0 +1,60 @@
+import numpy as np
+import pytest
+import torch
+from detectron2.engine import TrainerBase
+from torch import nn
+
+from maft.engine.hooks import PeriodicEvaluation, PredictionPictures
+from maft.engine.training import compiled
+from maft.errors import UserError
+
+
+class Idle(TrainerBase):
+    def __init__(self, fail_at=-1):
+        super().__init__()
+        self.fail_at = fail_at
+
+    def run_step(self):
+        if self.iter == self.fail_at:
+            raise UserError("stop")
+
+
+def test_evaluation_runs_periodically_and_once_at_the_end():
+    trainer, seen = Idle(), []
+
+    def evaluate():
+        seen.append(trainer.iter)
+        return {"world": {"sem_seg": {"mIoU": 40.0 + len(seen)}}}
+
+    hook = PeriodicEvaluation(evaluate, 2)
+    trainer.register_hooks([hook])
+    trainer.train(0, 6)
+    assert seen == [1, 3, 6]
+    assert trainer.storage.latest()["world/sem_seg/mIoU"][0] == 43.0
+    assert hook.results["world"]["sem_seg"]["mIoU"] == 43.0
+
+
+def test_a_failed_training_is_not_evaluated():
+    trainer, seen = Idle(fail_at=3), []
+    trainer.register_hooks([PeriodicEvaluation(lambda: seen.append(1), 0)])
+    with pytest.raises(UserError, match="stop"):
+        trainer.train(0, 4)
+    assert seen == []
+
+
+def test_pictures_reach_the_event_storage_as_channels_first():
+    trainer = Idle()
+    trainer.register_hooks([PredictionPictures(lambda: {"first": np.zeros((4, 6, 3), np.uint8)}, 3)])
+    trainer.train(0, 7)
+    assert [(name, picture.shape, iteration) for name, picture, iteration in trainer.storage._vis_data] == [
+        ("first", (3, 4, 6), 2),
+        ("first", (3, 4, 6), 5),
+    ]
+
+
+def test_compiling_keeps_names_and_weights():
+    model = nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 2))
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    assert compiled(model, ["1"]) is model
+    assert model[1]._compiled_call_impl is not None and model[0]._compiled_call_impl is None
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
