@@ -74,6 +74,9 @@ def _add_model(cfg: CfgNode) -> None:
     model.RESNETS.RES4_DILATION = 1
     model.RESNETS.RES5_MULTI_GRID = [1, 2, 4]
 
+    # ImageNet weights of the proposer's backbone, read unless MODEL.WEIGHTS holds a trained one.
+    model.BACKBONE.WEIGHTS = ""
+
     model.PROPOSER = CfgNode(new_allowed=True)
     model.PROPOSER.NAME = "Mask2Former"
     # A checkpoint of which only the proposer is taken, after MODEL.WEIGHTS.
@@ -94,6 +97,15 @@ def _add_model(cfg: CfgNode) -> None:
     model.ENSEMBLE = CfgNode(new_allowed=True)
     # How class scores of proposer and classifier are joined.
     model.ENSEMBLE.NAME = "classifier"
+
+    # For MODEL.META_ARCHITECTURE RegionCLIP: CLIP is fine-tuned on mined regions and their nouns.
+    region = model.REGION_CLIP = CfgNode()
+    # What trains beside the temperature: tower (the image tower), prompts (mask prompts alone) or all.
+    region.TRAIN = "tower"
+    # How often patches outside a region are replaced by mask prompts; 0 trains without prompts.
+    region.MASK_PROMPT_DEPTH = 0
+    # File with trained prompts to start from; "" starts from random ones.
+    region.MASK_PROMPTS = ""
 
     # One node per registered loss that is used, holding its options.
     model.LOSSES = CfgNode(new_allowed=True)
@@ -123,7 +135,8 @@ def _add_model(cfg: CfgNode) -> None:
 def _add_data(cfg: CfgNode) -> None:
     data = cfg.INPUT
     data.FORMAT = "RGB"
-    # Training mapper: semantic (one mask per label present) or panoptic (one mask per segment).
+    # Training mapper: semantic (one mask per label present), panoptic (one mask per segment) or region_pairs
+    # (regions and nouns of tables that DATASETS.TRAIN names as pairs:/path/pairs.tsv).
     data.MAPPER = "semantic"
     # Side of the square that training images are padded to; 0 pads to the batch maximum.
     data.PADDED_SIZE = 0
@@ -133,6 +146,12 @@ def _add_data(cfg: CfgNode) -> None:
     data.CROP.SINGLE_CATEGORY_MAX_AREA = 1.0
     # How label maps are resized: pillow (nearest, pixel centres) or torch (nearest, floor), as official releases do.
     data.LABEL_RESIZE = "pillow"
+    # Options of region_pairs: side in pixels (CLIP's input size), where the mask comes from (alpha: the region file's
+    # alpha channel; colour: the official rule for official data files), and the sentence around a noun.
+    data.REGIONS = CfgNode()
+    data.REGIONS.SIZE = 224
+    data.REGIONS.MASK = "alpha"
+    data.REGIONS.TEMPLATE = "{}"
     # Large-scale jitter: output size (0 = off) and scale range.
     data.LARGE_SCALE_JITTER = CfgNode()
     data.LARGE_SCALE_JITTER.SIZE = 0
@@ -211,6 +230,16 @@ def load_config(file: str | os.PathLike[str], overrides: list[str] | None = None
         raise UserError(f"Config {path}: {_one_sentence(error)}") from error
     check_components(cfg)
     return cfg
+
+
+def self_contained(cfg: CfgNode) -> CfgNode:
+    """The config that belongs beside a checkpoint of the whole model: it names no other weights and allows no gap."""
+    own = cfg.clone()
+    own.defrost()
+    own.MODEL.WEIGHTS = own.MODEL.BACKBONE.WEIGHTS = own.MODEL.PROPOSER.WEIGHTS = ""
+    own.MODEL.WEIGHTS_MAY_LACK = []
+    own.MODEL.WEIGHTS_LEAVE_OUT = []
+    return own
 
 
 def check_components(cfg: CfgNode) -> None:

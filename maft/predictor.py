@@ -12,10 +12,10 @@ import numpy as np
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import transforms as T
-from detectron2.modeling import build_model
 from PIL import Image, ImageOps
 
-from maft.checkpoint.loading import load_initial_weights
+from maft.building import build_model
+from maft.checkpoint.loading import initial_weights
 from maft.config import load_config
 from maft.data.label_sets import overlap as shared_synonyms
 from maft.data.reading import read_image
@@ -78,8 +78,10 @@ class Predictor:
             cfg.defrost()
             cfg.MODEL.DEVICE = "cpu"
         self.cfg = cfg
-        self.model: OpenVocabSegmentor = build_model(cfg).eval()
-        load_initial_weights(self.model, cfg)
+        model = build_model(cfg, initial_weights(cfg)).eval()
+        if not isinstance(model, OpenVocabSegmentor):
+            raise UserError(f"MODEL.META_ARCHITECTURE {cfg.MODEL.META_ARCHITECTURE} does not label images.")
+        self.model = model
         self._training_names = self.model.vocabulary.names if cfg.DATASETS.TRAIN else ()
         self._resize = T.ResizeShortestEdge([cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MIN_SIZE_TEST], cfg.INPUT.MAX_SIZE_TEST)
 
@@ -91,10 +93,20 @@ class Predictor:
 
     @classmethod
     def from_pretrained(cls, folder: str | os.PathLike[str], overrides: Sequence[str] = ()) -> Predictor:
-        """From a folder that training wrote: model.safetensors with config.yaml beside it."""
+        """From a checkpoint that training or tools/convert_checkpoint.py wrote, and nothing else.
+
+        Args:
+            folder: holds model.safetensors and config.yaml.
+
+        Raises:
+            UserError: one of the two is missing or does not fit the other.
+        """
         config = Path(folder) / "config.yaml"
         if not config.is_file():
-            raise UserError(f"{folder} has no config.yaml: give a checkpoint folder that training wrote.")
+            raise UserError(
+                f"{folder} has no config.yaml: give a checkpoint folder that training or "
+                "tools/convert_checkpoint.py wrote."
+            )
         return cls.from_config(config, str(folder), overrides)
 
     @torch.no_grad()

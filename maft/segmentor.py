@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
@@ -78,9 +78,10 @@ class OpenVocabSegmentor(nn.Module):
         self._choose_trainable_parameters()
 
     @classmethod
-    def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
+    def from_config(cls, cfg: CfgNode, clip_weights: Mapping[str, Tensor] | None = None) -> dict[str, Any]:
+        """Arguments from a config; ``clip_weights`` replace those that ``MODEL.CLIP.PRETRAINED`` names."""
         model = cfg.MODEL
-        clip = load_clip(model.CLIP.NAME, model.CLIP.PRETRAINED)
+        clip = load_clip(model.CLIP.NAME, model.CLIP.PRETRAINED, weights=clip_weights)
         names = model.VOCABULARY
         training = None
         if cfg.DATASETS.TRAIN:
@@ -232,14 +233,21 @@ class OpenVocabSegmentor(nn.Module):
         self, images: Images, batched_inputs: list[dict[str, Any]]
     ) -> tuple[Proposals, Classification | None]:
         """Masks of a batch and what the classifier says of them, before any ensemble."""
+        return (proposals := self.propose(images, batched_inputs)), self.classify(images, proposals)
+
+    def propose(self, images: Images, batched_inputs: list[dict[str, Any]]) -> Proposals:
+        """Masks of a batch; annotated images let a proposer of ground truth see their targets."""
         targets = None
         if batched_inputs and "instances" in batched_inputs[0] and getattr(self.proposer, "needs_targets", False):
             targets = self._targets(images, batched_inputs)
         text = self.vocabulary_encoder(self.vocabulary, self.clip)
-        proposals = self.proposer(images, text, self.clip, targets, batched_inputs)
+        return self.proposer(images, text, self.clip, targets, batched_inputs)
+
+    def classify(self, images: Images, proposals: Proposals) -> Classification | None:
+        """What the classifier says of masks; None without a classifier."""
         if self.classifier is None:
-            return proposals, None
-        return proposals, self.classifier(images, proposals, text, self.clip)
+            return None
+        return self.classifier(images, proposals, self.vocabulary_encoder(self.vocabulary, self.clip), self.clip)
 
     def class_probabilities(self, proposals: Proposals, classification: Classification | None) -> Tensor:
         """(B, Q, C) or (B, Q, C + 1) joint class probabilities; zero rows for padding slots."""
@@ -263,7 +271,16 @@ class OpenVocabSegmentor(nn.Module):
         return probabilities
 
     def _results(self, images: Images, batched_inputs: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        proposals, classification = self.propose_and_classify(images, batched_inputs)
+        return self.combine(images, *self.propose_and_classify(images, batched_inputs), batched_inputs)
+
+    def combine(
+        self,
+        images: Images,
+        proposals: Proposals,
+        classification: Classification | None,
+        batched_inputs: list[dict[str, Any]],
+    ) -> list[dict[str, Any]]:
+        """Results of a batch, as `forward` returns them, from its masks and their classification."""
         probabilities = self.class_probabilities(proposals, classification)
         results = []
         for index, (item, size) in enumerate(zip(batched_inputs, images.sizes, strict=True)):

@@ -14,6 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from maft.checkpoint.plain_pickle import load_plain_pickle
 from maft.errors import UserError
 from maft.files import atomic_path
 
@@ -24,8 +25,9 @@ _DATA_PARALLEL_PREFIX = "module."
 def read_state_dict(path: str | os.PathLike[str]) -> dict[str, Tensor]:
     """Tensors by name from a safetensors file, a torch checkpoint or a TorchScript archive, on the CPU.
 
-    A folder stands for the ``model.safetensors`` in it. Torch files are loaded with ``weights_only=True``; the usual
-    wrappers (``model``, ``state_dict``) and data-parallel prefixes are taken off; NumPy arrays become tensors.
+    A folder stands for the ``model.safetensors`` in it. Torch files are loaded with ``weights_only=True``, and of a
+    pickle (``.pkl``, Detectron2's backbones) plain data alone is read; the usual wrappers (``model``, ``state_dict``)
+    and data-parallel prefixes are taken off; NumPy arrays become tensors.
 
     Raises:
         UserError: the file is missing, truncated, not a checkpoint, or needs code to be executed.
@@ -39,7 +41,7 @@ def read_state_dict(path: str | os.PathLike[str]) -> dict[str, Tensor]:
         )
     if file.suffix == ".safetensors":
         return _read_safetensors(file)
-    return _unwrap(_read_torch(file), file)
+    return _unwrap(load_plain_pickle(file) if file.suffix == ".pkl" else _read_torch(file), file)
 
 
 def read_metadata(path: str | os.PathLike[str]) -> dict[str, str]:

@@ -9,6 +9,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
+from maft.checkpoint.diagnosis import explain
 from maft.errors import UserError
 
 Rule = tuple[str, str | None]
@@ -98,13 +99,17 @@ def load_strictly(
     Raises:
         UserError: names or shapes differ elsewhere; nothing is copied then.
     """
-    problems = differences(module.state_dict(), state)
-    allowed = [p for p in problems if p.startswith("missing: ") and p.split()[1].startswith(tuple(may_lack) or ("\0",))]
+    present = module.state_dict()
+    problems = differences(present, state)
+    allowance = tuple(may_lack)
+    allowed = [p for p in problems if p.startswith("missing: ") and p.split()[1].startswith(allowance)]
     refused = [p for p in problems if p not in allowed]
     if refused:
+        # What may be missing is no evidence of another architecture.
+        reason = explain({k: v for k, v in present.items() if k in state or not k.startswith(allowance)}, state)
         raise UserError(
-            f"{source} does not fit the model, {len(refused)} differences: {_some(refused, '; ')}. "
-            "Use the config the checkpoint was trained with."
+            f"{source} does not fit the model: {reason or 'use the config it was trained with'} "
+            f"({len(refused)} differences: {_some(refused, '; ')})."
         )
     module.load_state_dict(state, strict=False)
     return [p.split()[1] for p in allowed]

@@ -1,73 +1,137 @@
-"""Puts weights into a model: our own checkpoints, and the official releases through their key maps."""
+"""Reads the weights a model starts from: our own checkpoints, and the official releases through their key maps."""
 
 from __future__ import annotations
 
 import logging
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 
 from detectron2.config import CfgNode
+from detectron2.utils.file_io import PathManager
 from torch import Tensor, nn
 
 from maft.checkpoint.io import read_state_dict
 from maft.checkpoint.key_map import load_strictly
+from maft.checkpoint.official.backbones import KEY_MAP as BACKBONE_KEY_MAP
 from maft.checkpoint.official.released import convert_released, recognise
+from maft.errors import UserError
 
 logger = logging.getLogger(__name__)
 
+_CLIP = "clip."
+_CLIP_TOWERS = ("clip.model.visual.", "clip.model.")
+_BACKBONE = "proposer.backbone."
 
-def load_initial_weights(model: nn.Module, cfg: CfgNode) -> None:
-    """Loads what ``MODEL.WEIGHTS`` and ``MODEL.PROPOSER.WEIGHTS`` name, the latter's proposer winning.
+
+@dataclass(frozen=True)
+class Weights:
+    """Tensors for a model or a part of it, under our names.
+
+    Attributes:
+        state: name, below ``part``, -> tensor.
+        source: how messages call them.
+        part: prefix of the part of the model they are for; "" for the whole.
+        may_lack: prefixes of names that the checkpoint may lack.
+    """
+
+    state: Mapping[str, Tensor]
+    source: str
+    part: str = ""
+    may_lack: tuple[str, ...] = ()
+
+    def load_into(self, model: nn.Module) -> list[str]:
+        """Copies them into the model, strictly; returns what keeps its present value, since they lack it.
+
+        Raises:
+            UserError: they do not fit; the model is unchanged then.
+        """
+        module = model.get_submodule(self.part.rstrip(".")) if self.part else model
+        missing = load_strictly(module, self.state, self.source, may_lack=self.may_lack)
+        if missing:
+            logger.info(
+                "%s lacks %d tensors (%s...), which keep their initial values", self.source, len(missing), missing[0]
+            )
+        return missing
+
+    def clip(self) -> dict[str, Tensor]:
+        """The CLIP among them, named from its own root; empty when a tower or all of it is missing."""
+        if self.part:
+            return {}
+        inner = {name.removeprefix(_CLIP): value for name, value in self.state.items() if name.startswith(_CLIP)}
+        images = sum(name.startswith("model.visual.") for name in inner)
+        return inner if 0 < images < len(inner) else {}
+
+
+def initial_weights(cfg: CfgNode) -> list[Weights]:
+    """What ``MODEL.BACKBONE.WEIGHTS``, ``MODEL.WEIGHTS`` and ``MODEL.PROPOSER.WEIGHTS`` name, in loading order.
+
+    A backbone inside ``MODEL.WEIGHTS`` makes ``MODEL.BACKBONE.WEIGHTS`` unnecessary, and it is not read then.
 
     Raises:
-        UserError: see `load_weights`.
+        UserError: a file cannot be read or holds something else.
     """
-    settings = cfg.MODEL
+    settings, weights = cfg.MODEL, []
     if settings.WEIGHTS:
-        load_weights(
-            model, settings.WEIGHTS, may_lack=settings.WEIGHTS_MAY_LACK, leave_out=settings.WEIGHTS_LEAVE_OUT
-        )
+        options = {"may_lack": settings.WEIGHTS_MAY_LACK, "leave_out": settings.WEIGHTS_LEAVE_OUT}
+        weights.append(read_weights(settings.WEIGHTS, **options))
     if settings.PROPOSER.WEIGHTS:
-        load_weights(model.get_submodule("proposer"), settings.PROPOSER.WEIGHTS, part="proposer.")
+        weights.append(read_weights(settings.PROPOSER.WEIGHTS, part="proposer."))
+    trained = any((item.part + name).startswith(_BACKBONE) for item in weights for name in item.state)
+    if settings.BACKBONE.WEIGHTS and not trained:
+        weights.insert(0, read_backbone(settings.BACKBONE.WEIGHTS))
+    return weights
 
 
-def load_weights(
-    module: nn.Module,
-    path: str | os.PathLike[str],
-    *,
-    may_lack: Sequence[str] = (),
-    leave_out: Sequence[str] = (),
-    part: str = "",
-) -> list[str]:
-    """Loads a checkpoint of ours (file or folder) or an official release, strictly.
+def read_weights(
+    path: str | os.PathLike[str], *, may_lack: Sequence[str] = (), leave_out: Sequence[str] = (), part: str = ""
+) -> Weights:
+    """A checkpoint of ours (file or folder) or an official release.
+
+    An official file may be pruned: without CLIP, or without its image tower, the model keeps the CLIP of its config.
 
     Args:
         may_lack: prefixes of our names that the checkpoint may lack, such as ``classifier.`` for a stage-1 checkpoint.
         leave_out: prefixes of our names that are not taken from the checkpoint.
-        part: ``module`` is the part of the model below this prefix, and nothing else is taken.
-
-    Returns:
-        names of the model that the checkpoint lacks; they keep their present values.
+        part: nothing but what is below this prefix is taken.
 
     Raises:
-        UserError: the file cannot be read or does not fit; the model is unchanged then.
+        UserError: the file cannot be read, or holds a tensor that its release does not have.
     """
-    state = translated(read_state_dict(path), str(path))
-    state = {
+    source, state = str(path), read_state_dict(path)
+    release = recognise(state)
+    pruned: tuple[str, ...] = ()
+    if release is not None:
+        logger.info("%s is an official %s checkpoint: translating its parameter names", source, release)
+        state = convert_released(state, release, source)
+        pruned = pruned_parts(state)
+    taken = {
         name.removeprefix(part): value
         for name, value in state.items()
         if name.startswith(part) and not name.startswith(tuple(leave_out))
     }
-    missing = load_strictly(module, state, str(path), may_lack=may_lack)
-    if missing:
-        logger.info("%s lacks %d tensors (%s...), which keep their initial values", path, len(missing), missing[0])
-    return missing
+    return Weights(taken, source, part, (*may_lack, *pruned))
 
 
-def translated(state: Mapping[str, Tensor], source: str) -> dict[str, Tensor]:
-    """A state dict under our names; a release is recognised by its parameter names."""
-    release = recognise(state)
-    if release is None:
-        return dict(state)
-    logger.info("%s is an official %s checkpoint: translating its parameter names", source, release)
-    return convert_released(state, release, source)
+def pruned_parts(state: Mapping[str, object]) -> tuple[str, ...]:
+    """Prefixes of CLIP and its image tower, as far as ``state`` has nothing below them."""
+    return tuple(prefix for prefix in _CLIP_TOWERS if not any(name.startswith(prefix) for name in state))
+
+
+def read_backbone(path: str) -> Weights:
+    """ImageNet weights of the proposer's backbone: ours, Detectron2's (also ``detectron2://...``) or Swin's.
+
+    Raises:
+        UserError: the file cannot be downloaded or read, or has tensors of anything else.
+    """
+    file = path
+    if "://" in path:
+        try:
+            file = PathManager.get_local_path(path)
+        except (OSError, RuntimeError, AssertionError) as error:
+            raise UserError(
+                f"MODEL.BACKBONE.WEIGHTS {path} cannot be downloaded ({type(error).__name__}): download it by hand "
+                "(MODEL_ZOO.md has the address) and give the path of the file."
+            ) from error
+    return Weights(BACKBONE_KEY_MAP.convert(read_state_dict(Path(file)), path), path, _BACKBONE)

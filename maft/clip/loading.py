@@ -53,6 +53,7 @@ def load_clip(
     *,
     device: str | torch.device | None = None,
     load_weights: bool = True,
+    weights: Mapping[str, Tensor] | None = None,
     cache_dir: str | Path | None = None,
 ) -> CLIPEncoder:
     """A frozen CLIP in float32.
@@ -69,14 +70,16 @@ def load_clip(
         device: where the model is built, by default torch's default device; "meta" builds it without memory and
             without weights.
         load_weights: False builds the architecture alone, when a checkpoint will fill it; nothing is downloaded.
+        weights: tensors under the encoder's own names, as a checkpoint of a model holds them; ``name`` and
+            ``pretrained`` then only say which CLIP it is, and nothing is downloaded or read.
         cache_dir: where downloads are kept; default: open_clip's and the Hugging Face hub's folders.
 
     Raises:
         UserError: unknown name or tag, missing or unfit weights, or a download that is impossible.
     """
     device = torch.get_default_device() if device is None else torch.device(device)
-    source = _from_folder(name, pretrained) if _folder_of(name) else _from_architecture(name, pretrained)
-    wanted = load_weights and pretrained != RANDOM and device.type != "meta"
+    source = _from_folder(name, pretrained) if _folder_of(name) else _from_architecture(name, pretrained, weights)
+    wanted = weights is None and load_weights and pretrained != RANDOM and device.type != "meta"
     state = source.state
     if wanted and not state:
         file = source.weights or download_weights(source.name, pretrained, source.download or {}, cache_dir)
@@ -93,6 +96,8 @@ def load_clip(
     if wanted:
         title = str(source.weights) if source.weights else f"The {pretrained} weights of CLIP {source.name}"
         load_strictly(clip, KeyMap(RULES).convert(state, title), title)
+    elif weights is not None and device.type != "meta":
+        load_strictly(clip, weights, "The CLIP of MODEL.WEIGHTS")
     return clip
 
 
@@ -137,7 +142,7 @@ def _weights_of(folder: Path, pretrained: str) -> Path | None:
     return next((folder / name for name in names if (folder / name).is_file()), folder / names[0])
 
 
-def _from_architecture(name: str, pretrained: str) -> _Source:
+def _from_architecture(name: str, pretrained: str, weights: Mapping[str, Tensor] | None = None) -> _Source:
     base = name.removesuffix(QUICK_GELU_SUFFIX)
     config = open_clip.get_model_config(base) if base in open_clip.list_models() else None
     if config is None:
@@ -164,6 +169,9 @@ def _from_architecture(name: str, pretrained: str) -> _Source:
             mean=tuple(tag.get("mean") or OPENAI_DATASET_MEAN),
             std=tuple(tag.get("std") or OPENAI_DATASET_STD),
         )
+    if weights is not None:
+        # Tuned from a file that need not exist here.
+        return _Source(**common, quick_gelu=suffix or ("openai" in _tags(base) and has_quick_gelu(weights)))
     if not Path(pretrained).is_file():
         raise UserError(
             f"MODEL.CLIP.PRETRAINED {pretrained!r} is neither a file nor a tag of {base}; its tags are: "

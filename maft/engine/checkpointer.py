@@ -20,6 +20,7 @@ from detectron2.config import CfgNode
 from torch import Tensor
 
 from maft.checkpoint.io import read_state_dict, write_safetensors
+from maft.config import self_contained
 from maft.errors import UserError
 from maft.files import write_text_atomic
 
@@ -41,7 +42,7 @@ class Checkpointer:
     def __init__(self, output_dir: str | os.PathLike[str], cfg: CfgNode, *, keep: int = 0) -> None:
         self.output_dir = Path(output_dir)
         self.folder = self.output_dir / "checkpoints"
-        self.cfg, self.keep = cfg, keep
+        self.cfg, self.keep = self_contained(cfg), keep
 
     def save(self, model: Mapping[str, Tensor], state: Mapping[str, Any]) -> Path:
         """Writes ``iter_<iteration>`` with model, config and trainer state, then points ``last_checkpoint`` to it.

@@ -14,7 +14,6 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.engine import HookBase
 from detectron2.engine.hooks import IterationTimer, PeriodicWriter
-from detectron2.modeling import META_ARCH_REGISTRY
 from detectron2.utils import comm
 from detectron2.utils.env import seed_all_rng
 from detectron2.utils.events import CommonMetricPrinter, EventWriter, JSONWriter, TensorboardXWriter
@@ -22,14 +21,20 @@ from detectron2.utils.logger import setup_logger
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-import maft.segmentor  # noqa: F401 - registers its meta-architecture
-from maft.checkpoint.key_map import load_strictly
-from maft.checkpoint.loading import load_initial_weights, load_weights
-from maft.data.loader import build_train_loader
+from maft.building import build_model
+from maft.checkpoint.loading import Weights, initial_weights, read_weights
+from maft.data.loader import Mapper, build_train_loader
 from maft.data.mappers import SegmentationMapper
+from maft.data.pairs import RegionPairMapper
 from maft.engine.checkpointer import Checkpointer
 from maft.engine.evaluation import draw_predictions, evaluate
-from maft.engine.hooks import PeriodicCheckpoint, PeriodicEvaluation, PredictionPictures, StepScheduler
+from maft.engine.hooks import (
+    AfterOptimizerStep,
+    PeriodicCheckpoint,
+    PeriodicEvaluation,
+    PredictionPictures,
+    StepScheduler,
+)
 from maft.engine.schedules import build_scheduler
 from maft.engine.solver import build_optimizer
 from maft.engine.trainer import Trainer
@@ -90,18 +95,6 @@ def set_up(cfg: CfgNode) -> None:
     )  # fmt: skip
 
 
-def build_model(cfg: CfgNode) -> nn.Module:
-    """The model of ``MODEL.META_ARCHITECTURE`` on ``MODEL.DEVICE``, with its initial weights.
-
-    Raises:
-        UserError: the architecture is unknown, or a component cannot be built.
-    """
-    name = cfg.MODEL.META_ARCHITECTURE
-    if name not in META_ARCH_REGISTRY:
-        raise UserError(f"Unknown MODEL.META_ARCHITECTURE {name!r}; use OpenVocabSegmentor.")
-    return META_ARCH_REGISTRY.get(name)(cfg).to(torch.device(cfg.MODEL.DEVICE))
-
-
 def train(cfg: CfgNode, *, resume: bool = False) -> Mapping[str, Any]:
     """Trains to ``SOLVER.MAX_ITER`` and returns the results of the final evaluation.
 
@@ -110,17 +103,14 @@ def train(cfg: CfgNode, *, resume: bool = False) -> Mapping[str, Any]:
     """
     checkpointer = Checkpointer(cfg.OUTPUT_DIR, cfg, keep=cfg.SOLVER.KEEP_CHECKPOINTS)
     folder = checkpointer.last() if resume else None
-    weights, state = checkpointer.read(folder) if folder else (None, None)
+    tensors, state = checkpointer.read(folder) if folder else (None, None)
+    weights = initial_weights(cfg) if tensors is None else [Weights(tensors, str(folder))]
     if resume and folder is None:
         logger.info("Nothing to resume from in %s: training starts at iteration 0.", cfg.OUTPUT_DIR)
 
     seed = state["seed"] if state else _shared_seed(cfg.SEED)
     seed_all_rng(seed)
-    model = build_model(cfg)
-    if weights is not None:
-        load_strictly(model, weights, str(folder))
-    else:
-        load_initial_weights(model, cfg)
+    model = build_model(cfg, weights)
     trainer = build_trainer(cfg, model, seed)
     start = 0
     if state:
@@ -152,7 +142,7 @@ def build_trainer(cfg: CfgNode, model: nn.Module, seed: int) -> Trainer:
     optimizer = build_optimizer(cfg, model)
     loader = build_train_loader(
         cfg,
-        SegmentationMapper.from_config(cfg, is_train=True),
+        _training_mapper(cfg),
         seed=seed,
         rank=comm.get_rank(),
         world_size=comm.get_world_size(),
@@ -168,6 +158,12 @@ def build_trainer(cfg: CfgNode, model: nn.Module, seed: int) -> Trainer:
         accumulate=solver.ACCUMULATE,
         autocast=_AUTOCAST[solver.AMP.DTYPE] if solver.AMP.ENABLED else None,
     )
+
+
+def _training_mapper(cfg: CfgNode) -> Mapper:
+    if cfg.INPUT.MAPPER == "region_pairs":
+        return RegionPairMapper.from_config(cfg)
+    return SegmentationMapper.from_config(cfg, is_train=True)
 
 
 def compiled(model: nn.Module, names: list[str]) -> nn.Module:
@@ -211,6 +207,7 @@ def _hooks(
 ) -> list[HookBase]:
     hooks: list[HookBase] = [
         IterationTimer(),
+        AfterOptimizerStep(model),
         StepScheduler(),
         PeriodicCheckpoint(checkpointer, cfg.SOLVER.CHECKPOINT_PERIOD),
         evaluation,
@@ -247,14 +244,10 @@ def _drop_metrics_from(file: Path, iteration: int) -> None:
 
 def _evaluate_only(cfg: CfgNode, resume: bool) -> Mapping[str, Any]:
     seed_all_rng(_shared_seed(cfg.SEED))
-    model = build_model(cfg)
     folder = Checkpointer(cfg.OUTPUT_DIR, cfg).last() if resume else None
-    if folder:
-        load_weights(model, str(folder))
-    else:
-        if not cfg.MODEL.WEIGHTS:
-            logger.warning("MODEL.WEIGHTS is empty: what is evaluated are the initial weights.")
-        load_initial_weights(model, cfg)
+    if not folder and not cfg.MODEL.WEIGHTS:
+        logger.warning("MODEL.WEIGHTS is empty: what is evaluated are the initial weights.")
+    model = build_model(cfg, [read_weights(folder)] if folder else initial_weights(cfg))
     return _evaluate(cfg, model)
 
 

@@ -2,13 +2,16 @@ import pytest
 import torch
 from detectron2.config import get_cfg
 
+from maft.config import add_maft_config
 from maft.engine.checkpointer import Checkpointer
 from maft.errors import UserError
 
 
 @pytest.fixture
 def checkpointer(tmp_path):
-    return Checkpointer(tmp_path, get_cfg(), keep=2)
+    cfg = get_cfg()
+    add_maft_config(cfg)
+    return Checkpointer(tmp_path, cfg, keep=2)
 
 
 def save(checkpointer, iteration):

@@ -1,0 +1,40 @@
+"""From a config and its weights to the model: what training, evaluation and prediction all begin with."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.modeling import META_ARCH_REGISTRY
+from torch import nn
+
+import maft.region_clip
+import maft.segmentor  # noqa: F401 - both register their meta-architecture
+from maft.checkpoint.loading import Weights
+from maft.errors import UserError
+
+
+def build_model(cfg: CfgNode, weights: Sequence[Weights] = ()) -> nn.Module:
+    """The model of ``MODEL.META_ARCHITECTURE`` on ``MODEL.DEVICE``, with ``weights`` in it.
+
+    A CLIP among the weights is what the model is built around, so that no other one is downloaded first and copies of
+    its tower (IP-CLIP) start from it.
+
+    Raises:
+        UserError: the architecture is unknown, a component cannot be built, or the weights do not fit.
+    """
+    name = cfg.MODEL.META_ARCHITECTURE
+    if name not in META_ARCH_REGISTRY:
+        raise UserError(f"Unknown MODEL.META_ARCHITECTURE {name!r}; use OpenVocabSegmentor or RegionCLIP.")
+    architecture = META_ARCH_REGISTRY.get(name)
+    options: dict[str, Any] = {}
+    clip = next((inner for inner in (part.clip() for part in weights) if inner), None)
+    if clip and "clip_weights" in inspect.signature(getattr(architecture, "from_config", architecture)).parameters:
+        options["clip_weights"] = clip
+    model = architecture(cfg, **options).to(torch.device(cfg.MODEL.DEVICE))
+    for part in weights:
+        part.load_into(model)
+    return model
