@@ -1,0 +1,44 @@
+"""What the tables on the miniature world compare: one row a method."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from maft.reproduction.runs import Run
+
+QUICKSTART = "configs/quickstart"
+
+
+@dataclass(frozen=True)
+class Method:
+    """A row of a table.
+
+    Attributes:
+        name: as the table prints it.
+        config: file below ``configs/quickstart``.
+        overrides: KEY VALUE pairs that make the row.
+        trains: False for a frozen baseline, which has no seeds.
+    """
+
+    name: str
+    config: str
+    overrides: tuple[str, ...] = ()
+    trains: bool = True
+
+    def run(self, folder: Path, seed: int) -> Run:
+        """The run of this method with one seed."""
+        slug = self.name.lower().replace(" ", "_").replace(",", "").replace("+", "and")
+        name = f"{slug}/seed_{seed}" if self.trains else f"{slug}/frozen"
+        overrides = (*self.overrides, "SEED", str(seed)) if self.trains else self.overrides
+        return Run(f"{QUICKSTART}/{self.config}", overrides, folder / name, eval_only=not self.trains)
+
+
+FROZEN_CLIP = Method("Frozen CLIP", "frozen_clip.yaml", trains=False)
+MAFT = Method("MAFT", "maft.yaml")
+MAFT_TABLE = (
+    FROZEN_CLIP,
+    MAFT,
+    Method("MAFT without self-distillation", "maft.yaml", ("MODEL.LOSSES.SelfDistillationLoss.WEIGHT", "0.0")),
+    Method("MAFT without mask-aware loss", "maft.yaml", ("MODEL.LOSSES.MaskAwareLoss.WEIGHT", "0.0")),
+)

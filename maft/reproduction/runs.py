@@ -1,0 +1,117 @@
+"""Training and evaluation runs as child processes of ``tools/train_net.py``, each done once."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from maft.config import load_config
+from maft.errors import UserError
+from maft.files import write_json_atomic
+
+TRAIN_NET = Path("tools/train_net.py")
+_RECORD = "run.json"
+
+
+@dataclass(frozen=True)
+class Run:
+    """One call of ``tools/train_net.py``.
+
+    Attributes:
+        config: config file.
+        overrides: KEY VALUE pairs, without OUTPUT_DIR.
+        folder: OUTPUT_DIR.
+        eval_only: evaluate instead of training.
+    """
+
+    config: str
+    overrides: tuple[str, ...]
+    folder: Path
+    eval_only: bool = False
+
+    def arguments(self) -> list[str]:
+        """The arguments of ``tools/train_net.py``; an interrupted training is resumed."""
+        mode = "--eval-only" if self.eval_only else "--resume"
+        return ["--config-file", self.config, mode, *self.overrides, "OUTPUT_DIR", str(self.folder)]
+
+
+def execute(run: Run) -> dict[str, Any]:
+    """Does a run unless it is done already.
+
+    Returns:
+        ``results`` (dataset -> task -> metric -> percentage) and ``seconds`` of wall time.
+
+    Raises:
+        UserError: it is not called in the root of the repository, the folder holds another run, or the run failed.
+    """
+    if not TRAIN_NET.is_file():
+        raise UserError(f"{TRAIN_NET} is not here: call this in the root folder of the repository.")
+    fingerprint = hashlib.sha256(load_config(run.config, list(run.overrides)).dump().encode()).hexdigest()
+    record = _read(run.folder / _RECORD)
+    if record and record["fingerprint"] != fingerprint:
+        raise UserError(f"{run.folder} holds a run of another config: delete that folder, or choose another --output.")
+    if record and "results" in record:
+        print(f"already done: {run.folder}", flush=True)
+        return record
+    write_json_atomic(run.folder / _RECORD, {"fingerprint": fingerprint, "arguments": run.arguments()})
+    print(f"$ python {TRAIN_NET} {' '.join(run.arguments())}", flush=True)
+    start = time.perf_counter()
+    status = subprocess.run([sys.executable, str(TRAIN_NET), *run.arguments()], check=False).returncode
+    if status:
+        raise UserError(f"The run in {run.folder} failed with exit status {status}: see its messages above.")
+    results = json.loads((run.folder / "results.json").read_text(encoding="utf-8"))
+    record = {
+        "fingerprint": fingerprint,
+        "arguments": run.arguments(),
+        "seconds": time.perf_counter() - start,
+        "results": results,
+    }
+    write_json_atomic(run.folder / _RECORD, record)
+    return record
+
+
+def scores(record: Mapping[str, Any], dataset: str) -> dict[str, float]:
+    """Seen, unseen and harmonic mean IoU of a run on a dataset, in percent."""
+    values = record["results"][dataset]["sem_seg"]
+    return {
+        "sIoU": values["seen_mIoU"],
+        "uIoU": values["unseen_mIoU"],
+        "hIoU": values["harmonic_mIoU"],
+    }
+
+
+def _read(file: Path) -> dict[str, Any]:
+    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+
+
+def use_datasets(folder: Path) -> None:
+    """Lets this process and its children find datasets in ``folder``, unless DETECTRON2_DATASETS names another."""
+    os.environ.setdefault("DETECTRON2_DATASETS", str(folder.absolute()))
+
+
+def ground_truth_masks(run: Run) -> Run:
+    """The evaluation of a trained run on ground-truth masks instead of proposals: the oracle column."""
+    weights = ("MODEL.WEIGHTS", str(run.folder / "model_final")) if not run.eval_only else ()
+    return Run(
+        run.config,
+        (
+            *run.overrides,
+            *weights,
+            *("MODEL.PROPOSER.NAME", "GroundTruth", "MODEL.WEIGHTS_LEAVE_OUT", "['proposer.']"),
+        ),
+        run.folder.with_name(run.folder.name + "_ground_truth_masks"),
+        eval_only=True,
+    )
+
+
+def mean(values: Sequence[float]) -> float:
+    """Arithmetic mean."""
+    return sum(values) / len(values)

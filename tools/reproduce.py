@@ -1,0 +1,33 @@
+#!/usr/bin/env python3
+"""Repeat the experiments on the miniature world.
+
+demo       frozen CLIP against MAFT, one seed, with pictures and loss curves (a few minutes on two CPU cores)
+miniature  the README's whole table: every method, three seeds, on proposals and on ground-truth masks
+
+Finished runs are kept and interrupted ones continued when the command is repeated.
+"""
+
+import argparse
+from pathlib import Path
+
+from maft.errors import run_tool
+from maft.reproduction.miniature import demo, reproduce
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("experiment", choices=["demo", "miniature"])
+    parser.add_argument("--output", type=Path, metavar="DIR", help="default: output/<experiment>")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3], metavar="N", help="for miniature")
+    return parser.parse_args()
+
+
+def main() -> None:
+    arguments = parse_arguments()
+    output = arguments.output or Path("output") / arguments.experiment
+    table = demo(output) if arguments.experiment == "demo" else reproduce(output, seeds=arguments.seeds)
+    print(f"\n{table}\n\nEverything is in {output}: table.json, table.md, one folder a run.")
+
+
+if __name__ == "__main__":
+    run_tool(main)
