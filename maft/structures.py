@@ -195,6 +195,8 @@ class Proposals:
         """Masks bilinearly resized to ``size``, still logits when ``are_logits``: (B, Q, *size)."""
         if tuple(self.masks.shape[-2:]) == tuple(size):
             return self.masks
+        if self.masks.shape[1] == 0:
+            return self.masks.new_zeros(len(self.masks), 0, *size)
         return F.interpolate(self.masks, size=size, mode="bilinear", align_corners=self.align_corners)
 
     def probabilities(self, size: tuple[int, int]) -> Tensor:

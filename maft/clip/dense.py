@@ -123,7 +123,7 @@ def attention_pool(visual: Any, features: Tensor, visible: Tensor | None = None)
         query = query.expand(-1, flat.shape[1], -1)
 
     def heads(projected: Tensor) -> Tensor:
-        return projected.view(batch, projected.shape[1], pool.num_heads, -1).transpose(1, 2)
+        return projected.unflatten(2, (pool.num_heads, projected.shape[2] // pool.num_heads)).transpose(1, 2)
 
     attended = F.scaled_dot_product_attention(
         heads(pool.q_proj(query)), heads(pool.k_proj(keys)), heads(pool.v_proj(keys)), attn_mask=mask
