@@ -42,3 +42,18 @@ def global_mean(total: Tensor, count: Tensor | float, minimum: float = 1.0) -> T
     accumulation the mean is over one micro-batch of all processes.
     """
     return total / global_count(count, total.device, minimum).to(total.dtype)
+
+
+def gathered(rows: Tensor) -> Tensor:
+    """The rows of all processes one after the other: (n, D) -> (processes * n, D), n the same in each.
+
+    Gradients flow through this process' own rows alone, times the number of processes: data-parallel training, which
+    averages over them, then gives every row the gradient it has in a loss that each process computes whole.
+    """
+    processes = world_size()
+    if processes == 1:
+        return rows
+    parts = [torch.empty_like(rows) for _ in range(processes)]
+    dist.all_gather(parts, rows.detach().contiguous())
+    parts[rank()] = rows.detach() + processes * (rows - rows.detach())
+    return torch.cat(parts)

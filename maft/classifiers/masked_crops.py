@@ -9,7 +9,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from maft.checkpoint.io import read_state_dict
 from maft.clip import CLIPEncoder
 from maft.clip.mask_prompts import MaskPrompts
 from maft.clip.vit import encode_vit
@@ -114,7 +113,7 @@ class MaskedCrops(nn.Module):
         if mask_prompt_depth:
             prompts = MaskPrompts(clip.visual, mask_prompt_depth, (size, size))
             if mask_prompts:
-                _load_prompts(prompts, mask_prompts)
+                prompts.load(mask_prompts)
         return cls(
             deepcopy(clip.visual) if train in ("tower", "all") else None,
             prompts,
@@ -231,22 +230,3 @@ class MaskedCrops(nn.Module):
 def _check_choice(option: str, value: str, choices: tuple[str, ...]) -> None:
     if value not in choices:
         raise UserError(f"{_NODE}.{option} is {value!r}; choose one of: {', '.join(choices)}.")
-
-
-def _load_prompts(prompts: MaskPrompts, path: str) -> None:
-    stored = [
-        value
-        for name, value in read_state_dict(path).items()
-        if name.endswith(("mask_prompts.tokens", "visual.mask_embedding"))
-    ]
-    if not stored:
-        raise UserError(f"{path} holds no mask prompts: give a checkpoint of a model that was trained with them.")
-    if stored[0].shape != prompts.tokens.shape:
-        depth, patches, width = prompts.tokens.shape
-        raise UserError(
-            f"The mask prompts of {path} have shape {tuple(stored[0].shape)} and the model needs depth {depth}, "
-            f"{patches} patches ({prompts.grid[0]}x{prompts.grid[1]}) and width {width}: use the CLIP tower, "
-            "MASK_PROMPT_DEPTH and INPUT_SIZE they were trained with."
-        )
-    with torch.no_grad():
-        prompts.tokens.copy_(stored[0])

@@ -21,6 +21,7 @@ from detectron2.data.samplers import InferenceSampler
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from maft.data.items import register
+from maft.data.pairs import PAIRS_PREFIX, read_pairs
 from maft.errors import UserError
 
 Record = dict[str, Any]
@@ -163,7 +164,7 @@ def _as_list(batch: list[Any]) -> list[Any]:
 
 
 def load_records(names: Sequence[str], purpose: str = "DATASETS.TRAIN") -> list[Record]:
-    """Records of registered datasets, one after the other.
+    """Records of registered datasets and of tables of region-noun pairs (``pairs:/path``), one after the other.
 
     Raises:
         UserError: no name is given, or one is unknown.
@@ -172,6 +173,9 @@ def load_records(names: Sequence[str], purpose: str = "DATASETS.TRAIN") -> list[
         raise UserError(f"{purpose} is empty: name at least one dataset.")
     records: list[Record] = []
     for name in names:
+        if name.startswith(PAIRS_PREFIX):
+            records += read_pairs(name.removeprefix(PAIRS_PREFIX))
+            continue
         # The catalogue's datasets are registered on import; a folder of your own is on first use.
         if name not in DatasetCatalog:
             register(name)

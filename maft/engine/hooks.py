@@ -9,6 +9,7 @@ import numpy as np
 from detectron2.engine import HookBase
 from detectron2.evaluation.testing import flatten_results_dict
 from detectron2.utils import comm
+from torch import nn
 
 from maft.engine.checkpointer import Checkpointer
 
@@ -28,6 +29,18 @@ class StepScheduler(HookBase):
         rate = self.trainer.optimizer.param_groups[self._largest]["lr"]
         self.trainer.storage.put_scalar("lr", rate, smoothing_hint=False)
         self.trainer.scheduler.step()
+
+
+class AfterOptimizerStep(HookBase):
+    """Calls the model's ``after_optimizer_step``, where it has one, after every step. Register it before the
+    checkpoint's hook: what it changes belongs to the iteration that is saved."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.call: Any = getattr(model, "after_optimizer_step", None)
+
+    def after_step(self) -> None:
+        if self.call is not None:
+            self.call()
 
 
 class PeriodicCheckpoint(HookBase):

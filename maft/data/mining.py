@@ -1,0 +1,176 @@
+"""What the miner of mask-noun pairs writes: regions, one shard an image, and in the end one table.
+
+<output>/settings.json                   what was asked for; another question needs another folder
+<output>/regions/000/<image>_<mask>.png  RGBA, the alpha channel is the region's mask (0 or 255)
+<output>/shards/000/<image>.json         the pairs of one image, written when its regions are
+<output>/pairs.tsv                       columns filepath, title, image, score; paths relative to the table
+<output>/statistics.json
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from maft.errors import UserError
+from maft.files import atomic_path, write_json_atomic, write_text_atomic
+
+IMAGES_PER_FOLDER = 1000
+COLUMNS = ("filepath", "title", "image", "score")
+
+# Pairs and unique nouns of the paper's Table 2, by (source of the masks, captions per image; 0: ground-truth names).
+PAPER = {
+    ("ground_truth", 0): ("965 K", "171"),
+    ("ground_truth", 1): ("440 K", "12 K"),
+    ("proposals", 1): ("440 K", "12 K"),
+    ("proposals", 5): ("1.3 M", "27 K"),
+}
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One region and its noun.
+
+    Attributes:
+        filepath: the region's file, relative to the table.
+        title: the noun.
+        image: stem of the image's file name.
+        score: cosine of region and noun by CLIP; None where the name is given by annotation.
+    """
+
+    filepath: str
+    title: str
+    image: str
+    score: float | None
+
+
+def best_masks(similarity: Tensor, valid: Tensor) -> Tensor:
+    """For each noun the most similar mask; a mask may serve several nouns (section 3.2).
+
+    Args:
+        similarity: (M, N) similarity of masks and nouns.
+        valid: (M,) bool, masks that have a pixel.
+
+    Returns:
+        (N,) int64 indices of masks.
+
+    Raises:
+        ValueError: no mask is valid.
+    """
+    if not bool(valid.any()):
+        raise ValueError("there is no valid mask to choose from")
+    return similarity.masked_fill(~valid[:, None], float("-inf")).argmax(dim=0)
+
+
+class MiningFolder:
+    """The output folder of the miner.
+
+    Args:
+        root: the folder.
+        settings: everything that decides the result; JSON can express it.
+    """
+
+    def __init__(self, root: Path, settings: dict[str, Any]) -> None:
+        self.root, self.settings = root, json.loads(json.dumps(settings))
+
+    def claim(self) -> None:
+        """Writes the settings, or compares them with those of the run that is continued.
+
+        Raises:
+            UserError: the folder holds the results of other settings.
+        """
+        file = self.root / "settings.json"
+        if not file.is_file():
+            write_json_atomic(file, self.settings)
+            return
+        known = json.loads(file.read_text(encoding="utf-8"))
+        different = sorted(
+            key for key in known.keys() | self.settings.keys() if known.get(key) != self.settings.get(key)
+        )
+        if different:
+            key = different[0]
+            raise UserError(
+                f"{self.root} was mined with other settings ({key}: {_short(known.get(key))}, now "
+                f"{_short(self.settings.get(key))}): choose another folder, or remove it."
+            )
+
+    def done(self, position: int, image: str) -> bool:
+        """Whether the pairs of an image are complete."""
+        return self._shard(position, image).is_file()
+
+    def save(
+        self, position: int, image: str, regions: Tensor, masks: Tensor, chosen: Sequence[tuple[int, str, float | None]]
+    ) -> None:
+        """Writes the regions that serve a noun, then the image's shard.
+
+        Args:
+            position: number of the image in the whole run.
+            regions: (M, 3, s, s) uint8 RGB.
+            masks: (M, s, s) bool.
+            chosen: (index of the mask, noun, score) of each pair.
+        """
+        folder = f"{position // IMAGES_PER_FOLDER:03d}"
+        pairs = []
+        written: dict[int, str] = {}
+        for index, noun, score in chosen:
+            if index not in written:
+                written[index] = f"regions/{folder}/{image}_{index:03d}.png"
+                write_region(self.root / written[index], regions[index], masks[index])
+            pairs.append(Pair(written[index], noun, image, None if score is None else round(score, 4)))
+        write_text_atomic(self._shard(position, image), json.dumps([asdict(pair) for pair in pairs]))
+
+    def collect(self, images: Sequence[str]) -> list[Pair]:
+        """Reads the shards of all images and writes the table; the same whatever process wrote which shard."""
+        pairs = []
+        for position, image in enumerate(images):
+            shard = json.loads(self._shard(position, image).read_text(encoding="utf-8"))
+            pairs.extend(Pair(**entry) for entry in shard)
+        write_table(self.root / "pairs.tsv", pairs)
+        return pairs
+
+    def _shard(self, position: int, image: str) -> Path:
+        return self.root / "shards" / f"{position // IMAGES_PER_FOLDER:03d}" / f"{image}.json"
+
+
+def write_region(path: Path, region: Tensor, mask: Tensor) -> None:
+    """Writes a region (3, s, s) uint8 and its mask (s, s) bool as one RGBA file; the background keeps its colour."""
+    alpha = mask[None].to(torch.uint8) * 255
+    pixels = torch.cat([region, alpha]).permute(1, 2, 0).contiguous().numpy()
+    with atomic_path(path) as temporary:
+        Image.fromarray(np.ascontiguousarray(pixels)).save(temporary, compress_level=1)
+
+
+def write_table(path: Path, pairs: Iterable[Pair]) -> None:
+    """Writes pairs as tab-separated text with a header line, readable by OVSeg's own training as well."""
+    with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as stream:
+        writer = csv.writer(stream, delimiter="\t", lineterminator="\n")
+        writer.writerow(COLUMNS)
+        for pair in pairs:
+            score = "" if pair.score is None else f"{pair.score:.4f}"
+            writer.writerow([pair.filepath, pair.title, pair.image, score])
+
+
+def statistics(pairs: Sequence[Pair], images: int) -> dict[str, float]:
+    """Counts of a table: images, pairs, unique nouns, regions, pairs per image, images without a pair."""
+    return {
+        "images": images,
+        "pairs": len(pairs),
+        "unique_nouns": len({pair.title for pair in pairs}),
+        "regions": len({pair.filepath for pair in pairs}),
+        "pairs_per_image": round(len(pairs) / images, 3) if images else 0.0,
+        "images_without_pair": images - len({pair.image for pair in pairs}),
+    }
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 60 else text[:57] + "..."

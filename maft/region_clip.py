@@ -1,0 +1,135 @@
+"""CLIP fine-tuned on masked regions and their nouns (OVSeg, sections 3.2 and 3.3).
+
+The result serves segmentation configs by path: ``MODEL.CLIP.PRETRAINED: FOLDER/model.safetensors`` takes the whole CLIP
+and ``MODEL.CLASSIFIER.MaskedCrops.MASK_PROMPTS: FOLDER/model.safetensors`` the prompts. A segmentation checkpoint in
+``MODEL.WEIGHTS`` holds the CLIP it was trained beside; ``MODEL.WEIGHTS_LEAVE_OUT: [clip., classifier.]`` and
+``MODEL.WEIGHTS_MAY_LACK: [clip., classifier.]`` let the fine-tuned one stand.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from detectron2.config import CfgNode, configurable
+from detectron2.modeling import META_ARCH_REGISTRY
+from torch import Tensor, nn
+
+from maft.clip import CLIPEncoder, load_clip
+from maft.clip.mask_prompts import MaskPrompts
+from maft.errors import UserError
+from maft.losses.contrastive import contrastive_loss
+
+TRAINING_RULES = ("tower", "prompts", "all")
+_MOST_LOGIT_SCALE = math.log(100)
+
+
+@META_ARCH_REGISTRY.register()
+class RegionCLIP(nn.Module):
+    """Image tower, mask prompts or both, trained with CLIP's own loss; the text tower is frozen.
+
+    CLIP's temperature trains along in every rule, as in the official release; segmentation uses a fixed one.
+
+    Args:
+        clip: the CLIP to fine-tune.
+        mask_prompts: tokens for the patches outside a region, or None to run the plain tower.
+        train: "tower" (the image tower), "prompts" or "all".
+
+    Raises:
+        UserError: an unknown rule, or one that trains prompts where there are none.
+    """
+
+    @configurable
+    def __init__(self, *, clip: CLIPEncoder, mask_prompts: MaskPrompts | None, train: str) -> None:
+        super().__init__()
+        if train not in TRAINING_RULES:
+            raise UserError(f"MODEL.REGION_CLIP.TRAIN is {train!r}; choose one of: {', '.join(TRAINING_RULES)}.")
+        if mask_prompts is None and train != "tower":
+            raise UserError(
+                f"MODEL.REGION_CLIP.TRAIN is {train} and MASK_PROMPT_DEPTH is 0: set it to the number of layers that "
+                "get prompts, 3 in the paper."
+            )
+        self.clip = clip
+        self.mask_prompts = mask_prompts
+        self.rule = train
+        self.requires_grad_(False)
+        self.clip.model.logit_scale.requires_grad_(True)
+        if train in ("tower", "all"):
+            self.clip.visual.requires_grad_(True)
+        if mask_prompts is not None and train in ("prompts", "all"):
+            mask_prompts.requires_grad_(True)
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
+        options = cfg.MODEL.REGION_CLIP
+        if cfg.INPUT.MAPPER != "region_pairs":
+            raise UserError(
+                f"RegionCLIP trains on pairs of regions and nouns and INPUT.MAPPER is {cfg.INPUT.MAPPER}: set it to "
+                "region_pairs and DATASETS.TRAIN to [pairs:/path/to/pairs.tsv]."
+            )
+        if cfg.DATASETS.TEST:
+            raise UserError(
+                "RegionCLIP does not segment, so DATASETS.TEST must be empty: evaluate a segmentation config with "
+                "MODEL.CLIP.PRETRAINED set to the fine-tuned model.safetensors."
+            )
+        clip = load_clip(cfg.MODEL.CLIP.NAME, cfg.MODEL.CLIP.PRETRAINED)
+        prompts = None
+        if options.MASK_PROMPT_DEPTH:
+            size = cfg.INPUT.REGIONS.SIZE
+            prompts = MaskPrompts(clip.visual, options.MASK_PROMPT_DEPTH, (size, size))
+            if options.MASK_PROMPTS:
+                prompts.load(options.MASK_PROMPTS)
+        elif options.MASK_PROMPTS:
+            raise UserError("MODEL.REGION_CLIP.MASK_PROMPTS is set and MASK_PROMPT_DEPTH is 0: set it to their depth.")
+        return {"clip": clip, "mask_prompts": prompts, "train": options.TRAIN}
+
+    def forward(self, batched_inputs: list[dict[str, Any]]) -> dict[str, Tensor]:
+        """The contrastive loss of a batch.
+
+        Args:
+            batched_inputs: dicts with "region" (3, s, s) uint8 RGB, "mask" (1, s, s) bool and "text", as
+                `maft.data.pairs.RegionPairMapper` makes them; the same number in every process.
+
+        Returns:
+            "loss_contrastive", a scalar.
+        """
+        device = self.clip.device
+        regions = torch.stack([item["region"] for item in batched_inputs]).to(device, non_blocking=True).float()
+        masks = torch.stack([item["mask"] for item in batched_inputs]).to(device, non_blocking=True)
+        regions = (regions - self.clip.pixel_mean[:, None, None]) / self.clip.pixel_std[:, None, None]
+        tokens = self.clip.tokenize([item["text"] for item in batched_inputs]).to(device, non_blocking=True)
+        return {"loss_contrastive": self.loss(self.encode(regions, masks.float()), self.encode_text(tokens))}
+
+    def encode(self, regions: Tensor, masks: Tensor) -> Tensor:
+        """Embeds regions.
+
+        Args:
+            regions: (n, 3, s, s) normalised.
+            masks: (n, 1, s, s), above 0 where a pixel belongs to the region; unused without prompts.
+
+        Returns:
+            (n, D) of unit length.
+        """
+        if self.mask_prompts is not None:
+            features = self.mask_prompts(self.clip.visual, regions, masks)
+        else:
+            features = self.clip.encode_image(regions)
+        return F.normalize(features.float(), dim=-1)
+
+    @torch.no_grad()
+    def encode_text(self, tokens: Tensor) -> Tensor:
+        """(n, D) of unit length, without gradient, of token ids (n, context length)."""
+        return F.normalize(self.clip.encode_text(tokens).float(), dim=-1)
+
+    def loss(self, regions: Tensor, texts: Tensor) -> Tensor:
+        """Contrastive loss of (n, D) region and (n, D) text embeddings over the global batch: scalar."""
+        # Half precision would round 100 times the cosine to steps of half a unit.
+        with torch.autocast(regions.device.type, enabled=False):
+            return contrastive_loss(regions, texts, self.clip.model.logit_scale.exp())
+
+    @torch.no_grad()
+    def after_optimizer_step(self) -> None:
+        """Keeps the temperature between 1 and 100, CLIP's guard against instability; the trainer calls it."""
+        self.clip.model.logit_scale.clamp_(0, _MOST_LOGIT_SCALE)
