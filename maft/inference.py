@@ -50,11 +50,19 @@ def keep_best_proposals(probabilities: Tensor) -> Tensor:
 def semantic_labels(
     probabilities: Tensor, masks: Tensor, size: tuple[int, int], penalty: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """(H, W) int64 class of the highest semantic score, and that score; a few classes' scores exist at a time."""
+    """(H, W) int64 class of the highest semantic score, -1 where no mask says anything, and that score.
+
+    A few classes' scores exist at a time.
+    """
     best: Tensor | None = None
+    covered: Tensor | None = None
     for start in range(0, probabilities.shape[1], _CLASSES_AT_A_TIME):
         chunk = slice(start, start + _CLASSES_AT_A_TIME)
-        scores = semantic_scores(probabilities[:, chunk], masks, size, None if penalty is None else penalty[chunk])
+        scores = semantic_scores(probabilities[:, chunk], masks, size)
+        if penalty is not None:
+            any_score = scores.amax(dim=0) > 0
+            covered = any_score if covered is None else covered | any_score
+            scores = scores - penalty[chunk, None, None]
         value, label = scores.max(dim=0)
         if best is None:
             best, labels = value, label
@@ -62,7 +70,8 @@ def semantic_labels(
             labels = torch.where(value > best, label + start, labels)
             best = torch.maximum(best, value)
     assert best is not None, "a vocabulary has at least one class"
-    return labels, best
+    # A penalty may push scores below zero, so what is covered was noted before it.
+    return labels.masked_fill(~(best > 0 if covered is None else covered), -1), best
 
 
 def panoptic_inference(

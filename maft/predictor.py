@@ -33,7 +33,7 @@ class Prediction:
 
     Attributes:
         image: (H, W, 3) uint8 RGB.
-        labels: (H, W) int64 indices into ``class_names``.
+        labels: (H, W) int64 indices into ``class_names``, -1 where nothing was found.
         confidence: (H, W) float32 score of the label at each pixel.
         class_names: the user's words.
     """
@@ -45,8 +45,10 @@ class Prediction:
 
     def summary(self) -> list[dict[str, Any]]:
         """The classes found, largest first: name, area in pixels, share of the image, mean score."""
-        areas = np.bincount(self.labels.ravel(), minlength=len(self.class_names))
-        sums = np.bincount(self.labels.ravel(), weights=self.confidence.ravel(), minlength=len(self.class_names))
+        found = self.labels >= 0
+        labels, classes = self.labels[found], len(self.class_names)
+        areas = np.bincount(labels, minlength=classes)
+        sums = np.bincount(labels, weights=self.confidence[found], minlength=classes)
         order = np.argsort(-areas, kind="stable")
         return [
             {

@@ -1,5 +1,6 @@
 """Semantic, panoptic and instance results against direct definitions."""
 
+import pytest
 import torch
 
 from maft import inference
@@ -19,6 +20,16 @@ def test_labels_in_chunks_equal_the_argmax_of_all_scores(monkeypatch):
     labels, best = semantic_labels(probabilities, masks, (20, 13), penalty)
     assert torch.equal(labels, scores.argmax(0))
     assert torch.allclose(best, scores.amax(0))
+
+
+@pytest.mark.parametrize("penalty", [None, torch.tensor([0.5, 0.0, 2.0])])
+def test_pixels_outside_all_masks_are_void(penalty):
+    masks = torch.zeros(2, 4, 4)
+    masks[0, :2], masks[1, 2, 2:] = 1, 0.5
+    labels, _ = semantic_labels(torch.tensor([[0.9, 0.1, 0.0], [0.1, 0.2, 0.7]]), masks, (4, 4), penalty)
+    assert torch.equal(labels == -1, masks.sum(0) == 0)
+    nothing, score = semantic_labels(torch.zeros(0, 3), torch.zeros(0, 4, 4), (4, 4))
+    assert nothing.eq(-1).all() and not score.any()
 
 
 def _square(top: int, left: int, side: int, value: float = 1.0, size: int = 12) -> torch.Tensor:

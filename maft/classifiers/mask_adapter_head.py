@@ -102,7 +102,7 @@ class MaskAdapterHead(nn.Module):
     def _image_part(self, features: Tensor) -> Tensor:
         """(B, E, h, w) -> (B, h, w, channels): the fused features of a mask that is embedded as zero."""
         weight = self.fuse.weight.flatten(1)
-        bias = self.fuse.bias + weight @ self.mask_projection.bias
+        bias = F.linear(self.mask_projection.bias[None], weight, self.fuse.bias)[0]  # type: ignore[index]
         return F.linear(features.permute(0, 2, 3, 1), weight, bias)
 
     def _maps(self, image: Tensor, masks: Tensor) -> Tensor:

@@ -131,7 +131,8 @@ def _ensemble(case: GoldenCase, logits: Tensor, alpha: Any, beta: Any) -> Tensor
 
 @golden_case("maskadapter", "maftp_cdt")
 def content_dependent_transfer(case: GoldenCase) -> dict[str, Tensor]:
-    config, inputs, outputs = case.config, case.inputs, {}
+    config, inputs = case.config, case.inputs
+    outputs: dict[str, Any] = {}
     names = KeyMap(TRANSFER_RULES)
     for part, form in (("semantic", "post_norm"), ("panoptic", "res_post_norm")):
         prefix = f"cdt_{part}."
@@ -211,7 +212,8 @@ def maft_plus_mask_aware_loss(case: GoldenCase) -> dict[str, Tensor]:
 
 @golden_case("maskadapter", "maftp_rc_loss")
 def representation_compensation(case: GoldenCase) -> dict[str, Tensor]:
-    inputs, losses, outputs = case.inputs, [], {}
+    inputs, losses = case.inputs, []
+    outputs: dict[str, Any] = {}
     count = sum(name.startswith("a/") for name in inputs)
     for index in range(count):
         student = inputs[f"a/{index}"].requires_grad_()

@@ -43,7 +43,7 @@ def picture(
     """
     labels = predicted_labels(output).cpu()
     if offered is not None:
-        labels = offered[labels]
+        labels = torch.where(labels < 0, labels, offered[labels])
     truth = read_labels(entry["sem_seg_file_name"]) if "sem_seg_file_name" in entry else None
     return side_by_side(read_image(entry["file_name"]), truth, labels.numpy(), names)
 
