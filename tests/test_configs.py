@@ -1,0 +1,99 @@
+"""Every shipped config builds its model, without memory, and refuses what it does not know."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from detectron2.modeling import META_ARCH_REGISTRY
+
+import maft.building  # noqa: F401 - registers the architectures
+from maft.config import load_config, self_contained
+from maft.data.catalog import dataset
+from maft.engine.evaluation.report import definition
+from maft.errors import UserError
+
+FOLDER = Path(__file__).resolve().parent.parent / "configs"
+FILES = sorted(path.relative_to(FOLDER).as_posix() for path in FOLDER.rglob("*.yaml") if path.parent.name != "_base_")
+MAFT = [name for name in FILES if name.startswith("maft/")]
+
+
+def build(cfg):
+    with torch.device("meta"):
+        return META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE)(cfg)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_the_model_builds_and_what_is_frozen_has_no_gradients(name):
+    cfg = load_config(FOLDER / name)
+    model = build(cfg)
+    trains = [key for key, parameter in model.named_parameters() if parameter.requires_grad]
+    assert trains or (cfg.MODEL.PROPOSER.FROZEN and cfg.MODEL.CLASSIFIER.FROZEN)
+    frozen = {"proposer.": cfg.MODEL.PROPOSER.FROZEN, "classifier.": cfg.MODEL.CLASSIFIER.FROZEN}
+    for part, is_frozen in frozen.items():
+        assert not is_frozen or not any(key.startswith(part) for key in trains)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_expected_numbers_name_metrics_and_evaluated_datasets(name):
+    cfg = load_config(FOLDER / name)
+    evaluated = [dataset(entry).name for entry in cfg.DATASETS.TEST]
+    for owner, metric, value in cfg.TEST.EXPECTED:
+        assert dataset(owner).name in evaluated
+        assert definition(metric.rpartition("/")[2]), metric
+        assert 0 < value < 100
+    assert cfg.TEST.REPRODUCES or not cfg.TEST.EXPECTED
+
+
+@pytest.mark.parametrize("name", MAFT)
+def test_a_config_of_a_table_says_which_row_it_reproduces_and_writes_to_its_own_folder(name):
+    cfg = load_config(FOLDER / name)
+    assert cfg.TEST.REPRODUCES
+    assert cfg.OUTPUT_DIR == f"output/{name.removesuffix('.yaml')}"
+
+
+@pytest.mark.parametrize("name", [name for name in MAFT if name.startswith("maft/maft_")])
+def test_stage_two_starts_from_a_stage_one_with_the_same_generator_and_vocabulary(name):
+    second = load_config(FOLDER / name)
+    folder, final = second.MODEL.WEIGHTS.rsplit("/", 1)
+    assert final == "model_final"
+    first = load_config(FOLDER / f"{folder.removeprefix('output/')}.yaml")
+    for node in ("BACKBONE", "RESNETS", "CLIP"):
+        assert first.MODEL[node] == second.MODEL[node]
+    assert first.MODEL.PROPOSER[first.MODEL.PROPOSER.NAME] == second.MODEL.PROPOSER[first.MODEL.PROPOSER.NAME]
+    assert first.DATASETS == second.DATASETS
+    # All that stage 2 adds to the handed-over tensors is the classifier.
+    lacking = build(second).state_dict().keys() ^ build(first).state_dict().keys()
+    assert lacking
+    assert all(key.startswith(tuple(second.MODEL.WEIGHTS_MAY_LACK)) for key in lacking)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_wrong_key_is_refused_by_name(name, tmp_path):
+    cfg = load_config(FOLDER / name)
+    proposer = cfg.MODEL.PROPOSER.NAME
+    file = tmp_path / "config.yaml"
+    for wrong, text in (
+        ("BASE_LEARNING_RATE", "SOLVER: {BASE_LEARNING_RATE: 1.0}"),
+        ("NUM_QUERYS", f"MODEL: {{PROPOSER: {{{proposer}: {{NUM_QUERYS: 3}}}}}}"),
+        ("START_LAYERS", "MODEL: {CLASSIFIER: {NAME: IPCLIP, IPCLIP: {START_LAYERS: 8}}}"),
+    ):
+        file.write_text(f"_BASE_: {FOLDER / name}\n{text}\n")
+        with pytest.raises(UserError, match=wrong) as raised:
+            load_config(file)
+        assert "\n" not in str(raised.value)
+
+
+def test_a_start_layer_outside_the_tower_is_refused_before_anything_trains():
+    cfg = load_config(FOLDER / "maft/maft_vitb16_coco-stuff-171.yaml", ["MODEL.CLASSIFIER.IPCLIP.START_LAYER", "12"])
+    with pytest.raises(
+        UserError, match=r"START_LAYER is 12, but the image tower of ViT-B-16-quickgelu has blocks 0 to 11"
+    ):
+        build(cfg)
+
+
+def test_a_checkpoints_config_names_no_other_weights():
+    cfg = load_config(FOLDER / "maft/maft_vitb16_coco-stuff-171.yaml", ["MODEL.PROPOSER.WEIGHTS", "other"])
+    own = self_contained(cfg)
+    assert cfg.MODEL.WEIGHTS and cfg.MODEL.BACKBONE.WEIGHTS
+    assert not (own.MODEL.WEIGHTS or own.MODEL.BACKBONE.WEIGHTS or own.MODEL.PROPOSER.WEIGHTS)
+    assert own.MODEL.WEIGHTS_MAY_LACK == []
