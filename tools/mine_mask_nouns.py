@@ -16,7 +16,8 @@ EXAMPLES = """the four variants of the paper's Table 2:
   ... --captions FILE --output DIR MODEL.WEIGHTS FOLDER                       proposals, one caption
   ... --captions FILE --captions-per-image 5 --output DIR MODEL.WEIGHTS FOLDER   proposals, five captions
 
-The same command goes on where an interrupted run stopped. Train on the table with DATASETS.TRAIN '["pairs:DIR/pairs.tsv"]'.
+The same command goes on where an interrupted run stopped.
+Train on the table with DATASETS.TRAIN '["pairs:DIR/pairs.tsv"]'.
 """
 
 

@@ -153,8 +153,8 @@ def _find_work(cfg: CfgNode, task: MiningTask) -> _Work:
     absent = [record["file_name"] for record in records if not Path(record["file_name"]).is_file()]
     if absent:
         raise UserError(
-            f"{len(absent)} of {len(records)} captioned images are missing, the first is {absent[0]}: give their folder "
-            "with --images."
+            f"{len(absent)} of {len(records)} captioned images are missing, the first is {absent[0]}: give their "
+            "folder with --images."
         )
     return _Work(records, _nouns(task, captioned))
 
