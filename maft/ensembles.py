@@ -50,7 +50,10 @@ class ClassScores:
 
 def _check_weight(name: str, value: float) -> float:
     if not 0.0 <= value <= 1.0:
-        raise UserError(f"{name} is {value}, but it must lie between 0 and 1.")
+        raise UserError(
+            f"{name} is {value}, but it must lie between 0 and 1; to use one side's scores alone, set "
+            "MODEL.ENSEMBLE.NAME to proposer or classifier."
+        )
     return float(value)
 
 
@@ -168,9 +171,10 @@ def geometric_ensemble(
     Returns:
         (..., C + 1) logarithms of the joint probabilities, void last.
     """
-    inside, outside = proposer[..., :-1].softmax(-1), classifier.softmax(-1)
-    seen_scores = (inside ** (1 - alpha) * outside**alpha).log()
-    unseen_scores = (inside ** (1 - beta) * outside**beta).log()
+    # The logarithm of the product, which stays finite where a probability of either side underflows.
+    inside, outside = proposer[..., :-1].log_softmax(-1), classifier.log_softmax(-1)
+    seen_scores = (1 - alpha) * inside + alpha * outside
+    unseen_scores = (1 - beta) * inside + beta * outside
     joint = torch.where(seen, seen_scores, unseen_scores).softmax(-1)
     void = proposer.softmax(-1)[..., -1:]
     return torch.log(torch.cat([joint * (1 - void), void], dim=-1) + 1e-8)
@@ -178,7 +182,10 @@ def geometric_ensemble(
 
 @ENSEMBLES.register("fcclip")
 class FCCLIPEnsemble:
-    """The geometric ensemble of FC-CLIP and Mask-Adapter.
+    """The geometric ensemble of FC-CLIP and Mask-Adapter; void is the proposer's.
+
+    With both weights 1 the classifier names the masks and the proposer only says which are void: MAFT+'s rule. The
+    ensemble is turned off by MODEL.ENSEMBLE.NAME ``proposer`` or ``classifier``.
 
     Args:
         alpha: share of the classifier for seen classes, in [0, 1].
