@@ -48,7 +48,8 @@ def test_expected_numbers_name_metrics_and_evaluated_datasets(name):
 def test_a_config_of_a_table_says_which_row_it_reproduces_and_writes_to_its_own_folder(name):
     cfg = load_config(FOLDER / name)
     assert cfg.TEST.REPRODUCES
-    assert cfg.OUTPUT_DIR == f"output/{name.removesuffix('.yaml')}"
+    folder = f"output/{name.removesuffix('.yaml')}"
+    assert folder == cfg.OUTPUT_DIR
 
 
 @pytest.mark.parametrize("name", [name for name in MAFT if name.startswith("maft/maft_")])
