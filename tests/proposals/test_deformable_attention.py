@@ -1,23 +1,10 @@
 import pytest
 import torch
-import torch.nn.functional as F
 
+from maft.benchmarks.deformable_attention import attention_by_grid_sample
 from maft.proposals.deformable_attention import DeformableAttention, FeatureLevels, deformable_attention
 
 SIZES = ((3, 5), (7, 4), (9, 11))
-
-
-def sampled_by_grid_sample(values, sizes, locations, weights):
-    """The operator's definition, level by level."""
-    batch, _, heads, width = values.shape
-    queries = locations.shape[1]
-    total = 0
-    for level, part in enumerate(values.split([h * w for h, w in sizes], dim=1)):
-        maps = part.permute(0, 2, 3, 1).reshape(batch * heads, width, *sizes[level])
-        grid = 2 * locations[:, :, :, level].transpose(1, 2).flatten(0, 1) - 1
-        sampled = F.grid_sample(maps, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
-        total = total + (sampled * weights[:, :, :, level].transpose(1, 2).flatten(0, 1)[:, None]).sum(-1)
-    return total.view(batch, heads * width, queries).transpose(1, 2)
 
 
 @pytest.fixture
@@ -34,7 +21,7 @@ def test_equals_grid_sample_in_value_and_gradient(problem):
     values, locations, weights = problem
     levels = FeatureLevels.of(SIZES, torch.device("cpu"))
     ours = deformable_attention(values, levels, locations, weights)
-    theirs = sampled_by_grid_sample(values, SIZES, locations, weights)
+    theirs = attention_by_grid_sample(values, SIZES, locations, weights)
     torch.testing.assert_close(ours, theirs)
     cotangent = torch.randn_like(ours)
     for a, b in zip(torch.autograd.grad(ours, problem, cotangent), torch.autograd.grad(theirs, problem, cotangent)):

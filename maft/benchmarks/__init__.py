@@ -1,0 +1,1 @@
+"""Timed comparisons of this project's fast forms with the plain ones, in one run and with their outputs compared."""

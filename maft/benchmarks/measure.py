@@ -1,0 +1,162 @@
+"""Runs forms of one computation in turn; measures time, peak memory and how far their outputs are apart."""
+
+from __future__ import annotations
+
+import ctypes
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+_STATUS = Path("/proc/self/status")
+_CLEAR = Path("/proc/self/clear_refs")
+
+
+@dataclass(frozen=True)
+class Form:
+    """One way to compute something.
+
+    Attributes:
+        name: as the table shows it.
+        run: computes; returns a tensor, or several.
+        tolerance: largest difference to the first form's output that is accepted, as a share of its largest value;
+            None where this form computes something else, so that only its cost is compared.
+    """
+
+    name: str
+    run: Callable[[], Tensor | tuple[Tensor, ...]]
+    tolerance: float | None = None
+
+
+@dataclass(frozen=True)
+class Row:
+    """What was measured of one form.
+
+    Attributes:
+        seconds: fastest of all passes.
+        peak_mib: memory in use at most during the first pass, above what was in use before it; None where the
+            platform does not tell.
+        time_ratio, memory_ratio: how many times the first form's; None without a measurement.
+        difference: see `largest_difference`; None where outputs are not comparable.
+        same: whether the difference is within the form's tolerance.
+    """
+
+    form: str
+    seconds: float
+    peak_mib: float | None
+    time_ratio: float
+    memory_ratio: float | None
+    difference: float | None
+    same: bool
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Rows of one benchmark setting, the first being the form this project uses."""
+
+    benchmark: str
+    setting: str
+    rows: list[Row]
+
+
+def compare(benchmark: str, setting: str, forms: Sequence[Form], device: torch.device, repeats: int = 3) -> Comparison:
+    """Measures forms, pass by pass in turn so that a busy machine slows all of them alike.
+
+    Args:
+        forms: the first one is what the others are compared with.
+        repeats: passes over all forms, at least 1.
+    """
+    seconds: dict[str, list[float]] = {form.name: [] for form in forms}
+    peaks: dict[str, float | None] = {}
+    differences: dict[str, float | None] = {}
+    expected: tuple[Tensor, ...] = ()
+    for number in range(repeats):
+        for form in forms:
+            before = None if number else _start_peak(device)
+            started = time.perf_counter()
+            output = form.run()
+            _wait(device)
+            seconds[form.name].append(time.perf_counter() - started)
+            if number:
+                continue
+            peaks[form.name] = _peak_since(before, device)
+            outputs = (output,) if isinstance(output, Tensor) else tuple(output)
+            if form is forms[0]:
+                expected = outputs
+            differences[form.name] = None if form.tolerance is None else largest_difference(expected, outputs)
+    first = forms[0].name
+    rows = []
+    for form in forms:
+        best, difference = min(seconds[form.name]), differences[form.name]
+        rows.append(
+            Row(
+                form=form.name,
+                seconds=best,
+                peak_mib=peaks[form.name],
+                time_ratio=best / min(seconds[first]),
+                memory_ratio=_ratio(peaks[form.name], peaks[first]),
+                difference=difference,
+                same=difference is None or form.tolerance is None or difference <= form.tolerance,
+            )
+        )
+    return Comparison(benchmark, setting, rows)
+
+
+def largest_difference(expected: Sequence[Tensor], outputs: Sequence[Tensor]) -> float:
+    """Largest difference of two lists of tensors, each as a share of the largest absolute value expected of it.
+
+    Infinite when a shape or the number of tensors differs.
+    """
+    if [tuple(tensor.shape) for tensor in expected] != [tuple(tensor.shape) for tensor in outputs]:
+        return float("inf")
+    shares = []
+    for wanted, output in zip(expected, outputs, strict=True):
+        if wanted.numel():
+            distance = (wanted.double() - output.double()).abs().max()
+            shares.append(float(distance / wanted.double().abs().max().clamp(min=1e-30)))
+    return max(shares, default=0.0)
+
+
+def _ratio(value: float | None, base: float | None) -> float | None:
+    return value / base if value is not None and base else None
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def _start_peak(device: torch.device) -> float | None:
+    """Memory in use now, in MiB; the peak is counted from here on."""
+    if device.type == "cuda":
+        _wait(device)
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats(device)
+        return torch.cuda.memory_allocated(device) / 2**20
+    # Freed memory that the allocator keeps would be used again without showing.
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
+    try:
+        # Linux: 5 resets the process's peak resident set size (man 5 proc).
+        _CLEAR.write_text("5")
+    except OSError:
+        return None
+    return _status_mib("VmRSS")
+
+
+def _peak_since(before: float | None, device: torch.device) -> float | None:
+    if before is None:
+        return None
+    peak = torch.cuda.max_memory_allocated(device) / 2**20 if device.type == "cuda" else _status_mib("VmHWM")
+    return None if peak is None else peak - before
+
+
+def _status_mib(key: str) -> float | None:
+    for line in _STATUS.read_text().splitlines():
+        if line.startswith(f"{key}:"):
+            return int(line.split()[1]) / 1024
+    return None

@@ -1,0 +1,73 @@
+#!/usr/bin/env python3
+"""Time this project's fast forms against the plain ones: ratios of one run, with their outputs compared."""
+
+import argparse
+import platform
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from maft.benchmarks.catalog import BENCHMARKS, run_benchmark
+from maft.benchmarks.measure import Comparison
+from maft.errors import UserError, run_tool
+from maft.files import write_json_atomic
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("name", metavar="NAME", help=f"all, or one of: {', '.join(BENCHMARKS)}")
+    parser.add_argument("--device", default="cpu", help="cpu (default) or cuda")
+    parser.add_argument("--threads", type=int, help="CPU threads of torch (default: torch's own choice)")
+    parser.add_argument("--repeats", type=int, default=3, help="passes over all forms; the fastest counts (default 3)")
+    parser.add_argument("--json", type=Path, metavar="OUT", help="also write the results as JSON")
+    return parser.parse_args()
+
+
+def print_comparison(comparison: Comparison) -> None:
+    table = Table(
+        "form", "time", "x time", "peak memory", "x memory", "difference",
+        title=f"{comparison.benchmark}: {comparison.setting}",
+    )  # fmt: skip
+    for row in comparison.rows:
+        table.add_row(
+            row.form,
+            f"{1000 * row.seconds:.1f} ms",
+            f"{row.time_ratio:.2f}",
+            "-" if row.peak_mib is None else f"{row.peak_mib:.0f} MiB",
+            "-" if row.memory_ratio is None else f"{row.memory_ratio:.2f}",
+            "-" if row.difference is None else f"{row.difference:.1e}{'' if row.same else ' TOO LARGE'}",
+        )
+    Console(width=130).print(table)
+
+
+def main() -> int:
+    arguments = parse_arguments()
+    if arguments.threads is not None:
+        if arguments.threads < 1:
+            raise UserError(f"--threads is {arguments.threads}, but at least one is needed.")
+        torch.set_num_threads(arguments.threads)
+    on_gpu = arguments.device.startswith("cuda") and torch.cuda.is_available()
+    machine = {
+        "device": torch.cuda.get_device_name(arguments.device) if on_gpu else platform.processor() or "cpu",
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+    }
+    print(", ".join(f"{key} {value}" for key, value in machine.items()))
+    comparisons = []
+    for name in BENCHMARKS if arguments.name == "all" else [arguments.name]:
+        for comparison in run_benchmark(name, arguments.device, arguments.repeats):
+            print_comparison(comparison)
+            comparisons.append(comparison)
+    if arguments.json:
+        write_json_atomic(arguments.json, {**machine, "comparisons": [asdict(entry) for entry in comparisons]})
+    different = [row.form for comparison in comparisons for row in comparison.rows if not row.same]
+    for form in different:
+        print(f"outputs differ: {form}")
+    return 1 if different else 0
+
+
+if __name__ == "__main__":
+    run_tool(main)
