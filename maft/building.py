@@ -17,6 +17,17 @@ from maft.checkpoint.loading import Weights
 from maft.errors import UserError
 
 
+def model_shapes(cfg: CfgNode) -> dict[str, torch.Size]:
+    """Names and shapes of everything a checkpoint of the model holds; the model is built without memory.
+
+    Raises:
+        UserError: see `build_model`.
+    """
+    with torch.device("meta"):
+        model = _architecture(cfg)(cfg)
+    return {name: value.shape for name, value in model.state_dict().items()}
+
+
 def build_model(cfg: CfgNode, weights: Sequence[Weights] = ()) -> nn.Module:
     """The model of ``MODEL.META_ARCHITECTURE`` on ``MODEL.DEVICE``, with ``weights`` in it.
 
@@ -26,10 +37,7 @@ def build_model(cfg: CfgNode, weights: Sequence[Weights] = ()) -> nn.Module:
     Raises:
         UserError: the architecture is unknown, a component cannot be built, or the weights do not fit.
     """
-    name = cfg.MODEL.META_ARCHITECTURE
-    if name not in META_ARCH_REGISTRY:
-        raise UserError(f"Unknown MODEL.META_ARCHITECTURE {name!r}; use OpenVocabSegmentor or RegionCLIP.")
-    architecture = META_ARCH_REGISTRY.get(name)
+    architecture = _architecture(cfg)
     options: dict[str, Any] = {}
     clip = next((inner for inner in (part.clip() for part in weights) if inner), None)
     if clip and "clip_weights" in inspect.signature(getattr(architecture, "from_config", architecture)).parameters:
@@ -38,3 +46,10 @@ def build_model(cfg: CfgNode, weights: Sequence[Weights] = ()) -> nn.Module:
     for part in weights:
         part.load_into(model)
     return model
+
+
+def _architecture(cfg: CfgNode) -> Any:
+    name = cfg.MODEL.META_ARCHITECTURE
+    if name not in META_ARCH_REGISTRY:
+        raise UserError(f"Unknown MODEL.META_ARCHITECTURE {name!r}; use OpenVocabSegmentor or RegionCLIP.")
+    return META_ARCH_REGISTRY.get(name)

@@ -98,18 +98,13 @@ class Predictor:
         """From a checkpoint that training or tools/convert_checkpoint.py wrote, and nothing else.
 
         Args:
-            folder: holds model.safetensors and config.yaml.
+            folder: holds model.safetensors and config.yaml, or NAME.safetensors and NAME.yaml; or that file itself.
 
         Raises:
             UserError: one of the two is missing or does not fit the other.
         """
-        config = Path(folder) / "config.yaml"
-        if not config.is_file():
-            raise UserError(
-                f"{folder} has no config.yaml: give a checkpoint folder that training or "
-                "tools/convert_checkpoint.py wrote."
-            )
-        return cls.from_config(config, str(folder), overrides)
+        config, weights = _checkpoint_files(Path(folder))
+        return cls.from_config(config, str(weights), overrides)
 
     @torch.no_grad()
     def __call__(self, image: ImageLike, class_names: Sequence[str] | None = None) -> Prediction:
@@ -134,6 +129,26 @@ class Predictor:
         else:
             confidence, labels = result["sem_seg"].max(dim=0)
         return Prediction(pixels, labels.cpu().numpy(), confidence.float().cpu().numpy(), self.model.vocabulary.names)
+
+
+def _checkpoint_files(path: Path) -> tuple[Path, Path]:
+    """Config and weights of a checkpoint given as a folder or as its weights file."""
+    weights = path / "model.safetensors" if path.is_dir() else path
+    if path.is_dir() and not weights.is_file():
+        found = list(path.glob("*.safetensors"))
+        if len(found) != 1:
+            raise UserError(
+                f"{path} holds {len(found)} .safetensors files and no model.safetensors: give a checkpoint folder "
+                "that training or tools/convert_checkpoint.py wrote, or one of the files."
+            )
+        weights = found[0]
+    config = weights.with_name("config.yaml") if weights.stem == "model" else weights.with_suffix(".yaml")
+    if not config.is_file():
+        raise UserError(
+            f"{weights} has no {config.name} beside it: give a checkpoint that training or "
+            "tools/convert_checkpoint.py wrote, or a config and MODEL.WEIGHTS."
+        )
+    return config, weights
 
 
 def _pixels(image: ImageLike) -> np.ndarray:

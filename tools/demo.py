@@ -24,7 +24,7 @@ IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".p
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--config-file", required=True, metavar="FILE", help="YAML config, or a checkpoint folder")
+    parser.add_argument("--config-file", required=True, metavar="FILE", help="YAML config, or a checkpoint")
     parser.add_argument(
         "--input", required=True, nargs="+", metavar="IMG", help="images, folders, or - for a list on stdin"
     )
@@ -76,7 +76,7 @@ def output_names(paths: list[Path]) -> list[str]:
 def main() -> int:
     arguments = parse_arguments()
     paths = find_images(arguments.input)
-    if Path(arguments.config_file).is_dir():
+    if Path(arguments.config_file).is_dir() or arguments.config_file.endswith(".safetensors"):
         predictor = Predictor.from_pretrained(arguments.config_file, arguments.opts)
     else:
         predictor = Predictor.from_config(arguments.config_file, overrides=arguments.opts)

@@ -25,7 +25,7 @@ def explain(model: Shapes, state: Shapes) -> str:
             f"it belongs to another architecture (only {len(common)} of its {len(state)} tensors have a counterpart "
             f"among the model's {len(model)}); choose the config it was trained with"
         )
-    theirs, ours = (_embedding_width(shapes) for shapes in (state, model))
+    theirs, ours = (embedding_width(shapes) for shapes in (state, model))
     if theirs and ours and theirs != ours:
         return (
             f"it was trained with a CLIP of embedding width {theirs} and MODEL.CLIP.NAME has one of {ours}; "
@@ -38,7 +38,7 @@ def explain(model: Shapes, state: Shapes) -> str:
     return ""
 
 
-def _embedding_width(shapes: Shapes) -> int:
+def embedding_width(shapes: Shapes) -> int:
     """Width of the joint space of CLIP that a model or checkpoint was made for; 0 when nothing says."""
     for name, value in shapes.items():
         if name.endswith(("void_embedding", "text_projection")):

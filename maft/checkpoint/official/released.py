@@ -14,6 +14,10 @@ from maft.checkpoint.official.mask2former import RULES as MASK2FORMER_RULES
 from maft.checkpoint.official.mask_adapter import KEY_MAP as MASK_ADAPTER_KEY_MAP
 from maft.checkpoint.official.ovseg import PROMPT_PARTS, PROPOSER_PARTS
 from maft.checkpoint.official.resnet import RULES as RESNET_RULES
+from maft.checkpoint.official.zegformer import PARTS as ZEGFORMER_PARTS
+from maft.checkpoint.official.zsseg import LEARNED_PROMPTS
+from maft.checkpoint.official.zsseg import PARTS as ZSSEG_PARTS
+from maft.errors import UserError
 
 Value = TypeVar("Value")
 # FC-CLIP's one CLIP, backbone and classifier in one.
@@ -30,12 +34,14 @@ class Release:
         signs: regular expressions of which each must match the beginning of some parameter name.
         absent: regular expressions of which none may match.
         key_map: official names to ours, for the whole model.
+        unsupported: (beginning of a name, why a file with it is refused); None when there is no such part.
     """
 
     name: str
     signs: tuple[str, ...]
     absent: tuple[str, ...]
     key_map: KeyMap
+    unsupported: tuple[str, str] | None = None
 
     def fits(self, names: list[str]) -> bool:
         def present(sign: str) -> bool:
@@ -86,8 +92,10 @@ RELEASES: tuple[Release, ...] = (
         "ZSSeg",
         (r"sem_seg_head\.predictor\.transformer\.", r"clip_adapter\."),
         (r"clip_adapter\.clip_model\.visual\.mask_embedding",),
-        KeyMap.nested([*PROPOSER_PARTS, *_CLIP_ADAPTER]),
+        KeyMap.nested([*ZSSEG_PARTS, *_CLIP_ADAPTER]),
+        LEARNED_PROMPTS,
     ),
+    Release("ZegFormer", (r"sem_seg_head\.predictor\.projection_layer\.",), (), KeyMap.nested(ZEGFORMER_PARTS)),
     Release("FreeSeg", (r"clip_adapter\.", r"sem_seg_head\.interaction\."), (r"IPCLIP\.",), KeyMap.nested(_FREESEG)),
     Release(
         "FC-CLIP",
@@ -138,9 +146,14 @@ def convert_released(state: Mapping[str, Value], name: str, source: str) -> dict
     """A released state dict under our names.
 
     Raises:
-        UserError: the checkpoint holds a tensor the release does not have.
+        UserError: the checkpoint holds a tensor the release does not have, or a part that has no counterpart here.
     """
     release = next(release for release in RELEASES if release.name == name)
+    if release.unsupported:
+        pattern, reason = re.compile(release.unsupported[0]), release.unsupported[1]
+        found = next((key for key in state if pattern.match(key)), None)
+        if found:
+            raise UserError(f"{source} is a {name} checkpoint with {found}: {reason}.")
     return release.key_map.convert(state, source)
 
 
