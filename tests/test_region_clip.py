@@ -1,0 +1,174 @@
+"""Fine-tuning of CLIP on regions: what trains, the global batch over processes, hand-over and mistakes."""
+
+import math
+import socket
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from detectron2.config import get_cfg
+
+from maft.building import build_model
+from maft.checkpoint.io import write_safetensors
+from maft.classifiers.masked_crops import MaskedCrops
+from maft.clip import load_clip
+from maft.clip.mask_prompts import MaskPrompts
+from maft.config import add_maft_config
+from maft.errors import UserError
+from maft.region_clip import RegionCLIP
+from maft.registry import BuildContext
+
+WORDS = ["apple", "bee", "plum", "gift"]
+
+
+def batch(count=4, size=96, seed=0):
+    draws = torch.Generator().manual_seed(seed)
+    return [
+        {
+            "region": torch.randint(0, 256, (3, size, size), dtype=torch.uint8, generator=draws),
+            "mask": torch.rand(1, size, size, generator=draws) < 0.001,
+            "text": WORDS[index % len(WORDS)],
+        }
+        for index in range(count)
+    ]
+
+
+def build(train="tower", depth=0):
+    torch.manual_seed(0)
+    clip = load_clip("tiny_vit")
+    return RegionCLIP(clip=clip, mask_prompts=MaskPrompts(clip.visual, depth) if depth else None, train=train)
+
+
+def trained(model):
+    return {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+
+
+@pytest.mark.parametrize("train", ["tower", "prompts", "all"])
+def test_what_trains_gets_a_gradient_and_nothing_else_does(train):
+    model = build(train, depth=0 if train == "tower" else 3).train()
+    model(batch())["loss_contrastive"].backward()
+    expected = {"clip.model.logit_scale"}
+    if train != "prompts":
+        expected |= {name for name, _ in model.named_parameters() if name.startswith("clip.model.visual.")}
+    if train != "tower":
+        expected.add("mask_prompts.tokens")
+    assert trained(model) == expected
+    assert {name for name, p in model.named_parameters() if p.grad is not None and p.grad.any()} == expected
+
+
+def test_the_temperature_stays_within_clips_bounds():
+    model = build()
+    for value, kept in ((5.0, math.log(100)), (-1.0, 0.0), (3.0, 3.0)):
+        with torch.no_grad():
+            model.clip.model.logit_scale.fill_(value)
+        model.after_optimizer_step()
+        assert math.isclose(float(model.clip.model.logit_scale.detach()), kept, rel_tol=1e-6)
+
+
+def test_steps_reduce_the_loss():
+    model, data = build().train(), batch()
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-4)
+    losses = []
+    for _ in range(6):
+        loss = model(data)["loss_contrastive"]
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(float(loss))
+    assert losses[-1] < 0.7 * losses[0]
+
+
+def _one_process(rank, world, address, result):
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=address, rank=rank, world_size=world)
+    model = build("all", depth=2).train()
+    parallel = torch.nn.parallel.DistributedDataParallel(model)
+    share = batch(4)[rank * 2 : rank * 2 + 2]
+    loss = parallel(share)["loss_contrastive"]
+    loss.backward()
+    if rank == 0:
+        torch.save(
+            [float(loss.detach()), {n: p.grad for n, p in model.named_parameters() if p.grad is not None}], result
+        )
+    dist.destroy_process_group()
+
+
+def test_two_processes_have_the_loss_and_gradients_of_one(tmp_path):
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        address = f"tcp://127.0.0.1:{probe.getsockname()[1]}"
+    mp.start_processes(_one_process, (2, address, str(tmp_path / "result.pt")), nprocs=2, start_method="spawn")
+    loss, gradients = torch.load(tmp_path / "result.pt", weights_only=True)
+
+    model = build("all", depth=2).train()
+    whole = model(batch(4))["loss_contrastive"]
+    whole.backward()
+    assert math.isclose(loss, float(whole), rel_tol=1e-5)
+    expected = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+    assert gradients.keys() == expected.keys()
+    for name, gradient in expected.items():
+        assert (gradients[name] - gradient).abs().max() <= 1e-4 * gradient.abs().max() + 1e-7, name
+
+
+def test_the_result_serves_a_segmentor_by_path(tmp_path):
+    model = build("all", depth=3)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.add_(0.01 * torch.randn_like(parameter))
+    file = tmp_path / "model_final" / "model.safetensors"
+    write_safetensors(file, model.state_dict())
+
+    clip = load_clip("tiny_vit", str(file))
+    classifier = MaskedCrops.from_options(
+        BuildContext(clip, 4, torch.nn.Identity), mask_prompt_depth=3, mask_prompts=str(file)
+    )
+    data = batch(3)
+    pixels = torch.stack([item["region"] for item in data]).float()
+    pixels = (pixels - clip.pixel_mean[:, None, None]) / clip.pixel_std[:, None, None]
+    masks = torch.stack([item["mask"] for item in data]).float()
+    with torch.no_grad():
+        ours = classifier.encode_regions(pixels, masks, clip)
+        theirs = model.encode(pixels, masks)
+    torch.testing.assert_close(torch.nn.functional.normalize(ours, dim=-1), theirs)
+
+
+def config(*overrides):
+    cfg = get_cfg()
+    add_maft_config(cfg)
+    cfg.merge_from_list([
+        "MODEL.META_ARCHITECTURE", "RegionCLIP", "MODEL.DEVICE", "cpu", "MODEL.CLIP.NAME", "tiny_vit",
+        "MODEL.CLIP.PRETRAINED", "", "INPUT.MAPPER", "region_pairs", "INPUT.REGIONS.SIZE", 96, "DATASETS.TEST", (),
+        *overrides,
+    ])  # fmt: skip
+    return cfg
+
+
+@pytest.mark.parametrize(
+    ("overrides", "complaint"),
+    [
+        (["MODEL.REGION_CLIP.TRAIN", "head"], "choose one of: tower, prompts, all"),
+        (["MODEL.REGION_CLIP.TRAIN", "prompts"], "MASK_PROMPT_DEPTH is 0"),
+        (["MODEL.REGION_CLIP.MASK_PROMPT_DEPTH", 7], "MASK_PROMPT_DEPTH 7 does not fit the CLIP tower of 6 blocks"),
+        (["MODEL.REGION_CLIP.MASK_PROMPTS", "some.safetensors"], "MASK_PROMPT_DEPTH is 0"),
+        (["INPUT.MAPPER", "semantic"], "set it to region_pairs"),
+        (["DATASETS.TEST", ("miniature_val",)], "DATASETS.TEST must be empty"),
+    ],
+)
+def test_mistakes_in_the_config(overrides, complaint):
+    with pytest.raises(UserError, match=complaint):
+        build_model(config(*overrides))
+
+
+def test_prompts_of_another_patch_grid_are_refused(tmp_path):
+    clip = load_clip("tiny_vit")
+    file = tmp_path / "prompts.safetensors"
+    write_safetensors(file, {"mask_prompts.tokens": MaskPrompts(clip.visual, 3, (64, 64)).tokens})
+    with pytest.raises(
+        UserError, match=r"have shape \(3, 64, 128\) and the model needs depth 3, 144 patches \(12x12\)"
+    ):
+        build_model(config("MODEL.REGION_CLIP.MASK_PROMPT_DEPTH", 3, "MODEL.REGION_CLIP.MASK_PROMPTS", str(file)))
+    write_safetensors(file, {"other": torch.zeros(1)})
+    with pytest.raises(UserError, match="holds no mask prompts"):
+        build_model(config("MODEL.REGION_CLIP.MASK_PROMPT_DEPTH", 3, "MODEL.REGION_CLIP.MASK_PROMPTS", str(file)))
