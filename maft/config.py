@@ -147,11 +147,12 @@ def _add_data(cfg: CfgNode) -> None:
     # How label maps are resized: pillow (nearest, pixel centres) or torch (nearest, floor), as official releases do.
     data.LABEL_RESIZE = "pillow"
     # Options of region_pairs: side in pixels (CLIP's input size), where the mask comes from (alpha: the region file's
-    # alpha channel; colour: the official rule for official data files), and the sentence around a noun.
+    # alpha channel; colour: the official rule for official data files), and the sentence around a noun, its place
+    # marked by {}; "" is the noun alone (a config cannot say "{}": it would be read as an empty node).
     data.REGIONS = CfgNode()
     data.REGIONS.SIZE = 224
     data.REGIONS.MASK = "alpha"
-    data.REGIONS.TEMPLATE = "{}"
+    data.REGIONS.TEMPLATE = ""
     # Large-scale jitter: output size (0 = off) and scale range.
     data.LARGE_SCALE_JITTER = CfgNode()
     data.LARGE_SCALE_JITTER.SIZE = 0

@@ -78,7 +78,10 @@ def load_clip(
         UserError: unknown name or tag, missing or unfit weights, or a download that is impossible.
     """
     device = torch.get_default_device() if device is None else torch.device(device)
-    source = _from_folder(name, pretrained) if _folder_of(name) else _from_architecture(name, pretrained, weights)
+    if _folder_of(name):
+        source = _from_folder(name, pretrained if weights is None else "")
+    else:
+        source = _from_architecture(name, pretrained, weights)
     wanted = weights is None and load_weights and pretrained != RANDOM and device.type != "meta"
     state = source.state
     if wanted and not state:

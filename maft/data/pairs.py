@@ -98,7 +98,7 @@ class RegionPairMapper:
     def from_config(cls, cfg: CfgNode) -> RegionPairMapper:
         """The mapper that ``cfg.INPUT.REGIONS`` describes."""
         options = cfg.INPUT.REGIONS
-        return cls(options.SIZE, mask_source=options.MASK, template=options.TEMPLATE)
+        return cls(options.SIZE, mask_source=options.MASK, template=options.TEMPLATE or "{}")
 
     def __call__(self, record: dict[str, Any]) -> dict[str, Any]:
         region, mask = self._read(record["file_name"])

@@ -1,0 +1,276 @@
+"""Official checkpoints: recognised, translated, complete; what does not fit is explained in one sentence."""
+
+import json
+import pickle
+from pathlib import Path
+
+import pytest
+import torch
+
+from maft.building import build_model, model_shapes
+from maft.checkpoint.key_map import differences
+from maft.checkpoint.loading import initial_weights, read_weights
+from maft.checkpoint.official.released import convert_released, recognise
+from maft.config import load_config
+from maft.errors import UserError
+
+ROOT = Path(__file__).resolve().parents[2]
+KEYS = json.loads((ROOT / "tests/golden/maft/checkpoint_keys.json").read_text())
+
+
+def shapes(keys):
+    return {name: torch.Size(entry[:-1]) for name, entry in keys.items()}
+
+
+@pytest.fixture(scope="module")
+def freeseg(tiny_configs):
+    return build_model(load_config(tiny_configs / "freeseg.yaml"))
+
+
+@pytest.fixture(scope="module")
+def maft(tiny_configs):
+    return build_model(load_config(tiny_configs / "maft.yaml"))
+
+
+@pytest.fixture(scope="module")
+def official_maft(maft, official_state):
+    """An official MAFT file in which every tensor differs from those a new model starts with."""
+    state = {name: value + 0.25 for name, value in official_state(maft, "MAFT").items()}
+    state["T.proj"] = torch.zeros(3)
+    state["criterion.empty_weight"] = torch.ones(157)
+    state["clip_adapter.pixel_mean"] = torch.zeros(1, 3, 1, 1)
+    return state
+
+
+def configured(tiny_configs, name, *overrides):
+    return load_config(tiny_configs / f"{name}.yaml", list(overrides))
+
+
+def load(cfg):
+    return build_model(cfg, initial_weights(cfg))
+
+
+@pytest.mark.parametrize(
+    ("file", "release"), [("freeseg_model.pt", "FreeSeg"), ("MAFT_Vitb.pt", "MAFT"), ("MAFT_Vitl.pt", "MAFT")]
+)
+def test_released_files_are_recognised_by_their_names(file, release):
+    assert recognise(shapes(KEYS[file]["keys"])) == release
+
+
+@pytest.mark.parametrize(
+    ("file", "config"),
+    [
+        ("freeseg_model.pt", "freeseg_r101_coco-stuff-171"),
+        ("MAFT_Vitb.pt", "maft_vitb16_coco-stuff-171"),
+        ("MAFT_Vitl.pt", "maft_vitl14_coco-stuff-171"),
+    ],
+)
+def test_released_files_fit_the_shipped_configs_both_ways(file, config):
+    official = shapes(KEYS[file]["keys"])
+    state = convert_released(official, recognise(official), file)
+    assert differences(model_shapes(load_config(ROOT / f"configs/maft/{config}.yaml")), state) == []
+
+
+def test_our_own_names_are_no_release(maft):
+    assert recognise(maft.state_dict()) is None
+
+
+def test_an_official_file_fills_the_whole_model(tmp_path, tiny_configs, maft, official_maft):
+    torch.save({"model": official_maft, "iteration": 999}, tmp_path / "MAFT.pt")
+    model = load(configured(tiny_configs, "maft", "MODEL.WEIGHTS", str(tmp_path / "MAFT.pt")))
+    before = maft.state_dict()
+    for name, value in model.state_dict().items():
+        torch.testing.assert_close(value, before[name] + 0.25, rtol=0, atol=0)
+
+
+def test_ip_clip_starts_from_the_clip_of_the_stage_one_checkpoint(tmp_path, tiny_configs, freeseg, official_state):
+    state = {name: value + 0.25 for name, value in official_state(freeseg, "FreeSeg").items()}
+    torch.save(state, tmp_path / "freeseg_model.pt")
+    # The weights that the config names do not exist: the checkpoint's own CLIP makes them unnecessary.
+    cfg = configured(
+        tiny_configs, "maft", "MODEL.WEIGHTS", str(tmp_path / "freeseg_model.pt"), "MODEL.CLIP.PRETRAINED", "gone.pt"
+    )
+    model = load(cfg)
+    tower = model.clip.visual.state_dict()
+    assert torch.equal(tower["proj"], freeseg.clip.visual.proj + 0.25)
+    for name, value in model.classifier.visual.state_dict().items():
+        assert torch.equal(value, tower[name])
+
+
+@pytest.mark.parametrize("pruned", ["clip_adapter.clip_model.", "clip_adapter.clip_model.visual.", "T.", "criterion."])
+def test_a_pruned_file_leaves_the_configured_clip_in_place(tmp_path, tiny_configs, maft, official_maft, pruned):
+    kept = {name: value for name, value in official_maft.items() if not name.startswith(pruned)}
+    assert len(kept) < len(official_maft)
+    torch.save(kept, tmp_path / "pruned.pt")
+    model = load(configured(tiny_configs, "maft", "MODEL.WEIGHTS", str(tmp_path / "pruned.pt")))
+    gone = pruned.startswith("clip_adapter.")
+    assert torch.equal(model.clip.visual.proj, maft.clip.visual.proj + (0 if gone else 0.25))
+    assert torch.equal(model.classifier.visual.proj, maft.classifier.visual.proj + 0.25)
+
+
+def test_a_missing_tensor_and_an_unknown_one_are_named(tmp_path, tiny_configs, official_maft):
+    cfg = configured(tiny_configs, "maft", "MODEL.WEIGHTS", str(tmp_path / "m.pt"))
+    state = dict(official_maft)
+    del state["sem_seg_head.interaction.gamma"]
+    torch.save(state, tmp_path / "m.pt")
+    with pytest.raises(UserError, match=r"missing: proposer\.interaction\.gamma \(32,\)"):
+        load(cfg)
+    torch.save({**official_maft, "sem_seg_head.extra.weight": torch.zeros(1)}, tmp_path / "m.pt")
+    with pytest.raises(UserError, match=r"1 unknown tensors \(sem_seg_head\.extra\.weight\)"):
+        load(cfg)
+
+
+def test_part_of_a_clip_is_not_taken_for_a_pruned_one(tmp_path, tiny_configs, official_maft):
+    state = {name: value for name, value in official_maft.items() if not name.endswith("token_embedding.weight")}
+    torch.save(state, tmp_path / "m.pt")
+    with pytest.raises(UserError, match=r"missing: model\.token_embedding\.weight"):
+        load(configured(tiny_configs, "maft", "MODEL.WEIGHTS", str(tmp_path / "m.pt")))
+
+
+class TestMisfits:
+    """One clear sentence each, while the model is built and before anything trains."""
+
+    def refuse(self, tmp_path, tiny_configs, state, sentence, *overrides, name="maft"):
+        torch.save(state, tmp_path / "w.pt")
+        with pytest.raises(UserError, match=sentence) as raised:
+            load(configured(tiny_configs, name, "MODEL.WEIGHTS", str(tmp_path / "w.pt"), *overrides))
+        assert "\n" not in str(raised.value)
+
+    def test_another_architecture(self, tmp_path, tiny_configs):
+        state = {f"layer{index}.weight": torch.zeros(2) for index in range(40)}
+        self.refuse(tmp_path, tiny_configs, state, "belongs to another architecture")
+
+    def test_another_number_of_queries(self, tmp_path, tiny_configs, freeseg):
+        overrides = ("MODEL.PROPOSER.FreeSeg.NUM_QUERIES", "9")
+        sentence = "has 6 queries, not 9; set NUM_QUERIES of the proposer to 6"
+        self.refuse(tmp_path, tiny_configs, freeseg.state_dict(), sentence, *overrides)
+
+    def test_a_head_for_a_clip_of_another_width(self, tmp_path, tiny_configs, freeseg):
+        # tiny_convnext has the width of tiny_vit, so the head of a stage 1 without its CLIP is made narrower.
+        state = {name: value for name, value in freeseg.state_dict().items() if not name.startswith("clip.")}
+        state["vocabulary_encoder.void_embedding"] = torch.zeros(1, 64)
+        sentence = "trained with a CLIP of embedding width 64 and MODEL.CLIP.NAME has one of 128"
+        self.refuse(tmp_path, tiny_configs, state, sentence, "MODEL.WEIGHTS_MAY_LACK", "['clip.', 'classifier.']")
+
+    def test_a_file_that_is_no_checkpoint(self, tmp_path, tiny_configs):
+        (tmp_path / "w.pt").write_bytes(b"<html>Not found</html>")
+        cfg = configured(tiny_configs, "maft", "MODEL.WEIGHTS", str(tmp_path / "w.pt"))
+        with pytest.raises(UserError, match=r"w\.pt"):
+            load(cfg)
+
+    def test_a_truncated_file(self, tmp_path, tiny_configs, freeseg):
+        torch.save(freeseg.state_dict(), tmp_path / "w.pt")
+        content = (tmp_path / "w.pt").read_bytes()
+        (tmp_path / "w.pt").write_bytes(content[: len(content) // 2])
+        with pytest.raises(UserError, match="truncated or not a checkpoint"):
+            load(configured(tiny_configs, "maft", "MODEL.WEIGHTS", str(tmp_path / "w.pt")))
+
+    def test_a_stage_two_that_was_asked_to_lack_nothing(self, tmp_path, tiny_configs, freeseg):
+        sentence = r"missing: classifier\."
+        self.refuse(tmp_path, tiny_configs, freeseg.state_dict(), sentence, "MODEL.WEIGHTS_MAY_LACK", "[]")
+
+
+class TestMaskFormerReleases:
+    """ZSSeg is OVSeg's R-101c file without mask prompts; both are full-size and cost no memory."""
+
+    @pytest.fixture
+    def zsseg(self, golden_dir):
+        recorded = json.loads((golden_dir / "ovseg/checkpoint_keys.json").read_text())
+        names = next(
+            shapes(entry["keys"])
+            for entry in recorded.values()
+            if "backbone.stem.conv3.weight" in entry.get("keys", {})
+        )
+        del names["clip_adapter.clip_model.visual.mask_embedding"]
+        return names
+
+    def test_zsseg_fits_its_config_both_ways(self, zsseg):
+        zsseg["region_clip_adapter.clip_model.logit_scale"] = torch.Size([])
+        assert recognise(zsseg) == "ZSSeg"
+        state = convert_released(zsseg, "ZSSeg", "zsseg.pth")
+        cfg = load_config(ROOT / "configs/maft/zsseg_coco-stuff-156.yaml")
+        assert differences(model_shapes(cfg), state) == []
+
+    def test_zegformer_fits_its_config_both_ways(self, zsseg):
+        prefix = "clip_adapter.clip_model."
+        names = {
+            name.replace(prefix, "sem_seg_head.predictor.clip_model."): shape
+            for name, shape in zsseg.items()
+            if "predictor.class_embed." not in name and not (name.startswith("clip_adapter.") and not name.startswith(prefix))
+        }
+        # A plain R-101 in place of R-101c.
+        cfg = load_config(ROOT / "configs/maft/zegformer_coco-stuff-156.yaml")
+        model = model_shapes(cfg)
+        names = {name: shape for name, shape in names.items() if not name.startswith("backbone.")}
+        names |= {n.removeprefix("proposer."): s for n, s in model.items() if n.startswith("proposer.backbone.")}
+        names["sem_seg_head.predictor.projection_layer.weight"] = torch.Size([512, 256])
+        names["sem_seg_head.predictor.projection_layer.bias"] = torch.Size([512])
+        names["sem_seg_head.predictor.bg_feature"] = torch.Size([1, 512])
+        assert recognise(names) == "ZegFormer"
+        assert differences(model, convert_released(names, "ZegFormer", "zegformer.pth")) == []
+
+
+def test_learned_prompts_are_refused_and_not_dropped():
+    names = {
+        "sem_seg_head.predictor.transformer.decoder.norm.weight": torch.Size([256]),
+        "clip_adapter.non_object_embedding": torch.Size([1, 512]),
+        "clip_adapter.prompt_learner.prefix_prompt": torch.Size([16, 512]),
+    }
+    assert recognise(names) == "ZSSeg"
+    with pytest.raises(UserError, match=r"zsseg\.pth is a ZSSeg checkpoint with .*prefix_prompt: its learned prompts"):
+        convert_released(names, "ZSSeg", "zsseg.pth")
+
+
+class TestBackboneWeights:
+    @pytest.fixture
+    def imagenet(self, freeseg):
+        state = {name: value.numpy() + 0.5 for name, value in freeseg.proposer.backbone.state_dict().items()}
+        return {**state, "stem.fc.weight": state["stem.conv1.weight"]}
+
+    @pytest.mark.parametrize("wrap", [lambda state: state, lambda state: {"model": state, "__author__": "somebody"}])
+    def test_a_detectron2_pickle_starts_the_backbone(self, tmp_path, tiny_configs, freeseg, imagenet, wrap):
+        (tmp_path / "R.pkl").write_bytes(pickle.dumps(wrap(imagenet)))
+        model = load(configured(tiny_configs, "freeseg", "MODEL.BACKBONE.WEIGHTS", str(tmp_path / "R.pkl")))
+        before = freeseg.proposer.backbone.state_dict()
+        for name, value in model.proposer.backbone.state_dict().items():
+            torch.testing.assert_close(value, before[name] + 0.5)
+
+    def test_a_pickle_that_would_execute_code_is_refused(self, tmp_path, tiny_configs):
+        class Harmful:
+            def __reduce__(self):
+                return (Path.touch, (tmp_path / "executed",))
+
+        (tmp_path / "R.pkl").write_bytes(pickle.dumps({"stem.conv1.weight": Harmful()}))
+        with pytest.raises(UserError, match="not plain data"):
+            load(configured(tiny_configs, "freeseg", "MODEL.BACKBONE.WEIGHTS", str(tmp_path / "R.pkl")))
+        assert not (tmp_path / "executed").exists()
+
+    def test_a_checkpoint_with_a_backbone_needs_none(self, tmp_path, tiny_configs, freeseg):
+        torch.save(freeseg.state_dict(), tmp_path / "w.pt")
+        weights = ("MODEL.WEIGHTS", str(tmp_path / "w.pt"), "MODEL.BACKBONE.WEIGHTS", "/nowhere/R.pkl")
+        names = [item.part for item in initial_weights(configured(tiny_configs, "freeseg", *weights))]
+        assert names == [""]
+
+    def test_an_incomplete_backbone_is_named(self, tmp_path, tiny_configs, imagenet):
+        del imagenet["res5.2.conv3.weight"]
+        state = {name: torch.from_numpy(value) for name, value in imagenet.items()}
+        torch.save(state, tmp_path / "R.pt")
+        with pytest.raises(UserError, match=r"missing: res5\.2\.conv3\.weight"):
+            load(configured(tiny_configs, "freeseg", "MODEL.BACKBONE.WEIGHTS", str(tmp_path / "R.pt")))
+
+    def test_no_download_is_explained(self, tiny_configs, monkeypatch):
+        from detectron2.utils.file_io import PathManager
+
+        def offline(path):
+            raise OSError("Network is unreachable")
+
+        monkeypatch.setattr(PathManager, "get_local_path", offline)
+        with pytest.raises(UserError, match=r"detectron2://DeepLab/R-103\.pkl cannot be downloaded .* by hand"):
+            load(configured(tiny_configs, "freeseg", "MODEL.BACKBONE.WEIGHTS", "detectron2://DeepLab/R-103.pkl"))
+
+
+def test_only_a_part_of_a_checkpoint_is_taken(tmp_path, freeseg):
+    torch.save(freeseg.state_dict(), tmp_path / "w.pt")
+    weights = read_weights(tmp_path / "w.pt", part="proposer.")
+    assert weights.clip() == {}
+    assert set(weights.state) == set(freeseg.proposer.state_dict())
