@@ -1,0 +1,171 @@
+"""Masks that some other program has written to disk, as a proposer: PNG or COCO run-length encoding."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from pycocotools import mask as coco_mask
+from torch import Tensor, nn
+
+from maft.data.reading import read_labels
+from maft.errors import UserError
+from maft.proposals.mask_slots import proposals_of_masks
+from maft.registry import PROPOSERS
+from maft.structures import Images, Proposals
+
+
+@PROPOSERS.register()
+class MaskFiles(nn.Module):
+    """Proposer: binary masks read from disk; for evaluation and prediction only, since they follow no augmentation.
+
+    Args:
+        path: a folder which holds, for an image ``photos/cat.jpg``, one of
+
+            - ``cat/``: a folder of PNG files, one mask each, every pixel that is not 0 belonging to it;
+            - ``cat.png``: one map, in which every value but 0 is a mask (8 or 16 bit);
+            - ``cat.json``: a list of COCO annotations, or an object with that list under ``"annotations"``;
+
+            or a COCO json file for all images, whose annotations have an ``"image_id"`` that the dataset knows. An
+            annotation's ``"segmentation"`` is run-length encoded (compressed or not) or made of polygons.
+
+    Raises:
+        UserError: the path does not exist.
+    """
+
+    size_divisibility = 32
+
+    def __init__(self, path: str) -> None:
+        super().__init__()
+        self.path = Path(path)
+        if not self.path.exists():
+            raise UserError(
+                f"MODEL.PROPOSER.MaskFiles.PATH {path} does not exist: give a folder of masks or a COCO json file."
+            )
+        self._by_image: dict[str, list[dict[str, Any]]] | None = None
+
+    @classmethod
+    def from_options(cls, context: Any, *, path: str) -> MaskFiles:
+        return cls(path)
+
+    def forward(
+        self,
+        images: Images,
+        text: Any,
+        clip: Any,
+        targets: Any = None,
+        batched_inputs: list[dict[str, Any]] | None = None,
+    ) -> Proposals:
+        """Binary masks (B, Q, H, W) as floats, followed by slots that are not ``valid``.
+
+        An image for which nothing is stored is an error; an empty folder, list or map is an image without proposals.
+
+        Raises:
+            UserError: a file is missing, unreadable or of another size than the image; or the model is training.
+        """
+        if self.training:
+            raise UserError(
+                "Masks from disk do not follow the augmentation of training images: train with another proposer."
+            )
+        if batched_inputs is None:
+            raise UserError("The MaskFiles proposer needs the images' file names: run it on a dataset or on files.")
+        masks = []
+        for item, size in zip(batched_inputs, images.sizes, strict=True):
+            original = (int(item.get("height", size[0])), int(item.get("width", size[1])))
+            found = torch.from_numpy(self.read(item, original)).to(images.pixels.device)
+            masks.append(_resized(found, size))
+        return proposals_of_masks(masks, images)
+
+    def read(self, item: dict[str, Any], size: tuple[int, int]) -> NDArray[np.bool_]:
+        """The stored masks of one image: (n, *size) bool.
+
+        Args:
+            item: the image's Detectron2 dict.
+            size: (height, width) the masks must have: the original image's.
+        """
+        if self.path.is_file():
+            return _decoded(self._annotations_of(item), size, f"{self.path}, image {item.get('image_id')}")
+        if "file_name" not in item:
+            raise UserError("Masks from disk are found by the image's file name, but the image came without one.")
+        stem = self.path / Path(item["file_name"]).stem
+        if stem.is_dir():
+            files = sorted(stem.glob("*.png"))
+            return _stacked([_checked(read_labels(file) != 0, size, str(file)) for file in files], size)
+        map_file, list_file = stem.with_name(f"{stem.name}.png"), stem.with_name(f"{stem.name}.json")
+        if map_file.is_file():
+            values = _checked(read_labels(map_file), size, str(map_file))
+            return _stacked([values == value for value in np.unique(values) if value != 0], size)
+        if list_file.is_file():
+            return _decoded(_annotation_list(_json(list_file), list_file), size, str(list_file))
+        raise UserError(
+            f"No masks for {item['file_name']}: expected the folder {stem}, or {map_file.name} or {list_file.name} in "
+            f"{self.path} (an empty folder stands for no mask)."
+        )
+
+    def _annotations_of(self, item: dict[str, Any]) -> list[dict[str, Any]]:
+        if self._by_image is None:
+            grouped = defaultdict(list)
+            for annotation in _annotation_list(_json(self.path), self.path):
+                if "image_id" not in annotation:
+                    raise UserError(f"An annotation in {self.path} has no image_id: masks of all images need it.")
+                grouped[str(annotation["image_id"])].append(annotation)
+            self._by_image = dict(grouped)
+        if "image_id" not in item:
+            raise UserError(f"{self.path} goes by image_id, but the image came without one: use a folder of masks.")
+        return self._by_image.get(str(item["image_id"]), [])
+
+
+def _resized(masks: Tensor, size: tuple[int, int]) -> Tensor:
+    if tuple(masks.shape[-2:]) == size or not len(masks):
+        return masks.new_zeros(0, *size) if not len(masks) else masks
+    return F.interpolate(masks[None].float(), size, mode="bilinear", align_corners=False)[0] >= 0.5
+
+
+def _json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"Masks file {path} cannot be read as JSON: {error}.") from error
+
+
+def _annotation_list(content: Any, path: Path) -> list[dict[str, Any]]:
+    entries = content.get("annotations") if isinstance(content, dict) else content
+    if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
+        raise UserError(f"{path} must hold a list of COCO annotations, or an object with one under 'annotations'.")
+    return entries
+
+
+def _decoded(annotations: list[dict[str, Any]], size: tuple[int, int], place: str) -> NDArray[np.bool_]:
+    masks = []
+    for number, annotation in enumerate(annotations):
+        where = f"annotation {number} of {place}"
+        code = annotation.get("segmentation")
+        if not code:
+            raise UserError(f"{where} has no segmentation.")
+        try:
+            if isinstance(code, list):
+                code = coco_mask.merge(coco_mask.frPyObjects(code, *size))
+            elif isinstance(code["counts"], list):
+                code = coco_mask.frPyObjects(code, *code["size"])
+            mask = coco_mask.decode(code)
+        except (KeyError, TypeError, ValueError, IndexError) as error:
+            raise UserError(f"The segmentation of {where} is neither run-length encoded nor polygons.") from error
+        masks.append(_checked(mask.astype(bool), size, where))
+    return _stacked(masks, size)
+
+
+def _checked(mask: NDArray[Any], size: tuple[int, int], place: str) -> NDArray[Any]:
+    if mask.shape != size:
+        found, expected = (f"{width}x{height}" for height, width in (mask.shape, size))
+        raise UserError(f"The mask of {place} is {found}, but its image is {expected}: make them the same size.")
+    return mask
+
+
+def _stacked(masks: list[NDArray[np.bool_]], size: tuple[int, int]) -> NDArray[np.bool_]:
+    return np.stack(masks) if masks else np.zeros((0, *size), dtype=bool)
