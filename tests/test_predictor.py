@@ -1,0 +1,122 @@
+"""Images in every form, any words, and checkpoints that are complete in themselves."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from maft.building import build_model
+from maft.config import load_config
+from maft.engine.checkpointer import Checkpointer
+from maft.errors import UserError
+from maft.predictor import Predictor
+
+WORDS = ["a red disc", "grass", "sky"]
+
+
+@pytest.fixture(scope="module")
+def predictor(tiny_configs):
+    return Predictor.from_config(tiny_configs / "maft.yaml")
+
+
+@pytest.fixture
+def image():
+    return np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tiny_configs, tmp_path_factory):
+    """A checkpoint as training writes it, with a CLIP that is not the shipped one."""
+    folder = tmp_path_factory.mktemp("run")
+    cfg = load_config(tiny_configs / "maft.yaml", ["MODEL.WEIGHTS", "stage_one", "MODEL.BACKBONE.WEIGHTS", "R-103.pkl"])
+    torch.manual_seed(1)
+    model = build_model(cfg)
+    state = {name: value + 0.01 for name, value in model.state_dict().items()}
+    return Checkpointer(folder, cfg).save_final(state), state
+
+
+def test_arrays_pillow_images_and_files_give_the_same(predictor, image, tmp_path):
+    Image.fromarray(image).save(tmp_path / "image.png")
+    expected = predictor(image, WORDS)
+    assert expected.labels.shape == expected.confidence.shape == (40, 60)
+    assert expected.class_names == tuple(WORDS)
+    assert set(np.unique(expected.labels)) <= {0, 1, 2}
+    for form in (Image.fromarray(image), tmp_path / "image.png", str(tmp_path / "image.png")):
+        other = predictor(form, WORDS)
+        np.testing.assert_array_equal(other.labels, expected.labels)
+        np.testing.assert_array_equal(other.image, image)
+
+
+def test_a_turned_photograph_is_set_upright(predictor, image):
+    photograph = Image.fromarray(image)
+    exif = photograph.getexif()
+    exif[0x0112] = 6
+    photograph.info["exif"] = exif.tobytes()
+    assert predictor(photograph, WORDS).labels.shape == (60, 40)
+
+
+def test_the_summary_covers_the_image_and_the_picture_shows_it(predictor, image):
+    prediction = predictor(image, WORDS)
+    summary = prediction.summary()
+    assert sum(entry["area"] for entry in summary) == 40 * 60
+    assert sum(entry["share"] for entry in summary) == pytest.approx(1)
+    assert [entry["area"] for entry in summary] == sorted((entry["area"] for entry in summary), reverse=True)
+    for entry in summary:
+        here = prediction.labels == entry["label"]
+        assert entry["area"] == here.sum()
+        assert entry["score"] == pytest.approx(prediction.confidence[here].mean(), rel=1e-4)
+    assert prediction.overlay().dtype == np.uint8
+
+
+def test_without_words_the_training_vocabulary_is_used(tiny_configs, image):
+    fresh = Predictor.from_config(tiny_configs / "maft.yaml")
+    assert fresh(image).class_names == fresh.model.vocabulary.names
+    assert len(fresh.model.vocabulary) > 3
+
+
+def test_words_of_the_training_vocabulary_count_as_seen(predictor, image):
+    known = predictor._training_names[0]
+    predictor(image, [known, "zeppelin"])
+    assert predictor.model.vocabulary.seen == (True, False)
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"), [([], "empty"), (["dog", ""], "number 2"), (["dog", "dog"], "'dog' occurs twice")]
+)
+def test_words_that_cannot_be_told_apart(predictor, image, words, sentence):
+    with pytest.raises(UserError, match=sentence):
+        predictor(image, words)
+
+
+@pytest.mark.parametrize("broken", [np.zeros((4, 4), np.uint8), np.zeros((4, 4, 3)), "missing.jpg"])
+def test_images_that_cannot_be_used(predictor, broken):
+    with pytest.raises(UserError):
+        predictor(broken, WORDS)
+
+
+def test_a_checkpoint_folder_needs_neither_clip_nor_the_weights_it_was_trained_from(checkpoint, image):
+    folder, state = checkpoint
+    predictor = Predictor.from_pretrained(folder, ["MODEL.CLIP.PRETRAINED", "nowhere.pt"])
+    for name, value in predictor.model.state_dict().items():
+        assert torch.equal(value, state[name])
+    assert predictor(image, WORDS).labels.shape == (40, 60)
+
+
+def test_a_checkpoint_folder_is_loaded_strictly(checkpoint, tmp_path):
+    from maft.checkpoint.io import write_safetensors
+
+    folder, state = checkpoint
+    (tmp_path / "config.yaml").write_text((folder / "config.yaml").read_text())
+    # Stage 2 may start without a classifier; its own checkpoint may not be without one.
+    kept = {name: value for name, value in state.items() if not name.startswith("classifier.")}
+    write_safetensors(tmp_path / "model.safetensors", kept)
+    with pytest.raises(UserError, match=r"missing: classifier\."):
+        Predictor.from_pretrained(tmp_path)
+
+
+def test_folders_that_are_no_checkpoints(checkpoint, tmp_path):
+    with pytest.raises(UserError, match=r"holds 0 \.safetensors files"):
+        Predictor.from_pretrained(tmp_path)
+    (tmp_path / "model.safetensors").touch()
+    with pytest.raises(UserError, match=r"no config\.yaml beside it"):
+        Predictor.from_pretrained(tmp_path)

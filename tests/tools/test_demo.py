@@ -1,0 +1,79 @@
+"""The demo writes an overlay, a label map and a record for every image it can read."""
+
+import importlib.util
+import io
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from maft.errors import UserError
+
+SCRIPT = Path(__file__).resolve().parents[2] / "tools" / "demo.py"
+
+
+@pytest.fixture(scope="module")
+def tool():
+    spec = importlib.util.spec_from_file_location("demo", SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def demo(tool, tiny_configs, tmp_path, monkeypatch):
+    def run(*inputs, words=("grass", "sky")):
+        arguments = ["--config-file", tiny_configs / "maft.yaml", "--output", tmp_path / "out", "--input", *inputs]
+        monkeypatch.setattr(sys, "argv", ["demo.py", *map(str, arguments), "--class-names", *words])
+        return tool.main()
+
+    return run
+
+
+@pytest.fixture
+def images(tmp_path):
+    draws = np.random.default_rng(0)
+    for name in ("a/one.png", "a/two.jpg", "b/one.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        Image.fromarray(draws.integers(0, 256, (40, 60, 3), dtype=np.uint8)).save(tmp_path / name)
+    return tmp_path
+
+
+def test_a_folder_and_a_file_of_the_same_name(demo, images, capsys):
+    assert demo(images / "a", images / "b/one.png") == 0
+    out = images / "out"
+    assert sorted(file.name for file in out.glob("*.json")) == ["one.json", "one_2.json", "two.json"]
+    assert "3 of 3 images written" in capsys.readouterr().out
+    for name in ("one", "one_2", "two"):
+        labels = np.asarray(Image.open(out / f"{name}_labels.png"))
+        assert labels.shape == (40, 60) and labels.dtype == np.uint8
+        record = json.loads((out / f"{name}.json").read_text())
+        assert record["class_names"] == ["grass", "sky"]
+        for segment in record["segments"]:
+            assert segment["area"] == (labels == segment["label"]).sum()
+        assert Image.open(out / f"{name}_overlay.png").mode == "RGB"
+
+
+def test_a_list_on_standard_input(demo, images, monkeypatch):
+    monkeypatch.setattr(sys, "stdin", io.StringIO(f"{images / 'a/two.jpg'}\n\n"))
+    assert demo("-") == 0
+    assert [file.name for file in (images / "out").glob("*.json")] == ["two.json"]
+
+
+def test_a_broken_image_is_skipped_by_name_and_the_others_are_written(demo, images, capsys):
+    (images / "a/broken.png").write_bytes(b"not an image")
+    assert demo(images / "a") == 1
+    printed = capsys.readouterr()
+    assert "2 of 3 images written" in printed.out
+    assert "broken.png" in printed.err and printed.err.count("skipped:") == 1
+
+
+def test_nothing_to_read_and_words_that_repeat(demo, images):
+    (images / "empty").mkdir()
+    with pytest.raises(UserError, match="No image in"):
+        demo(images / "empty")
+    with pytest.raises(UserError, match="'sky' occurs twice"):
+        demo(images / "a", words=("sky", "sky"))
