@@ -3,6 +3,7 @@
 
 demo       frozen CLIP against MAFT, one seed, with pictures and loss curves (a few minutes on two CPU cores)
 miniature  the README's whole table: every method, three seeds, on proposals and on ground-truth masks
+tune       how the hyper-parameters of both were chosen: the same scores on held-out seen classes
 
 Finished runs are kept and interrupted ones continued when the command is repeated.
 """
@@ -11,12 +12,12 @@ import argparse
 from pathlib import Path
 
 from maft.errors import run_tool
-from maft.reproduction.miniature import demo, reproduce
+from maft.reproduction.miniature import demo, reproduce, tune
 
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("experiment", choices=["demo", "miniature"])
+    parser.add_argument("experiment", choices=["demo", "miniature", "tune"])
     parser.add_argument("--output", type=Path, metavar="DIR", help="default: output/<experiment>")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3], metavar="N", help="for miniature")
     return parser.parse_args()
@@ -25,7 +26,10 @@ def parse_arguments() -> argparse.Namespace:
 def main() -> None:
     arguments = parse_arguments()
     output = arguments.output or Path("output") / arguments.experiment
-    table = demo(output) if arguments.experiment == "demo" else reproduce(output, seeds=arguments.seeds)
+    if arguments.experiment == "miniature":
+        table = reproduce(output, seeds=arguments.seeds)
+    else:
+        table = {"demo": demo, "tune": tune}[arguments.experiment](output)
     print(f"\n{table}\n\nEverything is in {output}: table.json, table.md, one folder a run.")
 
 

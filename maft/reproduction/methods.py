@@ -42,3 +42,21 @@ MAFT_TABLE = (
     Method("MAFT without self-distillation", "maft.yaml", ("MODEL.LOSSES.SelfDistillationLoss.WEIGHT", "0.0")),
     Method("MAFT without mask-aware loss", "maft.yaml", ("MODEL.LOSSES.MaskAwareLoss.WEIGHT", "0.0")),
 )
+
+_TUNING = ("DATASETS.TRAIN", "['miniature_train_seen_tuning']", "DATASETS.TEST", "['miniature_val_tuning']")
+_START_LAYER = "MODEL.CLASSIFIER.IPCLIP.START_LAYER"
+# Hyper-parameters are chosen where four SEEN classes take the place of the unseen ones.
+TUNING_TABLE = (
+    *(
+        Method(f"Frozen CLIP, start layer {layer}", "frozen_clip.yaml", (*_TUNING, _START_LAYER, str(layer)), False)
+        for layer in (0, 1, 2, 3)
+    ),
+    *(
+        Method(
+            f"MAFT, start layer {layer}, learning rate {rate}",
+            "maft.yaml",
+            (*_TUNING, _START_LAYER, str(layer), "SOLVER.BASE_LR", str(rate)),
+        )
+        for layer, rate in ((0, 0.0003), (0, 0.0005), (0, 0.001), (1, 0.0005), (2, 0.0005))
+    ),
+)

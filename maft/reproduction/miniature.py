@@ -7,11 +7,10 @@ from pathlib import Path
 from statistics import stdev
 from typing import Any
 
-from maft.data.catalog import dataset, datasets_root
-from maft.data.miniature import DEFAULT_COUNTS, materialise
+from maft.data.miniature_labels import ensure_miniature
 from maft.files import write_json_atomic, write_text_atomic
 from maft.predictor import Predictor
-from maft.reproduction.methods import FROZEN_CLIP, MAFT, MAFT_TABLE, Method
+from maft.reproduction.methods import FROZEN_CLIP, MAFT, MAFT_TABLE, TUNING_TABLE, Method
 from maft.reproduction.report import draw_losses, draw_predictions, table
 from maft.reproduction.runs import execute, ground_truth_masks, mean, scores, use_datasets
 
@@ -22,8 +21,7 @@ _PICTURES = 8
 def prepare() -> None:
     """Draws the miniature world below DETECTRON2_DATASETS (default: ``datasets``) unless it is there."""
     use_datasets(Path("datasets"))
-    for split in DEFAULT_COUNTS:
-        materialise(datasets_root() / "miniature", split, progress=True)
+    ensure_miniature(progress=True)
 
 
 def demo(folder: Path) -> str:
@@ -47,8 +45,17 @@ def demo(folder: Path) -> str:
 def reproduce(folder: Path, methods: Sequence[Method] = MAFT_TABLE, seeds: Sequence[int] = (1, 2, 3)) -> str:
     """The whole table: every method with every seed, on proposals and on ground-truth masks; mean and deviation."""
     prepare()
-    dataset(TEST_SET)
     return _write(folder, [_row(folder, method, seeds) for method in methods])
+
+
+def tune(folder: Path) -> str:
+    """The choices behind the configs: start layers and learning rates, scored on held-out SEEN classes, one seed."""
+    prepare()
+    rows = []
+    for method in TUNING_TABLE:
+        record = execute(method.run(folder, seed=1))
+        rows.append({"method": method.name, **scores(record, "miniature_val_tuning"), "seconds": record["seconds"]})
+    return _write(folder, rows)
 
 
 def _row(folder: Path, method: Method, seeds: Sequence[int]) -> dict[str, Any]:
