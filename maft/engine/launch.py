@@ -151,6 +151,12 @@ def _process(
         sys.exit(1)
     finally:
         _leave()
+    # All is done. A thread of the communication backend that asks for the interpreter while it shuts down aborts the
+    # process now and then, which would make a success look like a failure.
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
 
 
 def _join(device: str, url: str, rank: int, world: int, local_rank: int, local_size: int) -> None:
