@@ -47,7 +47,12 @@ class Weights:
         Raises:
             UserError: they do not fit; the model is unchanged then.
         """
-        module = model.get_submodule(self.part.rstrip(".")) if self.part else model
+        try:
+            module = model.get_submodule(self.part.rstrip("."))
+        except AttributeError as error:
+            raise UserError(
+                f"{self.source} is for {self.part.rstrip('.')}, which this model does not have: leave it out."
+            ) from error
         missing = load_strictly(module, self.state, self.source, may_lack=self.may_lack)
         if missing:
             logger.info(

@@ -100,7 +100,7 @@ def load_clip(
         title = str(source.weights) if source.weights else f"The {pretrained} weights of CLIP {source.name}"
         load_strictly(clip, KeyMap(RULES).convert(state, title), title)
     elif weights is not None and device.type != "meta":
-        load_strictly(clip, weights, "The CLIP of MODEL.WEIGHTS")
+        load_strictly(clip, weights, "The CLIP in the checkpoint")
     return clip
 
 

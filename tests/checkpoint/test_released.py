@@ -196,7 +196,8 @@ class TestMaskFormerReleases:
         names = {
             name.replace(prefix, "sem_seg_head.predictor.clip_model."): shape
             for name, shape in zsseg.items()
-            if "predictor.class_embed." not in name and not (name.startswith("clip_adapter.") and not name.startswith(prefix))
+            if "predictor.class_embed." not in name
+            and not (name.startswith("clip_adapter.") and not name.startswith(prefix))
         }
         # A plain R-101 in place of R-101c.
         cfg = load_config(ROOT / "configs/maft/zegformer_coco-stuff-156.yaml")
@@ -274,3 +275,10 @@ def test_only_a_part_of_a_checkpoint_is_taken(tmp_path, freeseg):
     weights = read_weights(tmp_path / "w.pt", part="proposer.")
     assert weights.clip() == {}
     assert set(weights.state) == set(freeseg.proposer.state_dict())
+
+
+def test_weights_for_a_part_that_the_model_lacks(tmp_path, tiny_configs, freeseg):
+    torch.save(freeseg.proposer.backbone.state_dict(), tmp_path / "R.pt")
+    overrides = ("MODEL.PROPOSER.NAME", "GroundTruth", "MODEL.BACKBONE.WEIGHTS", str(tmp_path / "R.pt"))
+    with pytest.raises(UserError, match=r"R\.pt is for proposer\.backbone, which this model does not have"):
+        load(configured(tiny_configs, "maft", *overrides))
