@@ -171,7 +171,9 @@ def _captioned(task: MiningTask, labelled: dict[str, Any]) -> list[CaptionedImag
         images = kept
     silent = [image.file_name for image in images if not image.captions]
     if silent:
-        logger.warning("%d images have no caption and give no pair, the first is %s.", len(silent), silent[0])
+        logger.warning(
+            "%d of %d images have no caption and give no pair, the first is %s.", len(silent), len(images), silent[0]
+        )
     return images[: task.limit or None]
 
 
@@ -184,8 +186,8 @@ def _nouns(task: MiningTask, images: Sequence[CaptionedImage]) -> list[tuple[str
     if without:
         caption = without[0].captions[0].strip()
         logger.warning(
-            "%d images have captions without a noun and give no pair, the first is %s (%r).",
-            len(without), without[0].file_name, caption,
+            "%d of %d images have captions without a noun and give no pair, the first is %s (%r).",
+            len(without), len(images), without[0].file_name, caption,
         )  # fmt: skip
     return nouns
 
