@@ -13,8 +13,8 @@ import torch
 from maft.building import build_model
 from maft.checkpoint.io import write_safetensors
 from maft.config import load_config
-from maft.data.mining import MiningFolder
 from maft.data.miniature_labels import ensure_miniature
+from maft.data.mining import MiningFolder
 from maft.engine.mining import MiningTask, mine
 
 CONFIG = Path(__file__).resolve().parents[2] / "configs/quickstart/mining.yaml"
