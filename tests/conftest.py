@@ -151,3 +151,56 @@ def official_state():
         return state
 
     return rename
+
+
+@pytest.fixture(scope="session")
+def tiny_sam():
+    """Factory of small untrained models of transformers that see 64x64 pixels: ``"sam"`` or ``"sam2"``."""
+    transformers = pytest.importorskip("transformers")
+    shared = {
+        "prompt_encoder_config": {"hidden_size": 16, "image_size": 64, "patch_size": 16, "mask_input_channels": 4},
+        "mask_decoder_config": {
+            "hidden_size": 16,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 2,
+            "mlp_dim": 16,
+            "iou_head_hidden_dim": 16,
+            "attention_downsample_rate": 1,
+        },
+    }
+    vision = {
+        "hidden_size": 16,
+        "output_channels": 16,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "image_size": 64,
+        "patch_size": 16,
+        "window_size": 2,
+        "global_attn_indexes": [1],
+        "num_pos_feats": 8,
+        "mlp_dim": 32,
+    }
+    hiera = {
+        "model_type": "sam2_hiera_det_model",
+        "hidden_size": 8,
+        "image_size": [64, 64],
+        "blocks_per_stage": [1, 1, 2, 1],
+        "embed_dim_per_stage": [8, 16, 32, 64],
+        "num_attention_heads_per_stage": [1, 1, 2, 2],
+        "window_size_per_stage": [4, 4, 4, 4],
+        "global_attention_blocks": [3],
+        "window_positional_embedding_background_size": [2, 2],
+    }
+    pyramid = {
+        "backbone_config": hiera,
+        "backbone_channel_list": [64, 32, 16, 8],
+        "backbone_feature_sizes": [[16, 16], [8, 8], [4, 4]],
+        "fpn_hidden_size": 16,
+    }
+
+    def build(kind: str):
+        if kind == "sam":
+            return transformers.SamModel(transformers.SamConfig(vision_config=vision, **shared)).eval()
+        return transformers.Sam2Model(transformers.Sam2Config(vision_config=pyramid, **shared)).eval()
+
+    return build

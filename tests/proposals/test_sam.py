@@ -16,69 +16,14 @@ from maft.structures import Images
 
 transformers = pytest.importorskip("transformers")
 
-DECODER = {
-    "hidden_size": 16,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "mlp_dim": 16,
-    "iou_head_hidden_dim": 16,
-    "attention_downsample_rate": 1,
-}
 # Thresholds that any mask of a random model passes; random masks fill the image, so that all boxes are alike.
 OPEN = {"iou_threshold": -1e9, "stability_threshold": 0.0, "nms_threshold": 1.0, "points_per_side": 3}
 
 
-def tiny_sam():
-    config = transformers.SamConfig(
-        vision_config={
-            "hidden_size": 16,
-            "output_channels": 16,
-            "num_hidden_layers": 2,
-            "num_attention_heads": 2,
-            "image_size": 64,
-            "patch_size": 16,
-            "window_size": 2,
-            "global_attn_indexes": [1],
-            "num_pos_feats": 8,
-            "mlp_dim": 32,
-        },
-        prompt_encoder_config={"hidden_size": 16, "image_size": 64, "patch_size": 16, "mask_input_channels": 4},
-        mask_decoder_config=DECODER,
-    )
-    return transformers.SamModel(config).eval()
-
-
-def tiny_sam2():
-    config = transformers.Sam2Config(
-        vision_config={
-            "backbone_config": {
-                "model_type": "sam2_hiera_det_model",
-                "hidden_size": 8,
-                "image_size": [64, 64],
-                "blocks_per_stage": [1, 1, 2, 1],
-                "embed_dim_per_stage": [8, 16, 32, 64],
-                "num_attention_heads_per_stage": [1, 1, 2, 2],
-                "window_size_per_stage": [4, 4, 4, 4],
-                "global_attention_blocks": [3],
-                "window_positional_embedding_background_size": [2, 2],
-            },
-            "backbone_channel_list": [64, 32, 16, 8],
-            "backbone_feature_sizes": [[16, 16], [8, 8], [4, 4]],
-            "fpn_hidden_size": 16,
-        },
-        prompt_encoder_config={"hidden_size": 16, "image_size": 64, "patch_size": 16, "mask_input_channels": 4},
-        mask_decoder_config=DECODER,
-    )
-    return transformers.Sam2Model(config).eval()
-
-
-MODELS = {"sam": tiny_sam, "sam2": tiny_sam2}
-
-
-@pytest.fixture(params=list(MODELS))
-def model(request):
+@pytest.fixture(params=["sam", "sam2"])
+def model(request, tiny_sam):
     torch.manual_seed(0)
-    model = MODELS[request.param]()
+    model = tiny_sam(request.param)
     # As initialised, all logits are almost zero.
     with torch.no_grad():
         for name, parameter in model.named_parameters():
@@ -233,10 +178,10 @@ def test_bad_weights_are_named(tmp_path):
         load_sam(str(tmp_path))
 
 
-def test_incomplete_weights_are_refused(tmp_path):
+def test_incomplete_weights_are_refused(tiny_sam, tmp_path):
     from safetensors.torch import load_file, save_file
 
-    tiny_sam().save_pretrained(tmp_path)
+    tiny_sam("sam").save_pretrained(tmp_path)
     tensors = load_file(tmp_path / "model.safetensors")
     save_file({k: v for k, v in tensors.items() if "mask_tokens" not in k}, tmp_path / "model.safetensors")
     with pytest.raises(UserError, match="is incomplete: it lacks mask_decoder.mask_tokens"):

@@ -1,0 +1,156 @@
+"""Every mask proposer with every mask classifier, from a config file alone: results, and one training step."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from detectron2.structures import Instances
+
+from maft.building import build_model
+from maft.config import load_config
+from maft.errors import UserError
+from maft.structures import Images
+
+BASE = Path(__file__).resolve().parent.parent / "configs" / "_base_" / "miniature.yaml"
+DECODER = "NUM_QUERIES: 6, HIDDEN_DIM: 32, HEADS: 2, FEEDFORWARD_DIM: 32, DECODER_LAYERS: 2, EMBEDDING_HIDDEN_DIM: 16"
+PROPOSERS = {
+    "Mask2Former": f"{{{DECODER}, CONV_DIM: 32, MASK_DIM: 32, ENCODER_LAYERS: 1, ENCODER_FEEDFORWARD_DIM: 32, "
+    "NUM_POINTS: 64}",
+    "FreeSeg": f"{{{DECODER}, ENCODER_LAYERS: 1, ENCODER_FEEDFORWARD_DIM: 32, INTERACTION_DIM: 32, "
+    "INTERACTION_HEADS: 2}",
+    "MaskFormer": f"{{{DECODER}, CONV_DIM: 32, MASK_DIM: 32}}",
+    "SAM": "{WEIGHTS: %SAM%, POINTS_PER_SIDE: 2, IOU_THRESHOLD: -1000.0, STABILITY_THRESHOLD: 0.0, NMS_THRESHOLD: 1.0}",
+    "GroundTruth": "{}",
+}
+TRAINED_PROPOSERS = ("Mask2Former", "FreeSeg", "MaskFormer")
+CLASSIFIERS = {
+    "IPCLIP": ("tiny_vit", "{START_LAYER: 2, INPUT_SIZE: 96}", "{MaskAwareLoss: {}, SelfDistillationLoss: {}}"),
+    # Nothing in it trains.
+    "MaskPooling": ("tiny_convnext", "{}", "{}"),
+    "MaskAdapter": (
+        "tiny_convnext",
+        "{CHANNELS: 16, NUM_MAPS: 2, NUM_BLOCKS: 1, IOU_THRESHOLD: 0.0, NUM_GROUND_TRUTH: 4, NUM_MATCHED: 2}",
+        "{MaskCrossEntropyLoss: {}, MaskConsistencyLoss: {}}",
+    ),
+    "MaskedCrops": ("tiny_vit", "{TRAIN: tower}", "{MaskAwareLoss: {}, SelfDistillationLoss: {}}"),
+}
+LOSS_NAMES = {
+    "IPCLIP": {"loss_mask_aware", "loss_self_distillation"},
+    "MaskPooling": set(),
+    "MaskAdapter": {"loss_mask_cross_entropy"},
+    "MaskedCrops": {"loss_mask_aware", "loss_self_distillation"},
+}
+PAIRS = [(proposer, classifier) for proposer in PROPOSERS for classifier in CLASSIFIERS]
+
+
+@pytest.fixture(scope="module")
+def sam_folder(tiny_sam, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("sam")
+    torch.manual_seed(0)
+    model = tiny_sam("sam")
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.3)
+    model.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def config(tmp_path, request):
+    """Writes the config file of a pair and reads it as the tools do."""
+
+    def write(proposer, classifier):
+        tower, options, losses = CLASSIFIERS[classifier]
+        proposer_options = PROPOSERS.get(proposer, f"{{PATH: {tmp_path}}}")
+        if proposer == "GroundTruth":
+            # Mask-Adapter's warm-up stage: there are no predictions to match.
+            losses = losses.replace(", MaskConsistencyLoss: {}", "")
+        if proposer == "SAM":
+            proposer_options = proposer_options.replace("%SAM%", str(request.getfixturevalue("sam_folder")))
+        file = tmp_path / "pair.yaml"
+        file.write_text(
+            f"""
+_BASE_: {BASE}
+MODEL:
+  DEVICE: cpu
+  CLIP: {{NAME: {tower}, PRETRAINED: random}}
+  RESNETS: {{STEM_OUT_CHANNELS: 8, RES2_OUT_CHANNELS: 16, NORM: FrozenBN}}
+  PROPOSER: {{NAME: {proposer}, {proposer}: {proposer_options}}}
+  CLASSIFIER: {{NAME: {classifier}, {classifier}: {options}}}
+  LOSSES: {losses}
+  INFERENCE: {{LABELS_ONLY: false}}
+"""
+        )
+        return load_config(file)
+
+    return write
+
+
+def sample(height, width, count, classes):
+    """An image with ``count`` rectangles, as the training mapper hands it on."""
+    masks = torch.zeros(count, height, width, dtype=torch.bool)
+    for index in range(count):
+        masks[index, 10 * index : 10 * index + 30, 5 * index : 5 * index + 40] = True
+    instances = Instances((height, width), gt_classes=torch.randperm(classes)[:count], gt_masks=masks)
+    return {"image": torch.randint(0, 256, (3, height, width), dtype=torch.uint8), "instances": instances}
+
+
+@pytest.fixture
+def batch():
+    return [sample(96, 96, 3, 18), sample(80, 64, 2, 18)]
+
+
+@pytest.mark.parametrize(("proposer", "classifier"), PAIRS)
+def test_any_pair(config, batch, proposer, classifier):
+    model = build_model(config(proposer, classifier))
+    classes = len(model.vocabulary)
+
+    model.eval()
+    images = Images.from_list([item["image"] for item in batch])
+    with torch.no_grad():
+        proposals, classification = model.propose_and_classify(images, batch)
+        results = model([{**batch[0], "height": 50, "width": 70}, batch[1]])
+    count = proposals.masks.shape[1]
+    assert count > 1 and proposals.masks.shape[0] == 2
+    assert classification.class_logits.shape == (2, count, classes) and classification.logits.isfinite().all()
+    probabilities = model.class_probabilities(proposals, classification)
+    assert probabilities.isfinite().all() and (probabilities >= 0).all() and probabilities.sum() > 0
+    for result, size in zip(results, [(50, 70), (80, 64)], strict=True):
+        assert result["sem_seg"].shape == (classes, *size) and result["sem_seg"].isfinite().all()
+
+    model.train()
+    if proposer not in TRAINED_PROPOSERS and classifier == "MaskPooling":
+        with pytest.raises(UserError, match="Nothing trains"):
+            model(batch)
+        return
+    losses = model(batch)
+    assert ("loss_dice" in losses) == (proposer in TRAINED_PROPOSERS)
+    assert losses.keys() >= LOSS_NAMES[classifier] and all(loss.isfinite() for loss in losses.values())
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(trainable, lr=1e-3, weight_decay=0.0)
+    sum(losses.values()).backward()
+    assert all(parameter.grad.isfinite().all() for parameter in trainable if parameter.grad is not None)
+    optimizer.step()
+    changed = {name.split(".")[0] for name, tensor in model.state_dict().items() if not tensor.equal(before[name])}
+    assert ("proposer" in changed) == (proposer in TRAINED_PROPOSERS)
+    assert ("classifier" in changed) == (classifier != "MaskPooling") and "clip" not in changed
+
+
+@pytest.mark.parametrize("proposer", ["GroundTruth", "MaskFiles"])
+@pytest.mark.parametrize("classifier", list(CLASSIFIERS))
+def test_no_mask_at_all_is_void_everywhere(config, tmp_path, proposer, classifier):
+    (tmp_path / "picture").mkdir()
+    cfg = config(proposer, classifier)
+    cfg.MODEL.INFERENCE.LABELS_ONLY = True
+    model = build_model(cfg).eval()
+    result = model([{**sample(96, 96, 0, 18), "file_name": "picture.jpg"}])[0]
+    assert (result["sem_seg_labels"] == -1).all() and (result["sem_seg_confidence"] == 0).all()
+
+
+@pytest.mark.parametrize("classifier", ["MaskPooling", "MaskAdapter"])
+def test_a_vit_has_no_features_to_pool(config, classifier):
+    cfg = config("GroundTruth", classifier)
+    cfg.MODEL.CLIP.NAME = "tiny_vit"
+    with pytest.raises(UserError, match=f"{classifier} pools dense CLIP features"):
+        build_model(cfg)
