@@ -16,6 +16,7 @@ from maft.clip import load_clip
 from maft.clip.mask_prompts import MaskPrompts
 from maft.config import add_maft_config
 from maft.errors import UserError
+from maft.golden.runner import run_folder
 from maft.region_clip import RegionCLIP
 from maft.registry import BuildContext
 
@@ -172,3 +173,9 @@ def test_prompts_of_another_patch_grid_are_refused(tmp_path):
     write_safetensors(file, {"other": torch.zeros(1)})
     with pytest.raises(UserError, match="holds no mask prompts"):
         build_model(config("MODEL.REGION_CLIP.MASK_PROMPT_DEPTH", 3, "MODEL.REGION_CLIP.MASK_PROMPTS", str(file)))
+
+
+def test_recorded_steps_of_the_official_training(golden_dir):
+    cases = ["clip_finetune_step_ft", "clip_finetune_step_mpt", "miner"]
+    for result in run_folder(golden_dir / "ovseg", names=cases):
+        assert result.status == "pass", (result.name, result.detail, result.error)

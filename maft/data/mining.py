@@ -130,7 +130,7 @@ class MiningFolder:
 
     def collect(self, images: Sequence[str]) -> list[Pair]:
         """Reads the shards of all images and writes the table; the same whatever process wrote which shard."""
-        pairs = []
+        pairs: list[Pair] = []
         for position, image in enumerate(images):
             shard = json.loads(self._shard(position, image).read_text(encoding="utf-8"))
             pairs.extend(Pair(**entry) for entry in shard)

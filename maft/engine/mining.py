@@ -207,7 +207,8 @@ def _mine_images(cfg: CfgNode, task: MiningTask, work: _Work, folder: MiningFold
         for batch in tqdm(loader, "Mining", unit="image", mininterval=5, disable=not comm.is_main_process()):
             position = batch[0]["position"]
             candidates = work.nouns[position]
-            regions, masks, chosen = torch.zeros(0, 3, 1, 1, dtype=torch.uint8), torch.zeros(0, 1, 1).bool(), []
+            regions, masks = torch.zeros(0, 3, 1, 1, dtype=torch.uint8), torch.zeros(0, 1, 1, dtype=torch.bool)
+            chosen: Chosen = []
             if candidates or names:
                 rows = None if text is None else text.embeddings[[row[noun] for noun in candidates]]
                 regions, masks, chosen = _image_pairs(model, batch, candidates, rows, names)

@@ -34,9 +34,8 @@ def clip_finetune_step(case: GoldenCase) -> dict[str, Tensor]:
     described = {key: config[key] for key in ("embed_dim", "vision_cfg", "text_cfg")}
     clip = clip_from_config("recorded CLIP", described, quick_gelu=config["quick_gelu"], device=case.device)
     prompts = MaskPrompts(clip.visual, config["mask_emb_depth"]) if config["with_mask"] else None
-    model = RegionCLIP(
-        clip=clip, mask_prompts=prompts, train="prompts" if config["lock_image"] else "tower"
-    ).to(case.device)  # fmt: skip
+    train = "prompts" if config["lock_image"] else "all" if prompts is not None else "tower"
+    model = RegionCLIP(clip=clip, mask_prompts=prompts, train=train).to(case.device)
     weights = case.weights
     if prompts is not None:
         load_strictly(prompts, {"tokens": weights[_PROMPTS]}, case.name)
