@@ -89,6 +89,8 @@ def _add_model(cfg: CfgNode) -> None:
     model.CLASSIFIER = CfgNode(new_allowed=True)
     # A registered mask classifier, or none: the proposer's own class scores are used.
     model.CLASSIFIER.NAME = "none"
+    # A checkpoint of which only the classifier is taken, read when MODEL.WEIGHTS lacks a part of it.
+    model.CLASSIFIER.WEIGHTS = ""
     # Multiplied with the cosine of mask and text embeddings; classifiers on dense CLIP features use CLIP's own factor.
     model.CLASSIFIER.LOGIT_SCALE = 100.0
     # A frozen classifier takes no part in training (evaluation of frozen CLIP, stage-1 training).
@@ -237,7 +239,8 @@ def self_contained(cfg: CfgNode) -> CfgNode:
     """The config that belongs beside a checkpoint of the whole model: it names no other weights and allows no gap."""
     own = cfg.clone()
     own.defrost()
-    own.MODEL.WEIGHTS = own.MODEL.BACKBONE.WEIGHTS = own.MODEL.PROPOSER.WEIGHTS = ""
+    for node in (own.MODEL, own.MODEL.BACKBONE, own.MODEL.PROPOSER, own.MODEL.CLASSIFIER):
+        node.WEIGHTS = ""
     own.MODEL.WEIGHTS_MAY_LACK = []
     own.MODEL.WEIGHTS_LEAVE_OUT = []
     return own

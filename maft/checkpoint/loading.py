@@ -23,6 +23,7 @@ logger = logging.getLogger(__name__)
 _CLIP = "clip."
 _CLIP_TOWERS = ("clip.model.visual.", "clip.model.")
 _BACKBONE = "proposer.backbone."
+_CLASSIFIER = "classifier."
 
 
 @dataclass(frozen=True)
@@ -70,9 +71,10 @@ class Weights:
 
 
 def initial_weights(cfg: CfgNode) -> list[Weights]:
-    """What ``MODEL.BACKBONE.WEIGHTS``, ``MODEL.WEIGHTS`` and ``MODEL.PROPOSER.WEIGHTS`` name, in loading order.
+    """What the ``WEIGHTS`` of ``MODEL`` and of its ``BACKBONE``, ``PROPOSER`` and ``CLASSIFIER`` name, in loading order.
 
-    A backbone inside ``MODEL.WEIGHTS`` makes ``MODEL.BACKBONE.WEIGHTS`` unnecessary, and it is not read then.
+    ``MODEL.BACKBONE.WEIGHTS`` and ``MODEL.CLASSIFIER.WEIGHTS`` are what a training starts from. They are not read when
+    ``MODEL.WEIGHTS`` holds such a part itself, so that a trained model is evaluated as it is.
 
     Raises:
         UserError: a file cannot be read or holds something else.
@@ -83,10 +85,19 @@ def initial_weights(cfg: CfgNode) -> list[Weights]:
         weights.append(read_weights(settings.WEIGHTS, **options))
     if settings.PROPOSER.WEIGHTS:
         weights.append(read_weights(settings.PROPOSER.WEIGHTS, part="proposer."))
+    if settings.CLASSIFIER.WEIGHTS and _lacks_classifier(weights, settings.WEIGHTS_MAY_LACK):
+        weights.append(read_weights(settings.CLASSIFIER.WEIGHTS, part=_CLASSIFIER))
     trained = any((item.part + name).startswith(_BACKBONE) for item in weights for name in item.state)
     if settings.BACKBONE.WEIGHTS and not trained:
         weights.insert(0, read_backbone(settings.BACKBONE.WEIGHTS))
     return weights
+
+
+def _lacks_classifier(weights: Sequence[Weights], may_lack: Sequence[str]) -> bool:
+    """Whether nothing was read for one of the parts of the classifier that ``MODEL.WEIGHTS`` need not hold."""
+    parts = [prefix for prefix in may_lack if prefix.startswith(_CLASSIFIER)] or [_CLASSIFIER]
+    names = [item.part + name for item in weights for name in item.state]
+    return any(not any(name.startswith(part) for name in names) for part in parts)
 
 
 def read_weights(
