@@ -123,7 +123,7 @@ def _add_model(cfg: CfgNode) -> None:
     inference.INSTANCE = False
     # Resize masks to the output size before classes and masks are combined (official behaviour with panoptic on).
     inference.RESIZE_BEFORE = False
-    # Return label maps instead of (classes, height, width) score maps: hundreds of classes need little memory then.
+    # Return label maps without the (classes, height, width) score maps: hundreds of classes need little memory then.
     inference.LABELS_ONLY = True
     # Subtracted from the semantic score of seen classes before the argmax (ZegFormer: 0.1 on COCO and VOC).
     inference.SEEN_PENALTY = 0.0

@@ -5,6 +5,7 @@ Shape letters: Q proposals, C classes, (H, W) output size.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -23,21 +24,17 @@ def resize_map(values: Tensor, size: tuple[int, int]) -> Tensor:
     return F.interpolate(values[None], size=size, mode="bilinear", align_corners=False)[0]
 
 
-def semantic_scores(
-    probabilities: Tensor, masks: Tensor, size: tuple[int, int], penalty: Tensor | None = None
-) -> Tensor:
+def semantic_scores(probabilities: Tensor, masks: Tensor, size: tuple[int, int]) -> Tensor:
     """Score of each class at each pixel: the sum over proposals of class probability times mask value.
 
     Args:
         probabilities: (Q, C) class probabilities, zero rows for proposals that do not count.
         masks: (Q, h, w) in [0, 1] at image size; the sum is resized to ``size`` afterwards, as MAFT and OVSeg do.
-        penalty: (C,) subtracted from the score of each class (ZegFormer's calibration), or None.
 
     Returns:
         (C, H, W).
     """
-    scores = resize_map(torch.einsum("qc,qhw->chw", probabilities, masks), size)
-    return scores if penalty is None else scores - penalty[:, None, None]
+    return resize_map(torch.einsum("qc,qhw->chw", probabilities, masks), size)
 
 
 def keep_best_proposals(probabilities: Tensor) -> Tensor:
@@ -52,23 +49,36 @@ def semantic_labels(
 ) -> tuple[Tensor, Tensor]:
     """(H, W) int64 class of the highest semantic score, -1 where no mask says anything, and that score.
 
-    A few classes' scores exist at a time.
+    Args:
+        probabilities, masks, size: as in `semantic_scores`, of which a few classes' exist at a time.
+        penalty: (C,) subtracted from the score of each class (ZegFormer's calibration), or None.
     """
+    return _best_classes(
+        (semantic_scores(part, masks, size) for part in probabilities.split(_CLASSES_AT_A_TIME, dim=1)), penalty
+    )
+
+
+def labels_of_scores(scores: Tensor, penalty: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """The result of `semantic_labels` from (C, H, W) scores that no penalty was subtracted from yet."""
+    return _best_classes([scores], penalty)
+
+
+def _best_classes(parts: Iterable[Tensor], penalty: Tensor | None) -> tuple[Tensor, Tensor]:
     best: Tensor | None = None
     covered: Tensor | None = None
-    for start in range(0, probabilities.shape[1], _CLASSES_AT_A_TIME):
-        chunk = slice(start, start + _CLASSES_AT_A_TIME)
-        scores = semantic_scores(probabilities[:, chunk], masks, size)
+    start = 0
+    for scores in parts:
         if penalty is not None:
             any_score = scores.amax(dim=0) > 0
             covered = any_score if covered is None else covered | any_score
-            scores = scores - penalty[chunk, None, None]
+            scores = scores - penalty[start : start + len(scores), None, None]
         value, label = scores.max(dim=0)
         if best is None:
             best, labels = value, label
         else:
             labels = torch.where(value > best, label + start, labels)
             best = torch.maximum(best, value)
+        start += len(scores)
     assert best is not None, "a vocabulary has at least one class"
     # A penalty may push scores below zero, so what is covered was noted before it.
     return labels.masked_fill(~(best > 0 if covered is None else covered), -1), best

@@ -124,10 +124,9 @@ class Predictor:
         tensor = torch.as_tensor(np.ascontiguousarray(resized.transpose(2, 0, 1)))
         height, width = pixels.shape[:2]
         result = self.model([{"image": tensor, "height": height, "width": width}])[0]
-        if "sem_seg_labels" in result:
-            labels, confidence = result["sem_seg_labels"], result["sem_seg_confidence"]
-        else:
-            confidence, labels = result["sem_seg"].max(dim=0)
+        if "sem_seg_labels" not in result:
+            raise UserError("Labelling an image needs semantic results: set MODEL.INFERENCE.SEMANTIC True.")
+        labels, confidence = result["sem_seg_labels"], result["sem_seg_confidence"]
         return Prediction(pixels, labels.cpu().numpy(), confidence.float().cpu().numpy(), self.model.vocabulary.names)
 
 

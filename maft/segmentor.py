@@ -16,7 +16,14 @@ from maft.config import component_options
 from maft.data.catalog import vocabulary as catalogue_vocabulary
 from maft.ensembles import ClassScores
 from maft.errors import UserError
-from maft.inference import instance_inference, panoptic_inference, resize_map, semantic_labels, semantic_scores
+from maft.inference import (
+    instance_inference,
+    labels_of_scores,
+    panoptic_inference,
+    resize_map,
+    semantic_labels,
+    semantic_scores,
+)
 from maft.losses import TrainingStep
 from maft.registry import CLASSIFIERS, ENSEMBLES, LOSSES, PROPOSERS, BuildContext
 from maft.structures import Classification, Images, Proposals, Targets, Vocabulary
@@ -177,9 +184,9 @@ class OpenVocabSegmentor(nn.Module):
                 output size, by default the image's own.
 
         Returns:
-            training: weighted losses by name. Otherwise one dict per image with "sem_seg" (C, H, W) scores or
-            "sem_seg_labels" (H, W) int64 with their scores "sem_seg_confidence" (H, W), and, when turned on,
-            "panoptic_seg" and "instances".
+            training: weighted losses by name. Otherwise one dict per image with "sem_seg_labels" (H, W) int64, -1 where
+            no mask says anything, their scores "sem_seg_confidence" (H, W), unless ``labels_only`` the scores of all
+            classes "sem_seg" (C, H, W), and, when turned on, "panoptic_seg" and "instances".
         """
         images = Images.from_list(
             [item["image"].to(self.device) for item in batched_inputs], getattr(self.proposer, "size_divisibility", 32)
@@ -301,11 +308,14 @@ class OpenVocabSegmentor(nn.Module):
         result: dict[str, Any] = {}
         if options["semantic"]:
             penalty = self._seen_penalty(options["seen_penalty"])
-            arguments = probabilities[:, :classes], soft, size, penalty
             if options["labels_only"]:
-                result["sem_seg_labels"], result["sem_seg_confidence"] = semantic_labels(*arguments)
+                best = semantic_labels(probabilities[:, :classes], soft, size, penalty)
             else:
-                result["sem_seg"] = semantic_scores(*arguments)
+                scores = semantic_scores(probabilities[:, :classes], soft, size)
+                best = labels_of_scores(scores, penalty)
+                result["sem_seg"] = scores if penalty is None else scores - penalty[:, None, None]
+            # An argmax over the scores could not tell a pixel that no mask covers from one of the first class.
+            result["sem_seg_labels"], result["sem_seg_confidence"] = best
         if whole:
             if self._things is None:
                 raise UserError("Panoptic and instance results need to know which classes are things: "

@@ -4,7 +4,13 @@ import pytest
 import torch
 
 from maft import inference
-from maft.inference import instance_inference, panoptic_inference, semantic_labels, semantic_scores
+from maft.inference import (
+    instance_inference,
+    labels_of_scores,
+    panoptic_inference,
+    semantic_labels,
+    semantic_scores,
+)
 
 
 def test_semantic_scores_are_the_weighted_sum_of_masks():
@@ -16,7 +22,7 @@ def test_semantic_scores_are_the_weighted_sum_of_masks():
 def test_labels_in_chunks_equal_the_argmax_of_all_scores(monkeypatch):
     monkeypatch.setattr(inference, "_CLASSES_AT_A_TIME", 4)
     probabilities, masks, penalty = torch.rand(7, 11), torch.rand(7, 9, 8), torch.rand(11)
-    scores = semantic_scores(probabilities, masks, (20, 13), penalty)
+    scores = semantic_scores(probabilities, masks, (20, 13)) - penalty[:, None, None]
     labels, best = semantic_labels(probabilities, masks, (20, 13), penalty)
     assert torch.equal(labels, scores.argmax(0))
     assert torch.allclose(best, scores.amax(0))
@@ -26,8 +32,11 @@ def test_labels_in_chunks_equal_the_argmax_of_all_scores(monkeypatch):
 def test_pixels_outside_all_masks_are_void(penalty):
     masks = torch.zeros(2, 4, 4)
     masks[0, :2], masks[1, 2, 2:] = 1, 0.5
-    labels, _ = semantic_labels(torch.tensor([[0.9, 0.1, 0.0], [0.1, 0.2, 0.7]]), masks, (4, 4), penalty)
+    probabilities = torch.tensor([[0.9, 0.1, 0.0], [0.1, 0.2, 0.7]])
+    labels, _ = semantic_labels(probabilities, masks, (4, 4), penalty)
     assert torch.equal(labels == -1, masks.sum(0) == 0)
+    from_scores, _ = labels_of_scores(semantic_scores(probabilities, masks, (4, 4)), penalty)
+    assert torch.equal(from_scores, labels)
     nothing, score = semantic_labels(torch.zeros(0, 3), torch.zeros(0, 4, 4), (4, 4))
     assert nothing.eq(-1).all() and not score.any()
 

@@ -97,6 +97,7 @@ def test_label_maps_are_the_argmax_of_score_maps_at_the_size_asked_for(build, na
         best, index = score["sem_seg"].max(dim=0)
         torch.testing.assert_close(label["sem_seg_confidence"], best)
         assert (label["sem_seg_labels"] == index).float().mean() > 0.999
+        assert torch.equal(score["sem_seg_labels"], index)
 
 
 def test_any_vocabulary_can_be_given_and_the_training_one_comes_back(build):

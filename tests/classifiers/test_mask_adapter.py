@@ -209,9 +209,11 @@ def test_an_image_without_any_mask_is_void(clip):
     assert not result["sem_seg"].any()
     segmentation, segments = result["panoptic_seg"]
     assert not segmentation.any() and segments == []
-    model.inference_options["labels_only"] = True
-    result = model([items()[1]])[0]
-    assert result["sem_seg_labels"].eq(-1).all() and not result["sem_seg_confidence"].any()
+    for labels_only in (False, True):
+        model.inference_options["labels_only"] = labels_only
+        result = model([items()[1]])[0]
+        assert ("sem_seg" in result) is not labels_only
+        assert result["sem_seg_labels"].eq(-1).all() and not result["sem_seg_confidence"].any()
 
 
 @pytest.mark.parametrize(
