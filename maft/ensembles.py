@@ -88,72 +88,86 @@ class ProposerScores:
         return scores.proposer_probabilities()
 
 
-@ENSEMBLES.register("freeseg")
-class FreeSegEnsemble:
-    """FreeSeg's and ZSSeg's rule: p^w q^(1-w) for seen classes, p^(1-w) q^w for unseen ones.
+class WeightedProduct:
+    """The products of powers that FreeSeg, OVSeg and ZegFormer use: p^e q^(1-e), without renormalisation.
 
-    p is the proposer's probability, q the classifier's (1 for proposals without a visible pixel).
+    p is the proposer's probability, q the classifier's (1 for proposals without a visible pixel); the subclasses say
+    what e and q are.
 
     Args:
-        weight: w in [0, 1]; 0 is the official special case of valid proposals with the classifier's scores alone.
+        weight: in [0, 1].
     """
 
-    def __init__(self, *, weight: float = 0.8) -> None:
-        self.weight = _check_weight("MODEL.ENSEMBLE.freeseg.WEIGHT", weight)
+    name = ""
+
+    def __init__(self, *, weight: float) -> None:
+        self.weight = _check_weight(f"MODEL.ENSEMBLE.{self.name}.WEIGHT", weight)
+
+    def exponent(self, scores: ClassScores) -> Tensor:
+        """e: (C,), by default the weight for seen classes and one minus it for unseen ones."""
+        return torch.where(scores.seen, self.weight, 1 - self.weight)
+
+    def classifier(self, scores: ClassScores) -> Tensor:
+        """q: (B, Q, C)."""
+        clip = scores.classifier_probabilities()
+        return torch.where(scores.valid[..., None], clip, torch.ones_like(clip))
 
     def __call__(self, scores: ClassScores) -> Tensor:
-        clip = scores.classifier_probabilities()
-        if self.weight == 0:
-            return clip * scores.valid[..., None]
+        exponent = self.exponent(scores)
         proposer = scores.proposer_probabilities()[..., :-1]
-        clip = torch.where(scores.valid[..., None], clip, torch.ones_like(clip))
-        exponent = torch.where(scores.seen, self.weight, 1 - self.weight)
-        return proposer**exponent * clip ** (1 - exponent)
+        return proposer**exponent * self.classifier(scores) ** (1 - exponent)
+
+
+class ValidClassifierAtZero(WeightedProduct):
+    """With weight 0, the official special case: valid proposals with the classifier's scores alone."""
+
+    def __call__(self, scores: ClassScores) -> Tensor:
+        if self.weight == 0:
+            return ClassifierScores(valid_only=True)(scores)
+        return super().__call__(scores)
+
+
+@ENSEMBLES.register("freeseg")
+class FreeSegEnsemble(ValidClassifierAtZero):
+    """FreeSeg's and ZSSeg's rule: p^w q^(1-w) for seen classes, p^(1-w) q^w for unseen ones."""
+
+    name = "freeseg"
+
+    def __init__(self, *, weight: float = 0.8) -> None:
+        super().__init__(weight=weight)
 
 
 @ENSEMBLES.register("ovseg")
-class OVSegEnsemble:
-    """OVSeg's rule: p^(1-w) q^w for every class; q is 1 for proposals without a visible pixel.
+class OVSegEnsemble(ValidClassifierAtZero):
+    """OVSeg's rule: p^(1-w) q^w for every class."""
 
-    Args:
-        weight: w in [0, 1]; 0 is the official special case of valid proposals with the classifier's scores alone.
-    """
+    name = "ovseg"
 
     def __init__(self, *, weight: float = 0.7) -> None:
-        self.weight = _check_weight("MODEL.ENSEMBLE.ovseg.WEIGHT", weight)
+        super().__init__(weight=weight)
 
-    def __call__(self, scores: ClassScores) -> Tensor:
-        clip = scores.classifier_probabilities()
-        if self.weight == 0:
-            return clip * scores.valid[..., None]
-        proposer = scores.proposer_probabilities()[..., :-1]
-        clip = torch.where(scores.valid[..., None], clip, torch.ones_like(clip))
-        return proposer ** (1 - self.weight) * clip**self.weight
+    def exponent(self, scores: ClassScores) -> Tensor:
+        return torch.full_like(scores.seen, 1 - self.weight, dtype=torch.float32)
 
 
 @ENSEMBLES.register("zegformer")
-class ZegFormerEnsemble:
+class ZegFormerEnsemble(WeightedProduct):
     """ZegFormer's rule: p^l a^(1-l) for seen classes, p^(1-l) q^l for unseen ones.
 
-    a is the mean of the classifier's probabilities q over the seen classes: CLIP only arbitrates between the seen
-    classes as a group and each unseen one.
-
-    Args:
-        weight: l in [0, 1], 2/3 in the paper.
+    a is the mean of q over the seen classes: CLIP only arbitrates between the seen classes as a group and each unseen
+    one. l is 2/3 in the paper.
     """
 
-    def __init__(self, *, weight: float = 2 / 3) -> None:
-        self.weight = _check_weight("MODEL.ENSEMBLE.zegformer.WEIGHT", weight)
+    name = "zegformer"
 
-    def __call__(self, scores: ClassScores) -> Tensor:
-        clip = scores.classifier_probabilities()
-        proposer = scores.proposer_probabilities()[..., :-1]
-        clip = torch.where(scores.valid[..., None], clip, torch.ones_like(clip))
+    def __init__(self, *, weight: float = 2 / 3) -> None:
+        super().__init__(weight=weight)
+
+    def classifier(self, scores: ClassScores) -> Tensor:
+        clip = super().classifier(scores)
         seen = scores.seen.to(clip.dtype)
         average = (clip * seen).sum(-1, keepdim=True) / seen.sum().clamp(min=1)
-        clip = torch.where(scores.seen, average, clip)
-        exponent = torch.where(scores.seen, self.weight, 1 - self.weight)
-        return proposer**exponent * clip ** (1 - exponent)
+        return torch.where(scores.seen, average, clip)
 
 
 def geometric_ensemble(
