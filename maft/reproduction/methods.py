@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from maft.errors import UserError
 from maft.reproduction.runs import Run
 
 QUICKSTART = "configs/quickstart"
@@ -42,6 +44,11 @@ MAFT_TABLE = (
     Method("MAFT without self-distillation", "maft.yaml", ("MODEL.LOSSES.SelfDistillationLoss.WEIGHT", "0.0")),
     Method("MAFT without mask-aware loss", "maft.yaml", ("MODEL.LOSSES.MaskAwareLoss.WEIGHT", "0.0")),
 )
+MASK_ADAPTER_TABLE = (
+    Method("Mask pooling, ConvNeXt CLIP", "mask_pooling.yaml", trains=False),
+    Method("Mask-Adapter, ConvNeXt CLIP", "mask_adapter.yaml"),
+)
+TABLE = (*MAFT_TABLE, *MASK_ADAPTER_TABLE)
 
 _TUNING = ("DATASETS.TRAIN", "['miniature_train_seen_tuning']", "DATASETS.TEST", "['miniature_val_tuning']")
 _START_LAYER = "MODEL.CLASSIFIER.IPCLIP.START_LAYER"
@@ -59,4 +66,26 @@ TUNING_TABLE = (
         )
         for layer, rate in ((0, 0.0003), (0, 0.0005), (0, 0.001), (1, 0.0005), (2, 0.0005))
     ),
+    Method("Mask pooling", "mask_pooling.yaml", _TUNING, False),
+    *(
+        Method(
+            f"Mask-Adapter, learning rate {rate}, {iterations} iterations",
+            "mask_adapter.yaml",
+            (*_TUNING, "SOLVER.BASE_LR", str(rate), "SOLVER.MAX_ITER", str(iterations)),
+        )
+        for rate, iterations in ((0.002, 100), (0.002, 300), (0.005, 300))
+    ),
 )
+
+
+def choose(methods: Sequence[Method], words: Sequence[str]) -> list[Method]:
+    """The rows whose name contains one of ``words``, whatever the case; all of them without words.
+
+    Raises:
+        UserError: a word is in no name.
+    """
+    for word in words:
+        if not any(word.lower() in method.name.lower() for method in methods):
+            known = "; ".join(method.name for method in methods)
+            raise UserError(f"No row of the table has {word!r} in its name; the rows are: {known}.")
+    return [method for method in methods if not words or any(word.lower() in method.name.lower() for word in words)]

@@ -10,7 +10,7 @@ from typing import Any
 from maft.data.miniature_labels import ensure_miniature
 from maft.files import write_json_atomic, write_text_atomic
 from maft.predictor import Predictor
-from maft.reproduction.methods import FROZEN_CLIP, MAFT, MAFT_TABLE, TUNING_TABLE, Method
+from maft.reproduction.methods import FROZEN_CLIP, MAFT, TABLE, TUNING_TABLE, Method
 from maft.reproduction.report import draw_losses, draw_predictions, table
 from maft.reproduction.runs import execute, ground_truth_masks, mean, scores, use_datasets
 
@@ -42,17 +42,17 @@ def demo(folder: Path) -> str:
     return _write(folder, rows)
 
 
-def reproduce(folder: Path, methods: Sequence[Method] = MAFT_TABLE, seeds: Sequence[int] = (1, 2, 3)) -> str:
-    """The whole table: every method with every seed, on proposals and on ground-truth masks; mean and deviation."""
+def reproduce(folder: Path, methods: Sequence[Method] = TABLE, seeds: Sequence[int] = (1, 2, 3)) -> str:
+    """A table: every method with every seed, on proposals and on ground-truth masks; mean and deviation."""
     prepare()
     return _write(folder, [_row(folder, method, seeds) for method in methods])
 
 
-def tune(folder: Path) -> str:
-    """The choices behind the configs: start layers and learning rates, scored on held-out SEEN classes, one seed."""
+def tune(folder: Path, methods: Sequence[Method] = TUNING_TABLE) -> str:
+    """The choices behind the configs, such as start layers and rates, scored on held-out SEEN classes, one seed."""
     prepare()
     rows = []
-    for method in TUNING_TABLE:
+    for method in methods:
         record = execute(method.run(folder, seed=1))
         rows.append({"method": method.name, **scores(record, "miniature_val_tuning"), "seconds": record["seconds"]})
     return _write(folder, rows)

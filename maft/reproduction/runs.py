@@ -105,7 +105,8 @@ def ground_truth_masks(run: Run) -> Run:
         (
             *run.overrides,
             *weights,
-            *("MODEL.PROPOSER.NAME", "GroundTruth", "MODEL.WEIGHTS_LEAVE_OUT", "['proposer.']"),
+            *("MODEL.PROPOSER.NAME", "GroundTruth", "MODEL.PROPOSER.WEIGHTS", ""),
+            *("MODEL.WEIGHTS_LEAVE_OUT", "['proposer.']"),
         ),
         run.folder.with_name(run.folder.name + "_ground_truth_masks"),
         eval_only=True,
