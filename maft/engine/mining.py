@@ -24,6 +24,7 @@ from tqdm import tqdm
 from maft.building import build_model
 from maft.checkpoint.loading import initial_weights
 from maft.classifiers.masked_crops import MaskedCrops
+from maft.config import component_options
 from maft.data.captions import CaptionedImage, read_captions
 from maft.data.catalog import class_names, dataset
 from maft.data.loader import build_test_loader, load_records
@@ -33,6 +34,7 @@ from maft.data.nouns import image_nouns
 from maft.engine.training import set_up
 from maft.errors import UserError
 from maft.files import write_json_atomic
+from maft.registry import CLASSIFIERS, PROPOSERS
 from maft.segmentor import OpenVocabSegmentor
 from maft.structures import Images, Vocabulary
 
@@ -123,11 +125,11 @@ def _folder(cfg: CfgNode, task: MiningTask, work: _Work) -> MiningFolder:
         "masks": task.masks,
         "captions_per_image": task.variant[1],
         "images_and_nouns": hashlib.sha256(content.encode()).hexdigest()[:16],
-        "weights": [model.WEIGHTS, model.PROPOSER.get("WEIGHTS", "")],
+        "weights": [node.get("WEIGHTS", "") for node in (model, model.PROPOSER, model.CLASSIFIER)],
         "clip": [model.CLIP.NAME, model.CLIP.PRETRAINED],
         "templates": model.VOCABULARY.TEMPLATES,
-        "proposer": model.PROPOSER,
-        "classifier": model.CLASSIFIER,
+        "proposer": [model.PROPOSER.NAME, component_options(PROPOSERS, model.PROPOSER)],
+        "classifier": [model.CLASSIFIER.NAME, component_options(CLASSIFIERS, model.CLASSIFIER)],
         "test_size": [cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST],
     }
     return MiningFolder(Path(cfg.OUTPUT_DIR), settings)
@@ -178,8 +180,14 @@ def _captioned(task: MiningTask, labelled: dict[str, Any]) -> list[CaptionedImag
 
 
 def _nouns(task: MiningTask, images: Sequence[CaptionedImage]) -> list[tuple[str, ...]]:
-    shown = tqdm(images, "Tagging captions", unit="image", delay=2, disable=None if comm.is_main_process() else True)
-    nouns = [image_nouns(image.captions[: task.captions_per_image]) for image in shown]
+    rank, processes = comm.get_rank(), comm.get_world_size()
+    shown = tqdm(
+        images[rank::processes], "Tagging captions", unit="image", delay=2, disable=None if rank == 0 else True
+    )
+    share = [image_nouns(image.captions[: task.captions_per_image]) for image in shown]
+    nouns: list[tuple[str, ...]] = [()] * len(images)
+    for other, part in enumerate(comm.all_gather(share)):
+        nouns[other::processes] = part
     without = [image for image, found in zip(images, nouns) if image.captions and not found]
     if images and not any(nouns):
         raise UserError(f"No caption of {task.captions} has a noun, so there is nothing to mine: are they English?")
