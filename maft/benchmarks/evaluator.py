@@ -34,7 +34,7 @@ def run(
     size: tuple[int, int] = (512, 683),
     queries: int = 100,
 ) -> list[Comparison]:
-    """One image: from masks and class probabilities to counts, and from a score map that both are given."""
+    """One image: from masks and class probabilities to counts, and the evaluators alone."""
     draws = torch.Generator().manual_seed(0)
     masks = random_mask_logits(queries, size).sigmoid().to(device)
     probabilities = (6 * torch.randn(queries, classes, generator=draws)).softmax(-1).to(device)
@@ -72,10 +72,11 @@ def run(
         comparisons.append(
             compare(
                 "evaluator",
-                f"from a score map, {setting}",
+                f"alone, {setting}",
                 [
-                    Form("confusion matrix on the device", lambda: ours({"sem_seg": scores})),
-                    Form("Detectron2's SemSegEvaluator", lambda: theirs({"sem_seg": scores}), tolerance=0),
+                    Form("given a label map, as the model makes it", lambda: ours({"sem_seg_labels": labels})),
+                    Form("given a score map", lambda: ours({"sem_seg": scores}), tolerance=0),
+                    Form("Detectron2's, given a score map", lambda: theirs({"sem_seg": scores}), tolerance=0),
                 ],
                 device,
                 repeats,
