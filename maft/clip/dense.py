@@ -109,7 +109,7 @@ def attention_pool(visual: Any, features: Tensor, visible: Tensor | None = None)
         (B, Q, D), or (B, D) without masks.
     """
     pool = _resnet(visual).attnpool
-    batch, _, height, width = features.shape
+    height, width = features.shape[-2:]
     tokens = features.flatten(2).transpose(1, 2)
     position = _pool_position(pool, (height, width)).to(tokens.dtype)
     query = tokens.mean(1, keepdim=True) + position[:1]

@@ -67,7 +67,8 @@ def execute(run: Run) -> dict[str, Any]:
     status = subprocess.run([sys.executable, str(TRAIN_NET), *run.arguments()], check=False).returncode
     if status:
         raise UserError(f"The run in {run.folder} failed with exit status {status}: see its messages above.")
-    results = json.loads((run.folder / "results.json").read_text(encoding="utf-8"))
+    reports = [_read(file) for file in sorted(run.folder.glob("inference/*/results.json"))]
+    results = {report["dataset"]: report["results"] for report in reports}
     record = {
         "fingerprint": fingerprint,
         "arguments": run.arguments(),
