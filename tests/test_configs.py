@@ -22,9 +22,18 @@ def build(cfg):
         return META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE)(cfg)
 
 
+@pytest.fixture(scope="session")
+def sam_folder(tiny_sam, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("sam")
+    tiny_sam("sam2").save_pretrained(folder)
+    return str(folder)
+
+
 @pytest.mark.parametrize("name", FILES)
-def test_the_model_builds_and_what_is_frozen_has_no_gradients(name):
+def test_the_model_builds_and_what_is_frozen_has_no_gradients(name, request):
     cfg = load_config(FOLDER / name)
+    if cfg.MODEL.PROPOSER.NAME == "SAM":
+        cfg.MODEL.PROPOSER.SAM.WEIGHTS = request.getfixturevalue("sam_folder")
     model = build(cfg)
     trains = [key for key, parameter in model.named_parameters() if parameter.requires_grad]
     assert trains or (cfg.MODEL.PROPOSER.FROZEN and cfg.MODEL.CLASSIFIER.FROZEN)

@@ -45,6 +45,9 @@ def load_sam(weights: str) -> nn.Module:
         if kind != "sam" and kind not in _SAM2_TYPES:
             raise UserError(f"{_NODE}.WEIGHTS {weights} holds a {kind!r} model: give a SAM or SAM 2 model.")
         model_class: Any = SamModel if kind == "sam" else Sam2Model
+        if torch.get_default_device().type == "meta":
+            # Only names and shapes are wanted, and transformers refuses to read weights then.
+            return model_class(model_class.config_class.from_pretrained(weights))
         model, loading = model_class.from_pretrained(weights, use_safetensors=True, output_loading_info=True)
     except (OSError, ValueError) as error:
         raise UserError(_missing(weights)) from error
