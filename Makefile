@@ -7,8 +7,10 @@
 #            DETECTRON2=/path       use this checkout of upstream Detectron2 instead of the index's copy
 #            EXTRAS=dev,app         optional dependencies of pyproject.toml to install
 #            VENV=.venv             where the environment lives
+#            JOBS=2                 processes that share the tests
 
 VENV ?= .venv
+JOBS ?= 2
 INSTALLER ?= auto
 EXTRAS ?= dev
 DETECTRON2 ?=
@@ -34,4 +36,4 @@ test: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(JOBS)

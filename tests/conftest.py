@@ -8,6 +8,8 @@ import pytest
 
 # Before anything imports huggingface_hub: a test that would download must fail at once, everywhere alike.
 os.environ["HF_HUB_OFFLINE"] = "1"
+# Tensors here are tiny, and threads that wait for each other cost more than they gain beside parallel tests.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
