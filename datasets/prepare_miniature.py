@@ -1,18 +1,17 @@
 #!/usr/bin/env python3
 """Draw the miniature world into a folder: 4000 training and 200 validation images, about 100 MB."""
 
-import argparse
 import os
 from pathlib import Path
 
 from maft.data.miniature import DEFAULT_COUNTS, materialise
 from maft.data.miniature_labels import write_seen_masks
-from maft.errors import run_tool
+from maft.errors import ToolParser, run_tool
 
 
 def main() -> None:
     default = Path(os.environ.get("DETECTRON2_DATASETS", "datasets")) / "miniature"
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = ToolParser(description=__doc__)
     parser.add_argument("--root", type=Path, default=default, help=f"folder to draw into (default: {default})")
     parser.add_argument("--seed", type=int, default=0)
     for split, count in DEFAULT_COUNTS.items():

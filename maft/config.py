@@ -12,6 +12,7 @@ from pathlib import Path
 import yaml
 from detectron2.config import CfgNode, get_cfg
 
+from maft.config_mistakes import check_not_ignored, one_sentence
 from maft.errors import UserError
 from maft.registry import CLASSIFIERS, ENSEMBLES, LOSSES, PROPOSERS, Registry
 
@@ -230,7 +231,8 @@ def load_config(file: str | os.PathLike[str], overrides: list[str] | None = None
             node.set_new_allowed(True)
         cfg.merge_from_other_cfg(_nested(overrides or []))
     except (KeyError, ValueError, AssertionError, yaml.YAMLError, FileNotFoundError) as error:
-        raise UserError(f"Config {path}: {_one_sentence(error)}") from error
+        raise UserError(f"Config {path}: {one_sentence(error)}") from error
+    check_not_ignored(cfg)
     check_components(cfg)
     return cfg
 
@@ -282,10 +284,7 @@ def _nested(overrides: list[str]) -> CfgNode:
         node = root
         for parent in parents:
             node = node.setdefault(parent, CfgNode())
+            if not isinstance(node, CfgNode):
+                raise UserError(f"Override {key}: {parent} is a value, set by another override, and has no keys.")
         node[last] = CfgNode._decode_cfg_value(value)
     return root
-
-
-def _one_sentence(error: Exception) -> str:
-    text = str(error).strip("'\"").strip()
-    return text.splitlines()[0].rstrip(".") + "." if text else f"{type(error).__name__}."

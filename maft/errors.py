@@ -1,12 +1,23 @@
 """How a user's mistake is reported: one sentence, no traceback."""
 
+import argparse
 import sys
 from collections.abc import Callable
-from typing import NoReturn
+from typing import Any, NoReturn
 
 
 class UserError(Exception):
     """A mistake of the user's: the message is one sentence that says what is wrong, where, and what to do."""
+
+
+class ToolParser(argparse.ArgumentParser):
+    """A command line whose mistakes are reported in one sentence, like every other; options cannot be abbreviated."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**{"formatter_class": argparse.RawDescriptionHelpFormatter, "allow_abbrev": False, **options})
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message}; see {self.prog} --help.")
 
 
 def run_tool(main: Callable[[], int | None]) -> NoReturn:

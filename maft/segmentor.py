@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from typing import Any
 
 import torch
 from detectron2.config import CfgNode, configurable
-from detectron2.modeling import META_ARCH_REGISTRY, build_backbone
+from detectron2.modeling import META_ARCH_REGISTRY
 from torch import Tensor, nn
 
+from maft.backbones import backbone_from_config
 from maft.clip import CLIPEncoder, VocabularyEncoder, load_clip
 from maft.config import component_options
 from maft.data.catalog import vocabulary as catalogue_vocabulary
@@ -94,7 +96,10 @@ class OpenVocabSegmentor(nn.Module):
         if cfg.DATASETS.TRAIN:
             training = catalogue_vocabulary(cfg.DATASETS.TRAIN[0], names.CLASS_NAMES)
         context = BuildContext(
-            clip=clip, num_classes=len(training) if training else 0, backbone=lambda: build_backbone(cfg)
+            clip=clip,
+            num_classes=len(training) if training else 0,
+            backbone=lambda: backbone_from_config(cfg),
+            pretrained_clip=partial(load_clip, model.CLIP.NAME, model.CLIP.PRETRAINED) if clip_weights else None,
         )
         classifier = None
         if model.CLASSIFIER.NAME != "none":

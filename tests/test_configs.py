@@ -93,6 +93,23 @@ def test_a_wrong_key_is_refused_by_name(name, tmp_path):
         assert "\n" not in str(raised.value)
 
 
+@pytest.mark.parametrize(
+    ("overrides", "sentence"),
+    [
+        (["SOLVER", "3"], "SOLVER is a group of keys and cannot be set to a int: set one of its keys."),
+        (["SOLVER.BASE_LR", "abc"], "SOLVER.BASE_LR takes a float, not the str 'abc'."),
+        (["SOLVER.BASE_LR", "3", "SOLVER.BASE_LR.X", "3"], "Override SOLVER.BASE_LR.X: BASE_LR is a value"),
+        (["SOLVER.BASE_LR"], "'SOLVER.BASE_LR' has no value"),
+        (["TEST.AUG.ENABLED", "True"], "TEST.AUG.ENABLED is True, but this key of Detectron2 has no effect here"),
+        (["MODEL.PIXEL_MEAN", "[1.0, 2.0, 3.0]"], "proposers and CLIP bring their own normalisation"),
+    ],
+)
+def test_an_override_that_cannot_be_is_explained_in_one_sentence(overrides, sentence):
+    with pytest.raises(UserError) as raised:
+        load_config(FOLDER / "quickstart/maft.yaml", overrides)
+    assert sentence in str(raised.value) and "\n" not in str(raised.value)
+
+
 def test_a_start_layer_outside_the_tower_is_refused_before_anything_trains():
     cfg = load_config(FOLDER / "maft/maft_vitb16_coco-stuff-171.yaml", ["MODEL.CLASSIFIER.IPCLIP.START_LAYER", "12"])
     with pytest.raises(

@@ -1,6 +1,6 @@
 import pytest
 
-from maft.errors import UserError, run_tool
+from maft.errors import ToolParser, UserError, run_tool
 
 
 @pytest.mark.parametrize(("returned", "status"), [(None, 0), (0, 0), (3, 3)])
@@ -20,6 +20,14 @@ def test_a_user_error_is_one_line_on_stderr_and_status_1(capsys):
     captured = capsys.readouterr()
     assert captured.err == "error: no such file: a.yaml; check --config-file\n"
     assert captured.out == ""
+
+
+@pytest.mark.parametrize("given", [["--wrong"], ["--pictures"], ["--pictures", "many"], ["--pict", "3"]])
+def test_a_misspelt_option_is_a_user_error(given):
+    parser = ToolParser(prog="tool.py")
+    parser.add_argument("--pictures", type=int)
+    with pytest.raises(UserError, match=r"^[^\n]*; see tool.py --help\.$"):
+        parser.parse_args(given)
 
 
 def test_interruption_is_status_130():

@@ -12,12 +12,12 @@ from rich.table import Table
 
 from maft.benchmarks.catalog import BENCHMARKS, run_benchmark
 from maft.benchmarks.measure import Comparison
-from maft.errors import UserError, run_tool
+from maft.errors import ToolParser, UserError, run_tool
 from maft.files import write_json_atomic
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = ToolParser(description=__doc__)
     parser.add_argument("name", metavar="NAME", help=f"all, or one of: {', '.join(BENCHMARKS)}")
     parser.add_argument("--device", default="cpu", help="cpu (default) or cuda")
     parser.add_argument("--threads", type=int, help="CPU threads of torch (default: torch's own choice)")

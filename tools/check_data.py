@@ -15,13 +15,13 @@ from PIL import Image
 
 from maft.data.checking import Report, check_dataset
 from maft.data.reading import read_image, read_labels
-from maft.errors import UserError, run_tool
+from maft.errors import ToolParser, UserError, run_tool
 from maft.files import atomic_path
 from maft.visualize import contact_sheet, overlay
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ToolParser(description=__doc__)
     parser.add_argument("name", metavar="NAME")
     parser.add_argument("--sheet", type=Path, metavar="PNG", help="contact sheet (default: check_<name>.png)")
     parser.add_argument("--pictures", type=int, default=6, help="overlays on the sheet, 0 for none (default 6)")

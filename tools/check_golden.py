@@ -9,13 +9,13 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from maft.errors import run_tool
+from maft.errors import ToolParser, run_tool
 from maft.files import write_json_atomic
 from maft.golden.runner import CaseResult, run_folder
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = ToolParser(description=__doc__)
     parser.add_argument("folders", nargs="+", type=Path, metavar="DIR", help="folder of golden cases")
     parser.add_argument("--case", action="append", metavar="NAME", help="run only this case (may be repeated)")
     parser.add_argument("--device", default="cpu", help="cpu (default) or cuda")

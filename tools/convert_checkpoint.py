@@ -20,7 +20,7 @@ from maft.checkpoint.key_map import differences
 from maft.checkpoint.loading import pruned_parts
 from maft.checkpoint.official.released import RELEASES, convert_released, recognise
 from maft.config import load_config, self_contained
-from maft.errors import UserError, run_tool
+from maft.errors import ToolParser, UserError, run_tool
 from maft.files import write_text_atomic
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
@@ -36,7 +36,7 @@ DEFAULT_CONFIGS: dict[tuple[str, int], tuple[str, list[str]]] = {
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ToolParser(description=__doc__)
     parser.add_argument("input", type=Path, metavar="IN", help="official file, or a checkpoint of ours")
     parser.add_argument("output", type=Path, metavar="OUT", help="folder, or file ending in .safetensors")
     parser.add_argument(

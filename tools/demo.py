@@ -2,7 +2,7 @@
 """Segment pictures with your own words.
 
 Writes for every image: <name>_overlay.png (labels with a legend), <name>_labels.png (label map, index into the class
-names) and <name>.json (areas and scores).
+names; 255, or 65535 with more than 255 names, where nothing was found) and <name>.json (areas and scores).
 """
 
 import argparse
@@ -15,7 +15,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from maft.data.reading import read_image
-from maft.errors import UserError, run_tool
+from maft.errors import ToolParser, UserError, run_tool
 from maft.files import atomic_path, write_json_atomic
 from maft.predictor import Prediction, Predictor
 
@@ -23,7 +23,7 @@ IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".p
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ToolParser(description=__doc__)
     parser.add_argument("--config-file", required=True, metavar="FILE", help="YAML config, or a checkpoint")
     parser.add_argument(
         "--input", required=True, nargs="+", metavar="IMG", help="images, folders, or - for a list on stdin"
@@ -32,8 +32,8 @@ def parse_arguments() -> argparse.Namespace:
         "--class-names", nargs="+", metavar="NAME", help="your words (default: the training vocabulary)"
     )
     parser.add_argument("--output", required=True, type=Path, metavar="DIR", help="folder to write to")
-    parser.add_argument("opts", nargs="*", default=[], metavar="KEY VALUE", help="config overrides, after --")
-    return parser.parse_args()
+    parser.add_argument("opts", nargs="*", default=[], metavar="KEY VALUE", help="config overrides")
+    return parser.parse_intermixed_args()
 
 
 def find_images(inputs: list[str]) -> list[Path]:
@@ -53,7 +53,8 @@ def find_images(inputs: list[str]) -> list[Path]:
 
 def write_prediction(prediction: Prediction, folder: Path, name: str) -> None:
     """Writes the three files of one image."""
-    depth = np.uint8 if len(prediction.class_names) <= 256 else np.uint16
+    # The highest value is kept for pixels where nothing was found.
+    depth = np.uint8 if len(prediction.class_names) <= 255 else np.uint16
     for suffix, picture in (("overlay", prediction.overlay()), ("labels", prediction.labels.astype(depth))):
         with atomic_path(folder / f"{name}_{suffix}.png") as temporary:
             Image.fromarray(picture).save(temporary)

@@ -3,12 +3,11 @@
 
 import argparse
 from pathlib import Path
-from typing import NoReturn
 
 from maft.config import load_config
 from maft.engine.launch import choose_processes, launch
 from maft.engine.mining import MiningTask, mine
-from maft.errors import UserError, run_tool
+from maft.errors import ToolParser, run_tool
 
 EXAMPLES = """the four variants of the paper's Table 2:
   ... --masks ground_truth --output DIR                                       ground-truth masks and names
@@ -21,17 +20,8 @@ Train on the table with DATASETS.TRAIN '["pairs:DIR/pairs.tsv"]'.
 """
 
 
-class Parser(argparse.ArgumentParser):
-    """Reports a misspelt option in one sentence, like every other mistake."""
-
-    def error(self, message: str) -> NoReturn:
-        raise UserError(f"{message}; see {self.prog} --help.")
-
-
 def parse_arguments() -> argparse.Namespace:
-    parser = Parser(
-        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
+    parser = ToolParser(description=__doc__, epilog=EXAMPLES)
     parser.add_argument("--config-file", required=True, metavar="FILE", help="config with a proposer and MaskedCrops")
     parser.add_argument("--output", required=True, type=Path, metavar="DIR", help="where regions and table go")
     parser.add_argument("--masks", default="proposals", metavar="SOURCE", help="proposals (default) or ground_truth")

@@ -1,7 +1,6 @@
 #!/usr/bin/env python3
 """Train a tiny CLIP on captioned scenes of the miniature world and write it as an open_clip folder."""
 
-import argparse
 import dataclasses
 import re
 import time
@@ -16,7 +15,7 @@ from maft.clip import pretraining
 from maft.clip.word_tokenizer import WordTokenizer
 from maft.data.miniature import IMAGE_SIZE, Scene, miniature_classes, render_scene
 from maft.data.miniature.captions import TEMPLATES
-from maft.errors import UserError, run_tool
+from maft.errors import ToolParser, UserError, run_tool
 from maft.files import atomic_path, write_json_atomic
 
 _LONGEST_CAPTION = 26  # Four objects with their sizes on two grounds, start and end included.
@@ -24,7 +23,7 @@ _SIZE_WORDS = ("small", "medium", "large")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = ToolParser(description=__doc__)
     parser.add_argument("--arch", choices=("vit", "convnext"), required=True)
     parser.add_argument("--output", type=Path, required=True, help="folder to write")
     parser.add_argument("--seed", type=int, default=0, help="seed of weights, batches and scenes")

@@ -11,13 +11,13 @@ Finished runs are kept and interrupted ones continued when the command is repeat
 import argparse
 from pathlib import Path
 
-from maft.errors import run_tool
+from maft.errors import ToolParser, run_tool
 from maft.reproduction.methods import TABLE, TUNING_TABLE, choose
 from maft.reproduction.miniature import demo, reproduce, tune
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ToolParser(description=__doc__)
     parser.add_argument("experiment", choices=["demo", "miniature", "tune"])
     parser.add_argument("--output", type=Path, metavar="DIR", help="default: output/<experiment>")
     parser.add_argument(

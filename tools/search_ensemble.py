@@ -4,7 +4,6 @@
 import argparse
 import logging
 from pathlib import Path
-from typing import NoReturn
 
 from detectron2.config import CfgNode
 from detectron2.utils import comm
@@ -16,20 +15,13 @@ from maft.config import load_config
 from maft.engine.ensemble_search import THRESHOLDS, WEIGHTS, search
 from maft.engine.launch import choose_processes, launch
 from maft.engine.training import set_up
-from maft.errors import UserError, run_tool
+from maft.errors import ToolParser, UserError, run_tool
 from maft.files import write_json_atomic
 from maft.segmentor import OpenVocabSegmentor
 
 
-class Parser(argparse.ArgumentParser):
-    """Reports a misspelt option in one sentence, like every other mistake."""
-
-    def error(self, message: str) -> NoReturn:
-        raise UserError(f"{message}; see {self.prog} --help.")
-
-
 def parse_arguments() -> argparse.Namespace:
-    parser = Parser(description=__doc__, allow_abbrev=False)
+    parser = ToolParser(description=__doc__)
     parser.add_argument("--config-file", required=True, metavar="FILE", help="config with MaskedCrops")
     parser.add_argument("--dataset", metavar="NAME", help="where to search (default: the first of DATASETS.TEST)")
     parser.add_argument("--thresholds", type=float, nargs="+", default=THRESHOLDS, metavar="T", help="mask thresholds")

@@ -3,14 +3,13 @@
 
 import argparse
 import logging
-from typing import NoReturn
 
 from detectron2.utils.logger import setup_logger
 
 from maft.config import load_config
 from maft.engine.launch import Processes, choose_processes, launch
 from maft.engine.training import run
-from maft.errors import UserError, run_tool
+from maft.errors import ToolParser, run_tool
 
 EXAMPLES = """examples:
   tools/train_net.py --config-file configs/quickstart/maft.yaml
@@ -22,19 +21,10 @@ EXAMPLES = """examples:
 """
 
 
-class Parser(argparse.ArgumentParser):
-    """Reports a misspelt option in one sentence, like every other mistake."""
-
-    def error(self, message: str) -> NoReturn:
-        raise UserError(f"{message}; see {self.prog} --help.")
-
-
 def parse_arguments() -> argparse.Namespace:
-    parser = Parser(
+    parser = ToolParser(
         description=__doc__,
         epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
     parser.add_argument("--config-file", required=True, metavar="FILE", help="YAML config")
     parser.add_argument(

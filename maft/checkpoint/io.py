@@ -76,8 +76,8 @@ def _read_torch(file: Path) -> Any:
         if "TorchScript" in str(error):
             return _read_torchscript(file)
         raise UserError(
-            f"{file} holds more than tensors and would execute code when loaded, which is refused: "
-            f"convert it to safetensors where you trust it ({str(error).splitlines()[0]})."
+            f"{file} is not a checkpoint, or holds more than tensors and would execute code when loaded, which is "
+            "refused: convert it to safetensors where you trust it."
         ) from error
     except (RuntimeError, EOFError, ValueError, KeyError, UnicodeDecodeError) as error:
         if "TorchScript" in str(error):

@@ -257,8 +257,8 @@ def dataset(name: str) -> DatasetRow:
         return _BY_NAME[name]
     except KeyError:
         close = difflib.get_close_matches(name, _BY_NAME, n=1)
-        hint = f"did you mean {close[0]}?" if close else f"choose one of {', '.join(row.name for row in TABLE)}"
-        raise UserError(f"There is no dataset {name!r}: {hint}, or folder:/path for your own data.") from None
+        choice = f"did you mean {close[0]}" if close else f"choose one of {', '.join(row.name for row in TABLE)}"
+        raise UserError(f"There is no dataset {name!r}: {choice}, or folder:/path for your own data?") from None
 
 
 def class_names(name: str, variant: str = "plain") -> tuple[str, ...]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import logging
 import os
+import re
 import socket
 import sys
 from collections.abc import Callable
@@ -72,8 +73,10 @@ def choose_processes(
         num_processes: processes per machine on the CPU.
 
     Raises:
-        UserError: more GPUs than the machine has, or options that contradict each other.
+        UserError: an unknown device, more GPUs than the machine has, or options that contradict each other.
     """
+    if device != "cpu" and not re.fullmatch(r"cuda(:0)?", device):
+        raise UserError(f"MODEL.DEVICE is {device!r}: use cuda or cpu, and CUDA_VISIBLE_DEVICES to choose a GPU.")
     present = torch.cuda.device_count()
     if num_gpus is not None and (num_gpus < 0 or num_gpus > present):
         raise UserError(

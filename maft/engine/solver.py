@@ -26,8 +26,13 @@ logger = logging.getLogger(__name__)
 
 
 def learning_rate_factor(name: str, solver: CfgNode) -> float:
-    """Product of the factors of all ``LR_MULTIPLIERS`` whose text occurs in the parameter's name."""
+    """Product of the factors of all ``LR_MULTIPLIERS`` whose text occurs in the parameter's name.
+
+    As in Detectron2, ``BIAS_LR_FACTOR`` (unless None) multiplies the rate of every bias.
+    """
     factor = 1.0
+    if _is_bias(name) and solver.BIAS_LR_FACTOR is not None:
+        factor = float(solver.BIAS_LR_FACTOR)
     for part, value in solver.LR_MULTIPLIERS:
         if part in name:
             factor *= value
@@ -41,11 +46,14 @@ def weight_decay(name: str, module: nn.Module, parameter: Tensor, solver: CfgNod
         name: full name in the model.
         module: the module that owns it, whose type decides between ``WEIGHT_DECAY``, ``_NORM`` and ``_EMBED``.
         parameter: any shape; tensors of fewer than two dimensions are not decayed under ``DECAY_ONLY_MATRICES``.
-        solver: ``cfg.SOLVER``; the first match in ``WEIGHT_DECAY_OVERRIDES`` wins over everything else.
+        solver: ``cfg.SOLVER``; the first match in ``WEIGHT_DECAY_OVERRIDES`` wins over everything else, then, as in
+            Detectron2, ``WEIGHT_DECAY_BIAS`` (unless None) holds for every bias, also of norms.
     """
     for part, value in solver.WEIGHT_DECAY_OVERRIDES:
         if part in name:
             return float(value)
+    if _is_bias(name) and solver.WEIGHT_DECAY_BIAS is not None:
+        return float(solver.WEIGHT_DECAY_BIAS)
     if isinstance(module, _NORM_TYPES):
         return solver.WEIGHT_DECAY_NORM
     if isinstance(module, nn.Embedding):
@@ -53,6 +61,10 @@ def weight_decay(name: str, module: nn.Module, parameter: Tensor, solver: CfgNod
     if solver.DECAY_ONLY_MATRICES and parameter.ndim < 2:
         return 0.0
     return solver.WEIGHT_DECAY
+
+
+def _is_bias(name: str) -> bool:
+    return name.rpartition(".")[2] == "bias"
 
 
 def named_trainable(model: nn.Module) -> Iterator[tuple[str, nn.Module, nn.Parameter]]:

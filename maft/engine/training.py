@@ -23,11 +23,11 @@ from torch.nn.parallel import DistributedDataParallel
 
 from maft.building import build_model
 from maft.checkpoint.loading import Weights, initial_weights, read_weights
-from maft.data.loader import Mapper, build_train_loader
+from maft.data.loader import Mapper, build_train_loader, load_records
 from maft.data.mappers import SegmentationMapper
 from maft.data.pairs import RegionPairMapper
 from maft.engine.checkpointer import Checkpointer
-from maft.engine.evaluation import draw_predictions, evaluate
+from maft.engine.evaluation import check_evaluation, draw_predictions, evaluate
 from maft.engine.hooks import (
     AfterOptimizerStep,
     PeriodicCheckpoint,
@@ -35,6 +35,7 @@ from maft.engine.hooks import (
     PredictionPictures,
     StepScheduler,
 )
+from maft.engine.options import check_options
 from maft.engine.schedules import build_scheduler
 from maft.engine.solver import build_optimizer
 from maft.engine.trainer import Trainer
@@ -58,6 +59,15 @@ def run(cfg: CfgNode, eval_only: bool = False, resume: bool = False) -> Mapping[
     Raises:
         UserError: see `train`.
     """
+    check_options(cfg)
+    if cfg.DATASETS.TEST:
+        # A mistake in the final evaluation should not come to light after days of training.
+        check_evaluation(cfg, cfg.DATASETS.TEST)
+        if not eval_only:
+            for name in cfg.DATASETS.TEST:
+                load_records([name], "DATASETS.TEST")
+    elif eval_only:
+        raise UserError("DATASETS.TEST is empty: name at least one dataset to evaluate on.")
     if not eval_only and not resume:
         check_unused(cfg)
     set_up(cfg)

@@ -46,12 +46,13 @@ def test_choice_of_processes(gpus, present, options, expected):
         (2, {"num_gpus": 2, "num_processes": 2}, "is for the CPU"),
         (0, {"machines": 2, "machine_rank": 2, "url": "tcp://a:1"}, "--machine-rank 2"),
         (0, {"machines": 2}, "--dist-url"),
+        (0, {"device": "tpu"}, "MODEL.DEVICE is 'tpu': use cuda or cpu"),
     ],
 )
 def test_impossible_processes(gpus, present, options, sentence):
     gpus(present)
     with pytest.raises(UserError, match=sentence):
-        choose_processes(device="cuda", **options)
+        choose_processes(**{"device": "cuda", **options})
 
 
 def test_a_taken_port_is_refused_before_anything_starts():

@@ -3,6 +3,7 @@ import logging
 import pytest
 import torch
 from detectron2.config import get_cfg
+from detectron2.solver.build import get_default_optimizer_params
 from torch import nn
 
 from maft.config import add_maft_config
@@ -49,6 +50,17 @@ def test_decay_follows_the_type_of_module_and_rates_follow_names(cfg):
         "void_embedding": (1e-3, 0.0),
         "relative_position_bias_table": (1e-3, 0.0),
     }
+
+
+def test_biases_follow_detectron2s_own_keys_in_its_own_way(cfg):
+    cfg.SOLVER.update(BIAS_LR_FACTOR=2.0, WEIGHT_DECAY_BIAS=0.3, WEIGHT_DECAY_NORM=0.2)
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.Linear(4, 4))
+    theirs = get_default_optimizer_params(
+        model, base_lr=1e-3, weight_decay=0.05, weight_decay_norm=0.2, bias_lr_factor=2.0, weight_decay_bias=0.3
+    )
+    names = {parameter: name for name, parameter in model.named_parameters()}
+    expected = {names[p]: (group["lr"], group["weight_decay"]) for group in theirs for p in group["params"]}
+    assert settings(parameter_groups(model, cfg.SOLVER)) == expected
 
 
 def test_open_clip_rule_decays_matrices_only(cfg):

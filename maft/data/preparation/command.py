@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from maft.data.catalog import datasets_root
-from maft.errors import UserError, run_tool
+from maft.errors import ToolParser, UserError, run_tool
 
 
 @dataclass(frozen=True)
@@ -54,8 +53,8 @@ class Count:
 
 def main(prepare: Callable[[Options], list[Count]], description: str, arguments: Sequence[str] | None = None) -> int:
     """Parses the command line, runs a preparation and prints the counts."""
-    parser = argparse.ArgumentParser(
-        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    parser = ToolParser(
+        description=description
     )  # fmt: skip
     parser.add_argument(
         "--root", type=Path, default=datasets_root(), help="folder of all datasets (default %(default)s)"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -56,15 +56,25 @@ def evaluate(cfg: CfgNode, model: nn.Module, dataset_name: str | None = None) ->
     names = [dataset_name] if dataset_name else list(cfg.DATASETS.TEST)
     if not names:
         raise UserError("DATASETS.TEST is empty: name at least one dataset to evaluate on.")
+    # A misspelt last name should not cost the evaluation of the others.
+    check_evaluation(cfg, names)
+    return {name: evaluate_dataset(cfg, model, name) for name in names}
+
+
+def check_evaluation(cfg: CfgNode, names: Sequence[str]) -> None:
+    """Checks options and names before a model has run; no file of a dataset's images is touched.
+
+    Raises:
+        UserError: a dataset does not exist, or an option cannot be used on it.
+    """
     for entry in cfg.TEST.EXPECTED:
         if len(entry) != 3:
             raise UserError(f"TEST.EXPECTED holds {list(entry)}: each entry is [dataset, metric, value].")
         if not definition(entry[1].rpartition("/")[2]):
             raise UserError(f"TEST.EXPECTED holds the metric {entry[1]!r}, which does not exist; there is {metrics()}.")
-    # A misspelt last name should not cost the evaluation of the others.
     for name in names:
-        chosen_evaluators(cfg, dataset(name))
-    return {name: evaluate_dataset(cfg, model, name) for name in names}
+        if "semantic" in chosen_evaluators(cfg, dataset(name)):
+            _semantic_evaluator(cfg, dataset(name))
 
 
 def evaluate_dataset(cfg: CfgNode, model: nn.Module, name: str, *, state_seconds: float = 60.0) -> Results:
@@ -152,8 +162,7 @@ def build_evaluators(cfg: CfgNode, row: DatasetRow, records: list[dict[str, Any]
     names = class_names(row.name)
     evaluators: dict[str, Any] = {}
     if "semantic" in chosen:
-        seen = None if row.seen_only else row.classes.seen
-        evaluators["sem_seg"] = SemanticEvaluator(names, row.ignore_label, seen=seen, protocol=cfg.TEST.PROTOCOL)
+        evaluators["sem_seg"] = _semantic_evaluator(cfg, row)
     if "panoptic" in chosen:
         evaluators["panoptic_seg"] = PanopticEvaluator(names, thing_flags(row))
     if "instance" in chosen:
@@ -162,6 +171,11 @@ def build_evaluators(cfg: CfgNode, row: DatasetRow, records: list[dict[str, Any]
         category_ids = {index: row.classes.category_ids[index] for index in things}
         evaluators["segm"] = InstanceEvaluator(truth, category_ids, {index: names[index] for index in things})
     return evaluators
+
+
+def _semantic_evaluator(cfg: CfgNode, row: DatasetRow) -> SemanticEvaluator:
+    seen = None if row.seen_only else row.classes.seen
+    return SemanticEvaluator(class_names(row.name), row.ignore_label, seen=seen, protocol=cfg.TEST.PROTOCOL)
 
 
 def _instances(row: DatasetRow, image_ids: set[Any]) -> dict[str, Any]:
