@@ -28,11 +28,14 @@ class BuildContext:
         clip: the shared CLIP encoder (``maft.clip.CLIPEncoder``).
         num_classes: number of classes of the training vocabulary.
         backbone: builds the Detectron2 backbone that ``MODEL.BACKBONE`` names; called only by components that use one.
+        pretrained_clip: loads CLIP as ``MODEL.CLIP`` names it, where ``clip`` comes from a checkpoint that may have
+            tuned it; None where ``clip`` is that CLIP.
     """
 
     clip: Any
     num_classes: int
     backbone: Callable[[], nn.Module]
+    pretrained_clip: Callable[[], Any] | None = None
 
 
 def _closest(word: str, known: list[str]) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from copy import deepcopy
 from typing import Any
 
@@ -25,7 +25,8 @@ class MAFTPlus(MaskPooling):
 
     Args:
         text_transfer: adapts the texts to each image.
-        teacher: the image tower as pre-trained, for representation compensation. Not part of checkpoints.
+        load_teacher: gives the image tower as pre-trained, for representation compensation; called when the first
+            training step asks for it. The teacher is not part of checkpoints.
         rows_in_memory_order: the official reshape of the dense features that the transfer reads, with which the
             released weights were trained; see `maft.clip.dense.project_dense`.
     """
@@ -33,15 +34,16 @@ class MAFTPlus(MaskPooling):
     def __init__(
         self,
         text_transfer: ContentDependentTransfer,
-        teacher: nn.Module,
+        load_teacher: Callable[[], nn.Module],
         *,
         rows_in_memory_order: bool = False,
     ) -> None:
         super().__init__()
         self.text_transfer = text_transfer
         self.rows_in_memory_order = rows_in_memory_order
-        # In a tuple it is no submodule: evaluation leaves it off the device, and checkpoints hold one tower.
-        self._teacher = (teacher.eval().requires_grad_(False),)
+        self._load_teacher = load_teacher
+        # In a tuple it is no submodule: evaluation does without it, and checkpoints hold one tower.
+        self._teacher: tuple[nn.Module, ...] = ()
 
     @classmethod
     def from_options(
@@ -52,7 +54,7 @@ class MAFTPlus(MaskPooling):
         transfer_heads: int = 8,
         rows_in_memory_order: bool = False,
     ) -> MAFTPlus:
-        """Copies the image tower of ``context.clip``, still as pre-trained, as the teacher.
+        """The teacher is a copy of ``context.clip``'s tower, or where that is a checkpoint's, the original CLIP's.
 
         Raises:
             UserError: CLIP is a ViT, or the form of the transfer is unknown.
@@ -62,11 +64,13 @@ class MAFTPlus(MaskPooling):
         transfer = build_text_transfer(text_transfer, context.clip.embed_dim, transfer_heads, option)
         if transfer is None:
             raise UserError(f"{option} is none: use the classifier MaskPooling for texts that do not adapt.")
-        return cls(transfer, deepcopy(context.clip.visual), rows_in_memory_order=rows_in_memory_order)
+        return cls(transfer, _pretrained_tower(context), rows_in_memory_order=rows_in_memory_order)
 
     @property
     def teacher(self) -> nn.Module:
         """The image tower as pre-trained, frozen and in eval mode."""
+        if not self._teacher:
+            self._teacher = (self._load_teacher().eval().requires_grad_(False),)
         return self._teacher[0]
 
     def trainable_parameters(self) -> Iterator[nn.Parameter]:
@@ -87,3 +91,12 @@ class MAFTPlus(MaskPooling):
         """The pre-trained tower's dense features (B, C, H/32, W/32)."""
         teacher = self.teacher.to(images.pixels.device)
         return dense_features(teacher, images.normalized(clip.pixel_mean, clip.pixel_std))["dense"]
+
+
+def _pretrained_tower(context: BuildContext) -> Callable[[], nn.Module]:
+    if context.pretrained_clip is not None:
+        load = context.pretrained_clip
+        return lambda: load().visual
+    # Copied now, before training changes it.
+    tower = deepcopy(context.clip.visual)
+    return lambda: tower

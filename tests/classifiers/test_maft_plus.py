@@ -3,9 +3,13 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from detectron2.config import get_cfg
 
+from maft.building import build_model
+from maft.checkpoint.loading import Weights
 from maft.classifiers.text_transfer import ContentDependentTransfer
 from maft.clip import clip_from_config
+from maft.config import add_maft_config
 from maft.errors import UserError
 from maft.position import sine_position_encoding
 from maft.registry import CLASSIFIERS, BuildContext
@@ -102,6 +106,22 @@ def test_teacher_stays_as_pretrained_and_out_of_checkpoints(clip):
     assert not torch.allclose(after, before)
     assert not any(p.requires_grad for p in classifier.teacher.parameters())
     assert all(name.startswith("text_transfer.") for name in classifier.state_dict())
+
+
+def test_a_tuned_tower_of_a_checkpoint_is_not_its_own_teacher():
+    cfg = get_cfg()
+    add_maft_config(cfg)
+    cfg.MODEL.DEVICE = "cpu"
+    cfg.MODEL.CLIP.NAME, cfg.MODEL.CLIP.PRETRAINED = "tiny_convnext", ""
+    cfg.MODEL.PROPOSER.NAME, cfg.MODEL.CLASSIFIER.NAME = "GroundTruth", "MAFTPlus"
+    first = build_model(cfg)
+    kept = first.classifier.teacher
+    tuned = {name: value + 0.1 * name.startswith("clip.model.visual.") for name, value in first.state_dict().items()}
+    resumed = build_model(cfg, [Weights(tuned, "a checkpoint")])
+    teacher = resumed.classifier.teacher.state_dict()
+    for name, value in kept.state_dict().items():
+        assert torch.equal(value, teacher[name])
+        assert torch.equal(resumed.clip.visual.state_dict()[name], value + 0.1)
 
 
 def test_says_what_is_wrong(clip):
