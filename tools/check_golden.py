@@ -6,10 +6,11 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
+import torch
 from rich.console import Console
 from rich.table import Table
 
-from maft.errors import ToolParser, run_tool
+from maft.errors import ToolParser, UserError, run_tool
 from maft.files import write_json_atomic
 from maft.golden.runner import CaseResult, run_folder
 
@@ -18,7 +19,7 @@ def parse_arguments() -> argparse.Namespace:
     parser = ToolParser(description=__doc__)
     parser.add_argument("folders", nargs="+", type=Path, metavar="DIR", help="folder of golden cases")
     parser.add_argument("--case", action="append", metavar="NAME", help="run only this case (may be repeated)")
-    parser.add_argument("--device", default="cpu", help="cpu (default) or cuda")
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"], help="default: cpu")
     parser.add_argument("--json", type=Path, metavar="OUT", help="also write the results as JSON")
     return parser.parse_args()
 
@@ -45,6 +46,8 @@ def print_results(results: list[CaseResult]) -> None:
 
 def main() -> int:
     arguments = parse_arguments()
+    if arguments.device == "cuda" and not torch.cuda.is_available():
+        raise UserError("--device cuda: this machine has no usable GPU; leave --device out.")
     results = [
         result
         for folder in arguments.folders

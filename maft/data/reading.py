@@ -75,7 +75,7 @@ def _read_array(path: str | os.PathLike[str], kind: str) -> NDArray[np.generic]:
 
 def _require(path: str | os.PathLike[str], kind: str) -> None:
     if not os.path.isfile(path):
-        raise UserError(f"{kind.capitalize()} {path} does not exist: check the dataset folder.")
+        raise UserError(f"{kind.capitalize()} {path} does not exist: check its path.")
 
 
 def _reason(error: Exception) -> str:

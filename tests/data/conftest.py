@@ -45,11 +45,11 @@ def prepare(root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
 
 @pytest.fixture
 def tree(root: Path) -> Tree:
-    """Path -> (content, time of change) of every file below the root."""
+    """Path -> (content, time of change) of every file below the root but the preparations' locks."""
     return lambda: {
         str(path.relative_to(root)): (hashlib.sha256(path.read_bytes()).hexdigest(), path.stat().st_mtime_ns)
         for path in sorted(root.rglob("*"))
-        if path.is_file()
+        if path.is_file() and path.suffix != ".lock"
     }
 
 

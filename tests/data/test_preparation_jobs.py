@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from maft.data.preparation.command import only_one
 from maft.data.preparation.jobs import run_jobs
 from maft.errors import UserError
 
@@ -52,6 +53,28 @@ def test_workers_end_with_a_killed_run(tmp_path: Path) -> None:
     while any(_runs(worker) for worker in workers) and time.monotonic() < deadline:
         time.sleep(0.1)
     assert not any(_runs(worker) for worker in workers)
+
+
+def test_a_second_preparation_of_a_set_is_refused_until_the_first_ends(tmp_path: Path) -> None:
+    child = os.fork()
+    if child == 0:
+        with only_one(tmp_path, "voc"):
+            (tmp_path / "holds").touch()
+            time.sleep(60)
+        os._exit(0)
+    deadline = time.monotonic() + 30
+    while not (tmp_path / "holds").is_file() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    try:
+        with pytest.raises(UserError, match="Another process prepares voc"), only_one(tmp_path, "voc"):
+            pass
+        with only_one(tmp_path, "ade150"):
+            pass
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+    with only_one(tmp_path, "voc"):
+        pass
 
 
 def _runs(process: int) -> bool:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -69,9 +72,36 @@ def main(prepare: Callable[[Options], list[Count]], description: str, arguments:
             f"The folder of all datasets {given.root} does not exist: create it, unpack the download there, or set "
             "--root or the environment variable DETECTRON2_DATASETS."
         )
-    for count in prepare(Options(given.root, tuple(dict.fromkeys(given.splits)), given.workers)):
+    with only_one(given.root, prepare.__module__.rpartition(".")[2]):
+        counts = prepare(Options(given.root, tuple(dict.fromkeys(given.splits)), given.workers))
+    for count in counts:
         print(count)
     return 0
+
+
+@contextmanager
+def only_one(root: Path, name: str) -> Iterator[None]:
+    """Keeps out a second preparation of the same set, which would take the first one's unfinished files for leftovers.
+
+    Raises:
+        UserError: another process prepares this set below ``root``, or ``root`` cannot be written to.
+    """
+    path = root / f".prepare_{name}.lock"
+    try:
+        file = path.open("a")
+    except OSError as error:
+        raise UserError(f"Cannot write to folder {root}: {error.strerror}; choose another one with --root.") from error
+    with file:
+        try:
+            # A lock of this kind ends with its process, however that ends, and is not inherited by its workers.
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno not in (errno.EACCES, errno.EAGAIN):
+                raise
+            raise UserError(
+                f"Another process prepares {name} in {root} at this moment: wait until it has finished, or end it."
+            ) from error
+        yield
 
 
 def run(prepare: Callable[[Options], list[Count]], description: str | None) -> None:
