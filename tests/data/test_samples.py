@@ -1,9 +1,14 @@
 """Real photographs (environment variable MAFT_SAMPLES) through preparation, catalogue and checks."""
 
+import csv
+import json
+import runpy
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from maft.data import load_items
@@ -33,3 +38,47 @@ def test_ade_samples_as_your_own_data(tmp_path: Path, samples_dir: Path) -> None
     report = check_dataset(f"folder:{tmp_path}")
     assert report.problems == [] and report.ignored == 0
     assert {"sky", "building, edifice"} <= {names[index] for index in np.flatnonzero(report.pixels)}
+
+
+def test_ade_samples_train_and_are_evaluated_as_your_own_data(
+    tmp_path: Path, samples_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The quickstart's MAFT on the photographs, named by the classes that occur in them."""
+    repository = Path(__file__).parents[2]
+    data, output = tmp_path / "own", tmp_path / "out"
+    table = (samples_dir / "ade" / "objectInfo150.txt").read_text().splitlines()[1:]
+    words = ["other", *(line.split("\t")[-1].split(",")[0].strip() for line in table)]
+    maps = {path.name: np.asarray(Image.open(path)) for path in (samples_dir / "ade" / "annotations").iterdir()}
+    present = np.unique(np.concatenate([labels.ravel() for labels in maps.values()]))
+    (data / "masks").mkdir(parents=True)
+    (data / "images").symlink_to(samples_dir / "ade" / "images")
+    (data / "classes.txt").write_text("\n".join(words[index] for index in present))
+    for name, labels in maps.items():
+        Image.fromarray(np.searchsorted(present, labels).astype(np.uint8)).save(data / "masks" / name)
+
+    overrides = {
+        "DATASETS.TRAIN": f"['folder:{data}']", "DATASETS.TEST": f"['folder:{data}']", "OUTPUT_DIR": output,
+        "SOLVER.IMS_PER_BATCH": 2, "SOLVER.MAX_ITER": 3, "SOLVER.LOG_PERIOD": 1, "TEST.VISUALIZE": 2,
+    }  # fmt: skip
+    arguments = ["--config-file", "configs/quickstart/maft.yaml", "--num-gpus", "0"]
+    arguments += [str(word) for pair in overrides.items() for word in pair]
+    monkeypatch.chdir(repository)
+    monkeypatch.setattr(sys, "argv", ["train_net.py", *arguments])
+    with pytest.raises(SystemExit) as stop:
+        runpy.run_path("tools/train_net.py", run_name="__main__")
+    assert stop.value.code == 0
+
+    logged = [json.loads(line) for line in (output / "metrics.json").read_text().splitlines()]
+    losses = [line["total_loss"] for line in logged if "total_loss" in line]
+    assert len(losses) == 3 and np.isfinite(losses).all()
+    (report,) = (output / "inference").iterdir()
+    results = json.loads((report / "results.json").read_text())["results"]["sem_seg"]
+    assert 0 < results["pACC"] <= 100
+    with (report / "per_class.csv").open() as file:
+        assert [row["name"] for row in csv.DictReader(file)] == [words[index] for index in present]
+    pictures = sorted((report / "pictures").iterdir())
+    assert len(pictures) == 2
+    for path, name in zip(pictures, sorted(maps), strict=False):
+        height, width = maps[name].shape
+        with Image.open(path) as picture:
+            assert picture.width > 3 * width and picture.height > height
