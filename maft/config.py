@@ -213,6 +213,13 @@ def _add_test(cfg: CfgNode) -> None:
     test.REPRODUCES = ""
 
 
+def default_config() -> CfgNode:
+    """Detectron2's defaults with ours added."""
+    cfg = get_cfg()
+    add_maft_config(cfg)
+    return cfg
+
+
 def load_config(file: str | os.PathLike[str], overrides: list[str] | None = None) -> CfgNode:
     """Reads a YAML config, its ``_BASE_`` files and command-line overrides; nothing in it is executed.
 
@@ -222,8 +229,7 @@ def load_config(file: str | os.PathLike[str], overrides: list[str] | None = None
     path = Path(file)
     if not path.is_file():
         raise UserError(f"Config file {path} does not exist: check --config-file.")
-    cfg = get_cfg()
-    add_maft_config(cfg)
+    cfg = default_config()
     try:
         cfg.merge_from_file(str(path))
         # A merged node forgets that new keys are allowed in it; overrides may name options the file leaves out.

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from maft.config import load_config
+from maft.config import default_config, load_config
 from maft.errors import UserError
 from maft.files import write_json_atomic
 
@@ -54,7 +54,7 @@ def execute(run: Run) -> dict[str, Any]:
     """
     if not TRAIN_NET.is_file():
         raise UserError(f"{TRAIN_NET} is not here: call this in the root folder of the repository.")
-    fingerprint = hashlib.sha256(load_config(run.config, list(run.overrides)).dump().encode()).hexdigest()
+    fingerprint = _fingerprint(run)
     record = _read(run.folder / _RECORD)
     if record and record["fingerprint"] != fingerprint:
         raise UserError(f"{run.folder} holds a run of another config: delete that folder, or choose another --output.")
@@ -77,6 +77,20 @@ def execute(run: Run) -> dict[str, Any]:
     }
     write_json_atomic(run.folder / _RECORD, record)
     return record
+
+
+def _fingerprint(run: Run) -> str:
+    """Of what the config sets, so that a new key with a default does not make old runs strange."""
+
+    def flat(node: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+        entries: dict[str, str] = {}
+        for key, value in node.items():
+            entries |= flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {prefix + key: repr(value)}
+        return entries
+
+    defaults = flat(default_config())
+    chosen = {k: v for k, v in flat(load_config(run.config, list(run.overrides))).items() if defaults.get(k) != v}
+    return hashlib.sha256(json.dumps(chosen, sort_keys=True).encode()).hexdigest()
 
 
 def scores(record: Mapping[str, Any], dataset: str) -> dict[str, float]:
