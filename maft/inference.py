@@ -5,7 +5,7 @@ Shape letters: Q proposals, C classes, (H, W) output size.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -14,7 +14,80 @@ from detectron2.structures import Boxes, Instances
 from torch import Tensor
 from torchvision.ops import masks_to_boxes
 
+from maft.errors import UserError
+
 _CLASSES_AT_A_TIME = 64
+
+
+def image_result(
+    probabilities: Tensor,
+    masks: Tensor,
+    size: tuple[int, int],
+    *,
+    are_logits: bool,
+    classes: int,
+    seen: Tensor | None,
+    things: Tensor | None,
+    options: Mapping[str, Any],
+) -> dict[str, Any]:
+    """All results of one image, as `OpenVocabSegmentor.forward` documents them.
+
+    Args:
+        probabilities: (Q, C) or (Q, C + 1), void last.
+        masks: (Q, h, w) at image size; logits or values in [0, 1].
+        size: (H, W) of the output.
+        are_logits: whether ``masks`` needs a sigmoid.
+        classes: C.
+        seen, things: (C,) bool, None where unknown.
+        options: ``MODEL.INFERENCE`` in lower case.
+
+    Raises:
+        UserError: panoptic or instance results are asked for and ``things`` is None.
+    """
+    whole = options["panoptic"] or options["instance"]
+    if options["resize_before"] or whole:
+        masks = resize_map(masks, size)
+    soft = masks.sigmoid() if are_logits else masks
+    result: dict[str, Any] = {}
+    if options["semantic"]:
+        penalty = seen * options["seen_penalty"] if seen is not None and options["seen_penalty"] else None
+        if options["labels_only"]:
+            best = semantic_labels(probabilities[:, :classes], soft, size, penalty)
+        else:
+            scores = semantic_scores(probabilities[:, :classes], soft, size)
+            best = labels_of_scores(scores, penalty)
+            result["sem_seg"] = scores if penalty is None else scores - penalty[:, None, None]
+        # An argmax over the scores could not tell a pixel that no mask covers from one of the first class.
+        result["sem_seg_labels"], result["sem_seg_confidence"] = best
+    if not whole:
+        return result
+    if things is None:
+        raise UserError(
+            "Panoptic and instance results need to know which classes are things: call set_vocabulary with things, "
+            "or set MODEL.INFERENCE.PANOPTIC False."
+        )
+    if options["panoptic"]:
+        result["panoptic_seg"] = panoptic_inference(
+            _with_void(probabilities, classes),
+            soft,
+            things,
+            object_mask_threshold=options["object_mask_threshold"],
+            overlap_threshold=options["overlap_threshold"],
+        )
+    if options["instance"]:
+        result["instances"] = instance_inference(
+            probabilities[:, :classes],
+            masks if are_logits else masks.logit(eps=1e-6),
+            most=options["max_instances"],
+            things=things if options["panoptic"] else None,
+        )
+    return result
+
+
+def _with_void(probabilities: Tensor, classes: int) -> Tensor:
+    if probabilities.shape[-1] > classes:
+        return probabilities
+    return torch.cat([probabilities, probabilities.new_zeros((len(probabilities), 1))], dim=-1)
 
 
 def resize_map(values: Tensor, size: tuple[int, int]) -> Tensor:

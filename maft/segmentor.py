@@ -18,14 +18,7 @@ from maft.config import component_options
 from maft.data.catalog import vocabulary as catalogue_vocabulary
 from maft.ensembles import ClassScores
 from maft.errors import UserError
-from maft.inference import (
-    instance_inference,
-    labels_of_scores,
-    panoptic_inference,
-    resize_map,
-    semantic_labels,
-    semantic_scores,
-)
+from maft.inference import image_result
 from maft.losses import TrainingStep
 from maft.registry import CLASSIFIERS, ENSEMBLES, LOSSES, PROPOSERS, BuildContext
 from maft.structures import Classification, Images, Proposals, Targets, Vocabulary
@@ -294,68 +287,29 @@ class OpenVocabSegmentor(nn.Module):
     ) -> list[dict[str, Any]]:
         """Results of a batch, as `forward` returns them, from its masks and their classification."""
         probabilities = self.class_probabilities(proposals, classification)
+        seen, things = (
+            None if flags is None else torch.tensor(flags, device=self.device)
+            for flags in (self.vocabulary.seen, self._things)
+        )
         results = []
         for index, (item, size) in enumerate(zip(batched_inputs, images.sizes, strict=True)):
             masks = proposals.image(index).resized(images.padded_size)[0, :, : size[0], : size[1]]
             output = (int(item.get("height", size[0])), int(item.get("width", size[1])))
-            results.append(self._image_result(probabilities[index], masks, proposals.are_logits, output))
+            results.append(
+                image_result(
+                    probabilities[index],
+                    masks,
+                    output,
+                    are_logits=proposals.are_logits,
+                    classes=len(self.vocabulary),
+                    seen=seen,
+                    things=things,
+                    options=self.inference_options,
+                )
+            )
         return results
-
-    def _image_result(
-        self, probabilities: Tensor, masks: Tensor, are_logits: bool, size: tuple[int, int]
-    ) -> dict[str, Any]:
-        options = self.inference_options
-        classes = len(self.vocabulary)
-        whole = options["panoptic"] or options["instance"]
-        if options["resize_before"] or whole:
-            masks = resize_map(masks, size)
-        soft = masks.sigmoid() if are_logits else masks
-        result: dict[str, Any] = {}
-        if options["semantic"]:
-            penalty = self._seen_penalty(options["seen_penalty"])
-            if options["labels_only"]:
-                best = semantic_labels(probabilities[:, :classes], soft, size, penalty)
-            else:
-                scores = semantic_scores(probabilities[:, :classes], soft, size)
-                best = labels_of_scores(scores, penalty)
-                result["sem_seg"] = scores if penalty is None else scores - penalty[:, None, None]
-            # An argmax over the scores could not tell a pixel that no mask covers from one of the first class.
-            result["sem_seg_labels"], result["sem_seg_confidence"] = best
-        if whole:
-            if self._things is None:
-                raise UserError("Panoptic and instance results need to know which classes are things: "
-                                "call set_vocabulary with things, or set MODEL.INFERENCE.PANOPTIC False.")  # fmt: skip
-            things = torch.tensor(self._things, device=masks.device)
-        if options["panoptic"]:
-            result["panoptic_seg"] = panoptic_inference(
-                _with_void(probabilities, classes),
-                soft,
-                things,
-                object_mask_threshold=options["object_mask_threshold"],
-                overlap_threshold=options["overlap_threshold"],
-            )
-        if options["instance"]:
-            logits = masks if are_logits else masks.logit(eps=1e-6)
-            result["instances"] = instance_inference(
-                probabilities[:, :classes],
-                logits,
-                most=options["max_instances"],
-                things=things if options["panoptic"] else None,
-            )
-        return result
-
-    def _seen_penalty(self, penalty: float) -> Tensor | None:
-        if not penalty or self.vocabulary.seen is None:
-            return None
-        return torch.tensor(self.vocabulary.seen, device=self.device) * penalty
 
 
 def _unfreeze(parameters: Iterable[nn.Parameter]) -> None:
     for parameter in parameters:
         parameter.requires_grad_(True)
-
-
-def _with_void(probabilities: Tensor, classes: int) -> Tensor:
-    if probabilities.shape[-1] > classes:
-        return probabilities
-    return torch.cat([probabilities, probabilities.new_zeros((len(probabilities), 1))], dim=-1)
