@@ -187,7 +187,8 @@ def _add_solver(cfg: CfgNode) -> None:
     solver.AMP.DTYPE = "float16"
     # Micro-batches per optimiser step; IMS_PER_BATCH stays the global batch.
     solver.ACCUMULATE = 1
-    # Names of submodules that go through torch.compile.
+    # Submodules or methods that go through torch.compile: proposer.backbone, proposer.pixel_decoder, proposer.decoder,
+    # classifier, or of IP-CLIP, whose tower (classifier.visual) is not called as a whole, classifier.encode_proposals.
     solver.COMPILE = []
     # Several processes: allow trainable parameters that take no part in some steps (costs a graph walk per step).
     solver.FIND_UNUSED_PARAMETERS = False

@@ -27,6 +27,7 @@ from maft.data.loader import Mapper, build_train_loader, load_records
 from maft.data.mappers import SegmentationMapper
 from maft.data.pairs import RegionPairMapper
 from maft.engine.checkpointer import Checkpointer
+from maft.engine.compilation import CompiledParts
 from maft.engine.evaluation import check_evaluation, draw_predictions, evaluate
 from maft.engine.hooks import (
     AfterOptimizerStep,
@@ -158,7 +159,7 @@ def build_trainer(cfg: CfgNode, model: nn.Module, seed: int) -> Trainer:
         world_size=comm.get_world_size(),
     )
     return Trainer(
-        _distributed(cfg, compiled(model, solver.COMPILE)),
+        _distributed(cfg, model),
         loader,
         optimizer,
         build_scheduler(cfg, optimizer),
@@ -174,20 +175,6 @@ def _training_mapper(cfg: CfgNode) -> Mapper:
     if cfg.INPUT.MAPPER == "region_pairs":
         return RegionPairMapper.from_config(cfg)
     return SegmentationMapper.from_config(cfg, is_train=True)
-
-
-def compiled(model: nn.Module, names: list[str]) -> nn.Module:
-    """Sends the named submodules through torch.compile, in place; parameter names do not change.
-
-    Raises:
-        UserError: the model has no such submodule.
-    """
-    for name in names:
-        try:
-            model.get_submodule(name).compile()
-        except AttributeError as error:
-            raise UserError(f"SOLVER.COMPILE names {name!r}, which is no submodule of the model.") from error
-    return model
 
 
 def _distributed(cfg: CfgNode, model: nn.Module) -> nn.Module:
@@ -222,6 +209,9 @@ def _hooks(
         PeriodicCheckpoint(checkpointer, cfg.SOLVER.CHECKPOINT_PERIOD),
         evaluation,
     ]
+    if cfg.SOLVER.COMPILE:
+        # Before the hooks that save: a run that compiles nothing should leave no checkpoint.
+        hooks.insert(0, CompiledParts(model, cfg.SOLVER.COMPILE))
     if cfg.SOLVER.PICTURE_PERIOD:
         hooks.append(PredictionPictures(lambda: draw_predictions(cfg, model), cfg.SOLVER.PICTURE_PERIOD))
     if comm.is_main_process():

@@ -9,10 +9,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
-from maft.data import load_items
+from maft.data import class_names, dataset, load_items
 from maft.data.checking import check_dataset
+from maft.data.mappers import SegmentationMapper
+from maft.engine.evaluation import PanopticEvaluator, SemanticEvaluator
 
 
 def test_coco_panoptic_samples(root: Path, prepare: Callable[..., str], samples_dir: Path) -> None:
@@ -27,6 +30,43 @@ def test_coco_panoptic_samples(root: Path, prepare: Callable[..., str], samples_
     item = load_items("coco_panoptic_val")[0]
     with Image.open(item["file_name"]) as image:
         assert image.size == (item["width"], item["height"])
+
+
+def test_coco_samples_through_mapper_and_evaluators(root: Path, prepare: Callable[..., str], samples_dir: Path) -> None:
+    """The mapped targets of real images, given back as predictions at the same size, are perfect."""
+    (root / "coco").mkdir()
+    for part in (samples_dir / "coco").iterdir():
+        (root / "coco" / part.name).symlink_to(part)
+    prepare("coco_panoptic", "--splits", "val")
+    row = dataset("coco_panoptic_val")
+    panoptic = SegmentationMapper([], targets="panoptic", num_classes=row.num_classes, ignore_label=row.ignore_label)
+    semantic = SegmentationMapper([], targets="semantic", num_classes=row.num_classes, ignore_label=row.ignore_label)
+    names = class_names(row.name)
+    measured = (
+        SemanticEvaluator(names, row.ignore_label),
+        PanopticEvaluator(names, [index in row.classes.things for index in range(len(names))]),
+    )
+    for item in load_items(row.name)[:6]:
+        segments, classes = panoptic(item), semantic(item)
+        assert segments is not None and classes is not None
+        # The semantic map names the pixels of crowds, which are no segment to learn.
+        labelled = segments["sem_seg"] != row.ignore_label
+        assert labelled.any() and torch.equal(segments["sem_seg"][labelled], classes["sem_seg"][labelled])
+        kept = [segment for segment in item["segments_info"] if not segment.get("iscrowd")]
+        assert segments["instances"].gt_classes.tolist() == [segment["category_id"] for segment in kept]
+        assert [int(mask.sum()) for mask in segments["instances"].gt_masks] == [segment["area"] for segment in kept]
+        numbers = torch.arange(1, len(kept) + 1)[:, None, None]
+        prediction = {
+            "sem_seg_labels": classes["sem_seg"],
+            "panoptic_seg": (
+                (segments["instances"].gt_masks * numbers).sum(dim=0),
+                [{"id": index + 1, "category_id": segment["category_id"]} for index, segment in enumerate(kept)],
+            ),
+        }
+        for evaluator in measured:
+            evaluator.process([item], [prediction])
+    assert measured[0].evaluate()["sem_seg"]["mIoU"] == 100
+    assert measured[1].evaluate()["panoptic_seg"]["PQ"] == pytest.approx(100)
 
 
 def test_ade_samples_as_your_own_data(tmp_path: Path, samples_dir: Path) -> None:

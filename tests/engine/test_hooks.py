@@ -1,11 +1,8 @@
 import numpy as np
 import pytest
-import torch
 from detectron2.engine import TrainerBase
-from torch import nn
 
 from maft.engine.hooks import PeriodicEvaluation, PredictionPictures
-from maft.engine.training import compiled
 from maft.errors import UserError
 
 
@@ -50,11 +47,3 @@ def test_pictures_reach_the_event_storage_as_channels_first():
         ("first", (3, 4, 6), 2),
         ("first", (3, 4, 6), 5),
     ]
-
-
-def test_compiling_keeps_names_and_weights():
-    model = nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 2))
-    before = {name: value.clone() for name, value in model.state_dict().items()}
-    assert compiled(model, ["1"]) is model
-    assert model[1]._compiled_call_impl is not None and model[0]._compiled_call_impl is None
-    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
