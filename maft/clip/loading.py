@@ -78,10 +78,12 @@ def load_clip(
         UserError: unknown name or tag, missing or unfit weights, or a download that is impossible.
     """
     device = torch.get_default_device() if device is None else torch.device(device)
+    # A model without memory has no use for a file, such as the one that an earlier stage will leave.
+    needed = {} if weights is None and device.type == "meta" else weights
     if _folder_of(name):
-        source = _from_folder(name, pretrained if weights is None else "")
+        source = _from_folder(name, pretrained if needed is None else "")
     else:
-        source = _from_architecture(name, pretrained, weights)
+        source = _from_architecture(name, pretrained, needed)
     wanted = weights is None and load_weights and pretrained != RANDOM and device.type != "meta"
     state = source.state
     if wanted and not state:

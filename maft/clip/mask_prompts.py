@@ -82,6 +82,9 @@ class MaskPrompts(nn.Module):
         Raises:
             UserError: the file holds none, or they are for another tower, depth or patch grid.
         """
+        if self.tokens.is_meta:
+            # Built for its shapes alone; the file may be one that an earlier stage will leave.
+            return
         stored = [
             value
             for name, value in read_state_dict(path).items()
