@@ -71,7 +71,7 @@ class Weights:
 
 
 def initial_weights(cfg: CfgNode) -> list[Weights]:
-    """What the ``WEIGHTS`` of ``MODEL`` and of its ``BACKBONE``, ``PROPOSER`` and ``CLASSIFIER`` name, in loading order.
+    """What the ``WEIGHTS`` of ``MODEL``, its ``BACKBONE``, ``PROPOSER`` and ``CLASSIFIER`` name, in loading order.
 
     ``MODEL.BACKBONE.WEIGHTS`` and ``MODEL.CLASSIFIER.WEIGHTS`` are what a training starts from. They are not read when
     ``MODEL.WEIGHTS`` holds such a part itself, so that a trained model is evaluated as it is.
