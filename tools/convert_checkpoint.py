@@ -25,6 +25,7 @@ from maft.files import write_text_atomic
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 RELEASE_NAMES = {release.name.lower().replace(" ", "-"): release.name for release in RELEASES}
+_PROMPTS = "MODEL.CLASSIFIER.MaskedCrops.MASK_PROMPTS"
 # (release, width of CLIP's joint space) -> config and overrides, for the releases that one config describes.
 DEFAULT_CONFIGS: dict[tuple[str, int], tuple[str, list[str]]] = {
     ("FreeSeg", 512): ("maft/freeseg_r101_coco-stuff-171.yaml", []),
@@ -32,6 +33,11 @@ DEFAULT_CONFIGS: dict[tuple[str, int], tuple[str, list[str]]] = {
     ("MAFT", 512): ("maft/maft_vitb16_coco-stuff-171.yaml", []),
     # The released code starts at layer 8 whatever its config says.
     ("MAFT", 768): ("maft/maft_vitl14_coco-stuff-171.yaml", ["MODEL.CLASSIFIER.IPCLIP.START_LAYER", "8"]),
+    **{
+        # The files hold the CLIP and the prompts that the config would take from earlier stages.
+        ("OVSeg", width): (f"ovseg/ovseg_{model}.yaml", ["MODEL.CLIP.PRETRAINED", "openai", _PROMPTS, ""])
+        for width, model in ((512, "r101c_vitb16"), (768, "swinb_vitl14"))
+    },
 }
 
 

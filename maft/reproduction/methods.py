@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from maft.errors import UserError
-from maft.reproduction.runs import Run
-
-QUICKSTART = "configs/quickstart"
+from maft.reproduction.ovseg import FINE_TUNING, PROMPTS, Stage, hand_over, stage_runs, tune_clip
+from maft.reproduction.runs import QUICKSTART, Run
 
 
 @dataclass(frozen=True)
@@ -21,19 +20,28 @@ class Method:
         config: file below ``configs/quickstart``.
         overrides: KEY VALUE pairs that make the row.
         trains: False for a frozen baseline, which has no seeds.
+        stages: trainings of CLIP on mined pairs, whose result the config's segmentor is evaluated with.
     """
 
     name: str
     config: str
     overrides: tuple[str, ...] = ()
     trains: bool = True
+    stages: tuple[Stage, ...] = ()
+
+    def prepare(self, folder: Path, seed: int) -> float:
+        """Does what comes before `run`, as far as it is not done; returns its seconds."""
+        return tune_clip(folder, self.stages, seed) if self.stages else 0.0
 
     def run(self, folder: Path, seed: int) -> Run:
-        """The run of this method with one seed."""
+        """The last run of this method with one seed."""
         slug = self.name.lower().replace(" ", "_").replace(",", "").replace("+", "and")
         name = f"{slug}/seed_{seed}" if self.trains else f"{slug}/frozen"
         overrides = (*self.overrides, "SEED", str(seed)) if self.trains else self.overrides
-        return Run(f"{QUICKSTART}/{self.config}", overrides, folder / name, eval_only=not self.trains)
+        if self.stages:
+            overrides += hand_over(stage_runs(folder, self.stages, seed))
+        eval_only = not self.trains or bool(self.stages)
+        return Run(f"{QUICKSTART}/{self.config}", overrides, folder / name, eval_only)
 
 
 FROZEN_CLIP = Method("Frozen CLIP", "frozen_clip.yaml", trains=False)
@@ -48,7 +56,13 @@ MASK_ADAPTER_TABLE = (
     Method("Mask pooling, ConvNeXt CLIP", "mask_pooling.yaml", trains=False),
     Method("Mask-Adapter, ConvNeXt CLIP", "mask_adapter.yaml"),
 )
-TABLE = (*MAFT_TABLE, *MASK_ADAPTER_TABLE)
+OVSEG_TABLE = (
+    Method("OVSeg, frozen", "masked_crops.yaml", trains=False),
+    Method("OVSeg, mask prompts only", "masked_crops.yaml", stages=(PROMPTS,)),
+    Method("OVSeg, fine-tuning", "masked_crops.yaml", stages=(FINE_TUNING,)),
+    Method("OVSeg, fine-tuning then prompts", "masked_crops.yaml", stages=(FINE_TUNING, PROMPTS)),
+)
+TABLE = (*MAFT_TABLE, *MASK_ADAPTER_TABLE, *OVSEG_TABLE)
 
 _TUNING = ("DATASETS.TRAIN", "['miniature_train_seen_tuning']", "DATASETS.TEST", "['miniature_val_tuning']")
 _START_LAYER = "MODEL.CLASSIFIER.IPCLIP.START_LAYER"

@@ -17,6 +17,7 @@ from maft.config import default_config, load_config
 from maft.errors import UserError
 from maft.files import write_json_atomic
 
+QUICKSTART = "configs/quickstart"
 TRAIN_NET = Path("tools/train_net.py")
 _RECORD = "run.json"
 

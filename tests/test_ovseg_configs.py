@@ -1,0 +1,101 @@
+"""OVSeg: what its configs train, and what they hand over from stage to stage."""
+
+import json
+import os
+from functools import cache
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from maft.building import build_model, model_shapes
+from maft.checkpoint.key_map import differences
+from maft.checkpoint.official.released import convert_released, recognise
+from maft.config import load_config
+from maft.engine.schedules import build_scheduler, learning_rates
+
+FOLDER = Path(__file__).resolve().parent.parent / "configs"
+RATES = json.loads((FOLDER.parent / "tests/golden/ovseg/lr_schedules.json").read_text(encoding="utf-8"))
+OVSEG = sorted(path.stem for path in (FOLDER / "ovseg").glob("*.yaml"))
+EVALUATIONS = [name for name in OVSEG if name.startswith("ovseg_")]
+SEGMENTATION = {"segmentation_r101c_vitb16": "R101c", "segmentation_swinb_vitl14": "swinB"}
+FINE_TUNING = {
+    "region_clip_vitl14": "ft_vitL_1cap",
+    "region_clip_vitb16": "ft_vitB_1cap",
+    "region_clip_prompts_vitl14": "mpt_vitL_1cap",
+}
+RELEASED = {
+    "ovseg_swinbase_vitL14_ft_mpt.pth": "ovseg_swinb_vitl14",
+    "ovseg_swinbase_vitL14_mpt_only.pt": "ovseg_swinb_vitl14",
+    "ovseg_R101c_vitB16_ft_mpt.pth": "ovseg_r101c_vitb16",
+}
+
+
+def config(name, *overrides):
+    return load_config(FOLDER / f"ovseg/{name}.yaml", list(overrides))
+
+
+@cache
+def shapes(name):
+    return model_shapes(config(name))
+
+
+@pytest.mark.parametrize("name", OVSEG)
+def test_results_go_to_a_folder_of_the_configs_name(name):
+    assert f"output/ovseg/{name}" == config(name).OUTPUT_DIR
+
+
+@pytest.mark.parametrize(
+    ("name", "millions"), [("segmentation_r101c_vitb16", 60.72), ("segmentation_swinb_vitl14", 102.84)]
+)
+def test_as_many_parameters_train_as_in_the_official_model(name, millions):
+    with torch.device("meta"):
+        cfg = config(name, "MODEL.DEVICE", "meta")
+        model = build_model(cfg)
+    trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    assert trained / 1e6 == pytest.approx(millions, abs=0.005)
+
+
+@pytest.mark.parametrize(("name", "record"), [*SEGMENTATION.items(), *FINE_TUNING.items()])
+def test_the_learning_rate_is_that_of_the_official_run_at_every_recorded_step(name, record):
+    recorded = {**RATES["warmup_poly"], **RATES["clip_cosine"]}[record]
+    cfg = config(name)
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=cfg.SOLVER.BASE_LR)
+    steps = recorded.get("iters") or recorded["steps"]
+    rates = [group[0] for group in learning_rates(build_scheduler(cfg, optimizer), steps)]
+    assert rates == pytest.approx(recorded["lr"], rel=1e-6)
+
+
+@pytest.mark.parametrize("name", EVALUATIONS)
+def test_an_evaluation_joins_its_segmentor_with_a_clip_tuned_for_it(name):
+    cfg = config(name)
+    segmentor, clip = Path(cfg.MODEL.WEIGHTS).parts[-2], Path(cfg.MODEL.CLIP.PRETRAINED).parts[-3]
+    assert f"{config(segmentor).OUTPUT_DIR}/model_final" == cfg.MODEL.WEIGHTS
+    tuned = config(clip)
+    assert f"{tuned.OUTPUT_DIR}/model_final/model.safetensors" == cfg.MODEL.CLIP.PRETRAINED
+    assert tuned.MODEL.CLIP.NAME == cfg.MODEL.CLIP.NAME == config(segmentor).MODEL.CLIP.NAME
+    own, left_out = shapes(name), tuple(cfg.MODEL.WEIGHTS_LEAVE_OUT)
+    kept = {key: shape for key, shape in shapes(segmentor).items() if not key.startswith(left_out)}
+    assert differences({key: shape for key, shape in own.items() if not key.startswith(left_out)}, kept) == []
+    # CLIP and prompts are the whole of what the fine-tuning leaves.
+    renamed = {key.removeprefix("classifier."): own[key] for key in own if key.startswith(left_out)}
+    assert differences(renamed, shapes(clip)) == []
+    prompts = cfg.MODEL.CLASSIFIER.MaskedCrops.get("MASK_PROMPTS", "")
+    assert prompts == (cfg.MODEL.CLIP.PRETRAINED if "mask_prompts.tokens" in shapes(clip) else "")
+
+
+@pytest.mark.parametrize("name", EVALUATIONS)
+def test_every_label_set_has_its_ensemble_weight(name):
+    cfg = config(name)
+    weights = {"ade20k": 0.7, "pascal": 0.6, "voc": 0.45}
+    assert {cfg.MODEL.ENSEMBLE.ovseg.WEIGHT} == {weights[test.split("_")[0]] for test in cfg.DATASETS.TEST}
+    assert {owner for owner, _, _ in cfg.TEST.EXPECTED} == set(cfg.DATASETS.TEST)
+
+
+@pytest.mark.skipif("MAFT_GOLDEN" not in os.environ, reason="MAFT_GOLDEN is not set")
+@pytest.mark.parametrize("file", RELEASED)
+def test_a_released_file_fits_the_config_that_names_it(file):
+    record = json.loads((Path(os.environ["MAFT_GOLDEN"]) / "ovseg/checkpoint_keys.json").read_text())
+    keys = {name: torch.Size(shape[:-1]) for name, shape in record[file]["keys"].items()}
+    assert differences(shapes(RELEASED[file]), convert_released(keys, recognise(keys), file)) == []
