@@ -128,6 +128,8 @@ def _add_model(cfg: CfgNode) -> None:
     inference.LABELS_ONLY = True
     # Subtracted from the semantic score of seen classes before the argmax (ZegFormer: 0.1 on COCO and VOC).
     inference.SEEN_PENALTY = 0.0
+    # Semantic, as OVSeg's demo (0.35): every class has its best proposal alone, its mask cut at this value; 0 is off.
+    inference.BEST_MASKS_ABOVE = 0.0
     # Panoptic: a segment needs this score, and this share of its own mask left after overlaps are resolved.
     inference.OBJECT_MASK_THRESHOLD = 0.0
     inference.OVERLAP_THRESHOLD = 0.8

@@ -51,10 +51,13 @@ def image_result(
     result: dict[str, Any] = {}
     if options["semantic"]:
         penalty = seen * options["seen_penalty"] if seen is not None and options["seen_penalty"] else None
+        class_scores, shown = probabilities[:, :classes], soft
+        if options["best_masks_above"]:
+            class_scores, shown = keep_best_proposals(class_scores), (soft > options["best_masks_above"]).to(soft.dtype)
         if options["labels_only"]:
-            best = semantic_labels(probabilities[:, :classes], soft, size, penalty)
+            best = semantic_labels(class_scores, shown, size, penalty)
         else:
-            scores = semantic_scores(probabilities[:, :classes], soft, size)
+            scores = semantic_scores(class_scores, shown, size)
             best = labels_of_scores(scores, penalty)
             result["sem_seg"] = scores if penalty is None else scores - penalty[:, None, None]
         # An argmax over the scores could not tell a pixel that no mask covers from one of the first class.

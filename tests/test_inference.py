@@ -97,3 +97,19 @@ def test_instances_keep_things_only_when_told():
 def test_only_proposals_that_are_best_for_some_class_are_kept():
     probabilities = torch.tensor([[0.6, 0.1], [0.5, 0.2], [0.1, 0.9]])
     assert torch.equal(inference.keep_best_proposals(probabilities), torch.tensor([[0.6, 0.1], [0.0, 0.0], [0.1, 0.9]]))
+
+
+def test_a_class_can_have_its_best_proposal_alone_cut_at_a_value():
+    probabilities = torch.tensor([[0.6, 0.1], [0.5, 0.2], [0.1, 0.9]])
+    masks = torch.stack([_square(0, 0, 4, 0.5), _square(6, 6, 4, 0.9), _square(4, 0, 4, 0.2) + _square(4, 0, 2, 0.7)])
+    size = (masks.shape[1], masks.shape[2])
+    options = {"semantic": True, "panoptic": False, "instance": False, "resize_before": False, "labels_only": False,
+               "seen_penalty": 0.0, "best_masks_above": 0.35}  # fmt: skip
+    result = inference.image_result(
+        probabilities, masks, size, are_logits=False, classes=2, seen=None, things=None, options=options
+    )
+    # The second proposal is no class's best; the faint part of the third is cut off, and the rest counts in full.
+    first, third = _square(0, 0, 4), _square(4, 0, 2)
+    assert torch.allclose(result["sem_seg"], torch.stack([0.6 * first + 0.1 * third, 0.1 * first + 0.9 * third]))
+    expected = torch.where(first > 0, 0, torch.where(third > 0, 1, -1))
+    assert torch.equal(result["sem_seg_labels"], expected)

@@ -96,7 +96,7 @@ def _build(case: GoldenCase, *, stage: int) -> OpenVocabSegmentor:
         freeze_classifier=stage == 1,
         inference={
             "semantic": True, "panoptic": False, "instance": False,
-            "resize_before": False, "labels_only": False, "seen_penalty": 0.0,
+            "resize_before": False, "labels_only": False, "seen_penalty": 0.0, "best_masks_above": 0.0,
         },
         vocabulary=Vocabulary(tuple(config["class_names"]), flags),
     ).to(case.device)  # fmt: skip

@@ -124,8 +124,9 @@ def build_model(case: GoldenCase, *, training: bool) -> OpenVocabSegmentor:
         proposer = PROPOSERS.build("Mask2Former", proposer_options(config), context)
     inference = {
         "semantic": True, "panoptic": config["panoptic_on"], "instance": config["instance_on"],
-        "resize_before": False, "labels_only": False, "seen_penalty": 0.0, "max_instances": config["topk"],
-        "object_mask_threshold": config["object_mask_threshold"], "overlap_threshold": config["overlap_threshold"],
+        "resize_before": False, "labels_only": False, "seen_penalty": 0.0, "best_masks_above": 0.0,
+        "max_instances": config["topk"], "object_mask_threshold": config["object_mask_threshold"],
+        "overlap_threshold": config["overlap_threshold"],
     }  # fmt: skip
     model = OpenVocabSegmentor(
         clip=clip,

@@ -16,10 +16,9 @@ from maft.golden.case import GoldenCase, golden_case
 from maft.golden.clip import openai_clip, vocabulary_encoder
 from maft.golden.maskformer import head_options
 from maft.golden.ovseg_backbones import build_resnet, build_swin
-from maft.inference import keep_best_proposals, semantic_scores
 from maft.registry import PROPOSERS, BuildContext
 from maft.segmentor import OpenVocabSegmentor
-from maft.structures import Images, Vocabulary
+from maft.structures import Vocabulary
 
 
 def _build(case: GoldenCase) -> OpenVocabSegmentor:
@@ -50,7 +49,7 @@ def _build(case: GoldenCase) -> OpenVocabSegmentor:
         losses={},
         inference={
             "semantic": True, "panoptic": False, "instance": False,
-            "resize_before": False, "labels_only": False, "seen_penalty": 0.0,
+            "resize_before": False, "labels_only": False, "seen_penalty": 0.0, "best_masks_above": 0.0,
         },
         vocabulary=Vocabulary(tuple(config["class_names"])),
     ).to(case.device)  # fmt: skip
@@ -91,15 +90,12 @@ def ovseg_model(case: GoldenCase) -> dict[str, Tensor]:
 def _demo(model: OpenVocabSegmentor, item: dict[str, Any], threshold: float) -> Tensor:
     """The official demo: CLIP's scores alone, each class's best proposal, masks cut at the threshold."""
     classifier: Any = model.classifier
-    classifier.mask_threshold, trained = threshold, classifier.mask_threshold
-    images = Images.from_list([item["image"]], model.proposer.size_divisibility)  # type: ignore[arg-type]
+    trained = classifier.mask_threshold
+    classifier.mask_threshold = model.inference_options["best_masks_above"] = threshold
     model.ensemble = OVSegEnsemble(weight=0)
-    proposals, classification = model.propose_and_classify(images, [item])
-    classifier.mask_threshold = trained
-    probabilities = keep_best_proposals(model.class_probabilities(proposals, classification)[0])
-    height, width = images.sizes[0]
-    masks = proposals.probabilities(images.padded_size)[0, :, :height, :width] > threshold
-    return semantic_scores(probabilities, masks.float(), (item["height"], item["width"]))
+    scores = model([item])[0]["sem_seg"]  # type: ignore[index]
+    classifier.mask_threshold, model.inference_options["best_masks_above"] = trained, 0.0
+    return scores
 
 
 @golden_case("ovseg", "ovseg_train")

@@ -161,7 +161,8 @@ def segmentor(clip, losses, proposer):
             return texts()
 
     options = {"semantic": True, "panoptic": True, "instance": False, "resize_before": False, "labels_only": False,
-               "seen_penalty": 0.0, "object_mask_threshold": 0.0, "overlap_threshold": 0.8}  # fmt: skip
+               "seen_penalty": 0.0, "best_masks_above": 0.0, "object_mask_threshold": 0.0,
+               "overlap_threshold": 0.8}  # fmt: skip
     return OpenVocabSegmentor(
         clip=clip, vocabulary_encoder=Texts(), proposer=proposer, classifier=build(clip, NUM_GROUND_TRUTH=3),
         ensemble=ClassifierScores(), losses=losses, freeze_proposer=True, inference=options,
