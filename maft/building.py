@@ -35,17 +35,24 @@ def build_model(cfg: CfgNode, weights: Sequence[Weights] = ()) -> nn.Module:
     its tower (IP-CLIP) start from it.
 
     Raises:
-        UserError: the architecture is unknown, a component cannot be built, or the weights do not fit.
+        UserError: the architecture or the device is unknown, a component cannot be built, or the weights do not fit.
     """
     architecture = _architecture(cfg)
     options: dict[str, Any] = {}
     clip = next((inner for inner in (part.clip() for part in weights) if inner), None)
     if clip and "clip_weights" in inspect.signature(getattr(architecture, "from_config", architecture)).parameters:
         options["clip_weights"] = clip
-    model = architecture(cfg, **options).to(torch.device(cfg.MODEL.DEVICE))
+    model = architecture(cfg, **options).to(_device(cfg.MODEL.DEVICE))
     for part in weights:
         part.load_into(model)
     return model
+
+
+def _device(name: str) -> torch.device:
+    try:
+        return torch.device(name)
+    except RuntimeError as error:
+        raise UserError(f"MODEL.DEVICE is {name!r}: use cuda or cpu.") from error
 
 
 def _architecture(cfg: CfgNode) -> Any:

@@ -120,3 +120,8 @@ def test_folders_that_are_no_checkpoints(checkpoint, tmp_path):
     (tmp_path / "model.safetensors").touch()
     with pytest.raises(UserError, match=r"no config\.yaml beside it"):
         Predictor.from_pretrained(tmp_path)
+
+
+def test_an_unknown_device_is_refused_by_name(tiny_configs):
+    with pytest.raises(UserError, match="MODEL.DEVICE is 'tpu'"):
+        Predictor.from_config(tiny_configs / "freeseg.yaml", overrides=["MODEL.DEVICE", "tpu"])

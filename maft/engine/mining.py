@@ -70,6 +70,8 @@ class MiningTask:
             raise UserError("Proposals have no names of their own: give --captions, or --masks ground_truth.")
         if self.captions is not None and self.captions_per_image < 1:
             raise UserError("--captions-per-image must be at least 1; leave --captions out to use ground-truth names.")
+        if self.limit < 0:
+            raise UserError(f"--limit {self.limit} is no number of images; 0 takes all.")
 
     @property
     def variant(self) -> tuple[str, int]:

@@ -166,3 +166,16 @@ def test_mistakes_are_sentences(work, tmp_path):
 def test_impossible_tasks(arguments, complaint):
     with pytest.raises(UserError, match=complaint):
         MiningTask(*arguments)
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"masks": "sam", "captions": "c.json"}, "--masks 'sam' is not one of"),
+        ({"masks": "proposals", "captions": None}, "Proposals have no names of their own"),
+        ({"masks": "ground_truth", "captions": None, "limit": -3}, "--limit -3 is no number of images"),
+    ],
+)
+def test_tasks_that_cannot_be_meant(options, sentence):
+    with pytest.raises(UserError, match=sentence):
+        MiningTask(**options)
