@@ -13,7 +13,9 @@ class RecordedDraws(Draws):
     """Hands out ``in/rand/NNN_kind`` in call order; a draw of another kind or size than recorded is an error."""
 
     def __init__(self, case: GoldenCase) -> None:
-        self._left = [(name.split("_", 1)[1], value) for name, value in sorted(case.group("in/rand").items())]
+        recorded = case.group("in/rand")
+        in_order = sorted(recorded, key=lambda name: int(name.split("_", 1)[0]))
+        self._left = [(name.split("_", 1)[1], recorded[name]) for name in in_order]
 
     def _next(self, kind: str, size: tuple[int, ...]) -> Tensor:
         if not self._left:
