@@ -44,7 +44,9 @@ def openai_clip(config: Mapping[str, Any], device: torch.device) -> CLIPEncoder:
         return next(int(config[name]) for name in names if name in config)
 
     vision_width, text_width = value("vision_width"), value("text_width", "transformer_width")
+    # OpenAI's towers have one head per 64 channels, and their configurations need not say so.
     vision_heads = int(config.get("vision_heads", vision_width // 64))
+    text_heads = config.get("text_heads", config.get("transformer_heads", text_width // 64))
     described = {
         "embed_dim": value("embed_dim"),
         "vision_cfg": {
@@ -58,7 +60,7 @@ def openai_clip(config: Mapping[str, Any], device: torch.device) -> CLIPEncoder:
             "context_length": value("context_length"),
             "vocab_size": value("vocab_size"),
             "width": text_width,
-            "heads": value("text_heads", "transformer_heads"),
+            "heads": int(text_heads),
             "layers": value("text_layers", "transformer_layers"),
         },
     }
@@ -82,7 +84,8 @@ def convnext_clip(config: Mapping[str, Any], device: torch.device) -> CLIPEncode
         trunk.__name__ = name
         trunk.__module__ = __name__
         register_model(trunk)
-    text = {key: clip["text"][key] for key in ("context_length", "vocab_size", "width", "heads", "layers")}
+    sizes = ("context_length", "vocab_size", "width", "heads", "layers", "mlp_ratio")
+    text = {key: clip["text"][key] for key in sizes if key in clip["text"]}
     described = {
         "embed_dim": clip["embed_dim"],
         "vision_cfg": {
@@ -92,6 +95,7 @@ def convnext_clip(config: Mapping[str, Any], device: torch.device) -> CLIPEncode
             "timm_proj_bias": clip["proj_bias"],
             "timm_drop": clip["drop"],
             "timm_drop_path": clip["drop_path"],
+            # Read by no convolution; a tower has to state one.
             "image_size": 64,
         },
         "text_cfg": text,
@@ -99,7 +103,17 @@ def convnext_clip(config: Mapping[str, Any], device: torch.device) -> CLIPEncode
     tokenizer = None
     if "token_id_map" in config:
         tokenizer = CompactTokenizer(config["token_id_map"], text["context_length"])
-    return clip_from_config("recorded CLIP", described, quick_gelu=False, tokenizer=tokenizer, device=device)
+    quick_gelu = clip["text"].get("act") == "quick_gelu"
+    encoder = clip_from_config("recorded CLIP", described, quick_gelu=quick_gelu, tokenizer=tokenizer, device=device)
+    return set_normalisation(encoder, config, "pixel_mean", "pixel_std")
+
+
+def set_normalisation(clip: CLIPEncoder, config: Mapping[str, Any], mean: str, std: str) -> CLIPEncoder:
+    """Gives CLIP the pixel statistics that a case records under these names, where it does."""
+    for buffer, name in ((clip.pixel_mean, mean), (clip.pixel_std, std)):
+        if name in config:
+            buffer.copy_(torch.tensor(config[name]))
+    return clip
 
 
 def load_recorded_clip(clip: CLIPEncoder, weights: Mapping[str, Tensor], prefix: str = "clip_model.") -> None:
@@ -112,11 +126,21 @@ def load_recorded_clip(clip: CLIPEncoder, weights: Mapping[str, Tensor], prefix:
 
 
 def vocabulary_encoder(
-    clip: CLIPEncoder, templates: Sequence[str], void: Tensor | None, synonyms: str = "whole"
+    clip: CLIPEncoder,
+    templates: str | Sequence[str],
+    void: Tensor | None,
+    *,
+    synonyms: str = "whole",
+    logit_scale: float = 100.0,
 ) -> VocabularyEncoder:
     """A vocabulary encoder with recorded templates and no-object row."""
     encoder = VocabularyEncoder(
-        clip.embed_dim, clip.text_width, templates=templates, synonyms=synonyms, void=void is not None
+        clip.embed_dim,
+        clip.text_width,
+        templates=templates,
+        synonyms=synonyms,
+        void=void is not None,
+        logit_scale=logit_scale,
     )
     if void is not None:
         load_strictly(encoder, {"void_embedding": void}, "the recorded no-object row")
@@ -186,10 +210,12 @@ def ipclip_visual(case: GoldenCase) -> dict[str, Tensor]:
 
     def run(name: str) -> Tensor:
         masked = re.fullmatch(r"masked_(dense_)?b(\d+)_start(\d+)", name)
-        if masked or name == "masked_n100":
-            batch = int(masked[2]) if masked else 1
-            start = int(masked[3]) if masked else config["start_layers"][1]
-            pixels, masks = inputs["image"][:batch], inputs["masks" if masked else "masks_n100"][:batch]
+        many = re.fullmatch(r"masked_(n\d+)", name)
+        if masked or many:
+            # The notes name the second of the recorded starts for the case of many masks.
+            start = int(masked[3]) if masked else config["start_layers"][:2][-1]
+            masks = inputs["masks"][: int(masked[2])] if masked else inputs[f"masks_{many[1]}"]  # type: ignore[index]
+            pixels = inputs["image"][: len(masks)]
             if masked and masked[1]:
                 tokens, grid = embed_patches(visual, pixels, align_corners=True)
                 # Patches of the masked blocks attend to patches alone, whatever the masks are.
@@ -211,7 +237,8 @@ def ipclip_visual(case: GoldenCase) -> dict[str, Tensor]:
 
 @golden_case("maft", "maft_frozen_parameters")
 def maft_frozen_parameters(case: GoldenCase) -> dict[str, Tensor]:
-    clip = load_clip(case.config["CLIP_MODEL_NAME"].replace("/", "-"), "openai", device="meta")
+    name = case.config["CLIP_MODEL_NAME"].replace("/", "-").replace("@336px", "-336")
+    clip = load_clip(name, "openai", device="meta")
     start = case.config["start_layers_effective"]["IPCLIP"]
     classifier = IPCLIP.from_options(BuildContext(clip, 1, torch.nn.Identity), start_layer=start)
     trainable = {

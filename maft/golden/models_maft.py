@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
+import re
+from collections.abc import Mapping
+from typing import Any, cast
 
 import torch
 from detectron2.config import get_cfg
@@ -12,10 +14,11 @@ from torch import Tensor
 
 from maft.checkpoint.key_map import load_strictly
 from maft.checkpoint.official.released import convert_released, official_name, recognise
+from maft.classifiers.ip_clip import IPCLIP
 from maft.config import add_maft_config
 from maft.ensembles import ClassifierScores, FreeSegEnsemble
 from maft.golden.case import GoldenCase, golden_case
-from maft.golden.clip import openai_clip, vocabulary_encoder
+from maft.golden.clip import openai_clip, set_normalisation, vocabulary_encoder
 from maft.losses.mask_aware import MaskAwareLoss
 from maft.losses.self_distillation import SelfDistillationLoss
 from maft.registry import CLASSIFIERS, PROPOSERS, BuildContext
@@ -49,7 +52,8 @@ def _build(case: GoldenCase, *, stage: int) -> OpenVocabSegmentor:
     """The recorded model; stage 1 is FreeSeg with its frozen CLIP branch, stage 2 is MAFT."""
     config = case.config
     weights = case.weights
-    clip = openai_clip(config["clip"], case.device)
+    clip = set_normalisation(openai_clip(config["clip"], case.device), config, "clip_pixel_mean", "clip_pixel_std")
+    layers = _decoder_layers(weights)
     context = BuildContext(clip, len(config["class_names"]), lambda: build_backbone(_backbone_config(config)))
     proposer = PROPOSERS.build(
         "FreeSeg",
@@ -61,9 +65,9 @@ def _build(case: GoldenCase, *, stage: int) -> OpenVocabSegmentor:
             "ENCODER_LAYERS": config["pd_enc_layers"],
             "ENCODER_POINTS": config["pd_n_points"],
             "ENCODER_FEEDFORWARD_DIM": config["pd_dim_feedforward"],
-            "DECODER_LAYERS": config["dec_layers"],
-            # The official criterion gives weights to one auxiliary prediction less than there are.
-            "SUPERVISE_LAST_AUXILIARY": False,
+            "DECODER_LAYERS": layers,
+            # The official criterion weighs one auxiliary prediction less than DEC_LAYERS, however many there are.
+            "SUPERVISE_LAST_AUXILIARY": layers < config["dec_layers"],
             "EMBEDDING_HIDDEN_DIM": config["embed_hidden_dim"],
             "EMBEDDING_LAYERS": config["embed_layers"],
             "INTERACTION_DIM": config["interaction_embed_dim"],
@@ -79,6 +83,7 @@ def _build(case: GoldenCase, *, stage: int) -> OpenVocabSegmentor:
         },
         context,
     )
+    proposer.size_divisibility = config["size_divisibility"]
     options = {"START_LAYER": config["start_layers"], "INPUT_SIZE": config["clip_input_size"]}
     classifier = CLASSIFIERS.build("IPCLIP", options if stage == 2 else {**options, **_FREESEG_CLIP}, context)
     losses = {}
@@ -87,7 +92,9 @@ def _build(case: GoldenCase, *, stage: int) -> OpenVocabSegmentor:
     flags = tuple(bool(flag) for flag in config["trainable_flag"])
     model = OpenVocabSegmentor(
         clip=clip,
-        vocabulary_encoder=vocabulary_encoder(clip, "vild", torch.zeros(1, clip.embed_dim)),  # type: ignore[arg-type]
+        vocabulary_encoder=vocabulary_encoder(
+            clip, "vild", torch.zeros(1, clip.embed_dim), logit_scale=config.get("logit_scale", 100.0)
+        ),
         proposer=proposer,
         classifier=classifier,
         ensemble=ClassifierScores(),
@@ -106,7 +113,13 @@ def _build(case: GoldenCase, *, stage: int) -> OpenVocabSegmentor:
     return model
 
 
-def _inputs(case: GoldenCase, *, single: bool = False) -> list[dict[str, Any]]:
+def _decoder_layers(weights: Mapping[str, Tensor]) -> int:
+    """Counted, for two recordings of one dec_layers have different numbers of layers."""
+    found = (re.match(r"sem_seg_head\.predictor\.transformer_ffn_layers\.(\d+)\.", name) for name in weights)
+    return 1 + max(int(layer[1]) for layer in found if layer)
+
+
+def _inputs(case: GoldenCase) -> list[dict[str, Any]]:
     inputs, items = case.inputs, []
     for index, (height, width) in enumerate(case.config["output_sizes"]):
         image = inputs[f"image_{index}"]
@@ -114,7 +127,7 @@ def _inputs(case: GoldenCase, *, single: bool = False) -> list[dict[str, Any]]:
         instances.gt_classes = inputs[f"gt_classes_{index}"].long()
         instances.gt_masks = inputs[f"gt_masks_{index}"].bool()
         items.append({"image": image, "height": height, "width": width, "instances": instances})
-    return items[:1] if single else items
+    return items
 
 
 def _score_maps(model: OpenVocabSegmentor, items: list[dict[str, Any]], name: str) -> dict[str, Tensor]:
@@ -153,6 +166,13 @@ def maft_model(case: GoldenCase) -> dict[str, Tensor]:
     model, items = _build(case, stage=2), _inputs(case)
     outputs = _score_maps(model, items, "sem_seg_w0.0")
     outputs |= _score_maps(model, items[:1], "sem_seg_w0.0_single")
+    # What the official code would do with an ensemble if it did not crash on it; the papers' zero-shot tables have one.
+    released, classifier = model.ensemble, cast(IPCLIP, model.classifier)
+    classifier.drop_empty = True
+    for name in sorted({name.split("/")[0] for name in case.group("unofficial")}):
+        model.ensemble = FreeSegEnsemble(weight=float(name.removeprefix("sem_seg_w")))
+        outputs |= _score_maps(model, items, f"unofficial/{name}")
+    model.ensemble, classifier.drop_empty = released, False
     trainable = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
     expected = {str(official_name(name, "MAFT")) for name in case.record["trainable_parameters"]}
     trainable.discard("vocabulary_encoder.void_embedding")
