@@ -35,7 +35,7 @@ def _proposals(masks: Tensor) -> Proposals:
 
 
 def _scale(case: GoldenCase) -> Tensor:
-    return case.inputs["logit_scale"].exp().clamp(max=100)
+    return case.inputs["logit_scale"].exp().clamp(max=case.config.get("logit_scale_exp_max", 100))
 
 
 @golden_case("maskadapter", "mask_pooling")

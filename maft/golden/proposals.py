@@ -241,8 +241,12 @@ def _text_classifier(rows: Tensor, case: GoldenCase) -> TextClassifier:
     """Texts of the recorded classes, comma lists split into synonyms, the last row void."""
     columns = case.inputs["cotangent_logits"].shape[-1]
     vocabularies = (case.config["train_classes"], case.config["test_classes"])
-    classes = next(names for names in vocabularies if len(names) + 1 == columns)
-    counts = [len(name.split(",")) for name in classes]
+    # Which vocabulary was recorded shows in the number of classes and of texts alone.
+    counts = next(
+        counts
+        for counts in ([len(name.split(",")) for name in names] for names in vocabularies)
+        if len(counts) + 1 == columns and sum(counts) + 1 == len(rows)
+    )
     row_class = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts)).to(rows.device)
     seen = torch.ones(len(counts), dtype=torch.bool, device=rows.device)
     return TextClassifier(rows[:-1], row_class, len(counts), rows[-1:], seen)
@@ -262,7 +266,7 @@ def freeseg_head(case: GoldenCase) -> dict[str, Tensor]:
     head.decoder = MaskedAttentionDecoder(
         width=config["hidden_dim"],
         mask_dim=config["mask_dim"],
-        memory_channels=[config["conv_dim"]] * 3,
+        memory_channels=[config["conv_dim"]] * len(head.pixel_decoder.encoder_features),
         class_head=QueryClassHead(
             config["hidden_dim"], config["embed_hidden_dim"], config["embedding_dim"], config["embed_layers"]
         ),
