@@ -141,6 +141,11 @@ def checkpoint_keys(case: GoldenCase) -> dict[str, Tensor]:
     fits: dict[str, Tensor] = {}
     problems: list[str] = []
     for file, record in case.record.items():
+        if "keys" not in record:
+            continue
+        if file not in RELEASED[case.system]:
+            problems.append(f"{file} is no released file known here; known are: {', '.join(RELEASED[case.system])}")
+            continue
         names = {name: torch.Size(shape[:-1]) for name, shape in record["keys"].items()}
         found = misfits(RELEASED[case.system][file], names, file)
         fits[file] = torch.tensor(float(not found))

@@ -20,6 +20,24 @@ from maft.registry import PROPOSERS, BuildContext
 from maft.segmentor import OpenVocabSegmentor
 from maft.structures import Vocabulary
 
+# What the proposer takes beside the head's options.
+_TRAINING_OPTIONS = {
+    "MODEL.MASK_FORMER.DEEP_SUPERVISION": "deep_supervision",
+    "MODEL.MASK_FORMER.MASK_WEIGHT": "mask_weight",
+    "MODEL.MASK_FORMER.DICE_WEIGHT": "dice_weight",
+    "MODEL.MASK_FORMER.NO_OBJECT_WEIGHT": "void_weight",
+    "MODEL.PIXEL_MEAN": "pixel_mean",
+    "MODEL.PIXEL_STD": "pixel_std",
+}
+
+
+def _templates(config: dict[str, Any], adapter: dict[str, Any]) -> str | list[str]:
+    """The recorded prompt templates: a named set, or the list that the official "predefined" stands for."""
+    name = config["templates"]
+    if name == "predefined":
+        return adapter.get("PREDEFINED_PROMPT_TEMPLATES", ["a photo of a {}."])
+    return name
+
 
 def _build(case: GoldenCase) -> OpenVocabSegmentor:
     config, options = case.config, case.config["opts"]
@@ -28,9 +46,10 @@ def _build(case: GoldenCase) -> OpenVocabSegmentor:
     context = BuildContext(
         clip, len(config["class_names"]), lambda: build_swin(options) if swin else build_resnet(options)
     )
-    proposer = PROPOSERS.build(
-        "MaskFormer", {name.upper(): value for name, value in head_options(options).items()}, context
-    )
+    chosen = head_options(options) | {
+        ours: options[name] for name, ours in _TRAINING_OPTIONS.items() if name in options
+    }
+    proposer = PROPOSERS.build("MaskFormer", {name.upper(): value for name, value in chosen.items()}, context)
     adapter = {key.rsplit(".", 1)[1]: value for key, value in options.items() if ".CLIP_ADAPTER." in key}
     classifier = MaskedCrops.from_options(
         context,
@@ -38,11 +57,11 @@ def _build(case: GoldenCase) -> OpenVocabSegmentor:
         fill=adapter.get("MASK_FILL", "mean"),
         expand_ratio=adapter.get("MASK_EXPAND_RATIO", 1.0),
         matting=adapter.get("MASK_MATTING", False),
-        mask_prompt_depth=adapter["MASK_PROMPT_DEPTH"],
+        mask_prompt_depth=adapter.get("MASK_PROMPT_DEPTH", 0),
     )
     model = OpenVocabSegmentor(
         clip=clip,
-        vocabulary_encoder=vocabulary_encoder(clip, config["templates"], torch.zeros(1, clip.embed_dim)),
+        vocabulary_encoder=vocabulary_encoder(clip, _templates(config, adapter), torch.zeros(1, clip.embed_dim)),
         proposer=proposer,
         classifier=classifier,
         ensemble=OVSegEnsemble(weight=adapter["CLIP_ENSEMBLE_WEIGHT"]),
