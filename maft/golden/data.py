@@ -6,6 +6,7 @@ transforms; where a NumPy seed is recorded, our own sampling has to arrive at th
 
 from __future__ import annotations
 
+import re
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -103,7 +104,8 @@ def maft_data_mapper(case: GoldenCase) -> dict[str, Tensor]:
             inputs[f"test/{name}/label"],
             augmentations,
             targets="semantic",
-            num_classes=256,
+            # The recording states no number of classes for the test mapper, which keeps labels as they are.
+            num_classes=int(inputs[f"test/{name}/label"].max()) + 1,
             label_resize="torch",
         )
         outputs[f"test/{name}/image"], outputs[f"test/{name}/sem_seg"] = sample["image"], sample["sem_seg"]
@@ -181,7 +183,7 @@ def maskadapter_semantic_mapper(case: GoldenCase) -> dict[str, Tensor]:
                 case.inputs["sem_seg"],
                 augmentations,
                 targets="semantic",
-                num_classes=255,
+                num_classes=int(case.inputs["sem_seg"].max()) + 1,
                 label_resize="torch",
             )
         found = _targets(sample)
@@ -191,11 +193,19 @@ def maskadapter_semantic_mapper(case: GoldenCase) -> dict[str, Tensor]:
 
     for index, draws in enumerate(options["draws"]):
         outputs |= {f"{index}/{key}": value for key, value in run(_jitter(options), draws).items()}
-    # The sizes of these two recordings are stated in the notes of the case alone.
-    plain = shortest_edge_augmentations([48], 1333, flip="horizontal")
+    shortest, longest = _stated_sizes(case, r"ResizeShortestEdge\((\d+), max (\d+)\)")
+    plain = shortest_edge_augmentations([shortest], longest, flip="horizontal")
     outputs |= {f"maftplus_original/{key}": value for key, value in run(plain, options["draws"][1][:1]).items()}
-    outputs["test/image"] = run(shortest_edge_augmentations([56], 72), [])["image"]
+    shortest, longest = _stated_sizes(case, r"MIN_SIZE_TEST (\d+), MAX_SIZE_TEST (\d+)")
+    outputs["test/image"] = run(shortest_edge_augmentations([shortest], longest), [])["image"]
     return outputs
+
+
+def _stated_sizes(case: GoldenCase, pattern: str) -> tuple[int, int]:
+    """(shortest, longest) edge, which this recording states in its notes and nowhere else."""
+    found = re.search(pattern, str(case.record["notes"]))
+    assert found is not None, f"the notes of {case.name} state no sizes as in {pattern!r}"
+    return int(found[1]), int(found[2])
 
 
 def _jitter(options: dict[str, Any], padding_label: int = 255, flip: str | None = None) -> list[T.Augmentation]:
