@@ -80,14 +80,15 @@ def lr_schedules(case: GoldenCase) -> dict[str, Tensor]:
 def optimizer(case: GoldenCase) -> dict[str, Tensor]:
     """Every trainable parameter with its rate and decay, by official name, and the rates over the iterations."""
     recorded = case.config["SOLVER"]
+    model = _stage(case.name.removeprefix("optimizer_"), case.config["tiny_model"])
+    # The official backbone is the image tower of CLIP, which most stages freeze.
+    tuned = any(parameter.requires_grad for parameter in model.clip.parameters())
     cfg = _solver(
         **{key: recorded[key] for key in recorded if key in _SAME_KEYS},
         POLY_POWER=recorded["POLY_LR_POWER"],
         END_FACTOR=recorded["POLY_LR_CONSTANT_ENDING"],
-        # The official backbone is the image tower of CLIP.
-        LR_MULTIPLIERS=[["clip.", recorded["BACKBONE_MULTIPLIER"]]],
+        LR_MULTIPLIERS=[["clip.", recorded["BACKBONE_MULTIPLIER"]]] if tuned else [],
     )
-    model = _stage(case.name.removeprefix("optimizer_"), case.config["tiny_model"])
     ours = {
         name: [group["lr"], group["weight_decay"]]
         for group in parameter_groups(model, cfg.SOLVER)
