@@ -24,7 +24,13 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
     """Rows as a Markdown table; numbers with one decimal, missing ones as a dash."""
     columns = list(rows[0])
     lines = [[_cell(row.get(column)) for column in columns] for row in rows]
-    return tabulate(lines, headers=columns, tablefmt="github", disable_numparse=True, stralign="right")
+    return tabulate(
+        lines,
+        headers=columns,
+        tablefmt="github",
+        disable_numparse=True,
+        colalign=["left"] + ["right"] * (len(columns) - 1),
+    )
 
 
 def _cell(value: Any) -> str:

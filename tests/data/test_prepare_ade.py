@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from pycocotools import mask as coco_mask
 
-from maft.data import dataset, load_items
 from maft.checkpoint.plain_pickle import load_plain_pickle
+from maft.data import dataset, load_items
 from maft.errors import UserError
 
 ADE = "ADEChallengeData2016"
