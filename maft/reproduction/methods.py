@@ -89,6 +89,38 @@ TUNING_TABLE = (
         )
         for rate, iterations in ((0.002, 100), (0.002, 300), (0.005, 300))
     ),
+    *(
+        Method(
+            f"OVSeg, frozen, mask threshold {threshold}",
+            "masked_crops.yaml",
+            (*_TUNING, "MODEL.CLASSIFIER.MaskedCrops.MASK_THRESHOLD", str(threshold)),
+            False,
+        )
+        for threshold in (0.3, 0.5)
+    ),
+    # Captions name every class, so nothing is held out of these trainings: only the score is of seen classes alone.
+    *(
+        Method(
+            f"OVSeg, {stage.name}, learning rate {rate}",
+            "masked_crops.yaml",
+            _TUNING,
+            stages=(Stage(f"{stage.name}, learning rate {rate}", stage.config, ("SOLVER.BASE_LR", str(rate))),),
+        )
+        for stage, rates in ((FINE_TUNING, (0.0003, 0.001, 0.002)), (PROMPTS, (0.03, 0.1)))
+        for rate in rates
+    ),
+    *(
+        Method(
+            f"OVSeg, fine-tuning then prompts, learning rate {rate}",
+            "masked_crops.yaml",
+            _TUNING,
+            stages=(
+                FINE_TUNING,
+                Stage(f"prompts, learning rate {rate}", PROMPTS.config, ("SOLVER.BASE_LR", str(rate))),
+            ),
+        )
+        for rate in (0.03, 0.1)
+    ),
 )
 
 
