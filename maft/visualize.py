@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 
 import numpy as np
@@ -87,29 +87,23 @@ def overlay(
 
 
 def side_by_side(
-    image: Picture,
-    truth: NDArray[np.integer] | None,
-    prediction: NDArray[np.integer],
-    names: Sequence[str],
-    alpha: float = 0.6,
+    image: Picture, maps: Mapping[str, NDArray[np.integer]], names: Sequence[str], alpha: float = 0.6
 ) -> Picture:
-    """Image, ground truth (when there is one) and prediction in a row, above a legend of the classes present.
+    """Image and label maps (ground truth, predictions) in a row, above a legend of the classes present.
 
     Args:
         image: (H, W, 3) uint8 RGB.
-        truth, prediction: (H, W) indices into ``names``; other values are unlabelled.
+        maps: title -> (H, W) indices into ``names``; other values are unlabelled.
     """
     panels = [("image", _enlarged(image, _enlargement(image)))]
-    maps = {"ground truth": truth, "prediction": prediction}
     for title, labels in maps.items():
-        if labels is not None:
-            panels.append((title, overlay(image, labels, names, alpha, with_legend=False)))
+        panels.append((title, overlay(image, labels, names, alpha, with_legend=False)))
     gap = np.full((panels[0][1].shape[0] + _LINE + _MARGIN, _MARGIN, 3), 255, dtype=np.uint8)
     row: list[Picture] = []
     for title, panel in panels:
         row += [_stacked([_text_line(title, panel.shape[1]), panel]), gap]
     strip = np.concatenate(row[:-1], axis=1)
-    shown = np.concatenate([labels.ravel() for labels in maps.values() if labels is not None])
+    shown = np.concatenate([labels.ravel() for labels in maps.values()])
     return _stacked([strip, _legend_of(shown, names, strip.shape[1])])
 
 

@@ -66,8 +66,8 @@ def test_large_images_are_not_enlarged():
 
 
 def test_side_by_side_has_three_panels_or_two(image, labels):
-    three = side_by_side(image, labels, labels, NAMES)
-    two = side_by_side(image, None, labels, NAMES)
+    three = side_by_side(image, {"ground truth": labels, "prediction": labels}, NAMES)
+    two = side_by_side(image, {"prediction": labels}, NAMES)
     assert three.shape[1] == 3 * 360 + 2 * 8 and two.shape[1] == 2 * 360 + 8
     assert three.shape[0] > 240
     enlarged = image.repeat(6, axis=0).repeat(6, axis=1)

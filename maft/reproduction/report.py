@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image
 from tabulate import tabulate
@@ -17,7 +16,7 @@ from maft.data.loader import load_records
 from maft.data.reading import read_image, read_labels
 from maft.files import atomic_path
 from maft.predictor import Predictor
-from maft.visualize import contact_sheet, overlay
+from maft.visualize import side_by_side
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -61,18 +60,14 @@ def draw_losses(folders: Mapping[str, Path], file: Path) -> None:
 
 
 def draw_predictions(predictors: Mapping[str, Predictor], dataset: str, indices: Sequence[int], folder: Path) -> None:
-    """Writes one picture per image: the image, its ground truth, and what each predictor says, with legends."""
+    """Writes one picture per image: the image, its ground truth, and what each predictor says, with a legend."""
     names = class_names(dataset)
     records = load_records([dataset], "DATASETS.TEST")
     for index in indices:
         record = records[index]
         image = read_image(record["file_name"])
-        panels: dict[str, np.ndarray] = {
-            "image": overlay(image, np.full(image.shape[:2], -1), names),
-            "ground truth": overlay(image, read_labels(record["sem_seg_file_name"]), names),
-        }
+        maps = {"ground truth": read_labels(record["sem_seg_file_name"])}
         for name, predictor in predictors.items():
-            panels[name] = overlay(image, predictor(image, names).labels, names)
-        sheet = contact_sheet(list(panels.values()), list(panels), columns=len(panels))
+            maps[name] = predictor(image, names).labels
         with atomic_path(folder / f"{Path(record['file_name']).stem}.png") as temporary:
-            Image.fromarray(sheet).save(temporary)
+            Image.fromarray(side_by_side(image, maps, names)).save(temporary)

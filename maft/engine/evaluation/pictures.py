@@ -44,8 +44,10 @@ def picture(
     labels = predicted_labels(output).cpu()
     if offered is not None:
         labels = torch.where(labels < 0, labels, offered[labels])
-    truth = read_labels(entry["sem_seg_file_name"]) if "sem_seg_file_name" in entry else None
-    return side_by_side(read_image(entry["file_name"]), truth, labels.numpy(), names)
+    maps = {"prediction": labels.numpy()}
+    if "sem_seg_file_name" in entry:
+        maps = {"ground truth": read_labels(entry["sem_seg_file_name"]), **maps}
+    return side_by_side(read_image(entry["file_name"]), maps, names)
 
 
 def write_picture(folder: Path, entry: dict[str, Any], image: NDArray[np.uint8]) -> None:
