@@ -5,8 +5,11 @@ from __future__ import annotations
 import importlib
 import pkgutil
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -62,10 +65,25 @@ def run_case(file: Path, device: str = "cpu") -> CaseResult:
     if run is None:
         return CaseResult(case.system, case.name, "unsupported", detail="no code of ours runs this case")
     try:
-        return compare(case, dict(run(case)))
+        with _full_float32():
+            return compare(case, dict(run(case)))
     except Exception:
         # A crash of one case is a failure to report beside the others, with its place, not the end of the run.
         return CaseResult(case.system, case.name, "fail", detail=traceback.format_exc(limit=-3).strip())
+
+
+@contextmanager
+def _full_float32() -> Iterator[None]:
+    """Convolutions of a GPU in float32 all through: the recordings allow less than the ten bits of TF32 would cost."""
+    switches: tuple[Any, ...] = (torch.backends.cudnn, torch.backends.cuda.matmul)
+    before = [switch.allow_tf32 for switch in switches]
+    for switch in switches:
+        switch.allow_tf32 = False
+    try:
+        yield
+    finally:
+        for switch, allowed in zip(switches, before):
+            switch.allow_tf32 = allowed
 
 
 def load_adaptors() -> None:
