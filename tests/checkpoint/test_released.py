@@ -282,3 +282,12 @@ def test_weights_for_a_part_that_the_model_lacks(tmp_path, tiny_configs, freeseg
     overrides = ("MODEL.PROPOSER.NAME", "GroundTruth", "MODEL.BACKBONE.WEIGHTS", str(tmp_path / "R.pt"))
     with pytest.raises(UserError, match=r"R\.pt is for proposer\.backbone, which this model does not have"):
         load(configured(tiny_configs, "maft", *overrides))
+
+
+def test_an_ovseg_checkpoint_without_mask_prompts_leaves_none_behind():
+    name = "clip_adapter.clip_model.visual.mask_embedding"
+    head = {"sem_seg_head.predictor.transformer.decoder.norm.weight": torch.ones(4)}
+    assert recognise({**head, name: torch.ones(0, 16, 8)}) == "OVSeg"
+    without = convert_released({**head, name: torch.ones(0, 16, 8)}, "OVSeg", "a file")
+    assert list(without) == list(convert_released(head, "OVSeg", "a file"))
+    assert "classifier.mask_prompts.tokens" in convert_released({**head, name: torch.ones(3, 16, 8)}, "OVSeg", "a file")

@@ -154,7 +154,13 @@ def convert_released(state: Mapping[str, Value], name: str, source: str) -> dict
         found = next((key for key in state if pattern.match(key)), None)
         if found:
             raise UserError(f"{source} is a {name} checkpoint with {found}: {reason}.")
-    return release.key_map.convert(state, source)
+    return release.key_map.convert({key: value for key, value in state.items() if not _no_prompts(key, value)}, source)
+
+
+def _no_prompts(name: str, value: object) -> bool:
+    """Whether this is the (0, patches, width) parameter of an OVSeg tower that was built without mask prompts."""
+    shape = getattr(value, "shape", value)
+    return name.endswith("visual.mask_embedding") and isinstance(shape, tuple) and shape[0] == 0
 
 
 def official_name(name: str, release: str) -> str | None:
