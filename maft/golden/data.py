@@ -35,11 +35,29 @@ _FIXED = {
 }
 
 
+class _CutToPaddedSize(T.Augmentation):
+    """The top left of what is larger than the padding: the official mapper pads by a negative size there, ours refuses.
+
+    Args:
+        size: side of the padded square.
+    """
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.size = size
+
+    def get_transform(self, image: NDArray[Any]) -> Transform:
+        height, width = image.shape[:2]
+        return CropTransform(0, 0, min(width, self.size), min(height, self.size))
+
+
 def _run(
     image: Tensor, labels: Tensor | None, augmentations: Sequence[T.Augmentation | Transform], **options: Any
 ) -> dict[str, Any]:
     """Writes image and labels to files and runs our mapper on them."""
     segments = options.pop("segments_info", None)
+    if options.get("padded_size", 0) > 0:
+        augmentations = [*augmentations, _CutToPaddedSize(options["padded_size"])]
     with tempfile.TemporaryDirectory() as folder:
         entry: dict[str, Any] = {"file_name": str(Path(folder, "image.png"))}
         Image.fromarray(image.cpu().numpy()).save(entry["file_name"])
@@ -79,7 +97,7 @@ def maft_data_mapper(case: GoldenCase) -> dict[str, Tensor]:
                 targets="semantic",
                 num_classes=options["num_classes"],
                 ignore_label=options["ignore_label"],
-                padded_size=options["size_divisibility"],
+                padded_size=max(options["size_divisibility"], 0),
                 label_resize="torch",
             )
         outputs |= {f"train/{name}/{key}": value for key, value in _targets(sample).items()}
@@ -124,7 +142,7 @@ def ovseg_data_mapper(case: GoldenCase) -> dict[str, Tensor]:
         targets="semantic",
         num_classes=max(options["classes"], 1),
         ignore_label=options["ignore"],
-        padded_size=options.get("size_div", 0),
+        padded_size=max(options.get("size_div", 0), 0),
         label_resize="torch",
     )
     if "min_size_test" in options:
