@@ -106,6 +106,13 @@ class Predictor:
         config, weights = _checkpoint_files(Path(folder))
         return cls.from_config(config, str(weights), overrides)
 
+    @classmethod
+    def from_path(cls, path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> Predictor:
+        """From a YAML config, or from a checkpoint (see `from_pretrained`)."""
+        if Path(path).is_dir() or Path(path).suffix == ".safetensors":
+            return cls.from_pretrained(path, overrides)
+        return cls.from_config(path, overrides=overrides)
+
     @torch.no_grad()
     def __call__(self, image: ImageLike, class_names: Sequence[str] | None = None) -> Prediction:
         """Labels an image with the user's words (default: the training vocabulary).

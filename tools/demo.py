@@ -77,10 +77,7 @@ def output_names(paths: list[Path]) -> list[str]:
 def main() -> int:
     arguments = parse_arguments()
     paths = find_images(arguments.input)
-    if Path(arguments.config_file).is_dir() or arguments.config_file.endswith(".safetensors"):
-        predictor = Predictor.from_pretrained(arguments.config_file, arguments.opts)
-    else:
-        predictor = Predictor.from_config(arguments.config_file, overrides=arguments.opts)
+    predictor = Predictor.from_path(arguments.config_file, arguments.opts)
     failures = []
     for path, name in tqdm(list(zip(paths, output_names(paths), strict=True)), unit="image", disable=None):
         try:
