@@ -16,13 +16,13 @@ from open_clip.constants import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
 from open_clip.pretrained import get_pretrained_cfg
 from torch import Tensor
 
-import maft.clip.tiny
 from maft.checkpoint.io import read_state_dict
 from maft.checkpoint.key_map import KeyMap, load_strictly
 from maft.checkpoint.official.clip import RULES
 from maft.clip.download import download_weights
 from maft.clip.encoder import BytePairTokenizer, CLIPEncoder
 from maft.clip.origin import has_quick_gelu, inner_clip
+from maft.clip.tiny import TINY_CLIPS, tiny_clip_folder
 from maft.clip.word_tokenizer import WordTokenizer
 from maft.errors import UserError
 
@@ -107,7 +107,7 @@ def load_clip(
 
 
 def _folder_of(name: str) -> Path | None:
-    folder = Path(maft.clip.tiny.__file__).parent / name if name in ("tiny_vit", "tiny_convnext") else Path(name)
+    folder = tiny_clip_folder(name) if name in TINY_CLIPS else Path(name)
     return folder if (folder / "open_clip_config.json").is_file() else None
 
 

@@ -43,7 +43,7 @@ class DatasetRow:
         panoptic_json, panoptic_root: annotation of panoptic segments in COCO's format.
         instances_json: annotation of instances in COCO's format.
         evaluators: what is measured on it.
-        test_size: shortest edge and limit of the longest edge when no protocol says otherwise, in pixels.
+        test_size: usual shortest edge and limit of the longest, in pixels; a config sets INPUT.MIN_SIZE_TEST.
     """
 
     name: str

@@ -63,10 +63,6 @@ class GoldenCase:
         return self.group("out")
 
     @property
-    def middle(self) -> dict[str, Tensor]:
-        return self.group("mid")
-
-    @property
     def weights(self) -> dict[str, Tensor]:
         """Recorded weights under their official names, of this case or of the one ``weights_from`` names.
 
