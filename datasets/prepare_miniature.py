@@ -4,9 +4,9 @@
 import os
 from pathlib import Path
 
-from maft.data.miniature import DEFAULT_COUNTS, materialise
-from maft.data.miniature_labels import write_seen_masks
+from maft.data.miniature import write_seen_masks
 from maft.errors import ToolParser, run_tool
+from maft.miniature import DEFAULT_COUNTS, materialise
 
 
 def main() -> None:

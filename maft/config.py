@@ -12,7 +12,7 @@ from pathlib import Path
 import yaml
 from detectron2.config import CfgNode, get_cfg
 
-from maft.config_mistakes import check_not_ignored, one_sentence
+from maft.config_checks import check_not_ignored, one_sentence
 from maft.errors import UserError
 from maft.registry import CLASSIFIERS, ENSEMBLES, LOSSES, PROPOSERS, Registry
 

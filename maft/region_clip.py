@@ -20,7 +20,28 @@ from torch import Tensor, nn
 from maft.clip import CLIPEncoder, load_clip
 from maft.clip.mask_prompts import MaskPrompts
 from maft.errors import UserError
-from maft.losses.contrastive import contrastive_loss
+from maft.layers.distributed import gathered
+
+
+def contrastive_loss(image_features: Tensor, text_features: Tensor, logit_scale: Tensor) -> Tensor:
+    """Mean of the two cross-entropies between the images and the texts of the global batch.
+
+    Pair i is the only positive of image i and of text i: equal nouns in a batch are each other's negatives, as in
+    OVSeg's fine-tuning. Every process computes the whole loss, with gradients through its own rows; their average over
+    the processes is the gradient of one process with the whole batch.
+
+    Args:
+        image_features, text_features: (n, D) of unit length, n pairs of this process, the same n in each.
+        logit_scale: scalar, factor of the cosine (not its logarithm).
+
+    Returns:
+        scalar.
+    """
+    images, texts = gathered(image_features), gathered(text_features)
+    logits = logit_scale * images @ texts.T
+    labels = torch.arange(len(logits), device=logits.device)
+    return (F.cross_entropy(logits, labels) + F.cross_entropy(logits.T, labels)) / 2
+
 
 TRAINING_RULES = ("tower", "prompts", "all")
 _MOST_LOGIT_SCALE = math.log(100)

@@ -16,6 +16,26 @@ from torch import Tensor
 from maft.errors import UserError
 
 
+def proposals_of_masks(masks: Sequence[Tensor], images: Images) -> Proposals:
+    """Proposals with values 0 and 1; images with fewer masks than others get slots that are not valid.
+
+    Args:
+        masks: (n_i, h_i, w_i) bool for every image, at its size without padding; n_i may be 0.
+        images: the batch.
+
+    Returns:
+        masks (B, Q, H, W) with Q the largest n_i, but at least 1: downstream code may take a maximum over proposals.
+    """
+    height, width = images.padded_size
+    slots = max(1, *(len(one) for one in masks))
+    padded = [
+        F.pad(one, (0, width - one.shape[-1], 0, height - one.shape[-2], 0, slots - len(one))).float() for one in masks
+    ]
+    counts = torch.tensor([len(one) for one in masks], device=images.pixels.device)
+    valid = torch.arange(slots, device=counts.device) < counts[:, None]
+    return Proposals(torch.stack(padded), images.padded_size, are_logits=False, valid=valid)
+
+
 @dataclass(frozen=True)
 class Vocabulary:
     """What can be named: one entry per class, in label order.

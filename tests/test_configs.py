@@ -9,8 +9,8 @@ from detectron2.modeling import META_ARCH_REGISTRY
 import maft.building  # noqa: F401 - registers the architectures
 from maft.config import load_config, self_contained
 from maft.data.catalog import dataset
-from maft.engine.evaluation.report import definition
 from maft.errors import UserError
+from maft.evaluation.report import definition
 
 FOLDER = Path(__file__).resolve().parent.parent / "configs"
 FILES = sorted(path.relative_to(FOLDER).as_posix() for path in FOLDER.rglob("*.yaml") if path.parent.name != "_base_")

@@ -7,10 +7,9 @@ from pathlib import Path
 
 import pytest
 import torch
-
-from maft.golden.case import GoldenCase, find_cases
-from maft.golden.draws import RecordedDraws
-from maft.golden.runner import compare, run_case
+from golden.case import GoldenCase, find_cases
+from golden.draws import RecordedDraws
+from golden.runner import compare, run_case
 
 SHIPPED = Path(__file__).parent / "golden"
 

@@ -8,6 +8,7 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 from detectron2.config import get_cfg
+from golden.runner import run_folder
 
 from maft.building import build_model
 from maft.checkpoint.io import write_safetensors
@@ -16,7 +17,6 @@ from maft.clip import load_clip
 from maft.clip.mask_prompts import MaskPrompts
 from maft.config import add_maft_config
 from maft.errors import UserError
-from maft.golden.runner import run_folder
 from maft.region_clip import RegionCLIP
 from maft.registry import BuildContext
 

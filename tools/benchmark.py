@@ -7,11 +7,11 @@ from dataclasses import asdict
 from pathlib import Path
 
 import torch
+from benchmarks.catalog import BENCHMARKS, run_benchmark
+from benchmarks.measure import Comparison
 from rich.console import Console
 from rich.table import Table
 
-from maft.benchmarks.catalog import BENCHMARKS, run_benchmark
-from maft.benchmarks.measure import Comparison
 from maft.errors import ToolParser, UserError, run_tool
 from maft.files import write_json_atomic
 

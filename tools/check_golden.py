@@ -12,7 +12,10 @@ from rich.table import Table
 
 from maft.errors import ToolParser, UserError, run_tool
 from maft.files import write_json_atomic
-from maft.golden.runner import CaseResult, run_folder
+
+# The recorded cases' adaptors are no part of the installed package: they lie beside the tests.
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
+from golden.runner import CaseResult, run_folder
 
 
 def parse_arguments() -> argparse.Namespace:

@@ -14,9 +14,8 @@ from detectron2.config import CfgNode
 from torch import Tensor
 
 from maft.building import model_shapes
-from maft.checkpoint.diagnosis import embedding_width, explain
 from maft.checkpoint.io import read_state_dict, write_safetensors
-from maft.checkpoint.key_map import differences
+from maft.checkpoint.key_map import differences, embedding_width, explain
 from maft.checkpoint.loading import pruned_parts
 from maft.checkpoint.official.released import RELEASES, convert_released, recognise
 from maft.config import load_config, self_contained

@@ -6,17 +6,17 @@ import re
 import time
 from pathlib import Path
 
+import pretraining
 import torch
 from safetensors.torch import save
 from torch import Tensor
 from tqdm import tqdm
 
-from maft.clip import pretraining
-from maft.clip.word_tokenizer import WordTokenizer
-from maft.data.miniature import IMAGE_SIZE, Scene, miniature_classes, render_scene
-from maft.data.miniature.captions import TEMPLATES
 from maft.errors import ToolParser, UserError, run_tool
 from maft.files import atomic_path, write_json_atomic
+from maft.miniature import IMAGE_SIZE, Scene, miniature_classes, render_scene
+from maft.miniature.captions import TEMPLATES
+from maft.miniature.tokenizer import WordTokenizer
 
 _LONGEST_CAPTION = 26  # Four objects with their sizes on two grounds, start and end included.
 _SIZE_WORDS = ("small", "medium", "large")

@@ -11,9 +11,10 @@ Finished runs are kept and interrupted ones continued when the command is repeat
 import argparse
 from pathlib import Path
 
+from reproduction.methods import TABLE, TUNING_TABLE, choose
+from reproduction.miniature import demo, reproduce, tune
+
 from maft.errors import ToolParser, run_tool
-from maft.reproduction.methods import TABLE, TUNING_TABLE, choose
-from maft.reproduction.miniature import demo, reproduce, tune
 
 
 def parse_arguments() -> argparse.Namespace:

@@ -12,10 +12,10 @@ from tabulate import tabulate
 from maft.building import build_model
 from maft.checkpoint.loading import initial_weights
 from maft.config import load_config
-from maft.engine.ensemble_search import THRESHOLDS, WEIGHTS, search
 from maft.engine.launch import choose_processes, launch
 from maft.engine.training import set_up
 from maft.errors import ToolParser, UserError, run_tool
+from maft.evaluation.ensemble_search import THRESHOLDS, WEIGHTS, search
 from maft.files import write_json_atomic
 from maft.segmentor import OpenVocabSegmentor
 

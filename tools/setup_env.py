@@ -86,10 +86,10 @@ def make_environment(venv: Path, python: str | None) -> tuple[str, tuple[int, ..
             fail(f"{source} cannot create virtual environments; on Debian: apt install python3-venv")
     if subprocess.run([interpreter, "-c", "import pip"], capture_output=True).returncode:
         run(interpreter, "-m", "ensurepip")
-    version = python_version(interpreter)
-    if version is None:
+    running = python_version(interpreter)
+    if running is None:
         fail(f"{interpreter} does not run; delete {venv} and try again")
-    return interpreter, version
+    return interpreter, running
 
 
 def find_uv(interpreter: str, installer: str) -> str | None:

@@ -9,10 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from maft.classifiers.grid_masks import grid_probabilities
 from maft.clip import CLIPEncoder
 from maft.clip.vit import embed_patches, encode_vit, project_tokens, require_plain_vit, run_blocks, run_class_rows
 from maft.errors import UserError
+from maft.layers.grid_masks import grid_probabilities
 from maft.registry import CLASSIFIERS, BuildContext
 from maft.structures import Classification, Images, Proposals, TextClassifier
 

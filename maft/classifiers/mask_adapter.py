@@ -5,16 +5,155 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from maft.classifiers.dense_features import dense_features, require_dense_features, temperature
-from maft.classifiers.mask_adapter_head import MaskAdapterHead, pool_through_maps
+from maft.classifiers.maft_plus import ContentDependentTransfer, build_text_transfer
+from maft.classifiers.mask_pooling import dense_features, require_dense_features, temperature
 from maft.classifiers.mixed_masks import MixedMasks
-from maft.classifiers.text_transfer import ContentDependentTransfer, build_text_transfer
 from maft.clip import CLIPEncoder
 from maft.errors import UserError
 from maft.registry import CLASSIFIERS, BuildContext
 from maft.structures import Classification, Images, Proposals, Targets, TextClassifier
+
+
+class ChannelNorm(nn.Module):
+    """LayerNorm over the last axis, a type of its own: the released recipe decays these weights, unlike LayerNorm's."""
+
+    def __init__(self, channels: int, eps: float = 1e-6) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(channels))
+        self.bias = nn.Parameter(torch.zeros(channels))
+        self.eps = eps
+
+    def forward(self, values: Tensor) -> Tensor:
+        """(..., channels) -> (..., channels)."""
+        return F.layer_norm(values, self.weight.shape, self.weight, self.bias, self.eps)
+
+
+class ConvNeXtBlock(nn.Module):
+    """7x7 depthwise convolution and an MLP with layer scale, residual (ConvNeXt, section 2), channels last."""
+
+    def __init__(self, channels: int, layer_scale: float = 1e-6) -> None:
+        super().__init__()
+        self.depthwise = nn.Conv2d(channels, channels, 7, padding=3, groups=channels)
+        self.norm = ChannelNorm(channels)
+        self.expand = nn.Linear(channels, 4 * channels)
+        self.reduce = nn.Linear(4 * channels, channels)
+        self.gamma = nn.Parameter(torch.full((channels,), layer_scale))
+
+    def forward(self, values: Tensor) -> Tensor:
+        """(N, h, w, channels) -> (N, h, w, channels)."""
+        change = self.depthwise(values.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+        change = self.reduce(F.gelu(self.expand(self.norm(change))))
+        return values + self.gamma * change
+
+
+class MaskAdapterHead(nn.Module):
+    """Semantic activation maps of masks: the embedded mask is added to the image features and refined.
+
+    The 1x1 convolution that fuses the two is linear, so its image part is computed once per image, and its mask part
+    together with the mask's own 1x1 convolution as one small matrix. Nothing wider than ``channels`` is ever repeated
+    per mask.
+
+    Args:
+        embed_dim: E, width of the image features (CLIP's joint space).
+        channels: width of the ConvNeXt blocks.
+        mask_channels: channels of the embedded mask before its projection to E, a multiple of 4.
+        num_maps: M, activation maps per mask.
+        num_blocks: ConvNeXt blocks.
+        chunk_megabytes: at inference, masks go through in groups whose activations take about this much memory.
+    """
+
+    def __init__(
+        self,
+        embed_dim: int,
+        *,
+        channels: int = 768,
+        mask_channels: int = 16,
+        num_maps: int = 16,
+        num_blocks: int = 3,
+        chunk_megabytes: int = 512,
+    ) -> None:
+        super().__init__()
+        self.mask_conv1 = nn.Conv2d(1, mask_channels // 4, 3, stride=2, padding=1)
+        self.mask_norm1 = ChannelNorm(mask_channels // 4)
+        self.mask_conv2 = nn.Conv2d(mask_channels // 4, mask_channels, 3, stride=2, padding=1)
+        self.mask_norm2 = ChannelNorm(mask_channels)
+        self.mask_projection = nn.Conv2d(mask_channels, embed_dim, 1)
+        self.fuse = nn.Conv2d(embed_dim, channels, 1)
+        self.blocks = nn.ModuleList(ConvNeXtBlock(channels) for _ in range(num_blocks))
+        self.norm = nn.LayerNorm(channels)
+        self.to_maps = nn.Conv2d(channels, num_maps, 1)
+        self.channels = channels
+        self.num_maps = num_maps
+        self.chunk_megabytes = chunk_megabytes
+
+    def forward(self, features: Tensor, masks: Tensor) -> Tensor:
+        """Activation maps before the sigmoid.
+
+        Args:
+            features: (B, E, h, w) dense features in CLIP's joint space.
+            masks: (B, N, height, width) bool, or float in [0, 1], of any size; resized bilinearly
+                (``align_corners=False``) to (4h, 4w).
+
+        Returns:
+            (B, N, M, h, w).
+        """
+        batch, count = masks.shape[:2]
+        if batch * count == 0:
+            return features.new_zeros(batch, count, self.num_maps, *features.shape[-2:])
+        image = self._image_part(features)
+        if torch.is_grad_enabled() and any(parameter.requires_grad for parameter in self.parameters()):
+            return self._maps(image, masks)
+        chunks = masks.split(self._masks_per_chunk(image), dim=1)
+        return torch.cat([self._maps(image, chunk) for chunk in chunks], dim=1)
+
+    def _image_part(self, features: Tensor) -> Tensor:
+        """(B, E, h, w) -> (B, h, w, channels): the fused features of a mask that is embedded as zero."""
+        weight = self.fuse.weight.flatten(1)
+        bias = F.linear(self.mask_projection.bias[None], weight, self.fuse.bias)[0]  # type: ignore[index]
+        return F.linear(features.permute(0, 2, 3, 1), weight, bias)
+
+    def _maps(self, image: Tensor, masks: Tensor) -> Tensor:
+        batch, height, width, _ = image.shape
+        size = (4 * height, 4 * width)
+        masks = masks.to(image.dtype)
+        if masks.shape[-2:] != size:
+            masks = F.interpolate(masks, size=size, mode="bilinear", align_corners=False)
+        embedded = self.mask_conv1(masks.flatten(0, 1)[:, None]).permute(0, 2, 3, 1)
+        embedded = F.gelu(self.mask_norm1(embedded)).permute(0, 3, 1, 2)
+        embedded = F.gelu(self.mask_norm2(self.mask_conv2(embedded).permute(0, 2, 3, 1)))
+        weight = self.fuse.weight.flatten(1) @ self.mask_projection.weight.flatten(1)
+        values = F.linear(embedded, weight).unflatten(0, (batch, -1)) + image[:, None]
+        values = values.flatten(0, 1)
+        for block in self.blocks:
+            values = block(values)
+        maps = F.linear(self.norm(values), self.to_maps.weight.flatten(1), self.to_maps.bias)
+        return maps.permute(0, 3, 1, 2).unflatten(0, (batch, -1))
+
+    def _masks_per_chunk(self, image: Tensor) -> int:
+        batch, height, width, _ = image.shape
+        # The MLP's hidden layer before and after its activation, beside three tensors of block width.
+        per_mask = batch * height * width * self.channels * (2 * 4 + 3) * image.element_size()
+        return max(1, self.chunk_megabytes * 2**20 // per_mask)
+
+
+def pool_through_maps(maps: Tensor, features: Tensor) -> Tensor:
+    """Mean feature under every activation map, weighted by its sigmoid (Mask-Adapter, equation 4).
+
+    Args:
+        maps: (B, N, M, h, w) before the sigmoid.
+        features: (B, C, h, w).
+
+    Returns:
+        (B, N, M, C) float32.
+    """
+    with torch.autocast(features.device.type, enabled=False):
+        # A softmax of log-sigmoids is the sigmoid divided by its sum, also where all sigmoids underflow.
+        weights = F.logsigmoid(maps.float().flatten(3)).softmax(-1)
+        pooled = weights.flatten(1, 2) @ features.float().flatten(2).transpose(1, 2)
+        return pooled.unflatten(1, maps.shape[1:3])
 
 
 @CLASSIFIERS.register()

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from maft.clip import CLIPEncoder
 from maft.clip.mask_prompts import MaskPrompts
 from maft.clip.vit import encode_vit
-from maft.crops import crop_regions, expand_boxes, tight_boxes
 from maft.errors import UserError
+from maft.layers.crops import crop_regions, expand_boxes, tight_boxes
 from maft.registry import CLASSIFIERS, BuildContext
 from maft.structures import Classification, Images, Proposals, TextClassifier
 

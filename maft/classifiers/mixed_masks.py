@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from maft.classifiers.grid_masks import grid_probabilities
+from maft.layers.grid_masks import grid_probabilities
 from maft.matching import Draws, IoUMatcher, ground_truth_slots
 from maft.structures import Proposals, Targets
 

@@ -19,12 +19,11 @@ from torch import Tensor
 from maft.checkpoint.io import read_state_dict
 from maft.checkpoint.key_map import KeyMap, load_strictly
 from maft.checkpoint.official.clip import RULES
-from maft.clip.download import download_weights
 from maft.clip.encoder import BytePairTokenizer, CLIPEncoder
-from maft.clip.origin import has_quick_gelu, inner_clip
-from maft.clip.tiny import TINY_CLIPS, tiny_clip_folder
-from maft.clip.word_tokenizer import WordTokenizer
+from maft.clip.weights import download_weights, has_quick_gelu, inner_clip
 from maft.errors import UserError
+from maft.miniature.tokenizer import WordTokenizer
+from maft.miniature.towers import TINY_CLIPS, tiny_clip_folder
 
 QUICK_GELU_SUFFIX = "-quickgelu"
 RANDOM = "random"

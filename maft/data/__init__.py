@@ -1,9 +1,9 @@
 """Datasets: the catalogue, the vocabularies, the mappers. Importing it registers the catalogue in Detectron2."""
 
 from maft.data.catalog import TABLE, DatasetRow, class_names, dataset, datasets_root, vocabulary
-from maft.data.items import load_items, register, register_all
 from maft.data.label_sets import LabelSet, label_set
-from maft.data.miniature_labels import ensure_miniature
+from maft.data.miniature import ensure_miniature
+from maft.data.records import load_items, register, register_all
 
 register_all()
 

@@ -14,10 +14,9 @@ from numpy.typing import NDArray
 
 from maft.data.catalog import DatasetRow, dataset
 from maft.data.folder import FOLDER_PREFIX, folder_files, ignore_is_explained, mixed_depth
-from maft.data.items import files_of, image_id, read_labels_report, register, with_segments
-from maft.data.masks import MaskContent, Problem, inspect_mask
 from maft.data.preparation.jobs import run_jobs
-from maft.data.reading import read_image, read_panoptic_ids
+from maft.data.reading import MaskContent, Problem, inspect_mask, read_image, read_panoptic_ids
+from maft.data.records import files_of, image_id, read_labels_report, register, with_segments
 from maft.errors import UserError
 
 

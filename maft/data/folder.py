@@ -17,7 +17,7 @@ from typing import Any
 from PIL import Image, UnidentifiedImageError
 
 from maft.data.label_sets import LabelSet, plain_label_set, read_class_list
-from maft.data.masks import Problem, inspect_mask
+from maft.data.reading import Problem, inspect_mask
 from maft.errors import UserError
 
 FOLDER_PREFIX = "folder:"

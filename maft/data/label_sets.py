@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from maft.data.miniature import miniature_classes
 from maft.errors import UserError
+from maft.miniature import miniature_classes
 from maft.structures import Vocabulary
 
 VARIANTS = ("plain", "maft", "ovseg", "fcclip")

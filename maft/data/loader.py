@@ -20,8 +20,8 @@ from detectron2.data import DatasetCatalog, DatasetFromList
 from detectron2.data.samplers import InferenceSampler
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from maft.data.items import register
 from maft.data.pairs import PAIRS_PREFIX, read_pairs
+from maft.data.records import register
 from maft.errors import UserError
 
 Record = dict[str, Any]

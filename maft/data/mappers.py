@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from maft.data.augmentations import LABEL_RESIZE_RULES, LabelledImage, augmentations_from_config
-from maft.data.items import register
 from maft.data.reading import read_image, read_labels, read_panoptic_ids
+from maft.data.records import register
 from maft.errors import UserError
 
 # Grey of the padding, in 0..255 and before normalisation, as every official release pads.

@@ -23,24 +23,24 @@ from torch.nn.parallel import DistributedDataParallel
 
 from maft.building import build_model
 from maft.checkpoint.loading import Weights, initial_weights, read_weights
+from maft.config_checks import check_options
 from maft.data.loader import Mapper, build_train_loader, load_records
 from maft.data.mappers import SegmentationMapper
 from maft.data.pairs import RegionPairMapper
 from maft.engine.checkpointer import Checkpointer
-from maft.engine.compilation import CompiledParts
-from maft.engine.evaluation import check_evaluation, draw_predictions, evaluate
 from maft.engine.hooks import (
     AfterOptimizerStep,
+    CompiledParts,
     PeriodicCheckpoint,
     PeriodicEvaluation,
     PredictionPictures,
     StepScheduler,
 )
-from maft.engine.options import check_options
 from maft.engine.schedules import build_scheduler
 from maft.engine.solver import build_optimizer
 from maft.engine.trainer import Trainer
 from maft.errors import UserError
+from maft.evaluation import check_evaluation, draw_predictions, evaluate
 from maft.files import write_text_atomic
 
 _AUTOCAST = {"float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -55,7 +55,7 @@ def run(cfg: CfgNode, eval_only: bool = False, resume: bool = False) -> Mapping[
         resume: go on from the last checkpoint in ``OUTPUT_DIR`` (with ``eval_only``: evaluate it).
 
     Returns:
-        the results of the last evaluation, as `maft.engine.evaluation.evaluate` gives them; empty without test data.
+        the results of the last evaluation, as `maft.evaluation.evaluate` gives them; empty without test data.
 
     Raises:
         UserError: see `train`.

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from maft.distributed import global_mean
+from maft.layers.distributed import global_mean
 from maft.losses.step import TrainingStep
 from maft.registry import LOSSES
 from maft.structures import Targets

@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from maft.distributed import global_count, global_mean
 from maft.errors import UserError
+from maft.layers.distributed import global_count, global_mean
 from maft.matching import Draws, HungarianMatcher, Match, sample_points
 from maft.structures import Proposals, Targets
 

@@ -16,9 +16,8 @@ from torch import Tensor, nn
 
 from maft.data.reading import read_labels
 from maft.errors import UserError
-from maft.proposals.mask_slots import proposals_of_masks
 from maft.registry import PROPOSERS
-from maft.structures import Images, Proposals
+from maft.structures import Images, Proposals, proposals_of_masks
 
 
 @PROPOSERS.register()

@@ -11,8 +11,8 @@ from detectron2.layers import Conv2d, ShapeSpec
 from torch import Tensor, nn
 
 from maft.errors import UserError
-from maft.position import sine_position_encoding
-from maft.proposals.deformable_attention import DeformableAttention, FeatureLevels
+from maft.layers.deformable_attention import DeformableAttention, FeatureLevels
+from maft.layers.transformer import sine_position_encoding
 
 _NORM_GROUPS = 32
 

@@ -8,14 +8,19 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from maft.crops import tight_boxes
 from maft.errors import UserError
+from maft.layers.crops import tight_boxes
 from maft.proposals.mask2former import IMAGENET_MEAN, IMAGENET_STD
-from maft.proposals.mask_filters import stability, without_duplicates, without_small_regions
-from maft.proposals.mask_slots import proposals_of_masks
-from maft.proposals.sam_model import SAMGeometry, load_sam, point_grid
+from maft.proposals.sam_model import (
+    SAMGeometry,
+    load_sam,
+    point_grid,
+    stability,
+    without_duplicates,
+    without_small_regions,
+)
 from maft.registry import PROPOSERS
-from maft.structures import Images, Proposals
+from maft.structures import Images, Proposals, proposals_of_masks
 
 # The defaults of the two official mask generators.
 _IOU_THRESHOLD = {False: 0.88, True: 0.8}

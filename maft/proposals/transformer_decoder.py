@@ -10,8 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from maft.position import sine_position_encoding
-from maft.proposals.transformer import MLP
+from maft.layers.transformer import MLP, sine_position_encoding
 
 
 class Attention(nn.Module):

@@ -6,13 +6,13 @@ from pathlib import Path
 import pytest
 import torch
 from detectron2.modeling import build_backbone
+from golden.runner import run_case
 
 from maft.backbones.swin import SwinBlock, SwinTransformer, shifted_window_mask
 from maft.checkpoint.key_map import KeyMap, differences, load_strictly
-from maft.checkpoint.official.swin import RULES
+from maft.checkpoint.official.backbones import SWIN_RULES as RULES
 from maft.config import load_config
 from maft.errors import UserError
-from maft.golden.runner import run_case
 
 SMALL = {"embed_dim": 8, "depths": (2, 2), "num_heads": (1, 2), "window_size": 4, "out_features": ("res2", "res3")}
 

@@ -6,11 +6,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from maft.classifiers.grid_masks import grid_probabilities
 from maft.classifiers.ip_clip import IPCLIP
 from maft.clip import VocabularyEncoder, load_clip
 from maft.clip.vit import encode_vit
 from maft.errors import UserError
+from maft.layers.grid_masks import grid_probabilities
 from maft.registry import CLASSIFIERS, BuildContext
 from maft.structures import Images, Proposals, Vocabulary
 

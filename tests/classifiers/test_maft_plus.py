@@ -7,11 +7,11 @@ from detectron2.config import get_cfg
 
 from maft.building import build_model
 from maft.checkpoint.loading import Weights
-from maft.classifiers.text_transfer import ContentDependentTransfer
+from maft.classifiers.maft_plus import ContentDependentTransfer
 from maft.clip import clip_from_config
 from maft.config import add_maft_config
 from maft.errors import UserError
-from maft.position import sine_position_encoding
+from maft.layers.transformer import sine_position_encoding
 from maft.registry import CLASSIFIERS, BuildContext
 from maft.structures import Images, Proposals, TextClassifier
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from maft.classifiers.mask_adapter_head import MaskAdapterHead, pool_through_maps
+from maft.classifiers.mask_adapter import MaskAdapterHead, pool_through_maps
 from maft.classifiers.mixed_masks import MixedMasks
 from maft.clip import clip_from_config
 from maft.ensembles import ClassifierScores

@@ -3,11 +3,11 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from golden.runner import run_case
 
 from maft.checkpoint.io import write_safetensors
 from maft.clip import clip_from_config
 from maft.errors import UserError
-from maft.golden.runner import run_case
 from maft.registry import CLASSIFIERS, BuildContext
 from maft.structures import Images, Proposals, TextClassifier
 

@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 
 from maft.clip import CLIPEncoder, clip_from_config, load_clip
 from maft.clip.encoder import BytePairTokenizer
-from maft.clip.origin import has_quick_gelu, inner_clip
+from maft.clip.weights import has_quick_gelu, inner_clip
 from maft.errors import UserError
 
 CONFIG = {

@@ -2,12 +2,12 @@
 
 import pytest
 import torch
+from golden.runner import run_case
 
 from maft.clip import clip_from_config
 from maft.clip.mask_prompts import MaskPrompts
 from maft.clip.vit import encode_vit
 from maft.errors import UserError
-from maft.golden.runner import run_case
 
 LAYERS, PATCH, SIDE, WIDTH = 3, 8, 32, 64
 

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from maft.clip import VocabularyEncoder
-from maft.clip.templates import prompt_templates
+from maft.clip.vocabulary import prompt_templates
 from maft.errors import UserError
 from maft.structures import Vocabulary
 

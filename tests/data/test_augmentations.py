@@ -9,12 +9,13 @@ from detectron2.projects.point_rend import ColorAugSSDTransform
 from maft.config import add_maft_config
 from maft.data.augmentations import (
     LabelledImage,
+    SSDColorAugmentation,
+    SSDColorTransform,
     augmentations_from_config,
     large_scale_jitter,
     shortest_edge_augmentations,
     transform_labels,
 )
-from maft.data.color_augmentation import SSDColorAugmentation, SSDColorTransform
 from maft.errors import UserError
 
 

@@ -10,8 +10,8 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
 
 from maft.data import TABLE, class_names, dataset, ensure_miniature, load_items, vocabulary
-from maft.data.items import write_labels_report
 from maft.data.label_rules import LABEL_RULES
+from maft.data.records import write_labels_report
 from maft.errors import UserError
 
 DATASETS = Path(__file__).parents[2] / "datasets"

@@ -8,13 +8,13 @@ import pytest
 import torch
 from detectron2.config import get_cfg
 from detectron2.data import DatasetCatalog, MetadataCatalog
+from golden.runner import run_case
 from PIL import Image
 
 from maft.config import add_maft_config
 from maft.data.augmentations import large_scale_jitter, shortest_edge_augmentations
 from maft.data.mappers import NO_SEGMENT, SegmentationMapper
 from maft.errors import UserError
-from maft.golden.runner import run_case
 
 
 @pytest.fixture

@@ -3,9 +3,9 @@ import pytest
 import torch
 from PIL import Image
 
-from maft.data.mining import Pair, write_region, write_table
 from maft.data.pairs import RegionPairMapper, read_pairs
 from maft.errors import UserError
+from maft.mining.folder import Pair, write_region, write_table
 
 SIZE = 32
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from pycocotools import mask as coco_mask
 
-from maft.checkpoint.plain_pickle import load_plain_pickle
+from maft.checkpoint.io import load_plain_pickle
 from maft.data import dataset, load_items
 from maft.errors import UserError
 

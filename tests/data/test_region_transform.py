@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 import torch
+from golden.runner import run_case
 from PIL import Image
 
-from maft.data.region_transform import OFFICIAL_BACKGROUND, RegionTransform
-from maft.golden.runner import run_case
+from maft.data.pairs import OFFICIAL_BACKGROUND, RegionTransform
 
 MEAN, STD = (122.0, 116.0, 104.0), (68.0, 66.0, 70.0)
 

@@ -15,7 +15,7 @@ from PIL import Image
 from maft.data import class_names, dataset, load_items
 from maft.data.checking import check_dataset
 from maft.data.mappers import SegmentationMapper
-from maft.engine.evaluation import PanopticEvaluator, SemanticEvaluator
+from maft.evaluation import PanopticEvaluator, SemanticEvaluator
 
 
 def test_coco_panoptic_samples(root: Path, prepare: Callable[..., str], samples_dir: Path) -> None:

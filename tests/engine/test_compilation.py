@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from maft.engine.compilation import CompiledParts
+from maft.engine.hooks import CompiledParts
 from maft.errors import UserError
 
 

@@ -89,7 +89,7 @@ TWO_PROCESSES = """
 import torch
 import torch.distributed as dist
 
-from maft.distributed import global_mean, rank
+from maft.layers.distributed import global_mean, rank
 from maft.engine.launch import Processes, launch
 from maft.errors import UserError, run_tool
 

@@ -3,7 +3,7 @@
 import pytest
 
 from maft.config import load_config
-from maft.engine.options import check_options
+from maft.config_checks import check_options
 from maft.engine.training import run
 from maft.errors import UserError
 

@@ -61,7 +61,7 @@ def test_unknown_schedule_is_named_with_the_known_ones():
 
 @pytest.mark.parametrize("name", ["fcclip", "maftp", "warmup", "fcclip_maskadapter", "maftp_maskadapter"])
 def test_recorded_rates_of_the_official_training_scripts(golden_dir, name):
-    from maft.golden.case import GoldenCase
+    from golden.case import GoldenCase
 
     case = GoldenCase.read(golden_dir / "maskadapter" / f"optimizer_{name}.json")
     solver = case.config["SOLVER"]

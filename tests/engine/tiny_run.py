@@ -18,9 +18,9 @@ from PIL import Image
 from torch import nn
 
 from maft.config import add_maft_config
-from maft.distributed import global_mean
 from maft.engine.launch import Processes, launch
 from maft.engine.training import run
+from maft.layers.distributed import global_mean
 
 CLASSES = 3
 DATASET = "tiny_run_train"

@@ -3,7 +3,7 @@ import math
 import torch
 import torch.nn.functional as F
 
-from maft.losses.contrastive import contrastive_loss
+from maft.region_clip import contrastive_loss
 
 
 def test_the_definition():

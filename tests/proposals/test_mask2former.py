@@ -9,8 +9,8 @@ from detectron2.modeling import build_backbone
 from detectron2.projects.deeplab import add_deeplab_config
 
 from maft.checkpoint.key_map import KeyMap, differences
+from maft.checkpoint.official.backbones import RESNET_RULES
 from maft.checkpoint.official.mask2former import RULES
-from maft.checkpoint.official.resnet import RULES as RESNET_RULES
 from maft.clip.loading import clip_from_config
 from maft.errors import UserError
 from maft.proposals.mask2former import build_decoders

@@ -7,15 +7,14 @@ import torch
 import torch.nn.functional as F
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import Backbone
+from golden.runner import run_case
 from torch import nn
 
 from maft.checkpoint.key_map import KeyMap, load_strictly
-from maft.checkpoint.official.maskformer import RULES
+from maft.checkpoint.official.maskformer import HEAD_RULES as RULES
 from maft.errors import UserError
-from maft.golden.runner import run_case
-from maft.proposals.fpn_pixel_decoder import FPNPixelDecoder
-from maft.proposals.maskformer import MaskFormerHead
-from maft.proposals.transformer import Transformer
+from maft.layers.transformer import Transformer
+from maft.proposals.maskformer import FPNPixelDecoder, MaskFormerHead
 from maft.registry import PROPOSERS, BuildContext
 from maft.structures import Images, Targets, TextClassifier
 

@@ -5,7 +5,7 @@ import torch
 from detectron2.layers import ShapeSpec
 
 from maft.errors import UserError
-from maft.position import sine_position_encoding
+from maft.layers.transformer import sine_position_encoding
 from maft.proposals.pixel_decoder import PixelDecoder
 
 SHAPES = {f"res{i}": ShapeSpec(channels=4 * i, stride=2**i) for i in (2, 3, 4, 5)}

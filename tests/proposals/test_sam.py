@@ -8,9 +8,17 @@ import torch
 import torch.nn.functional as F
 
 from maft.errors import UserError
-from maft.proposals.mask_filters import drop_islands, fill_holes, stability, without_duplicates, without_small_regions
 from maft.proposals.sam import SAM
-from maft.proposals.sam_model import SAMGeometry, load_sam, point_grid
+from maft.proposals.sam_model import (
+    SAMGeometry,
+    drop_islands,
+    fill_holes,
+    load_sam,
+    point_grid,
+    stability,
+    without_duplicates,
+    without_small_regions,
+)
 from maft.registry import PROPOSERS
 from maft.structures import Images
 

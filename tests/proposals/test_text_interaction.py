@@ -2,8 +2,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-import maft.proposals.text_interaction as text_interaction
-from maft.proposals.text_interaction import TextInteraction
+import maft.proposals.freeseg as text_interaction
+from maft.proposals.freeseg import TextInteraction
 
 
 @pytest.fixture

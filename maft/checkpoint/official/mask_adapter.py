@@ -6,14 +6,14 @@ from maft.checkpoint.key_map import KeyMap, Rule
 from maft.checkpoint.official.clip import RULES as CLIP_RULES
 from maft.checkpoint.official.mask2former import RULES as MASK2FORMER_RULES
 
-# Relative to `maft.classifiers.text_transfer.ContentDependentTransfer`.
+# Relative to `maft.classifiers.maft_plus.ContentDependentTransfer`.
 TRANSFER_RULES: tuple[Rule, ...] = (
     (r"cross_atten\.multihead_attn\.(.*)", r"attention.\1"),
     (r"cross_atten\.MLP\.(.*)", r"mlp.\1"),
     (r"cross_atten\.norm\.(.*)", r"norm.\1"),
 )
 
-# Relative to `maft.classifiers.mask_adapter_head.MaskAdapterHead`; its official blocks count from one.
+# Relative to `maft.classifiers.mask_adapter.MaskAdapterHead`; its official blocks count from one.
 HEAD_RULES: tuple[Rule, ...] = (
     (r"mask_downscaling\.0\.(.*)", r"mask_conv1.\1"),
     (r"mask_downscaling\.1\.(.*)", r"mask_norm1.\1"),

@@ -8,15 +8,12 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from maft.checkpoint.key_map import KeyMap, Rule
+from maft.checkpoint.official.backbones import RESNET_RULES
 from maft.checkpoint.official.clip import RULES as CLIP_RULES
 from maft.checkpoint.official.clip import TOWER_RULES
 from maft.checkpoint.official.mask2former import RULES as MASK2FORMER_RULES
 from maft.checkpoint.official.mask_adapter import KEY_MAP as MASK_ADAPTER_KEY_MAP
-from maft.checkpoint.official.ovseg import PROMPT_PARTS, PROPOSER_PARTS
-from maft.checkpoint.official.resnet import RULES as RESNET_RULES
-from maft.checkpoint.official.zegformer import PARTS as ZEGFORMER_PARTS
-from maft.checkpoint.official.zsseg import LEARNED_PROMPTS
-from maft.checkpoint.official.zsseg import PARTS as ZSSEG_PARTS
+from maft.checkpoint.official.maskformer import OVSEG_PARTS, ZEGFORMER_PARTS, ZSSEG_LEARNED_PROMPTS, ZSSEG_PARTS
 from maft.errors import UserError
 
 Value = TypeVar("Value")
@@ -86,14 +83,14 @@ RELEASES: tuple[Release, ...] = (
         "OVSeg",
         (r"sem_seg_head\.predictor\.transformer\.", r"clip_adapter\.clip_model\.visual\.mask_embedding"),
         (),
-        KeyMap.nested([*PROPOSER_PARTS, *PROMPT_PARTS, *_CLIP_ADAPTER]),
+        KeyMap.nested([*OVSEG_PARTS, *_CLIP_ADAPTER]),
     ),
     Release(
         "ZSSeg",
         (r"sem_seg_head\.predictor\.transformer\.", r"clip_adapter\."),
         (r"clip_adapter\.clip_model\.visual\.mask_embedding",),
         KeyMap.nested([*ZSSEG_PARTS, *_CLIP_ADAPTER]),
-        LEARNED_PROMPTS,
+        ZSSEG_LEARNED_PROMPTS,
     ),
     Release("ZegFormer", (r"sem_seg_head\.predictor\.projection_layer\.",), (), KeyMap.nested(ZEGFORMER_PARTS)),
     Release("FreeSeg", (r"clip_adapter\.", r"sem_seg_head\.interaction\."), (r"IPCLIP\.",), KeyMap.nested(_FREESEG)),

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from maft.checkpoint.plain_pickle import load_plain_pickle
+from maft.checkpoint.io import load_plain_pickle
 from maft.data.catalog import dataset
 from maft.data.preparation.command import Count, Options
 from maft.data.preparation.jobs import clean_unfinished, convert_labels, read_map, require, require_files, run_jobs

@@ -8,9 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from maft.data.catalog import dataset
-from maft.data.items import read_annotation
 from maft.data.preparation.command import Count, Options
 from maft.data.preparation.jobs import convert_labels, read_map, require, require_files
+from maft.data.records import read_annotation
 from maft.errors import UserError
 
 # One panoptic PNG and the category of each segment id in it.

@@ -18,9 +18,9 @@ from PIL import Image
 from tqdm import tqdm
 
 from maft.data.catalog import DatasetRow
-from maft.data.items import read_labels_report, write_labels_report
 from maft.data.label_rules import LabelTable
 from maft.data.preparation.command import Count
+from maft.data.records import read_labels_report, write_labels_report
 from maft.errors import UserError
 from maft.files import atomic_path
 

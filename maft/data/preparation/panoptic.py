@@ -14,9 +14,9 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 
 from maft.data.catalog import DatasetRow
-from maft.data.items import read_annotation
 from maft.data.preparation.command import Count, Options
 from maft.data.preparation.jobs import clean_unfinished, run_jobs
+from maft.data.records import read_annotation
 from maft.files import atomic_path, write_json_atomic
 
 

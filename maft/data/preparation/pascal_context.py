@@ -11,9 +11,9 @@ from scipy.io import loadmat
 from scipy.io.matlab import MatReadError
 
 from maft.data.catalog import dataset
-from maft.data.items import read_annotation
 from maft.data.preparation.command import Count, Options
 from maft.data.preparation.jobs import convert_labels, read_list, require, require_files
+from maft.data.records import read_annotation
 from maft.errors import UserError
 
 

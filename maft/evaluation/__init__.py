@@ -1,0 +1,17 @@
+"""Evaluators, the loop that runs them, and the reports they end in."""
+
+from maft.evaluation.instance import InstanceEvaluator
+from maft.evaluation.panoptic import PanopticEvaluator
+from maft.evaluation.pictures import draw_predictions
+from maft.evaluation.runner import check_evaluation, evaluate, evaluate_dataset
+from maft.evaluation.semantic import SemanticEvaluator
+
+__all__ = [
+    "InstanceEvaluator",
+    "PanopticEvaluator",
+    "SemanticEvaluator",
+    "check_evaluation",
+    "draw_predictions",
+    "evaluate",
+    "evaluate_dataset",
+]

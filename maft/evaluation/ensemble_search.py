@@ -1,0 +1,108 @@
+"""Mask threshold and ensemble weight of OVSeg, searched in one pass over a dataset (its release's last step)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.evaluation import inference_context
+from detectron2.utils import comm
+from tqdm import tqdm
+
+from maft.classifiers.masked_crops import MaskedCrops
+from maft.data.catalog import class_names, dataset
+from maft.data.loader import build_test_loader, load_records
+from maft.data.mappers import SegmentationMapper, check_labels
+from maft.data.reading import read_labels
+from maft.ensembles import OVSegEnsemble
+from maft.errors import UserError
+from maft.evaluation.semantic import SemanticEvaluator, test_vocabulary
+from maft.segmentor import OpenVocabSegmentor
+from maft.structures import Images
+
+# The grids of the official release's search script.
+THRESHOLDS = (0.35, 0.4, 0.45)
+WEIGHTS = (0.6, 0.65, 0.7, 0.75, 0.8)
+
+
+@torch.no_grad()
+def search(
+    cfg: CfgNode, model: OpenVocabSegmentor, name: str, thresholds: Sequence[float], weights: Sequence[float]
+) -> list[dict[str, float]]:
+    """Evaluates every pair of threshold and weight; has to be called by all processes.
+
+    Images are read and masks proposed once, regions are embedded once a threshold, and only the ensemble runs for
+    every pair. The model is as before afterwards.
+
+    Args:
+        name: dataset with label maps.
+
+    Returns:
+        one dict per pair, in order: "threshold", "weight" and the percentages of the semantic evaluator.
+
+    Raises:
+        UserError: the model is not OVSeg's, a value is out of range, or the dataset cannot be used.
+    """
+    classifier = model.classifier
+    if not isinstance(classifier, MaskedCrops):
+        raise UserError("The search is for masked crops: use a config with MODEL.CLASSIFIER.NAME MaskedCrops.")
+    if not thresholds or not weights:
+        raise UserError("The search needs at least one threshold and one weight.")
+    for threshold in thresholds:
+        if not 0 <= threshold < 1:
+            raise UserError(f"Mask threshold {threshold} does not lie in [0, 1).")
+    rules = {weight: OVSegEnsemble(weight=weight) for weight in weights}
+    row, records = dataset(name), load_records([name], "DATASETS.TEST")
+    words, things = test_vocabulary(cfg, row, name)
+    evaluators = {
+        (threshold, weight): SemanticEvaluator(
+            class_names(name),
+            row.ignore_label,
+            seen=None if row.seen_only else row.classes.seen,
+            protocol=cfg.TEST.PROTOCOL,
+        )
+        for threshold in thresholds
+        for weight in weights
+    }
+    mapper = SegmentationMapper.from_config(cfg, False, datasets=[name])
+    loader = build_test_loader(records, mapper, workers=cfg.DATALOADER.NUM_WORKERS)
+    before = classifier.mask_threshold, model.ensemble, model.inference_options
+    model.inference_options = {
+        **model.inference_options, "semantic": True, "labels_only": True, "panoptic": False, "instance": False
+    }  # fmt: skip
+    try:
+        with model.using_vocabulary(words, things), inference_context(model):
+            for batch in tqdm(loader, "Searching", unit="image", mininterval=5, disable=not comm.is_main_process()):
+                _evaluate_image(model, classifier, rules, batch, evaluators)
+    finally:
+        classifier.mask_threshold, model.ensemble, model.inference_options = before
+    comm.synchronize()
+    return [
+        {"threshold": threshold, "weight": weight, **evaluator.evaluate()["sem_seg"]}
+        for (threshold, weight), evaluator in evaluators.items()
+    ]
+
+
+def _evaluate_image(
+    model: OpenVocabSegmentor,
+    classifier: MaskedCrops,
+    rules: dict[float, OVSegEnsemble],
+    batch: list[dict[str, Any]],
+    evaluators: dict[tuple[float, float], SemanticEvaluator],
+) -> None:
+    path = batch[0]["sem_seg_file_name"]
+    labels = read_labels(path)
+    evaluator = next(iter(evaluators.values()))
+    check_labels(labels, len(evaluator.class_names), evaluator.ignore_label, path)
+    truth = torch.from_numpy(labels)
+    images = Images.from_list([item["image"].to(model.device) for item in batch], model.proposer.size_divisibility)
+    proposals = model.propose(images, batch)
+    for threshold in dict.fromkeys(threshold for threshold, _ in evaluators):
+        classifier.mask_threshold = threshold
+        classification = model.classify(images, proposals)
+        for weight, rule in rules.items():
+            model.ensemble = rule
+            result = model.combine(images, proposals, classification, batch)[0]
+            evaluators[threshold, weight].add(result["sem_seg_labels"], truth, path)

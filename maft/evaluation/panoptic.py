@@ -1,0 +1,161 @@
+"""Panoptic quality (Kirillov et al., CVPR 2019, Section 4), with the rules of COCO's evaluation for void and crowds.
+
+COCO's own code (panopticapi) is not on the Python package index and compares files on disk; this is the same metric
+on arrays, counted image by image, so that nothing is written and processes add up small tables.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from detectron2.evaluation import DatasetEvaluator
+from numpy.typing import NDArray
+from torch import Tensor
+
+from maft.data.reading import read_panoptic_ids
+from maft.errors import UserError
+from maft.evaluation.confusion import sum_over_processes
+
+
+class PanopticEvaluator(DatasetEvaluator):
+    """Panoptic, segmentation and recognition quality over all classes, things and stuff.
+
+    Args:
+        class_names: of the dataset, in label order.
+        things: (C,) which classes are countable.
+    """
+
+    def __init__(self, class_names: Sequence[str], things: Sequence[bool]) -> None:
+        self.class_names = tuple(class_names)
+        self.things = np.array(things, dtype=bool)
+        self.reset()
+
+    def reset(self) -> None:
+        # Rows: sum of IoU, true positives, false positives, false negatives.
+        self.table = torch.zeros(4, len(self.class_names), dtype=torch.float64)
+
+    def process(self, inputs: list[dict[str, Any]], outputs: list[dict[str, Any]]) -> None:
+        """Counts a batch.
+
+        Args:
+            inputs: dataset dicts with ``"pan_seg_file_name"`` and ``"segments_info"`` (label indices).
+            outputs: dicts with ``"panoptic_seg"``: (H, W) segment ids, 0 for none, and a list of segments with ``id``
+                and ``category_id`` (label index).
+        """
+        for entry, output in zip(inputs, outputs, strict=True):
+            truth = torch.from_numpy(read_panoptic_ids(entry["pan_seg_file_name"]))
+            prediction, segments = output["panoptic_seg"]
+            if prediction.shape != truth.shape:
+                raise UserError(
+                    f"The panoptic prediction for {entry['file_name']} and {entry['pan_seg_file_name']} differ in size."
+                )
+            self.add(truth, entry["segments_info"], prediction, segments)
+
+    def add(
+        self,
+        truth: Tensor,
+        true_segments: Sequence[dict[str, Any]],
+        prediction: Tensor,
+        predicted_segments: Sequence[dict[str, Any]],
+    ) -> None:
+        """Counts one image: (H, W) segment ids and the segments they mean; ids without a segment are void."""
+        overlaps = _overlaps(
+            truth.to(prediction.device),
+            [segment["id"] for segment in true_segments],
+            prediction,
+            [segment["id"] for segment in predicted_segments],
+        )
+        crowd = np.array([bool(segment.get("iscrowd", 0)) for segment in true_segments], dtype=bool)
+        true_classes = np.array([segment["category_id"] for segment in true_segments], dtype=np.int64)
+        predicted_classes = np.array([segment["category_id"] for segment in predicted_segments], dtype=np.int64)
+        counts = image_counts(overlaps, true_classes, crowd, predicted_classes, len(self.class_names))
+        self.table += torch.from_numpy(counts)
+
+    def evaluate(self) -> dict[str, dict[str, float]]:
+        """Percentages under ``"panoptic_seg"``: PQ, SQ, RQ, and with ``_th`` and ``_st`` over things and stuff.
+
+        A mean is over the classes that occur in ground truth or prediction. Has to be called by all processes.
+        """
+        table = sum_over_processes(self.table).cpu().numpy()
+        quality, occurs = qualities(table), table[1:].sum(axis=0) > 0
+        results = {}
+        for suffix, part in (("", np.ones_like(self.things)), ("_th", self.things), ("_st", ~self.things)):
+            rows = quality[part & occurs]
+            means = rows.mean(axis=0) if len(rows) else np.full(3, np.nan)
+            results.update(
+                {f"{name}{suffix}": 100 * float(x) for name, x in zip(("PQ", "SQ", "RQ"), means, strict=True)}
+            )
+        results.update({f"PQ-{name}": 100 * float(q) for name, q in zip(self.class_names, quality[:, 0], strict=True)})
+        return {"panoptic_seg": results}
+
+    def state(self) -> dict[str, Tensor]:
+        """What this process has counted so far."""
+        return {"table": self.table.cpu()}
+
+    def load_state(self, state: dict[str, Tensor]) -> None:
+        """Continues from the `state` of an earlier run."""
+        self.table = state["table"].clone()
+
+
+def qualities(table: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(C, 3) PQ, SQ, RQ as fractions from the (4, C) counts of `image_counts`; 0 for classes that do not occur."""
+    iou, hits, false_positives, false_negatives = table
+    size = hits + (false_positives + false_negatives) / 2
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.nan_to_num(np.stack([iou / size, iou / hits, hits / size], axis=1))
+
+
+def image_counts(
+    overlaps: NDArray[np.int64],
+    true_classes: NDArray[np.int64],
+    crowd: NDArray[np.bool_],
+    predicted_classes: NDArray[np.int64],
+    num_classes: int,
+) -> NDArray[np.float64]:
+    """Matches the segments of one image (Eq. 1 of the paper; a match has IoU > 0.5 and is therefore unique).
+
+    Args:
+        overlaps: (n + 1, m + 1) pixels shared by each true and predicted segment, row and column 0 for void.
+        true_classes: (n,) label indices.
+        crowd: (n,) segments that are groups: never matched, never missed.
+        predicted_classes: (m,) label indices.
+
+    Returns:
+        (4, num_classes): sum of IoU, true positives, false positives, false negatives.
+    """
+    counts = np.zeros((4, num_classes))
+    shared = overlaps[1:, 1:].astype(np.float64)
+    true_area = overlaps[1:].sum(axis=1, keepdims=True)
+    predicted_area = overlaps[:, 1:].sum(axis=0)
+    in_void = overlaps[0, 1:]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        iou = shared / (true_area + predicted_area - shared - in_void)
+    same_class = true_classes[:, None] == predicted_classes
+    match = same_class & ~crowd[:, None] & (iou > 0.5)
+    np.add.at(counts[0], true_classes, np.where(match, iou, 0).sum(axis=1))
+    np.add.at(counts[1], true_classes, match.sum(axis=1))
+    in_crowd = (shared * (same_class & crowd[:, None])).sum(axis=0)
+    wrong = ~match.any(axis=0) & (in_void + in_crowd <= 0.5 * predicted_area)
+    np.add.at(counts[2], predicted_classes[wrong], 1)
+    np.add.at(counts[3], true_classes[~match.any(axis=1) & ~crowd], 1)
+    return counts
+
+
+def _overlaps(truth: Tensor, true_ids: list[int], prediction: Tensor, predicted_ids: list[int]) -> NDArray[np.int64]:
+    rows, columns = _positions(truth, true_ids), _positions(prediction, predicted_ids)
+    width = len(predicted_ids) + 1
+    counts = torch.bincount(rows * width + columns, minlength=(len(true_ids) + 1) * width)
+    return counts.view(len(true_ids) + 1, width).cpu().numpy()
+
+
+def _positions(ids: Tensor, known: list[int]) -> Tensor:
+    """(pixels,) 1 + place of each id in ``known``, 0 for the others."""
+    flat = ids.reshape(-1).long()
+    if not known:
+        return torch.zeros_like(flat)
+    ascending, order = torch.tensor(known, device=ids.device).sort()
+    slots = torch.searchsorted(ascending, flat).clamp_(max=len(known) - 1)
+    return torch.where(ascending[slots] == flat, order[slots] + 1, 0)

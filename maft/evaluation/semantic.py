@@ -1,0 +1,177 @@
+"""Semantic segmentation: mIoU and its relatives, over all classes and over the seen and unseen ones."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from detectron2.config import CfgNode
+from detectron2.evaluation import DatasetEvaluator
+from torch import Tensor
+
+from maft.data.catalog import DatasetRow, class_names, vocabulary
+from maft.data.mappers import check_labels
+from maft.data.reading import read_labels
+from maft.errors import UserError
+from maft.evaluation.confusion import ConfusionMatrix, SemanticScores, harmonic_mean
+from maft.structures import Vocabulary
+
+
+def test_vocabulary(cfg: CfgNode, row: DatasetRow, name: str) -> tuple[Vocabulary, list[bool]]:
+    """What is offered to the model on a dataset, and which of it are things."""
+    options = cfg.MODEL.VOCABULARY
+    training = cfg.DATASETS.TRAIN
+    words = vocabulary(
+        name,
+        options.CLASS_NAMES,
+        options.SEEN,
+        class_names(training[0], options.CLASS_NAMES) if options.SEEN == "overlap" and training else None,
+    )
+    things = thing_flags(row)
+    seen = row.classes.seen
+    if cfg.TEST.PROTOCOL == "unseen_only" and seen is not None and not row.seen_only:
+        kept = [index for index in range(len(words)) if not seen[index]]
+        flags = None if words.seen is None else tuple(words.seen[index] for index in kept)
+        return Vocabulary(tuple(words.names[index] for index in kept), flags), [things[index] for index in kept]
+    return words, things
+
+
+def thing_flags(row: DatasetRow) -> list[bool]:
+    """Whether each label of a dataset is a thing."""
+    things = set(row.classes.things)
+    kept = row.classes.seen_indices if row.seen_only else range(len(row.classes))
+    return [index in things for index in kept]
+
+
+PROTOCOLS = ("generalized", "unseen_only")
+
+
+class SemanticEvaluator(DatasetEvaluator):
+    """Accumulates a confusion matrix on the model's device; class scores of an image are dropped at once.
+
+    Args:
+        class_names: of the dataset, in label order.
+        ignore_label: value of unlabelled pixels in the label maps.
+        seen: whether each class belongs to the training vocabulary; None where there is no such split.
+        protocol: ``"generalized"``: all classes compete and all are measured. ``"unseen_only"``: only the unseen
+            classes are offered to the model (predictions index them, in label order), and only their pixels count.
+
+    Raises:
+        UserError: the protocol is unknown or needs a split that the dataset does not have.
+    """
+
+    def __init__(
+        self,
+        class_names: Sequence[str],
+        ignore_label: int,
+        *,
+        seen: Sequence[bool] | None = None,
+        protocol: str = "generalized",
+    ) -> None:
+        if protocol not in PROTOCOLS:
+            raise UserError(f"TEST.PROTOCOL is {protocol!r}, which is not one of: {', '.join(PROTOCOLS)}.")
+        if protocol == "unseen_only" and (seen is None or all(seen)):
+            raise UserError("TEST.PROTOCOL is 'unseen_only', but the dataset has no unseen classes: use 'generalized'.")
+        self.class_names = tuple(class_names)
+        self.ignore_label = ignore_label
+        self.seen = None if seen is None else np.array(seen, dtype=bool)
+        self.protocol = protocol
+        offered = [i for i in range(len(class_names)) if protocol == "generalized" or not (seen and seen[i])]
+        # Predictions and labels both become positions among the offered classes; -1 is nothing or ignored.
+        self.offered = torch.tensor(offered)
+        self._position = torch.full((len(class_names),), -1)
+        self._position[self.offered] = torch.arange(len(offered))
+        self.reset()
+
+    def reset(self) -> None:
+        self.confusion = ConfusionMatrix(len(self.offered))
+
+    def process(self, inputs: list[dict[str, Any]], outputs: list[dict[str, Any]]) -> None:
+        """Counts a batch.
+
+        Args:
+            inputs: dataset dicts with ``"sem_seg_file_name"``.
+            outputs: dicts with ``"sem_seg_labels"`` (H, W) integers, or ``"sem_seg"`` (K, H, W) scores.
+        """
+        for entry, output in zip(inputs, outputs, strict=True):
+            path = entry["sem_seg_file_name"]
+            labels = read_labels(path)
+            check_labels(labels, len(self.class_names), self.ignore_label, path)
+            self.add(self._predicted(output), torch.from_numpy(labels), path)
+
+    def add(self, prediction: Tensor, labels: Tensor, name: str = "a label map") -> None:
+        """Counts one image.
+
+        Args:
+            prediction: (H, W) integers, positions among the offered classes; others mean "nothing".
+            labels: (H, W) integers, classes of the dataset or the ignore label, on any device.
+        """
+        if prediction.shape != labels.shape:
+            predicted, true = ("x".join(map(str, reversed(size.shape))) for size in (prediction, labels))
+            raise UserError(f"The prediction is {predicted}, but label map {name} is {true}: image and labels differ.")
+        labels = labels.to(prediction.device)
+        truth = torch.where(labels == self.ignore_label, -1, labels)
+        if self.protocol == "unseen_only":
+            inside = (truth >= 0) & (truth < len(self.class_names))
+            position = self._position.to(labels.device)
+            truth = torch.where(inside, position[(truth * inside).long()], -1)
+        self.confusion.update(prediction, truth)
+
+    def evaluate(self) -> dict[str, dict[str, float]]:
+        """Percentages under ``"sem_seg"``, the same in every process; has to be called by all of them.
+
+        ``mIoU`` averages over the classes in the ground truth, ``mIoU_or_predicted`` over those in ground truth or
+        prediction; with a split also ``seen_``, ``unseen_`` and ``harmonic_`` versions of both and of accuracy.
+        """
+        scores = SemanticScores.of(self.confusion.total())
+        results = {
+            "mIoU": scores.mean_iou(),
+            "mIoU_or_predicted": scores.mean_iou(count_predicted=True),
+            "fwIoU": scores.frequency_weighted_iou(),
+            "mACC": scores.mean_accuracy(),
+            "pACC": scores.pixel_accuracy(),
+        }
+        if self.seen is not None and self.protocol == "generalized":
+            results.update(split_scores(scores, self.seen))
+        for place, index in enumerate(self.offered.tolist()):
+            results[f"IoU-{self.class_names[index]}"] = float(scores.iou[place])
+            results[f"ACC-{self.class_names[index]}"] = float(scores.accuracy[place])
+        return {"sem_seg": {name: 100 * value for name, value in results.items()}}
+
+    def state(self) -> dict[str, Tensor]:
+        """What this process has counted so far."""
+        return {"confusion": self.confusion.counts.cpu()}
+
+    def load_state(self, state: dict[str, Tensor]) -> None:
+        """Continues from the `state` of an earlier run."""
+        self.confusion.counts = state["confusion"].clone()
+
+    def _predicted(self, output: dict[str, Any]) -> Tensor:
+        if "sem_seg_labels" in output:
+            return output["sem_seg_labels"]
+        scores = output["sem_seg"]
+        if scores.shape[0] != len(self.offered):
+            raise UserError(
+                f"The model scores {scores.shape[0]} classes, but the dataset has {len(self.offered)}: give the "
+                "vocabulary of the dataset."
+            )
+        return scores.argmax(dim=0)
+
+
+def split_scores(scores: SemanticScores, seen: np.ndarray) -> dict[str, float]:
+    """Scores over the seen classes, over the unseen ones, and their harmonic means."""
+    results = {}
+    parts = {"seen": seen, "unseen": ~seen}
+    metrics = {
+        "mIoU": scores.mean_iou,
+        "mIoU_or_predicted": lambda classes: scores.mean_iou(classes, count_predicted=True),
+        "mACC": scores.mean_accuracy,
+        "pACC": scores.pixel_accuracy,
+    }
+    for name, metric in metrics.items():
+        values = [metric(classes) for classes in parts.values()]
+        results.update({f"{part}_{name}": value for part, value in zip(parts, values, strict=True)})
+        results[f"harmonic_{name}"] = harmonic_mean(*values)
+    return results

@@ -1,0 +1,78 @@
+"""Average precision of masks: perfect, empty and recorded predictions."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from detectron2.structures import Instances
+from golden.runner import run_case
+
+from maft.evaluation import InstanceEvaluator
+from maft.evaluation.instance import annotation
+
+
+@pytest.fixture
+def masks():
+    found = np.zeros((3, 40, 50), dtype=bool)
+    found[0, :20, :20], found[1, 25:, :30], found[2, :10, 30:] = True, True, True
+    return found
+
+
+@pytest.fixture
+def truth(masks):
+    # The ids of the categories are those of the files; labels 3 and 8 are what the model calls them.
+    return {
+        "images": [{"id": 7, "height": 40, "width": 50}],
+        "categories": [{"id": 20, "name": "x"}, {"id": 90, "name": "y"}, {"id": 91, "name": "z"}],
+        "annotations": [annotation(i + 1, 7, (20, 90, 90)[i], mask) for i, mask in enumerate(masks)],
+    }
+
+
+def evaluator(truth):
+    return InstanceEvaluator(truth, {3: 20, 8: 90, 9: 91}, {3: "x", 8: "y", 9: "z"})
+
+
+def predictions(masks, classes, scores):
+    return {
+        "instances": Instances(
+            masks.shape[1:],
+            pred_masks=torch.from_numpy(masks),
+            pred_classes=torch.tensor(classes),
+            scores=torch.tensor(scores),
+        )
+    }
+
+
+def test_perfect_masks_have_full_precision(truth, masks):
+    ours = evaluator(truth)
+    ours.process([{"image_id": 7}], [predictions(masks, [3, 8, 8], [0.9, 0.8, 0.7])])
+    results = ours.evaluate()["segm"]
+    assert results["AP"] == pytest.approx(100) and results["AP-x"] == pytest.approx(100)
+    assert math.isnan(results["AP-z"])
+
+
+def test_a_wrong_class_finds_nothing_and_other_labels_are_left_out(truth, masks):
+    ours = evaluator(truth)
+    ours.process([{"image_id": 7}], [predictions(masks, [8, 3, 5], [0.9, 0.8, 0.7])])
+    assert len(ours.predictions) == 2
+    assert ours.evaluate()["segm"]["AP"] == 0
+
+
+def test_no_prediction_is_zero_and_no_crash(truth, masks):
+    ours = evaluator(truth)
+    ours.process([{"image_id": 7}], [predictions(masks[:0], [], [])])
+    assert ours.evaluate()["segm"]["AP"] == 0
+
+
+def test_state_continues_where_it_was_saved(truth, masks):
+    first, second = evaluator(truth), evaluator(truth)
+    first.process([{"image_id": 7}], [predictions(masks[:2], [3, 8], [0.9, 0.8])])
+    second.load_state(first.state())
+    second.process([{"image_id": 7}], [predictions(masks[2:], [8], [0.7])])
+    assert second.evaluate()["segm"]["AP"] == pytest.approx(100)
+
+
+def test_recorded_case(golden_dir):
+    result = run_case(golden_dir / "maskadapter" / "instance_evaluator.json")
+    assert result.status == "pass", result.detail

@@ -1,0 +1,122 @@
+"""Runs recorded cases of OVSeg's masked crops, of their fine-tuning transform and of mask prompts."""
+
+from __future__ import annotations
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from golden.case import GoldenCase, golden_case
+from golden.clip import openai_clip
+from maft.checkpoint.key_map import KeyMap, load_strictly
+from maft.checkpoint.official.clip import TOWER_RULES
+from maft.checkpoint.official.maskformer import PROMPT_RULES
+from maft.classifiers.masked_crops import MaskedCrops
+from maft.clip.mask_prompts import MaskPrompts
+from maft.clip.vit import encode_vit
+from maft.data.pairs import OFFICIAL_BACKGROUND, RegionTransform
+from maft.layers.crops import crop_regions, expand_boxes, tight_boxes
+from maft.structures import Images, Proposals
+
+# Sizes of a text tower that these cases do not have.
+_NO_TEXT = {"context_length": 8, "vocab_size": 8, "text_width": 8, "text_heads": 1, "text_layers": 1}
+# A CLIP of which only the pixel normalisation is read.
+_ANY_CLIP = {
+    "embed_dim": 8,
+    "image_resolution": 16,
+    "vision_layers": 1,
+    "vision_width": 64,
+    "vision_patch_size": 8,
+    **_NO_TEXT,
+}
+
+
+@golden_case(
+    "ovseg",
+    "crop_regions_mean_r10_t035",
+    "crop_regions_mean_r15_t05",
+    "crop_regions_zero_r10_t05",
+    "crop_regions_zero_r15_t035_matting",
+)
+def crop_regions_case(case: GoldenCase) -> dict[str, Tensor]:
+    config, image, masks = case.config, case.inputs["image"].float(), case.inputs["mask"]
+    clip = openai_clip(_ANY_CLIP, case.device)
+    classifier = MaskedCrops(
+        None,
+        None,
+        input_size=config["region_size"],
+        mask_threshold=config["mask_thr"],
+        expand_ratio=config["mask_expand_ratio"],
+        fill=config["mask_fill"],
+        matting=config["mask_matting"],
+    )
+    images = Images.from_list([image])
+    size = (int(image.shape[-2]), int(image.shape[-1]))
+    proposals = Proposals(masks[None], size, are_logits=False)
+    regions, region_masks, valid = classifier.regions(images, proposals, 0, clip)
+
+    boxes = tight_boxes(masks > config["mask_thr"])[valid]
+    crops = expand_boxes(boxes, config["mask_expand_ratio"], size)
+    fill = clip.pixel_mean if config["mask_fill"] == "mean" else torch.zeros_like(clip.pixel_mean)
+    first = masks[valid][:1] if config["mask_matting"] else masks[valid][:1] > config["mask_thr"]
+    side = (config["region_size"], config["region_size"])
+    unnormalized, _ = crop_regions(image, first, crops[:1], side, fill=fill)
+    return {
+        "boxes": boxes.float(),
+        "crop_ltrb": crops,
+        "region_masks": region_masks,
+        "regions": regions,
+        "unnorm_region_first": unnormalized[0],
+        "valid": valid,
+    }
+
+
+@golden_case("ovseg", "mask_prompt_vit_d0", "mask_prompt_vit_d1", "mask_prompt_vit_d3")
+def mask_prompt_vit(case: GoldenCase) -> dict[str, Tensor]:
+    config, inputs = case.config, case.inputs
+    visual = openai_clip(
+        {
+            "embed_dim": config["output_dim"],
+            "image_resolution": config["input_resolution"],
+            "vision_layers": config["layers"],
+            "vision_width": config["width"],
+            "vision_heads": config["heads"],
+            "vision_patch_size": config["patch_size"],
+            **_NO_TEXT,
+        },
+        case.device,
+    ).visual
+    weights = case.weights
+    stored = {name: weights.pop(name) for name in list(weights) if name == "mask_embedding"}
+    load_strictly(visual, KeyMap(TOWER_RULES).convert(weights), case.name)
+    outputs = {"feat_nomask": encode_vit(visual, inputs["image"])}
+    if config["mask_prompt_depth"]:
+        prompts = MaskPrompts(visual, config["mask_prompt_depth"]).to(case.device)
+        load_strictly(prompts, KeyMap(PROMPT_RULES).convert(stored), case.name)
+        masked = prompts(visual, inputs["image"], inputs["mask"])
+        (masked * inputs["upstream"]).sum().backward()
+        outputs["feat_masked"] = masked.detach()
+        assert prompts.tokens.grad is not None
+        outputs["grad/mask_embedding"] = prompts.tokens.grad
+    return outputs
+
+
+@golden_case("ovseg", "clip_mask_transform")
+def clip_mask_transform(case: GoldenCase) -> dict[str, Tensor]:
+    region = Image.fromarray(case.inputs["image_hwc"].cpu().numpy())
+    clip = openai_clip(_ANY_CLIP, case.device)
+    scale = {"mean": clip.pixel_mean.tolist(), "std": clip.pixel_std.tolist()}
+
+    def transform(train: bool, background: tuple[int, int, int] | None = OFFICIAL_BACKGROUND) -> RegionTransform:
+        return RegionTransform(case.config["size"], train=train, background=background, **scale)
+
+    first, second = (tuple(box) for box in case.record["crops"])
+    train, train_mask = transform(True).crop(region, None, first)
+    val, val_mask = transform(False)(region)
+    return {
+        "train/image": train,
+        "train/mask": train_mask[0].long(),
+        "train_nomask/image": transform(True, None).crop(region, None, second)[0],
+        "val/image": val,
+        "val/mask": val_mask[0].long(),
+    }

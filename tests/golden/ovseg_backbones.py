@@ -1,0 +1,65 @@
+"""Runs recorded cases of OVSeg's two backbones."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from detectron2.config import CfgNode, get_cfg
+from detectron2.layers import ShapeSpec
+from detectron2.projects.deeplab import add_deeplab_config, build_resnet_deeplab_backbone
+from torch import Tensor, nn
+
+from golden.case import GoldenCase, golden_case
+from maft.backbones.swin import SwinTransformer
+from maft.checkpoint.key_map import KeyMap, load_strictly
+from maft.checkpoint.official.backbones import RESNET_RULES, SWIN_RULES
+
+
+def build_swin(options: dict[str, Any]) -> SwinTransformer:
+    """Our backbone from the official dotted options ("MODEL.SWIN.EMBED_DIM", ...); absent ones keep their default."""
+    swin = {key.removeprefix("MODEL.SWIN."): value for key, value in options.items() if key.startswith("MODEL.SWIN.")}
+    names = {
+        "EMBED_DIM": "embed_dim",
+        "DEPTHS": "depths",
+        "NUM_HEADS": "num_heads",
+        "WINDOW_SIZE": "window_size",
+        "PATCH_SIZE": "patch_size",
+        "MLP_RATIO": "mlp_ratio",
+        "QKV_BIAS": "qkv_bias",
+        "PATCH_NORM": "patch_norm",
+        "DROP_PATH_RATE": "drop_path_rate",
+        "OUT_FEATURES": "out_features",
+    }
+    position = swin.get("PRETRAIN_IMG_SIZE", 224) if swin.get("APE", False) else 0
+    chosen = {ours: swin[official] for official, ours in names.items() if official in swin}
+    return SwinTransformer(absolute_position_size=position, **chosen)
+
+
+def build_resnet(options: dict[str, Any]) -> nn.Module:
+    """Detectron2's DeepLab ResNet from the official dotted options."""
+    cfg: CfgNode = get_cfg()
+    add_deeplab_config(cfg)
+    known = {key: value for key, value in options.items() if key.startswith(("MODEL.RESNETS.", "MODEL.BACKBONE."))}
+    cfg.merge_from_list([item for pair in known.items() for item in pair])
+    return build_resnet_deeplab_backbone(cfg, ShapeSpec(channels=3))
+
+
+@golden_case("ovseg", "swin_backbone")
+def swin_backbone(case: GoldenCase) -> dict[str, Tensor]:
+    model = build_swin(case.config["opts"]).to(case.device)
+    load_strictly(model, KeyMap(SWIN_RULES).convert(case.weights), case.name)
+    return _feature_maps(case, model)
+
+
+@golden_case("ovseg", "r101c_backbone")
+def r101c_backbone(case: GoldenCase) -> dict[str, Tensor]:
+    model = build_resnet(case.config["opts"]).to(case.device)
+    load_strictly(model, KeyMap(RESNET_RULES).convert(case.weights), case.name)
+    return _feature_maps(case, model)
+
+
+@torch.no_grad()
+def _feature_maps(case: GoldenCase, model: nn.Module) -> dict[str, Tensor]:
+    features = {name: model.eval()(image) for name, image in case.inputs.items()}
+    return {f"{name}/{level}": value for name, maps in features.items() for level, value in maps.items()}

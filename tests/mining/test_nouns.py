@@ -1,0 +1,54 @@
+import pytest
+
+from maft.mining.captions import caption_nouns, image_nouns, nouns_of, tag
+
+
+@pytest.mark.parametrize(
+    ("caption", "nouns"),
+    [
+        ("There are apple and orange and teapot.", ("apple", "orange", "teapot")),
+        ("A man riding a wave on top of a surfboard.", ("man", "wave", "top", "surfboard")),
+        ("A bathroom with a toilet and sink.", ("bathroom", "toilet", "sink")),
+        ("Two dogs sleep on a brown couch next to a dog bed.", ("dogs", "couch", "dog", "bed")),
+        ("The young child's umbrella is left open in the house.", ("child", "umbrella", "house")),
+        ("TWO LARGE ELEPHANTS IN A RIVER!!", ("elephants", "river")),
+    ],
+)
+def test_nouns_of_captions(caption, nouns):
+    assert caption_nouns(caption) == nouns
+
+
+@pytest.mark.parametrize("caption", ["", "   ", "...", "2 + 2 = 4", "running very quickly"])
+def test_captions_without_a_noun(caption):
+    assert caption_nouns(caption) == ()
+
+
+def test_every_penn_noun_tag_counts_and_no_other():
+    tagged = [
+        ("Dog", "NN"),
+        ("cats", "NNS"),
+        ("Rome", "NNP"),
+        ("Alps", "NNPS"),
+        ("run", "VB"),
+        ("%", "NN"),
+        ("dog", "NN"),
+    ]
+    assert nouns_of(tagged) == ("dog", "cats", "rome", "alps")
+
+
+def test_tags_of_nouns_are_penn_treebanks():
+    assert dict(tag("The dog chases cats in Paris"))["dog"] == "NN"
+    assert dict(tag("The dog chases cats in Paris"))["cats"] == "NNS"
+
+
+def test_an_image_counts_a_noun_once():
+    assert image_nouns(["A dog on a bed.", "The dog sleeps on a pillow.", "Asleep."]) == ("dog", "bed", "pillow")
+
+
+def test_all_words_of_the_miniature_world_are_nouns():
+    from maft.miniature.captions import TEMPLATES
+    from maft.miniature.classes import miniature_classes
+
+    for name in miniature_classes().names:
+        for template in TEMPLATES:
+            assert name in caption_nouns(template.format(f"a small {name} on the {name}")), (name, template)

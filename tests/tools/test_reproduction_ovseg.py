@@ -1,0 +1,64 @@
+"""OVSeg's rows on the miniature world: stages that rows share, and what is handed over by path."""
+
+from pathlib import Path
+
+import pytest
+from reproduction.methods import OVSEG_TABLE
+from reproduction.ovseg import FINE_TUNING, PROMPTS, hand_over, mine_pairs, stage_runs
+
+from maft.config import load_config
+from maft.errors import UserError
+
+ROOT = Path(__file__).resolve().parents[2]
+FOLDER = Path("output")
+
+
+@pytest.fixture(autouse=True)
+def in_the_repository(monkeypatch):
+    monkeypatch.chdir(ROOT)
+
+
+def load(run):
+    return load_config(run.config, list(run.overrides))
+
+
+def test_prompts_after_fine_tuning_start_from_its_clip_and_rows_share_the_fine_tuning():
+    first, second = stage_runs(FOLDER, (FINE_TUNING, PROMPTS), seed=2)
+    assert [first] == stage_runs(FOLDER, (FINE_TUNING,), seed=2)
+    assert load(first).MODEL.CLIP.PRETRAINED == ""
+    assert str(first.folder / "model_final/model.safetensors") == load(second).MODEL.CLIP.PRETRAINED
+    assert load(first).MODEL.REGION_CLIP.TRAIN == "tower" and load(second).MODEL.REGION_CLIP.TRAIN == "prompts"
+    alone = stage_runs(FOLDER, (PROMPTS,), seed=2)[0]
+    assert load(alone).MODEL.CLIP.PRETRAINED == "" and alone.folder != second.folder
+    assert load(first).DATASETS.TRAIN == load(second).DATASETS.TRAIN == load(alone).DATASETS.TRAIN
+    assert load(first).SEED == 2
+
+
+@pytest.mark.parametrize("method", OVSEG_TABLE, ids=lambda method: method.name)
+def test_rows_differ_in_nothing_but_the_tuned_clip(method):
+    frozen = load(OVSEG_TABLE[0].run(FOLDER, seed=1))
+    cfg = load(method.run(FOLDER, seed=1))
+    crops = cfg.MODEL.CLASSIFIER.MaskedCrops
+    if method.stages:
+        last = stage_runs(FOLDER, method.stages, seed=1)[-1]
+        weights = str(last.folder / "model_final/model.safetensors")
+        assert weights == cfg.MODEL.CLIP.PRETRAINED
+        depth = load(last).MODEL.REGION_CLIP.MASK_PROMPT_DEPTH
+        assert bool(depth) == (PROMPTS in method.stages)
+        assert crops.pop("MASK_PROMPT_DEPTH", 0) == depth
+        assert crops.pop("MASK_PROMPTS", "") == (weights if depth else "")
+        cfg.MODEL.CLIP.PRETRAINED = ""
+    assert cfg.SEED == frozen.SEED
+    assert cfg == frozen
+    assert method.run(FOLDER, seed=1).eval_only
+
+
+def test_prompts_are_handed_over_only_when_there_are_some():
+    overrides = hand_over(stage_runs(FOLDER, (FINE_TUNING,), seed=1))
+    assert overrides[::2] == ("MODEL.CLIP.PRETRAINED",)
+
+
+def test_mining_outside_the_repository_says_where_to_go(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=r"tools/mine_mask_nouns.py is not here"):
+        mine_pairs(tmp_path)

@@ -1,0 +1,79 @@
+"""Deformable attention as weighted bags of table rows, against the usual loop over levels with ``grid_sample``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from benchmarks.measure import Comparison, Form, compare
+from maft.layers.deformable_attention import FeatureLevels, deformable_attention
+
+
+def attention_by_grid_sample(
+    values: Tensor, sizes: Sequence[tuple[int, int]], locations: Tensor, weights: Tensor
+) -> Tensor:
+    """The operator's definition, level by level; arguments and result as `deformable_attention`'s."""
+    batch, _, heads, width = values.shape
+    queries = locations.shape[1]
+    total = values.new_zeros(batch * heads, width, queries)
+    for level, part in enumerate(values.split([h * w for h, w in sizes], dim=1)):
+        maps = part.permute(0, 2, 3, 1).reshape(batch * heads, width, *sizes[level])
+        grid = 2 * locations[:, :, :, level].transpose(1, 2).flatten(0, 1) - 1
+        sampled = F.grid_sample(maps, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+        total = total + (sampled * weights[:, :, :, level].transpose(1, 2).flatten(0, 1)[:, None]).sum(-1)
+    return total.view(batch, heads * width, queries).transpose(1, 2)
+
+
+def run(
+    device: torch.device,
+    repeats: int,
+    *,
+    sizes: Sequence[tuple[int, int]] = ((20, 20), (40, 40), (80, 80)),
+    heads: int = 8,
+    width: int = 32,
+    points: int = 4,
+) -> list[Comparison]:
+    """One encoder layer's attention; default: the three levels of a 640x640 image."""
+    draws = torch.Generator().manual_seed(0)
+    levels = FeatureLevels.of(sizes, device)
+    tokens, count = len(levels.centres), len(sizes)
+    values = torch.randn(1, tokens, heads, width, generator=draws).to(device)
+    offsets = 3 * torch.randn(1, tokens, heads, count, points, 2, generator=draws).to(device)
+    locations = levels.centres[:, None, None, None] + offsets / levels.extent[:, None]
+    weights = torch.randn(1, tokens, heads, count * points, generator=draws).softmax(-1)
+    weights = weights.view(1, tokens, heads, count, points).to(device)
+    inputs = [tensor.requires_grad_() for tensor in (values, locations, weights)]
+
+    def ours() -> Tensor:
+        return deformable_attention(inputs[0], levels, *inputs[1:])
+
+    def theirs() -> Tensor:
+        return attention_by_grid_sample(inputs[0], sizes, *inputs[1:])
+
+    def without_gradients(form: Callable[[], Tensor]) -> Callable[[], Tensor]:
+        return torch.no_grad()(form)
+
+    def with_gradients(form: Callable[[], Tensor]) -> Callable[[], tuple[Tensor, ...]]:
+        return lambda: torch.autograd.grad(form().square().sum(), inputs)
+
+    setting = f"{tokens} tokens, {count} levels, {heads} heads, {points} points"
+    names = ("weighted bags", "grid_sample per level")
+    return [
+        compare(
+            "deformable-attention",
+            f"forward, {setting}",
+            [Form(names[0], without_gradients(ours)), Form(names[1], without_gradients(theirs), tolerance=1e-4)],
+            device,
+            repeats,
+        ),
+        compare(
+            "deformable-attention",
+            f"with gradients, {setting}",
+            [Form(names[0], with_gradients(ours)), Form(names[1], with_gradients(theirs), tolerance=1e-4)],
+            device,
+            repeats,
+        ),
+    ]

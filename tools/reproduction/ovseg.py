@@ -1,0 +1,110 @@
+"""What OVSeg does before its segmentor is evaluated: pairs are mined once, then CLIP is tuned on them in stages."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from maft.config import load_config
+from maft.data.catalog import dataset
+from maft.errors import UserError
+from maft.files import write_json_atomic
+from reproduction.runs import QUICKSTART, Run, execute
+
+MINE = Path("tools/mine_mask_nouns.py")
+MINED_IMAGES = 600
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A training of CLIP on mined regions and their nouns.
+
+    Attributes:
+        name: of its folder; stages that differ need different names.
+        config: file below ``configs/quickstart``.
+        overrides: KEY VALUE pairs.
+    """
+
+    name: str
+    config: str
+    overrides: tuple[str, ...] = ()
+
+
+FINE_TUNING = Stage("fine-tuning", "region_clip.yaml")
+PROMPTS = Stage("prompts", "region_clip_prompts.yaml")
+
+
+def stage_runs(folder: Path, stages: Sequence[Stage], seed: int) -> list[Run]:
+    """The trainings of ``stages`` with one seed, each on the CLIP of the one before.
+
+    They lie in ``folder/ovseg_clip``; rows that begin with the same stages share them.
+    """
+    runs: list[Run] = []
+    for count, stage in enumerate(stages, start=1):
+        overrides = (*stage.overrides, "DATASETS.TRAIN", f"['pairs:{_pairs(folder) / 'pairs.tsv'}']", "SEED", str(seed))
+        if runs:
+            overrides += ("MODEL.CLIP.PRETRAINED", _weights(runs[-1]))
+        name = ", then ".join(earlier.name for earlier in stages[:count])
+        slug = name.replace(",", "").replace(" ", "_")
+        runs.append(Run(f"{QUICKSTART}/{stage.config}", overrides, folder / "ovseg_clip" / slug / f"seed_{seed}"))
+    return runs
+
+
+def hand_over(runs: Sequence[Run]) -> tuple[str, ...]:
+    """KEY VALUE pairs that put the last stage's CLIP, and its mask prompts if it has some, into a segmentor."""
+    last = runs[-1]
+    depth = load_config(last.config, list(last.overrides)).MODEL.REGION_CLIP.MASK_PROMPT_DEPTH
+    overrides: tuple[str, ...] = ("MODEL.CLIP.PRETRAINED", _weights(last))
+    if depth:
+        node = "MODEL.CLASSIFIER.MaskedCrops"
+        overrides += (f"{node}.MASK_PROMPT_DEPTH", str(depth), f"{node}.MASK_PROMPTS", _weights(last))
+    return overrides
+
+
+def tune_clip(folder: Path, stages: Sequence[Stage], seed: int) -> float:
+    """Mines the pairs and trains the stages, as far as that is not done yet.
+
+    Returns:
+        seconds of the trainings; the mining, which all rows and seeds share, is not in them.
+
+    Raises:
+        UserError: a run failed, or a folder holds another one.
+    """
+    mine_pairs(folder)
+    return sum(float(execute(run)["seconds"]) for run in stage_runs(folder, stages, seed))
+
+
+def mine_pairs(folder: Path) -> None:
+    """Mines pairs from captions of the miniature world's training images, over the nouns of all classes.
+
+    Raises:
+        UserError: it is not called in the root of the repository, or the mining failed.
+    """
+    target = _pairs(folder)
+    if (target / "run.json").is_file():
+        print(f"already done: {target}", flush=True)
+        return
+    if not MINE.is_file():
+        raise UserError(f"{MINE} is not here: call this in the root folder of the repository.")
+    row = dataset("miniature_train")
+    captions = (row.root / row.images).parent / "captions.json"
+    arguments = ["--config-file", f"{QUICKSTART}/mining.yaml", "--captions", str(captions)]
+    arguments += ["--limit", str(MINED_IMAGES), "--output", str(target)]
+    print(f"$ python {MINE} {' '.join(arguments)}", flush=True)
+    start = time.perf_counter()
+    status = subprocess.run([sys.executable, str(MINE), *arguments], check=False).returncode
+    if status:
+        raise UserError(f"Mining into {target} failed with exit status {status}: see its messages above.")
+    write_json_atomic(target / "run.json", {"arguments": arguments, "seconds": time.perf_counter() - start})
+
+
+def _pairs(folder: Path) -> Path:
+    return folder / "ovseg_pairs"
+
+
+def _weights(run: Run) -> str:
+    return str(run.folder / "model_final" / "model.safetensors")
