@@ -5,8 +5,8 @@ datasets/README.md says what to download and where it goes. What is there alread
 simply started again.
 """
 
-from maft.data.preparation.ade847 import prepare
+from maft.data.preparation.ade import prepare_ade847
 from maft.data.preparation.command import run
 
 if __name__ == "__main__":
-    run(prepare, __doc__)
+    run(prepare_ade847, __doc__)

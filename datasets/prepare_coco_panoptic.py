@@ -5,8 +5,8 @@ datasets/README.md says what to download and where it goes. What is there alread
 simply started again.
 """
 
-from maft.data.preparation.coco_panoptic import prepare
+from maft.data.preparation.coco import prepare_coco_panoptic
 from maft.data.preparation.command import run
 
 if __name__ == "__main__":
-    run(prepare, __doc__)
+    run(prepare_coco_panoptic, __doc__)

@@ -6,7 +6,7 @@ simply started again.
 """
 
 from maft.data.preparation.command import run
-from maft.data.preparation.voc import prepare
+from maft.data.preparation.pascal import prepare_voc
 
 if __name__ == "__main__":
-    run(prepare, __doc__)
+    run(prepare_voc, __doc__)

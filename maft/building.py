@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Sequence
+import logging
 from typing import Any
 
 import torch
 from detectron2.config import CfgNode
 from detectron2.modeling import META_ARCH_REGISTRY
-from torch import nn
 
 import maft.region_clip
 import maft.segmentor  # noqa: F401 - both register their meta-architecture
-from maft.checkpoint.loading import Weights
+from maft.checkpoint.key_map import some
+from maft.checkpoint.loading import InitialWeights
 from maft.errors import UserError
+from maft.interfaces import Trainable
+
+logger = logging.getLogger(__name__)
 
 
 def model_shapes(cfg: CfgNode) -> dict[str, torch.Size]:
@@ -28,23 +30,32 @@ def model_shapes(cfg: CfgNode) -> dict[str, torch.Size]:
     return {name: value.shape for name, value in model.state_dict().items()}
 
 
-def build_model(cfg: CfgNode, weights: Sequence[Weights] = ()) -> nn.Module:
-    """The model of ``MODEL.META_ARCHITECTURE`` on ``MODEL.DEVICE``, with ``weights`` in it.
+def build_model(cfg: CfgNode, weights: InitialWeights | None = None, *, training: bool = False) -> Any:
+    """The model of ``MODEL.META_ARCHITECTURE`` on ``MODEL.DEVICE``.
 
-    A CLIP among the weights is what the model is built around, so that no other one is downloaded first and copies of
-    its tower (IP-CLIP) start from it.
+    Args:
+        weights: what it starts from; None: what the config names (`maft.checkpoint.loading`).
+        training: the model is about to be trained, so that what is frozen must have weights.
 
     Raises:
         UserError: the architecture or the device is unknown, a component cannot be built, or the weights do not fit.
     """
-    architecture = _architecture(cfg)
-    options: dict[str, Any] = {}
-    clip = next((inner for inner in (part.clip() for part in weights) if inner), None)
-    if clip and "clip_weights" in inspect.signature(getattr(architecture, "from_config", architecture)).parameters:
-        options["clip_weights"] = clip
-    model = architecture(cfg, **options).to(_device(cfg.MODEL.DEVICE))
-    for part in weights:
-        part.load_into(model)
+    weights = InitialWeights.from_config(cfg) if weights is None else weights
+    clip = weights.clip()
+    model: Trainable = _architecture(cfg)(cfg, **({"clip_weights": clip} if clip else {}))
+    model = model.to(_device(cfg.MODEL.DEVICE))
+    started = tuple(f"{part}." for part in model.started_weights())
+    untrained = [name for name in weights.load_into(model, model.brought_weights()) if not name.startswith(started)]
+    for part, frozen in (("proposer", cfg.MODEL.PROPOSER.FROZEN), ("classifier", cfg.MODEL.CLASSIFIER.FROZEN)):
+        names = [name for name in untrained if name.startswith(f"{part}.")]
+        if names and frozen and training:
+            raise UserError(
+                f"MODEL.{part.upper()}.FROZEN is True, but nothing gives the weights of the {part} (such as "
+                f"{names[0]}), which would stay random: name their file under MODEL.START_FROM, as in [{{FILE: ..., "
+                f"TAKE: {part}}}]."
+            )
+    if untrained and not training:
+        logger.warning("No file gives %d tensors (%s): they stay as built.", len(untrained), some(untrained))
     return model
 
 

@@ -1,287 +1,156 @@
-"""Every config key this project adds to Detectron2's, with its meaning.
-
-Component options are not listed here: they live under the component's own name and are checked against its
-signature when the model is built (see `maft.registry`).
-"""
+"""Reading a config: files, overrides, components of one's own, and every check before anything is built."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Annotated, Any
 
 import yaml
-from detectron2.config import CfgNode, get_cfg
+from detectron2.config import CfgNode
+from pydantic import Field
 
-from maft.config_checks import check_not_ignored, one_sentence
-from maft.errors import UserError
-from maft.registry import CLASSIFIERS, ENSEMBLES, LOSSES, PROPOSERS, Registry
-
-
-def add_maft_config(cfg: CfgNode) -> None:
-    """Adds our keys and their defaults to a Detectron2 config, in place."""
-    _add_model(cfg)
-    _add_data(cfg)
-    _add_solver(cfg)
-    _add_test(cfg)
+from maft.config_checks import check_not_ignored, one_sentence, refuse_removed
+from maft.config_keys import default_config
+from maft.errors import UserError, closest
+from maft.options import check_options, options_of
+from maft.registry import CLASSIFIERS, ENSEMBLES, LOSSES, PROPOSERS, Registry, import_components
 
 
-def _add_model(cfg: CfgNode) -> None:
-    model = cfg.MODEL
-    model.META_ARCHITECTURE = "OpenVocabSegmentor"
-    model.MASK_ON = False
+def load_config(
+    file: str | os.PathLike[str], overrides: Sequence[str] | None = None, *, trusted: bool = True
+) -> CfgNode:
+    """Reads a YAML config, its ``_BASE_`` files and command-line overrides, and checks keys and options.
 
-    model.CLIP = CfgNode()
-    # open_clip architecture name, a folder with open_clip_config.json, or a shipped tower: tiny_vit, tiny_convnext.
-    model.CLIP.NAME = "ViT-B-16-quickgelu"
-    # open_clip tag (openai, laion2b_...), a weights file, "" for a folder's own weights, or random.
-    model.CLIP.PRETRAINED = "openai"
+    Nothing in the files is executed, but for what ``IMPORTS`` names.
 
-    model.VOCABULARY = CfgNode()
-    # Which class strings of a dataset are fed to CLIP: plain, maft, ovseg or fcclip.
-    model.VOCABULARY.CLASS_NAMES = "maft"
-    # Prompt template set: single, vild (14) or imagenet (80).
-    model.VOCABULARY.TEMPLATES = "vild"
-    # Comma-separated synonyms of a class: whole (one string), average or max (best synonym).
-    model.VOCABULARY.SYNONYMS = "whole"
-    # A learned no-object embedding beside the classes.
-    model.VOCABULARY.VOID = True
-    # Whether that embedding has gradients.
-    model.VOCABULARY.TRAIN_VOID = True
-    # Which classes count as seen at test: split (the dataset's), overlap (shares a synonym with training) or none.
-    model.VOCABULARY.SEEN = "split"
-    # Folder for text embeddings that outlive the process; "" keeps them in memory only.
-    model.VOCABULARY.CACHE_DIR = ""
-
-    # For MODEL.BACKBONE.NAME build_swin_backbone; MODEL.BACKBONE.FREEZE_AT counts the patch embedding as stage 1.
-    swin = model.SWIN = CfgNode()
-    swin.EMBED_DIM = 96
-    swin.DEPTHS = [2, 2, 6, 2]
-    swin.NUM_HEADS = [3, 6, 12, 24]
-    swin.WINDOW_SIZE = 7
-    swin.PATCH_SIZE = 4
-    swin.MLP_RATIO = 4.0
-    swin.QKV_BIAS = True
-    swin.PATCH_NORM = True
-    # A learned absolute position embedding, made for square images of this size.
-    swin.APE = False
-    swin.PRETRAIN_IMG_SIZE = 224
-    swin.DROP_PATH_RATE = 0.3
-    swin.OUT_FEATURES = ["res2", "res3", "res4", "res5"]
-    # Recompute the blocks in the backward pass to save memory.
-    swin.USE_CHECKPOINT = False
-
-    # The ResNets of detectron2's DeepLab project: three-convolution stem ("deeplab") or one ("basic"), dilations.
-    model.RESNETS.STEM_TYPE = "basic"
-    model.RESNETS.RES4_DILATION = 1
-    model.RESNETS.RES5_MULTI_GRID = [1, 2, 4]
-
-    # ImageNet weights of the proposer's backbone, read unless MODEL.WEIGHTS holds a trained one.
-    model.BACKBONE.WEIGHTS = ""
-
-    model.PROPOSER = CfgNode(new_allowed=True)
-    model.PROPOSER.NAME = "Mask2Former"
-    # A checkpoint of which only the proposer is taken, after MODEL.WEIGHTS.
-    model.PROPOSER.WEIGHTS = ""
-    # A frozen proposer has no gradients and no losses, and stays in eval mode.
-    model.PROPOSER.FROZEN = False
-    # The official MAFT release leaves dropout on in its frozen generator during stage 2.
-    model.PROPOSER.DROPOUT_WHEN_FROZEN = False
-
-    model.CLASSIFIER = CfgNode(new_allowed=True)
-    # A registered mask classifier, or none: the proposer's own class scores are used.
-    model.CLASSIFIER.NAME = "none"
-    # A checkpoint of which only the classifier is taken, read when MODEL.WEIGHTS lacks a part of it.
-    model.CLASSIFIER.WEIGHTS = ""
-    # Multiplied with the cosine of mask and text embeddings; classifiers on dense CLIP features use CLIP's own factor.
-    model.CLASSIFIER.LOGIT_SCALE = 100.0
-    # A frozen classifier takes no part in training (evaluation of frozen CLIP, stage-1 training).
-    model.CLASSIFIER.FROZEN = False
-
-    model.ENSEMBLE = CfgNode(new_allowed=True)
-    # How class scores of proposer and classifier are joined.
-    model.ENSEMBLE.NAME = "classifier"
-
-    # For MODEL.META_ARCHITECTURE RegionCLIP: CLIP is fine-tuned on mined regions and their nouns.
-    region = model.REGION_CLIP = CfgNode()
-    # What trains beside the temperature: tower (the image tower), prompts (mask prompts alone) or all.
-    region.TRAIN = "tower"
-    # How often patches outside a region are replaced by mask prompts; 0 trains without prompts.
-    region.MASK_PROMPT_DEPTH = 0
-    # File with trained prompts to start from; "" starts from random ones.
-    region.MASK_PROMPTS = ""
-
-    # One node per registered loss that is used, holding its options.
-    model.LOSSES = CfgNode(new_allowed=True)
-
-    # Prefixes of parameters that a checkpoint given as MODEL.WEIGHTS may lack (parts that start elsewhere).
-    model.WEIGHTS_MAY_LACK = []
-    # Prefixes of parameters that are not taken from it (the proposer, when another one runs on a trained classifier).
-    model.WEIGHTS_LEAVE_OUT = []
-
-    inference = model.INFERENCE = CfgNode()
-    inference.SEMANTIC = True
-    inference.PANOPTIC = False
-    inference.INSTANCE = False
-    # Resize masks to the output size before classes and masks are combined (official behaviour with panoptic on).
-    inference.RESIZE_BEFORE = False
-    # Return label maps without the (classes, height, width) score maps: hundreds of classes need little memory then.
-    inference.LABELS_ONLY = True
-    # Subtracted from the semantic score of seen classes before the argmax (ZegFormer: 0.1 on COCO and VOC).
-    inference.SEEN_PENALTY = 0.0
-    # Semantic, as OVSeg's demo (0.35): every class has its best proposal alone, its mask cut at this value; 0 is off.
-    inference.BEST_MASKS_ABOVE = 0.0
-    # Panoptic: a segment needs this score, and this share of its own mask left after overlaps are resolved.
-    inference.OBJECT_MASK_THRESHOLD = 0.0
-    inference.OVERLAP_THRESHOLD = 0.8
-    # Instance: how many (mask, class) pairs are kept per image.
-    inference.MAX_INSTANCES = 100
-
-
-def _add_data(cfg: CfgNode) -> None:
-    data = cfg.INPUT
-    data.FORMAT = "RGB"
-    # Training mapper: semantic (one mask per label present), panoptic (one mask per segment) or region_pairs
-    # (regions and nouns of tables that DATASETS.TRAIN names as pairs:/path/pairs.tsv).
-    data.MAPPER = "semantic"
-    # Side of the square that training images are padded to; 0 pads to the batch maximum.
-    data.PADDED_SIZE = 0
-    # SSD colour augmentation.
-    data.COLOR_AUG_SSD = False
-    # A random crop in which one category covers a larger share is drawn again (at most 10 times); 1.0 accepts any.
-    data.CROP.SINGLE_CATEGORY_MAX_AREA = 1.0
-    # How label maps are resized: pillow (nearest, pixel centres) or torch (nearest, floor), as official releases do.
-    data.LABEL_RESIZE = "pillow"
-    # Options of region_pairs: side in pixels (CLIP's input size), where the mask comes from (alpha: the region file's
-    # alpha channel; colour: the official rule for official data files), and the sentence around a noun, its place
-    # marked by {}; "" is the noun alone (a config cannot say "{}": it would be read as an empty node).
-    data.REGIONS = CfgNode()
-    data.REGIONS.SIZE = 224
-    data.REGIONS.MASK = "alpha"
-    data.REGIONS.TEMPLATE = ""
-    # Large-scale jitter: output size (0 = off) and scale range.
-    data.LARGE_SCALE_JITTER = CfgNode()
-    data.LARGE_SCALE_JITTER.SIZE = 0
-    data.LARGE_SCALE_JITTER.SCALE = [0.1, 2.0]
-
-
-def _add_solver(cfg: CfgNode) -> None:
-    solver = cfg.SOLVER
-    solver.OPTIMIZER = "ADAMW"
-    solver.BETAS = [0.9, 0.999]
-    solver.EPS = 1e-8
-    solver.LR_SCHEDULER_NAME = "WarmupPolyLR"
-    # Poly decay: exponent and the rate it ends on, as a share of the base rate.
-    solver.POLY_POWER = 0.9
-    solver.END_FACTOR = 0.0
-    # [part of a module name, factor] pairs; the factors of every match multiply.
-    solver.LR_MULTIPLIERS = []
-    solver.WEIGHT_DECAY_EMBED = 0.0
-    solver.WEIGHT_DECAY_NORM = 0.0
-    # [part of a parameter name, weight decay] pairs; the first match wins over the rules by module type.
-    solver.WEIGHT_DECAY_OVERRIDES = [
-        ["relative_position_bias_table", 0.0],
-        ["absolute_pos_embed", 0.0],
-        ["void_embedding", 0.0],
-    ]
-    # open_clip's rule for fine-tuning CLIP: biases, scales and other tensors under two dimensions are not decayed.
-    solver.DECAY_ONLY_MATRICES = False
-    # Type of automatic mixed precision when SOLVER.AMP.ENABLED: float16 or bfloat16.
-    solver.AMP.DTYPE = "float16"
-    # Micro-batches per optimiser step; IMS_PER_BATCH stays the global batch.
-    solver.ACCUMULATE = 1
-    # Submodules or methods that go through torch.compile: proposer.backbone, proposer.pixel_decoder, proposer.decoder,
-    # classifier, or of IP-CLIP, whose tower (classifier.visual) is not called as a whole, classifier.encode_proposals.
-    solver.COMPILE = []
-    # Several processes: allow trainable parameters that take no part in some steps (costs a graph walk per step).
-    solver.FIND_UNUSED_PARAMETERS = False
-    # Iterations between log lines, metrics.json entries and TensorBoard scalars.
-    solver.LOG_PERIOD = 20
-    # How many periodic checkpoints are kept; 0 keeps all.
-    solver.KEEP_CHECKPOINTS = 2
-    # Iterations between prediction pictures in TensorBoard; 0 turns them off.
-    solver.PICTURE_PERIOD = 0
-
-
-def _add_test(cfg: CfgNode) -> None:
-    test = cfg.TEST
-    # How many side-by-side pictures (image, ground truth, prediction) an evaluation writes.
-    test.VISUALIZE = 0
-    # Continue a half-finished evaluation found in OUTPUT_DIR.
-    test.RESUME = False
-    # generalized: all classes compete; unseen_only: only the unseen ones.
-    test.PROTOCOL = "generalized"
-    # Published numbers this config reproduces: [dataset, metric, value], printed beside the measured ones.
-    test.EXPECTED = []
-    # The table and row of the paper that this config reproduces.
-    test.REPRODUCES = ""
-
-
-def default_config() -> CfgNode:
-    """Detectron2's defaults with ours added."""
-    cfg = get_cfg()
-    add_maft_config(cfg)
-    return cfg
-
-
-def load_config(file: str | os.PathLike[str], overrides: list[str] | None = None) -> CfgNode:
-    """Reads a YAML config, its ``_BASE_`` files and command-line overrides; nothing in it is executed.
+    Args:
+        trusted: False for a config that came with a checkpoint: a .py file under its ``IMPORTS`` is refused unless
+            ``overrides`` name it as well.
 
     Raises:
         UserError: the file is missing or not YAML, or a key or value does not exist or fit.
     """
-    path = Path(file)
+    path, overrides = Path(file), list(overrides or [])
     if not path.is_file():
         raise UserError(f"Config file {path} does not exist: check --config-file.")
     cfg = default_config()
     try:
-        cfg.merge_from_file(str(path))
+        cfg.merge_from_file(str(path), allow_unsafe=False)
+        own_files = {name for name in cfg.IMPORTS if str(name).endswith(".py")}
         # A merged node forgets that new keys are allowed in it; overrides may name options the file leaves out.
         for node in (cfg.MODEL.PROPOSER, cfg.MODEL.CLASSIFIER, cfg.MODEL.ENSEMBLE, cfg.MODEL.LOSSES):
             node.set_new_allowed(True)
-        cfg.merge_from_other_cfg(_nested(overrides or []))
+        cfg.merge_from_other_cfg(_nested(overrides))
     except (KeyError, ValueError, AssertionError, yaml.YAMLError, FileNotFoundError) as error:
-        raise UserError(f"Config {path}: {one_sentence(error)}") from error
+        raise UserError(f"Config {path}: {one_sentence(error, default_config())}") from error
+    if own_files and not trusted and "IMPORTS" not in overrides[::2]:
+        raise UserError(
+            f"Config {path} came with a checkpoint and asks to run {', '.join(sorted(own_files))}: if you trust that "
+            f"code, say so with IMPORTS '{list(cfg.IMPORTS)}'."
+        )
+    cfg.IMPORTS = [_located(name, path.parent) for name in cfg.IMPORTS]
+    import_components(cfg.IMPORTS)
     check_not_ignored(cfg)
     check_components(cfg)
+    start_from(cfg)
     return cfg
 
 
+def _located(name: Any, folder: Path) -> Any:
+    """The absolute path of a .py file that lies in the working folder or beside the config; modules stay names."""
+    if not isinstance(name, str) or not name.endswith(".py"):
+        return name
+    beside = folder / Path(name).expanduser()
+    return str((beside if beside.is_file() and not Path(name).is_file() else Path(name).expanduser()).absolute())
+
+
 def self_contained(cfg: CfgNode) -> CfgNode:
-    """The config that belongs beside a checkpoint of the whole model: it names no other weights and allows no gap."""
+    """The config that belongs beside a checkpoint of the whole model: it names no other weights."""
     own = cfg.clone()
     own.defrost()
-    for node in (own.MODEL, own.MODEL.BACKBONE, own.MODEL.PROPOSER, own.MODEL.CLASSIFIER):
-        node.WEIGHTS = ""
-    own.MODEL.WEIGHTS_MAY_LACK = []
-    own.MODEL.WEIGHTS_LEAVE_OUT = []
+    own.MODEL.WEIGHTS = ""
+    own.MODEL.START_FROM = []
     return own
+
+
+class WeightsRule:
+    """One entry of ``MODEL.START_FROM``.
+
+    Args:
+        file: a checkpoint of ours (file or folder) or an official release, or an address.
+        take: parts of it, under our names (``proposer``, ``classifier.head``); none takes all that the model has.
+        into: where they go; the part of the same name by default.
+        may_lack: what the file need not have of them, under our names.
+    """
+
+    def __init__(
+        self,
+        *,
+        file: Annotated[str, Field(min_length=1)],
+        take: str | tuple[str, ...] = (),
+        into: str = "",
+        may_lack: tuple[str, ...] = (),
+    ) -> None:
+        self.file, self.into, self.may_lack = file, into.rstrip("."), tuple(part.rstrip(".") for part in may_lack)
+        self.take = tuple(part.rstrip(".") for part in ((take,) if isinstance(take, str) else take) if part)
+
+
+def start_from(cfg: CfgNode) -> list[WeightsRule]:
+    """The entries of ``MODEL.START_FROM``.
+
+    Raises:
+        UserError: an entry is misspelt or of another form.
+    """
+    rules = []
+    for number, entry in enumerate(cfg.MODEL.START_FROM):
+        node = f"MODEL.START_FROM[{number}]"
+        if not isinstance(entry, Mapping):
+            raise UserError(f"{node} is {entry!r}, but it must be of the form {{FILE: ..., TAKE: ..., INTO: ...}}.")
+        rule = WeightsRule(**check_options(entry, options_of(WeightsRule), f"An entry of {node[:-3]}", node))
+        if len(rule.take) > 1 and rule.into:
+            raise UserError(f"{node} takes {len(rule.take)} parts INTO one, {rule.into}: write an entry for each.")
+        rules.append(rule)
+    return rules
 
 
 def check_components(cfg: CfgNode) -> None:
     """Checks component names and options before anything is built.
 
     Raises:
-        UserError: an unknown component, or an option that it does not have.
+        UserError: an unknown component, or an option that it does not have or that does not fit.
     """
     model = cfg.MODEL
     for registry, node in ((PROPOSERS, model.PROPOSER), (CLASSIFIERS, model.CLASSIFIER), (ENSEMBLES, model.ENSEMBLE)):
-        if node.NAME != "none":
-            registry.arguments(node.NAME, component_options(registry, node))
+        for name in chosen(registry, node):
+            registry.arguments(name, component_options(registry, node))
     for name, options in model.LOSSES.items():
         LOSSES.arguments(name, options)
 
 
-def component_options(registry: Registry, node: CfgNode) -> CfgNode:
+def chosen(registry: Registry[Any], node: CfgNode) -> list[str]:
+    """The name of the component that a node chooses; nothing for a classifier ``none``."""
+    return [] if registry is CLASSIFIERS and node.NAME == "none" else [node.NAME]
+
+
+def component_options(registry: Registry[Any], node: CfgNode) -> CfgNode:
     """The options under the component's own name in its node, an empty node when there are none.
 
     Options of other registered components may stand beside them (a ``_BASE_`` file's); anything else is refused.
     """
-    shared = {"NAME", "WEIGHTS", "FROZEN", "DROPOUT_WHEN_FROZEN", "LOGIT_SCALE"}
+    shared = ("NAME", "FROZEN", "DROPOUT_WHEN_FROZEN", "LOGIT_SCALE")
     for key in node:
         if key not in shared and key not in registry:
-            known = ", ".join(registry)
-            raise UserError(f"{registry.node}.{key} is neither a shared key nor a {registry.kind}; known are: {known}.")
-    return node.get(node.NAME, CfgNode())
+            refuse_removed(f"{registry.node}.{key}")
+            raise UserError(
+                f"{registry.node}.{key} is neither a shared key nor a {registry.kind}; known are: "
+                f"{', '.join(registry)}.{closest(key, [*shared, *registry])}"
+            )
+    options = node.get(node.NAME, CfgNode())
+    if not isinstance(options, CfgNode):
+        raise UserError(f"{registry.node}.{node.NAME} is {options!r}, but it must be a group of options.")
+    return options
 
 
 def _nested(overrides: list[str]) -> CfgNode:

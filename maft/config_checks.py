@@ -7,7 +7,7 @@ from typing import Any
 
 from detectron2.config import CfgNode, get_cfg
 
-from maft.errors import UserError
+from maft.errors import UserError, closest
 
 _AT_LEAST = {
     "SOLVER.MAX_ITER": 1,
@@ -75,6 +75,9 @@ _MISMATCH = re.compile(
 )
 
 
+_UNKNOWN = re.compile(r"Non-existent config key: (?P<key>[\w.]+)", re.DOTALL)
+
+
 def check_not_ignored(cfg: CfgNode) -> None:
     """Raises UserError when a key of Detectron2 is set that has no effect here."""
     defaults = get_cfg()
@@ -86,9 +89,44 @@ def check_not_ignored(cfg: CfgNode) -> None:
             raise UserError(f"{key} is {given}, but this key of Detectron2 has no effect here: {advice}.")
 
 
-def one_sentence(error: Exception) -> str:
-    """What an exception of yacs, Detectron2 or the YAML parser says, without its further lines."""
+# Keys of earlier versions -> what to write instead.
+_REMOVED = {
+    "MODEL.BACKBONE.WEIGHTS": "MODEL.START_FROM [{FILE: ..., INTO: proposer.backbone}]",
+    "MODEL.PROPOSER.WEIGHTS": "MODEL.START_FROM [{FILE: ..., TAKE: proposer}]",
+    "MODEL.CLASSIFIER.WEIGHTS": "MODEL.START_FROM [{FILE: ..., TAKE: classifier}]",
+    "MODEL.WEIGHTS_MAY_LACK": "MODEL.START_FROM [{FILE: ..., MAY_LACK: [...]}]",
+    "MODEL.WEIGHTS_LEAVE_OUT": "MODEL.START_FROM [{FILE: ..., TAKE: [...]}]",
+    "MODEL.REGION_CLIP.MASK_PROMPTS": "MODEL.START_FROM [{FILE: ..., TAKE: mask_prompts}]",
+}
+
+
+def refuse_removed(key: str) -> None:
+    """Raises UserError when a key is one of an earlier version."""
+    if key in _REMOVED:
+        raise UserError(f"{key} is gone: write {_REMOVED[key]}.")
+
+
+def keys_of(node: CfgNode, prefix: str = "") -> list[str]:
+    """All keys of a config with their groups, such as ``SOLVER.BASE_LR``."""
+    keys = []
+    for name, value in node.items():
+        keys.append(f"{prefix}{name}")
+        if isinstance(value, CfgNode):
+            keys += keys_of(value, f"{prefix}{name}.")
+    return keys
+
+
+def one_sentence(error: Exception, defaults: CfgNode) -> str:
+    """What an exception of yacs, Detectron2 or the YAML parser says, without its further lines.
+
+    Args:
+        defaults: a config with all keys, from which the one most like a misspelt one is suggested.
+    """
     text = str(error).strip("'\"").strip()
+    if (unknown := _UNKNOWN.fullmatch(text)) is not None:
+        key = unknown["key"]
+        refuse_removed(key)
+        return f"there is no key {key}.{closest(key, keys_of(defaults))}"
     if (mismatch := _MISMATCH.fullmatch(text)) is not None:
         expected, given, key = mismatch["expected"], mismatch["given"], mismatch["key"]
         if expected == "CfgNode":

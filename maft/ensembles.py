@@ -1,64 +1,20 @@
 """How the class scores of the proposer and of the mask classifier become one: a rule per published system.
 
-Every rule is called with a `ClassScores` and returns (B, Q, C) or (B, Q, C + 1) probabilities (void last); a row of
-zeros takes its proposal out of the result.
+Every rule is a `maft.interfaces.Ensemble`.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
-from maft.errors import UserError
+from maft.interfaces import ClassScores, Ensemble
+from maft.options import Fraction
 from maft.registry import ENSEMBLES
 
 
-@dataclass
-class ClassScores:
-    """Input of an ensemble.
-
-    Attributes:
-        proposer: (B, Q, C + 1) logits of the proposer, void last, or None.
-        classifier: (B, Q, C) logits of the mask classifier without void, or None.
-        classifier_void: (B, Q, 1) its void logits, or None.
-        valid: (B, Q) bool, masks that the classifier could see.
-        seen: (C,) bool, classes of the training vocabulary.
-    """
-
-    proposer: Tensor | None
-    classifier: Tensor | None
-    classifier_void: Tensor | None
-    valid: Tensor
-    seen: Tensor
-
-    def proposer_probabilities(self) -> Tensor:
-        """(B, Q, C + 1) softmax over classes and void."""
-        if self.proposer is None:
-            raise UserError("This ensemble needs class scores of the proposer, and this proposer gives none: "
-                            "set MODEL.ENSEMBLE.NAME to classifier.")  # fmt: skip
-        return self.proposer.softmax(dim=-1)
-
-    def classifier_probabilities(self) -> Tensor:
-        """(B, Q, C) softmax over the classes, void left out before it."""
-        if self.classifier is None:
-            raise UserError("This ensemble needs a mask classifier: set MODEL.CLASSIFIER.NAME, "
-                            "or MODEL.ENSEMBLE.NAME to proposer.")  # fmt: skip
-        return self.classifier.softmax(dim=-1)
-
-
-def _check_weight(name: str, value: float) -> float:
-    if not 0.0 <= value <= 1.0:
-        raise UserError(
-            f"{name} is {value}, but it must lie between 0 and 1; to use one side's scores alone, set "
-            "MODEL.ENSEMBLE.NAME to proposer or classifier."
-        )
-    return float(value)
-
-
-@ENSEMBLES.register("classifier")
-class ClassifierScores:
+@ENSEMBLES.register()
+class ClassifierAlone(Ensemble):
     """The mask classifier alone (MAFT's released setting).
 
     Args:
@@ -80,15 +36,15 @@ class ClassifierScores:
         return probabilities * scores.valid[..., None] if self.valid_only else probabilities
 
 
-@ENSEMBLES.register("proposer")
-class ProposerScores:
+@ENSEMBLES.register()
+class ProposerAlone(Ensemble):
     """The proposer alone (MaskFormer or Mask2Former without CLIP's image tower)."""
 
     def __call__(self, scores: ClassScores) -> Tensor:
         return scores.proposer_probabilities()
 
 
-class WeightedProduct:
+class WeightedProduct(Ensemble):
     """The products of powers that FreeSeg, OVSeg and ZegFormer use: p^e q^(1-e), without renormalisation.
 
     p is the proposer's probability, q the classifier's (1 for proposals without a visible pixel); the subclasses say
@@ -98,10 +54,8 @@ class WeightedProduct:
         weight: in [0, 1].
     """
 
-    name = ""
-
-    def __init__(self, *, weight: float) -> None:
-        self.weight = _check_weight(f"MODEL.ENSEMBLE.{self.name}.WEIGHT", weight)
+    def __init__(self, *, weight: Fraction) -> None:
+        self.weight = weight
 
     def exponent(self, scores: ClassScores) -> Tensor:
         """e: (C,), by default the weight for seen classes and one minus it for unseen ones."""
@@ -123,34 +77,30 @@ class ValidClassifierAtZero(WeightedProduct):
 
     def __call__(self, scores: ClassScores) -> Tensor:
         if self.weight == 0:
-            return ClassifierScores(valid_only=True)(scores)
+            return ClassifierAlone(valid_only=True)(scores)
         return super().__call__(scores)
 
 
-@ENSEMBLES.register("freeseg")
+@ENSEMBLES.register()
 class FreeSegEnsemble(ValidClassifierAtZero):
     """FreeSeg's and ZSSeg's rule: p^w q^(1-w) for seen classes, p^(1-w) q^w for unseen ones."""
 
-    name = "freeseg"
-
-    def __init__(self, *, weight: float = 0.8) -> None:
+    def __init__(self, *, weight: Fraction = 0.8) -> None:
         super().__init__(weight=weight)
 
 
-@ENSEMBLES.register("ovseg")
+@ENSEMBLES.register()
 class OVSegEnsemble(ValidClassifierAtZero):
     """OVSeg's rule: p^(1-w) q^w for every class."""
 
-    name = "ovseg"
-
-    def __init__(self, *, weight: float = 0.7) -> None:
+    def __init__(self, *, weight: Fraction = 0.7) -> None:
         super().__init__(weight=weight)
 
     def exponent(self, scores: ClassScores) -> Tensor:
         return torch.full_like(scores.seen, 1 - self.weight, dtype=torch.float32)
 
 
-@ENSEMBLES.register("zegformer")
+@ENSEMBLES.register()
 class ZegFormerEnsemble(WeightedProduct):
     """ZegFormer's rule: p^l a^(1-l) for seen classes, p^(1-l) q^l for unseen ones.
 
@@ -158,9 +108,7 @@ class ZegFormerEnsemble(WeightedProduct):
     one. l is 2/3 in the paper.
     """
 
-    name = "zegformer"
-
-    def __init__(self, *, weight: float = 2 / 3) -> None:
+    def __init__(self, *, weight: Fraction = 2 / 3) -> None:
         super().__init__(weight=weight)
 
     def classifier(self, scores: ClassScores) -> Tensor:
@@ -194,12 +142,12 @@ def geometric_ensemble(
     return torch.log(torch.cat([joint * (1 - void), void], dim=-1) + 1e-8)
 
 
-@ENSEMBLES.register("fcclip")
-class FCCLIPEnsemble:
+@ENSEMBLES.register()
+class FCCLIPEnsemble(Ensemble):
     """The geometric ensemble of FC-CLIP and Mask-Adapter; void is the proposer's.
 
     With both weights 1 the classifier names the masks and the proposer only says which are void: MAFT+'s rule. The
-    ensemble is turned off by MODEL.ENSEMBLE.NAME ``proposer`` or ``classifier``.
+    ensemble is turned off by MODEL.ENSEMBLE.NAME ``ProposerAlone`` or ``ClassifierAlone``.
 
     Args:
         alpha: share of the classifier for seen classes, in [0, 1].
@@ -207,10 +155,8 @@ class FCCLIPEnsemble:
         on_valid_masks: proposals without a visible pixel keep the proposer's scores (FC-CLIP with ResNet towers).
     """
 
-    def __init__(self, *, alpha: float = 0.4, beta: float = 0.8, on_valid_masks: bool = False) -> None:
-        self.alpha = _check_weight("MODEL.ENSEMBLE.fcclip.ALPHA", alpha)
-        self.beta = _check_weight("MODEL.ENSEMBLE.fcclip.BETA", beta)
-        self.on_valid_masks = on_valid_masks
+    def __init__(self, *, alpha: Fraction = 0.4, beta: Fraction = 0.8, on_valid_masks: bool = False) -> None:
+        self.alpha, self.beta, self.on_valid_masks = alpha, beta, on_valid_masks
 
     def __call__(self, scores: ClassScores) -> Tensor:
         scores.classifier_probabilities(), scores.proposer_probabilities()

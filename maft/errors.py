@@ -1,13 +1,25 @@
 """How a user's mistake is reported: one sentence, no traceback."""
 
 import argparse
+import difflib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, NoReturn
 
 
 class UserError(Exception):
     """A mistake of the user's: the message is one sentence that says what is wrong, where, and what to do."""
+
+
+def closest(word: str, known: Iterable[str]) -> str:
+    """The end of a sentence that suggests the known word most like a misspelt one; empty when none is."""
+    match = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
+    return f" Did you mean {match[0]}?" if match else ""
+
+
+def first_line(error: BaseException) -> str:
+    """What an exception says, without its further lines; the name of its type when it says nothing."""
+    return next(iter(str(error).splitlines()), "") or type(error).__name__
 
 
 class ToolParser(argparse.ArgumentParser):

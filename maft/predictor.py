@@ -15,7 +15,6 @@ from detectron2.data import transforms as T
 from PIL import Image, ImageOps
 
 from maft.building import build_model
-from maft.checkpoint.loading import initial_weights
 from maft.config import load_config
 from maft.data.label_sets import overlap as shared_synonyms
 from maft.data.reading import read_image
@@ -80,7 +79,7 @@ class Predictor:
             cfg.defrost()
             cfg.MODEL.DEVICE = "cpu"
         self.cfg = cfg
-        model = build_model(cfg, initial_weights(cfg)).eval()
+        model = build_model(cfg).eval()
         if not isinstance(model, OpenVocabSegmentor):
             raise UserError(f"MODEL.META_ARCHITECTURE {cfg.MODEL.META_ARCHITECTURE} does not label images.")
         self.model = model
@@ -90,8 +89,7 @@ class Predictor:
     @classmethod
     def from_config(cls, file: str | os.PathLike[str], weights: str = "", overrides: Sequence[str] = ()) -> Predictor:
         """From a YAML file, with weights of your own and Detectron2-style overrides (KEY VALUE ...)."""
-        cfg = load_config(file, [*overrides, *(["MODEL.WEIGHTS", str(weights)] if weights else [])])
-        return cls(cfg)
+        return cls(load_config(file, [*overrides, *(["MODEL.WEIGHTS", str(weights)] if weights else [])]))
 
     @classmethod
     def from_pretrained(cls, folder: str | os.PathLike[str], overrides: Sequence[str] = ()) -> Predictor:
@@ -104,7 +102,7 @@ class Predictor:
             UserError: one of the two is missing or does not fit the other.
         """
         config, weights = _checkpoint_files(Path(folder))
-        return cls.from_config(config, str(weights), overrides)
+        return cls(load_config(config, [*overrides, "MODEL.WEIGHTS", str(weights)], trusted=False))
 
     @classmethod
     def from_path(cls, path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> Predictor:

@@ -1,25 +1,29 @@
-"""CLIP fine-tuned on masked regions and their nouns (OVSeg, sections 3.2 and 3.3).
+"""CLIP fine-tuned on masked regions and their nouns (OVSeg: fine-tuning on mask-noun pairs, mask prompt tuning).
 
-The result serves segmentation configs by path: ``MODEL.CLIP.PRETRAINED: FOLDER/model.safetensors`` takes the whole CLIP
-and ``MODEL.CLASSIFIER.MaskedCrops.MASK_PROMPTS: FOLDER/model.safetensors`` the prompts. A segmentation checkpoint in
-``MODEL.WEIGHTS`` holds the CLIP it was trained beside; ``MODEL.WEIGHTS_LEAVE_OUT: [clip., classifier.]`` and
-``MODEL.WEIGHTS_MAY_LACK: [clip., classifier.]`` let the fine-tuned one stand.
+A segmentation config takes the result beside the proposer it was trained for::
+
+    START_FROM:
+      - {FILE: output/segmentation/model_final, TAKE: [vocabulary_encoder, proposer]}
+      - {FILE: output/region_clip/model_final, TAKE: clip}
+      - {FILE: output/region_clip/model_final, TAKE: mask_prompts, INTO: classifier.mask_prompts}
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from detectron2.config import CfgNode, configurable
 from detectron2.modeling import META_ARCH_REGISTRY
-from torch import Tensor, nn
+from torch import Tensor
 
 from maft.clip import CLIPEncoder, load_clip
 from maft.clip.mask_prompts import MaskPrompts
 from maft.errors import UserError
+from maft.interfaces import Trainable
 from maft.layers.distributed import gathered
 
 
@@ -48,7 +52,7 @@ _MOST_LOGIT_SCALE = math.log(100)
 
 
 @META_ARCH_REGISTRY.register()
-class RegionCLIP(nn.Module):
+class RegionCLIP(Trainable):
     """Image tower, mask prompts or both, trained with CLIP's own loss; the text tower is frozen.
 
     CLIP's temperature trains along in every rule, as in the official release; segmentation uses a fixed one.
@@ -83,7 +87,8 @@ class RegionCLIP(nn.Module):
             mask_prompts.requires_grad_(True)
 
     @classmethod
-    def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
+    def from_config(cls, cfg: CfgNode, clip_weights: Mapping[str, Tensor] | None = None) -> dict[str, Any]:
+        """Arguments from a config; ``clip_weights`` replace those that ``MODEL.CLIP.PRETRAINED`` names."""
         options = cfg.MODEL.REGION_CLIP
         if cfg.INPUT.MAPPER != "region_pairs":
             raise UserError(
@@ -93,34 +98,30 @@ class RegionCLIP(nn.Module):
         if cfg.DATASETS.TEST:
             raise UserError(
                 "RegionCLIP does not segment, so DATASETS.TEST must be empty: evaluate a segmentation config with "
-                "MODEL.CLIP.PRETRAINED set to the fine-tuned model.safetensors."
+                "MODEL.START_FROM [{FILE: the fine-tuned model_final, TAKE: clip}]."
             )
-        clip = load_clip(cfg.MODEL.CLIP.NAME, cfg.MODEL.CLIP.PRETRAINED)
+        clip = load_clip(cfg.MODEL.CLIP.NAME, cfg.MODEL.CLIP.PRETRAINED, weights=clip_weights)
         prompts = None
         if options.MASK_PROMPT_DEPTH:
             size = cfg.INPUT.REGIONS.SIZE
             prompts = MaskPrompts(clip.visual, options.MASK_PROMPT_DEPTH, (size, size))
-            if options.MASK_PROMPTS:
-                prompts.load(options.MASK_PROMPTS)
-        elif options.MASK_PROMPTS:
-            raise UserError("MODEL.REGION_CLIP.MASK_PROMPTS is set and MASK_PROMPT_DEPTH is 0: set it to their depth.")
         return {"clip": clip, "mask_prompts": prompts, "train": options.TRAIN}
 
-    def forward(self, batched_inputs: list[dict[str, Any]]) -> dict[str, Tensor]:
+    def forward(self, records: list[dict[str, Any]]) -> dict[str, Tensor]:
         """The contrastive loss of a batch.
 
         Args:
-            batched_inputs: dicts with "region" (3, s, s) uint8 RGB, "mask" (1, s, s) bool and "text", as
+            records: dicts with "region" (3, s, s) uint8 RGB, "mask" (1, s, s) bool and "text", as
                 `maft.data.pairs.RegionPairMapper` makes them; the same number in every process.
 
         Returns:
             "loss_contrastive", a scalar.
         """
         device = self.clip.device
-        regions = torch.stack([item["region"] for item in batched_inputs]).to(device, non_blocking=True).float()
-        masks = torch.stack([item["mask"] for item in batched_inputs]).to(device, non_blocking=True)
+        regions = torch.stack([record["region"] for record in records]).to(device, non_blocking=True).float()
+        masks = torch.stack([record["mask"] for record in records]).to(device, non_blocking=True)
         regions = (regions - self.clip.pixel_mean[:, None, None]) / self.clip.pixel_std[:, None, None]
-        tokens = self.clip.tokenize([item["text"] for item in batched_inputs]).to(device, non_blocking=True)
+        tokens = self.clip.tokenize([record["text"] for record in records]).to(device, non_blocking=True)
         return {"loss_contrastive": self.loss(self.encode(regions, masks.float()), self.encode_text(tokens))}
 
     def encode(self, regions: Tensor, masks: Tensor) -> Tensor:

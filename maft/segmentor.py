@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import Any
@@ -14,26 +14,32 @@ from torch import Tensor, nn
 
 from maft.backbones import backbone_from_config
 from maft.clip import CLIPEncoder, VocabularyEncoder, load_clip
-from maft.config import component_options
+from maft.config import chosen, component_options
 from maft.data.catalog import vocabulary as catalogue_vocabulary
-from maft.ensembles import ClassScores
 from maft.errors import UserError
 from maft.inference import image_result
-from maft.losses import TrainingStep
-from maft.registry import CLASSIFIERS, ENSEMBLES, LOSSES, PROPOSERS, BuildContext
+from maft.interfaces import (
+    BuildContext,
+    ClassScores,
+    Ensemble,
+    Loss,
+    MaskClassifier,
+    Proposer,
+    Trainable,
+    TrainingStep,
+)
+from maft.registry import CLASSIFIERS, ENSEMBLES, LOSSES, PROPOSERS, Registry
 from maft.structures import Classification, Images, Proposals, Targets, Vocabulary
 
 
 @META_ARCH_REGISTRY.register()
-class OpenVocabSegmentor(nn.Module):
+class OpenVocabSegmentor(Trainable):
     """Mask-based open-vocabulary segmentation.
 
     Args:
         clip: the shared CLIP encoder.
         vocabulary_encoder: class names -> `TextClassifier`.
-        proposer: images -> `Proposals` (see `maft.proposals`).
-        classifier: images and proposals -> `Classification`, or None to use the proposer's own scores.
-        ensemble: `ClassScores` -> probabilities (see `maft.ensembles`).
+        proposer, classifier, ensemble: see `maft.interfaces`; without a classifier the proposer's own scores are used.
         losses: loss terms of the classifier, called with a `TrainingStep`.
         freeze_proposer: no gradients and no losses of the proposer; it stays in eval mode.
         dropout_when_frozen: official MAFT behaviour: the frozen proposer keeps its dropout in training.
@@ -43,20 +49,16 @@ class OpenVocabSegmentor(nn.Module):
         things: for panoptic and instance results, which classes are things.
     """
 
-    # Components of any kind: their optional methods (losses, trainable_parameters, ...) are asked for by name.
-    proposer: Any
-    classifier: Any
-
     @configurable
     def __init__(
         self,
         *,
         clip: CLIPEncoder,
         vocabulary_encoder: VocabularyEncoder,
-        proposer: nn.Module,
-        classifier: nn.Module | None,
-        ensemble: Callable[[ClassScores], Tensor],
-        losses: dict[str, nn.Module],
+        proposer: Proposer,
+        classifier: MaskClassifier | None,
+        ensemble: Ensemble,
+        losses: Mapping[str, Loss],
         freeze_proposer: bool = False,
         dropout_when_frozen: bool = False,
         freeze_classifier: bool = False,
@@ -94,10 +96,12 @@ class OpenVocabSegmentor(nn.Module):
             backbone=lambda: backbone_from_config(cfg),
             pretrained_clip=partial(load_clip, model.CLIP.NAME, model.CLIP.PRETRAINED) if clip_weights else None,
         )
-        classifier = None
-        if model.CLASSIFIER.NAME != "none":
-            options = component_options(CLASSIFIERS, model.CLASSIFIER)
-            classifier = CLASSIFIERS.build(model.CLASSIFIER.NAME, options, context)
+
+        def built(registry: Registry[Any], node: CfgNode) -> Any:
+            options = component_options(registry, node)
+            return next((registry.build(name, options, context) for name in chosen(registry, node)), None)
+
+        classifier = built(CLASSIFIERS, model.CLASSIFIER)
         return {
             "clip": clip,
             "vocabulary_encoder": VocabularyEncoder(
@@ -110,10 +114,10 @@ class OpenVocabSegmentor(nn.Module):
                 logit_scale=model.CLASSIFIER.LOGIT_SCALE,
                 cache_dir=names.CACHE_DIR,
             ),
-            "proposer": PROPOSERS.build(model.PROPOSER.NAME, component_options(PROPOSERS, model.PROPOSER), context),
+            "proposer": built(PROPOSERS, model.PROPOSER),
             "classifier": classifier,
-            "ensemble": ENSEMBLES.build(model.ENSEMBLE.NAME, component_options(ENSEMBLES, model.ENSEMBLE)),
-            "losses": {name: LOSSES.build(name, options) for name, options in model.LOSSES.items()},
+            "ensemble": built(ENSEMBLES, model.ENSEMBLE),
+            "losses": {name: LOSSES.build(name, options, context) for name, options in model.LOSSES.items()},
             "freeze_proposer": model.PROPOSER.FROZEN,
             "dropout_when_frozen": model.PROPOSER.DROPOUT_WHEN_FROZEN,
             "freeze_classifier": model.CLASSIFIER.FROZEN,
@@ -160,24 +164,41 @@ class OpenVocabSegmentor(nn.Module):
         return self
 
     def _choose_trainable_parameters(self) -> None:
-        self.clip.requires_grad_(False)
-        if self.freeze_proposer:
-            self.proposer.requires_grad_(False)
-        if self.classifier is None:
-            return
-        if hasattr(self.classifier, "trainable_parameters"):
-            self.classifier.requires_grad_(False)
-            _unfreeze(self.classifier.trainable_parameters())
-        if self.freeze_classifier:
-            self.classifier.requires_grad_(False)
-        elif hasattr(self.classifier, "trainable_clip_parameters"):
-            _unfreeze(self.classifier.trainable_clip_parameters(self.clip))
+        trainable: list[nn.Parameter] = []
+        if not self.freeze_proposer:
+            trainable += self.proposer.trainable_parameters()
+        if self.classifier is not None and not self.freeze_classifier:
+            trainable += [
+                *self.classifier.trainable_parameters(),
+                *self.classifier.trainable_clip_parameters(self.clip),
+            ]
+        for part in (self.clip, self.proposer, self.classifier):
+            if part is not None:
+                part.requires_grad_(False)
+        for parameter in trainable:
+            parameter.requires_grad_(True)
 
-    def forward(self, batched_inputs: list[dict[str, Any]]) -> dict[str, Tensor] | list[dict[str, Any]]:
+    def brought_weights(self) -> list[str]:
+        """The parts whose weights no checkpoint needs to hold: see ``brings_weights`` of `maft.interfaces`."""
+        parts = {"proposer": self.proposer, "classifier": self.classifier}
+        return [name for name, part in parts.items() if part is not None and part.brings_weights]
+
+    def started_weights(self) -> list[str]:
+        """Those, and a classifier whose tower is a copy of CLIP's."""
+        copied = ["classifier"] if self.classifier is not None and self.classifier.starts_from_clip else []
+        return [*self.brought_weights(), *copied]
+
+    def padded(self, records: Sequence[dict[str, Any]]) -> Images:
+        """The images of mapped records as one batch on the model's device."""
+        return Images.from_list(
+            [record["image"].to(self.device) for record in records], self.proposer.size_divisibility
+        )
+
+    def forward(self, records: list[dict[str, Any]]) -> dict[str, Tensor] | list[dict[str, Any]]:
         """Losses in training, results otherwise.
 
         Args:
-            batched_inputs: Detectron2 dicts; "image" is (3, h, w) RGB in 0..255, uint8 or float; in training
+            records: Detectron2 dicts; "image" is (3, h, w) RGB in 0..255, uint8 or float; in training
                 "instances" holds gt_classes (n,) int64 and gt_masks (n, h, w) bool; "height" and "width" are the
                 output size, by default the image's own.
 
@@ -186,26 +207,22 @@ class OpenVocabSegmentor(nn.Module):
             no mask says anything, their scores "sem_seg_confidence" (H, W), unless ``labels_only`` the scores of all
             classes "sem_seg" (C, H, W), and, when turned on, "panoptic_seg" and "instances".
         """
-        images = Images.from_list(
-            [item["image"].to(self.device) for item in batched_inputs], getattr(self.proposer, "size_divisibility", 32)
-        )
+        images = self.padded(records)
         if self.training:
-            return self._training_losses(images, batched_inputs)
+            return self._training_losses(images, records)
         with torch.no_grad():
-            return self._results(images, batched_inputs)
+            return self._results(images, records)
 
-    def _training_losses(self, images: Images, batched_inputs: list[dict[str, Any]]) -> dict[str, Tensor]:
-        targets = self._targets(images, batched_inputs)
+    def _training_losses(self, images: Images, records: list[dict[str, Any]]) -> dict[str, Tensor]:
+        targets = self._targets(images, records)
         text = self.vocabulary_encoder(self.vocabulary, self.clip)
         with torch.no_grad() if self.freeze_proposer else nullcontext():
-            proposals = self.proposer(images, text, self.clip, targets, batched_inputs)
+            proposals = self.proposer(images, text, self.clip, targets, records)
         losses: dict[str, Tensor] = {}
-        if not self.freeze_proposer and hasattr(self.proposer, "losses"):
+        if not self.freeze_proposer:
             losses.update(self.proposer.losses(proposals, text, targets))
         if self.classifier is not None and not self.freeze_classifier and len(self.losses):
-            masks = proposals.detached()
-            if hasattr(self.classifier, "training_proposals"):
-                masks = self.classifier.training_proposals(masks, targets)
+            masks = self.classifier.training_proposals(proposals.detached(), targets)
             step = TrainingStep(
                 images=images,
                 text=text,
@@ -223,11 +240,11 @@ class OpenVocabSegmentor(nn.Module):
             )
         return losses
 
-    def _targets(self, images: Images, batched_inputs: list[dict[str, Any]]) -> list[Targets]:
+    def _targets(self, images: Images, records: list[dict[str, Any]]) -> list[Targets]:
         height, width = images.padded_size
         targets = []
-        for item in batched_inputs:
-            instances = item["instances"].to(self.device)
+        for record in records:
+            instances = record["instances"].to(self.device)
             masks = instances.gt_masks
             padded = masks.new_zeros((len(masks), height, width), dtype=torch.bool)
             padded[:, : masks.shape[-2], : masks.shape[-1]] = masks
@@ -235,18 +252,18 @@ class OpenVocabSegmentor(nn.Module):
         return targets
 
     def propose_and_classify(
-        self, images: Images, batched_inputs: list[dict[str, Any]]
+        self, images: Images, records: list[dict[str, Any]]
     ) -> tuple[Proposals, Classification | None]:
         """Masks of a batch and what the classifier says of them, before any ensemble."""
-        return (proposals := self.propose(images, batched_inputs)), self.classify(images, proposals)
+        return (proposals := self.propose(images, records)), self.classify(images, proposals)
 
-    def propose(self, images: Images, batched_inputs: list[dict[str, Any]]) -> Proposals:
+    def propose(self, images: Images, records: list[dict[str, Any]]) -> Proposals:
         """Masks of a batch; annotated images let a proposer of ground truth see their targets."""
         targets = None
-        if batched_inputs and "instances" in batched_inputs[0] and getattr(self.proposer, "needs_targets", False):
-            targets = self._targets(images, batched_inputs)
+        if self.proposer.needs_targets and records and "instances" in records[0]:
+            targets = self._targets(images, records)
         text = self.vocabulary_encoder(self.vocabulary, self.clip)
-        return self.proposer(images, text, self.clip, targets, batched_inputs)
+        return self.proposer(images, text, self.clip, targets, records)
 
     def classify(self, images: Images, proposals: Proposals) -> Classification | None:
         """What the classifier says of masks; None without a classifier."""
@@ -275,15 +292,15 @@ class OpenVocabSegmentor(nn.Module):
             probabilities = probabilities * proposals.valid[..., None]
         return probabilities
 
-    def _results(self, images: Images, batched_inputs: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        return self.combine(images, *self.propose_and_classify(images, batched_inputs), batched_inputs)
+    def _results(self, images: Images, records: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        return self.combine(images, *self.propose_and_classify(images, records), records)
 
     def combine(
         self,
         images: Images,
         proposals: Proposals,
         classification: Classification | None,
-        batched_inputs: list[dict[str, Any]],
+        records: list[dict[str, Any]],
     ) -> list[dict[str, Any]]:
         """Results of a batch, as `forward` returns them, from its masks and their classification."""
         probabilities = self.class_probabilities(proposals, classification)
@@ -292,9 +309,9 @@ class OpenVocabSegmentor(nn.Module):
             for flags in (self.vocabulary.seen, self._things)
         )
         results = []
-        for index, (item, size) in enumerate(zip(batched_inputs, images.sizes, strict=True)):
+        for index, (record, size) in enumerate(zip(records, images.sizes, strict=True)):
             masks = proposals.image(index).resized(images.padded_size)[0, :, : size[0], : size[1]]
-            output = (int(item.get("height", size[0])), int(item.get("width", size[1])))
+            output = (int(record.get("height", size[0])), int(record.get("width", size[1])))
             results.append(
                 image_result(
                     probabilities[index],
@@ -308,8 +325,3 @@ class OpenVocabSegmentor(nn.Module):
                 )
             )
         return results
-
-
-def _unfreeze(parameters: Iterable[nn.Parameter]) -> None:
-    for parameter in parameters:
-        parameter.requires_grad_(True)

@@ -103,7 +103,9 @@ class TextClassifier:
         return torch.cat([self.embeddings, void.expand(*self.embeddings.shape[:-2], 1, -1)], dim=-2)
 
     def logits(self, features: Tensor, scale: Tensor | float | None = None, *, void: bool = True) -> Tensor:
-        """Scaled cosine of features with every class, the maximum over its synonyms.
+        """Scaled cosine of features with every class, the maximum over its synonyms, in float32 also under autocast.
+
+        Bfloat16 has steps of half a unit at 100 times the cosine, too coarse for a softmax.
 
         Args:
             features: (..., D); (B, Q, D) when the embeddings are per image. Normalised here, the texts are not.
@@ -114,8 +116,9 @@ class TextClassifier:
             (..., C) or (..., C + 1) with void last.
         """
         matrix = self.matrix if void else self.embeddings
-        scores = F.normalize(features, dim=-1) @ matrix.transpose(-1, -2)
-        return self.class_maximum(scores) * (self.logit_scale if scale is None else scale)
+        with torch.autocast(features.device.type, enabled=False):
+            scores = F.normalize(features.float(), dim=-1) @ matrix.float().transpose(-1, -2)
+            return self.class_maximum(scores) * (self.logit_scale if scale is None else scale)
 
     def class_maximum(self, scores: Tensor) -> Tensor:
         """Maximum over the synonyms of each class: (..., T [+ 1]) -> (..., C [+ 1])."""

@@ -77,6 +77,20 @@ def vit_clip():
     return build
 
 
+@pytest.fixture(scope="session")
+def as_trained():
+    """Function: a classifier of its own in which what it trains has gradients, as the segmentor would decide."""
+
+    def decide(classifier):
+        trainable = list(classifier.trainable_parameters())
+        classifier.requires_grad_(False)
+        for parameter in trainable:
+            parameter.requires_grad_(True)
+        return classifier
+
+    return decide
+
+
 _TINY_FREESEG = """
 VERSION: 2
 MODEL:
@@ -106,7 +120,7 @@ MODEL:
       EMBEDDING_HIDDEN_DIM: 32
       INTERACTION_DIM: 32
       INTERACTION_HEADS: 4
-  ENSEMBLE: {NAME: proposer}
+  ENSEMBLE: {NAME: ProposerAlone}
 DATASETS: {TRAIN: [miniature_train_seen], TEST: [miniature_val]}
 INPUT: {MIN_SIZE_TEST: 64, MAX_SIZE_TEST: 96}
 """
@@ -114,11 +128,10 @@ INPUT: {MIN_SIZE_TEST: 64, MAX_SIZE_TEST: 96}
 _TINY_MAFT = """
 _BASE_: freeseg.yaml
 MODEL:
-  WEIGHTS_MAY_LACK: [classifier.]
   VOCABULARY: {TRAIN_VOID: false}
   PROPOSER: {FROZEN: true}
   CLASSIFIER: {NAME: IPCLIP, IPCLIP: {START_LAYER: 2, INPUT_SIZE: 96}}
-  ENSEMBLE: {NAME: classifier}
+  ENSEMBLE: {NAME: ClassifierAlone}
   LOSSES: {MaskAwareLoss: {WEIGHT: 1.0}, SelfDistillationLoss: {WEIGHT: 0.1}}
 """
 

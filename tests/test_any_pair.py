@@ -1,46 +1,50 @@
 """Every mask proposer with every mask classifier, from a config file alone: results, and one training step."""
 
+import importlib.util
+import inspect
 from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from detectron2.structures import Instances
 
 from maft.building import build_model
 from maft.config import load_config
+from maft.conformance import ClassifierConformance, ProposerConformance
 from maft.errors import UserError
+from maft.registry import CLASSIFIERS, PROPOSERS
 from maft.structures import Images
 
 BASE = Path(__file__).resolve().parent.parent / "configs" / "_base_" / "miniature.yaml"
-DECODER = "NUM_QUERIES: 6, HIDDEN_DIM: 32, HEADS: 2, FEEDFORWARD_DIM: 32, DECODER_LAYERS: 2, EMBEDDING_HIDDEN_DIM: 16"
-PROPOSERS = {
-    "Mask2Former": f"{{{DECODER}, CONV_DIM: 32, MASK_DIM: 32, ENCODER_LAYERS: 1, ENCODER_FEEDFORWARD_DIM: 32, "
-    "NUM_POINTS: 64}",
-    "FreeSeg": f"{{{DECODER}, ENCODER_LAYERS: 1, ENCODER_FEEDFORWARD_DIM: 32, INTERACTION_DIM: 32, "
-    "INTERACTION_HEADS: 2}",
-    "MaskFormer": f"{{{DECODER}, CONV_DIM: 32, MASK_DIM: 32}}",
-    "SAM": "{WEIGHTS: %SAM%, POINTS_PER_SIDE: 2, IOU_THRESHOLD: -1000.0, STABILITY_THRESHOLD: 0.0, NMS_THRESHOLD: 1.0}",
-    "GroundTruth": "{}",
+# The classifiers' losses; a classifier that is not here trains nothing.
+LOSS_NODES = {
+    "IPCLIP": ["MaskAwareLoss", "SelfDistillationLoss"],
+    "MaskedCrops": ["MaskAwareLoss", "SelfDistillationLoss"],
+    "MaskAdapter": ["MaskCrossEntropyLoss", "MaskConsistencyLoss"],
+    "MAFTPlus": ["MaskAwareLoss", "RepresentationCompensationLoss"],
+}
+# Every overlap makes a pair, so that the few random masks have some.
+CHANGED = {"MaskAdapter": {"IOU_THRESHOLD": 0.0}}
+LOSS_NAMES = {
+    "MaskAwareLoss": "loss_mask_aware",
+    "SelfDistillationLoss": "loss_self_distillation",
+    "MaskCrossEntropyLoss": "loss_mask_cross_entropy",
+    "MaskConsistencyLoss": "loss_mask_consistency",
+    "RepresentationCompensationLoss": "loss_representation_compensation",
 }
 TRAINED_PROPOSERS = ("Mask2Former", "FreeSeg", "MaskFormer")
-CLASSIFIERS = {
-    "IPCLIP": ("tiny_vit", "{START_LAYER: 2, INPUT_SIZE: 96}", "{MaskAwareLoss: {}, SelfDistillationLoss: {}}"),
-    # Nothing in it trains.
-    "MaskPooling": ("tiny_convnext", "{}", "{}"),
-    "MaskAdapter": (
-        "tiny_convnext",
-        "{CHANNELS: 16, NUM_MAPS: 2, NUM_BLOCKS: 1, IOU_THRESHOLD: 0.0, NUM_GROUND_TRUTH: 4, NUM_MATCHED: 2}",
-        "{MaskCrossEntropyLoss: {}, MaskConsistencyLoss: {}}",
-    ),
-    "MaskedCrops": ("tiny_vit", "{TRAIN: tower}", "{MaskAwareLoss: {}, SelfDistillationLoss: {}}"),
-}
-LOSS_NAMES = {
-    "IPCLIP": {"loss_mask_aware", "loss_self_distillation"},
-    "MaskPooling": set(),
-    "MaskAdapter": {"loss_mask_cross_entropy"},
-    "MaskedCrops": {"loss_mask_aware", "loss_self_distillation"},
-}
-PAIRS = [(proposer, classifier) for proposer in PROPOSERS for classifier in CLASSIFIERS]
+# Those from files follow no augmentation and are tried with no mask at all, below.
+PAIRS = [(p, c) for p in PROPOSERS if p != "MaskFiles" for c in CLASSIFIERS]
+
+
+def joined(kind, name):
+    """The conformance test of a component, which states small options and a tower it runs on."""
+    path = Path(__file__).parent / "conformance" / "test_components.py"
+    module = importlib.util.module_from_spec(spec := importlib.util.spec_from_file_location("conformance", path))
+    spec.loader.exec_module(module)
+    return next(test for test in vars(module).values() if inspect.isclass(test) and issubclass(test, kind)
+                and vars(test).get("name") == name)  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -60,27 +64,27 @@ def config(tmp_path, request):
     """Writes the config file of a pair and reads it as the tools do."""
 
     def write(proposer, classifier):
-        tower, options, losses = CLASSIFIERS[classifier]
-        proposer_options = PROPOSERS.get(proposer, f"{{PATH: {tmp_path}}}")
+        tested = joined(ClassifierConformance, classifier)
+        losses = {name: {} for name in LOSS_NODES.get(classifier, [])}
+        options = dict(joined(ProposerConformance, proposer).options)
         if proposer == "GroundTruth":
             # Mask-Adapter's warm-up stage: there are no predictions to match.
-            losses = losses.replace(", MaskConsistencyLoss: {}", "")
+            losses.pop("MaskConsistencyLoss", None)
         if proposer == "SAM":
-            proposer_options = proposer_options.replace("%SAM%", str(request.getfixturevalue("sam_folder")))
+            options["PRETRAINED"] = str(request.getfixturevalue("sam_folder"))
+        if proposer == "MaskFiles":
+            options["PATH"] = str(tmp_path)
+        model = {
+            "DEVICE": "cpu",
+            "CLIP": {"NAME": tested.clip, "PRETRAINED": "random"},
+            "RESNETS": {"STEM_OUT_CHANNELS": 8, "RES2_OUT_CHANNELS": 16, "NORM": "FrozenBN"},
+            "PROPOSER": {"NAME": proposer, proposer: options},
+            "CLASSIFIER": {"NAME": classifier, classifier: {**tested.options, **CHANGED.get(classifier, {})}},
+            "LOSSES": losses,
+            "INFERENCE": {"LABELS_ONLY": False},
+        }
         file = tmp_path / "pair.yaml"
-        file.write_text(
-            f"""
-_BASE_: {BASE}
-MODEL:
-  DEVICE: cpu
-  CLIP: {{NAME: {tower}, PRETRAINED: random}}
-  RESNETS: {{STEM_OUT_CHANNELS: 8, RES2_OUT_CHANNELS: 16, NORM: FrozenBN}}
-  PROPOSER: {{NAME: {proposer}, {proposer}: {proposer_options}}}
-  CLASSIFIER: {{NAME: {classifier}, {classifier}: {options}}}
-  LOSSES: {losses}
-  INFERENCE: {{LABELS_ONLY: false}}
-"""
-        )
+        file.write_text(yaml.safe_dump({"_BASE_": str(BASE), "MODEL": model}))
         return load_config(file)
 
     return write
@@ -125,7 +129,8 @@ def test_any_pair(config, batch, proposer, classifier):
         return
     losses = model(batch)
     assert ("loss_dice" in losses) == (proposer in TRAINED_PROPOSERS)
-    assert losses.keys() >= LOSS_NAMES[classifier] and all(loss.isfinite() for loss in losses.values())
+    expected = {LOSS_NAMES[name] for name in model.losses}
+    assert losses.keys() >= expected and all(loss.isfinite() for loss in losses.values())
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(trainable, lr=1e-3, weight_decay=0.0)
@@ -134,7 +139,9 @@ def test_any_pair(config, batch, proposer, classifier):
     optimizer.step()
     changed = {name.split(".")[0] for name, tensor in model.state_dict().items() if not tensor.equal(before[name])}
     assert ("proposer" in changed) == (proposer in TRAINED_PROPOSERS)
-    assert ("classifier" in changed) == (classifier != "MaskPooling") and "clip" not in changed
+    assert ("classifier" in changed) == (classifier != "MaskPooling") and ("clip" in changed) == (
+        classifier == "MAFTPlus"
+    )
 
 
 @pytest.mark.parametrize("proposer", ["GroundTruth", "MaskFiles"])

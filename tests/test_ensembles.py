@@ -4,16 +4,17 @@ import pytest
 import torch
 
 from maft.ensembles import (
-    ClassifierScores,
-    ClassScores,
+    ClassifierAlone,
     FCCLIPEnsemble,
     FreeSegEnsemble,
     OVSegEnsemble,
-    ProposerScores,
+    ProposerAlone,
     ZegFormerEnsemble,
     geometric_ensemble,
 )
 from maft.errors import UserError
+from maft.interfaces import ClassScores
+from maft.registry import ENSEMBLES
 
 
 @pytest.fixture
@@ -30,12 +31,12 @@ def scores() -> ClassScores:
 
 def test_classifier_alone(scores):
     q = scores.classifier.softmax(-1)
-    assert torch.equal(ClassifierScores()(scores), q)
-    only = ClassifierScores(valid_only=True)(scores)
+    assert torch.equal(ClassifierAlone()(scores), q)
+    only = ClassifierAlone(valid_only=True)(scores)
     assert not only[0, 1].any() and torch.equal(only[0, 2], q[0, 2])
     with_void = torch.cat([scores.classifier, scores.classifier_void], -1).softmax(-1)
-    assert torch.equal(ClassifierScores(void=True)(scores), with_void)
-    assert torch.equal(ClassifierScores(void=True, softmax_twice=True)(scores), with_void.softmax(-1))
+    assert torch.equal(ClassifierAlone(void=True)(scores), with_void)
+    assert torch.equal(ClassifierAlone(void=True, softmax_twice=True)(scores), with_void.softmax(-1))
 
 
 def test_freeseg_weighs_seen_classes_to_the_proposer(scores):
@@ -44,7 +45,7 @@ def test_freeseg_weighs_seen_classes_to_the_proposer(scores):
     assert torch.allclose(joint[0, 0, 0], p[0, 0, 0] ** 0.8 * q[0, 0, 0] ** 0.2)
     assert torch.allclose(joint[0, 0, 1], p[0, 0, 1] ** 0.2 * q[0, 0, 1] ** 0.8)
     assert torch.allclose(joint[0, 1, 1], p[0, 1, 1] ** 0.2)
-    assert torch.equal(FreeSegEnsemble(weight=0.0)(scores), ClassifierScores(valid_only=True)(scores))
+    assert torch.equal(FreeSegEnsemble(weight=0.0)(scores), ClassifierAlone(valid_only=True)(scores))
 
 
 def test_ovseg_has_one_weight_for_all(scores):
@@ -70,14 +71,23 @@ def test_fcclip_leaves_invalid_masks_to_the_proposer(scores):
     assert torch.allclose(joint[..., -1], scores.proposer.softmax(-1)[..., -1], atol=1e-6)
 
 
-@pytest.mark.parametrize("rule", [ProposerScores(), FreeSegEnsemble(), OVSegEnsemble(), FCCLIPEnsemble()])
+@pytest.mark.parametrize("rule", [ProposerAlone(), FreeSegEnsemble(), OVSegEnsemble(), FCCLIPEnsemble()])
 def test_a_proposer_without_class_scores_is_refused(scores, rule):
     scores.proposer = None
     with pytest.raises(UserError, match="needs class scores of the proposer"):
         rule(scores)
 
 
-@pytest.mark.parametrize("make", [lambda w: FCCLIPEnsemble(alpha=w), lambda w: OVSegEnsemble(weight=w)])
-def test_weights_outside_the_unit_interval_are_refused(make):
-    with pytest.raises(UserError, match="must lie between 0 and 1"):
-        make(1.2)
+@pytest.mark.parametrize(
+    ("name", "option"), [("FCCLIPEnsemble", "ALPHA"), ("OVSegEnsemble", "WEIGHT"), ("ZegFormerEnsemble", "WEIGHT")]
+)
+def test_weights_outside_the_unit_interval_are_refused(name, option):
+    with pytest.raises(UserError, match=f"{name}.{option} is 1.2, but it must be a number of at least 0 and at most 1"):
+        ENSEMBLES.build(name, {option: 1.2})
+
+
+def test_a_classifier_that_is_missing_is_named(scores):
+    scores.classifier = None
+    for rule in (ClassifierAlone(), FreeSegEnsemble(weight=0.0), FCCLIPEnsemble()):
+        with pytest.raises(UserError, match="needs a mask classifier"):
+            rule(scores)

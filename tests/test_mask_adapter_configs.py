@@ -11,9 +11,9 @@ import torch
 from maft.building import build_model, model_shapes
 from maft.checkpoint.io import read_state_dict, write_safetensors
 from maft.checkpoint.key_map import differences
-from maft.checkpoint.loading import initial_weights
+from maft.checkpoint.loading import InitialWeights
 from maft.checkpoint.official.released import convert_released, recognise
-from maft.config import load_config
+from maft.config import load_config, start_from
 
 FOLDER = Path(__file__).resolve().parent.parent / "configs"
 ROWS = sorted(
@@ -52,6 +52,11 @@ def config_of(checkpoint):
     return f"{checkpoint.removeprefix('output/').removesuffix('/model_final')}.yaml"
 
 
+def taken(name, rule):
+    """What a rule takes of the checkpoint that a config leaves."""
+    return {key: value for key, value in shapes(name).items() if key.startswith(tuple(f"{p}." for p in rule.take))}
+
+
 @pytest.mark.parametrize("name", ROWS)
 def test_results_go_to_a_folder_of_the_configs_name(name):
     assert f"output/{name.removesuffix('.yaml')}" == load_config(FOLDER / name).OUTPUT_DIR
@@ -60,12 +65,10 @@ def test_results_go_to_a_folder_of_the_configs_name(name):
 @pytest.mark.parametrize("name", MIXED)
 def test_the_mixed_stage_is_its_host_with_the_classifier_of_its_warm_up(name):
     cfg = load_config(FOLDER / name)
-    host, warm_up = config_of(cfg.MODEL.WEIGHTS), config_of(cfg.MODEL.CLASSIFIER.WEIGHTS)
-    head = {key: value for key, value in shapes(warm_up).items() if key.startswith("classifier.")}
-    assert differences(shapes(name), {**shapes(host), **head}) == []
-    # What decides that the warm-up's file is read: its parts that the host lacks may be lacking.
-    lacking = shapes(name).keys() - shapes(host).keys()
-    assert lacking and all(key.startswith(tuple(cfg.MODEL.WEIGHTS_MAY_LACK)) for key in lacking)
+    from_host, from_warm_up = start_from(cfg)
+    host, warm_up = config_of(from_host.file), config_of(from_warm_up.file)
+    assert from_warm_up.take == ("classifier.head",)
+    assert differences(shapes(name), {**taken(host, from_host), **taken(warm_up, from_warm_up)}) == []
     assert (
         load_config(FOLDER / warm_up).DATASETS.TRAIN == cfg.DATASETS.TRAIN == load_config(FOLDER / host).DATASETS.TRAIN
     )
@@ -74,12 +77,8 @@ def test_the_mixed_stage_is_its_host_with_the_classifier_of_its_warm_up(name):
 @pytest.mark.parametrize("name", WARM_UP)
 def test_the_warm_up_on_maft_plus_takes_its_clip_texts_and_void(name):
     cfg = load_config(FOLDER / name)
-    host = {
-        key: value
-        for key, value in shapes(config_of(cfg.MODEL.WEIGHTS)).items()
-        if not key.startswith(tuple(cfg.MODEL.WEIGHTS_LEAVE_OUT))
-    }
-    lines = differences(shapes(name), host)
+    (rule,) = start_from(cfg)
+    lines = differences(shapes(name), taken(config_of(rule.file), rule))
     assert lines and all(line.startswith("missing: classifier.head.") for line in lines)
 
 
@@ -90,18 +89,18 @@ def test_an_evaluation_runs_the_model_that_the_row_it_names_has_trained(name):
 
 def test_the_handed_over_tensors_are_those_of_the_right_file(tmp_path):
     adapter = FOLDER / "quickstart/mask_adapter.yaml"
-    off = ["MODEL.PROPOSER.WEIGHTS", "", "MODEL.VOCABULARY.VOID", "True"]
+    off = ["MODEL.START_FROM", "[]", "MODEL.VOCABULARY.VOID", "True"]
     host, warm_up = tmp_path / "host.safetensors", tmp_path / "warm_up.safetensors"
     for file, config, overrides, step in (
         (host, FOLDER / "quickstart/mask_pooling.yaml", off, 1.0),
         (warm_up, adapter, [*off, "MODEL.PROPOSER.NAME", "GroundTruth"], 2.0),
     ):
-        state = build_model(load_config(config, ["MODEL.DEVICE", "cpu", *overrides])).state_dict()
+        cfg = load_config(config, ["MODEL.DEVICE", "cpu", *overrides])
+        state = build_model(cfg, InitialWeights()).state_dict()
         write_safetensors(file, {name: value + step for name, value in state.items()}, {})
-    files = ["MODEL.WEIGHTS", str(host), "MODEL.CLASSIFIER.WEIGHTS", str(warm_up)]
-    allowance = ["MODEL.WEIGHTS_MAY_LACK", "['classifier.head.']"]
-    cfg = load_config(adapter, ["MODEL.DEVICE", "cpu", *off, *files, *allowance])
-    mixed = build_model(cfg, initial_weights(cfg)).state_dict()
+    rules = [{"FILE": str(host)}, {"FILE": str(warm_up), "TAKE": "classifier"}]
+    cfg = load_config(adapter, ["MODEL.DEVICE", "cpu", *off[2:], "MODEL.START_FROM", str(rules)])
+    mixed = build_model(cfg).state_dict()
 
     given = {True: read_state_dict(warm_up), False: read_state_dict(host)}
     assert "vocabulary_encoder.void_embedding" in mixed and any(name.startswith("proposer.") for name in mixed)

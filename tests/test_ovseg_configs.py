@@ -11,8 +11,9 @@ from torch import nn
 
 from maft.building import build_model, model_shapes
 from maft.checkpoint.key_map import differences
+from maft.checkpoint.loading import InitialWeights
 from maft.checkpoint.official.released import convert_released, recognise
-from maft.config import load_config
+from maft.config import load_config, start_from
 from maft.engine.schedules import build_scheduler, learning_rates
 
 FOLDER = Path(__file__).resolve().parent.parent / "configs"
@@ -52,7 +53,7 @@ def test_results_go_to_a_folder_of_the_configs_name(name):
 def test_as_many_parameters_train_as_in_the_official_model(name, millions):
     with torch.device("meta"):
         cfg = config(name, "MODEL.DEVICE", "meta")
-        model = build_model(cfg)
+        model = build_model(cfg, InitialWeights())
     trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     assert trained / 1e6 == pytest.approx(millions, abs=0.005)
 
@@ -70,26 +71,24 @@ def test_the_learning_rate_is_that_of_the_official_run_at_every_recorded_step(na
 @pytest.mark.parametrize("name", EVALUATIONS)
 def test_an_evaluation_joins_its_segmentor_with_a_clip_tuned_for_it(name):
     cfg = config(name)
-    segmentor, clip = Path(cfg.MODEL.WEIGHTS).parts[-2], Path(cfg.MODEL.CLIP.PRETRAINED).parts[-3]
-    assert f"{config(segmentor).OUTPUT_DIR}/model_final" == cfg.MODEL.WEIGHTS
-    tuned = config(clip)
-    assert f"{tuned.OUTPUT_DIR}/model_final/model.safetensors" == cfg.MODEL.CLIP.PRETRAINED
-    assert tuned.MODEL.CLIP.NAME == cfg.MODEL.CLIP.NAME == config(segmentor).MODEL.CLIP.NAME
-    own, left_out = shapes(name), tuple(cfg.MODEL.WEIGHTS_LEAVE_OUT)
-    kept = {key: shape for key, shape in shapes(segmentor).items() if not key.startswith(left_out)}
-    assert differences({key: shape for key, shape in own.items() if not key.startswith(left_out)}, kept) == []
+    from_segmentor, *from_clip = start_from(cfg)
+    segmentor, (clip,) = Path(from_segmentor.file).parts[-2], {Path(rule.file).parts[-2] for rule in from_clip}
+    for earlier, rule in ((segmentor, from_segmentor), *((clip, rule) for rule in from_clip)):
+        assert f"{config(earlier).OUTPUT_DIR}/model_final" == rule.file
+    assert config(clip).MODEL.CLIP.NAME == cfg.MODEL.CLIP.NAME == config(segmentor).MODEL.CLIP.NAME
+    given = {key: shape for key, shape in shapes(segmentor).items() if key.partition(".")[0] in from_segmentor.take}
+    assert from_segmentor.take == ("vocabulary_encoder", "proposer")
     # CLIP and prompts are the whole of what the fine-tuning leaves.
-    renamed = {key.removeprefix("classifier."): own[key] for key in own if key.startswith(left_out)}
-    assert differences(renamed, shapes(clip)) == []
-    prompts = cfg.MODEL.CLASSIFIER.MaskedCrops.get("MASK_PROMPTS", "")
-    assert prompts == (cfg.MODEL.CLIP.PRETRAINED if "mask_prompts.tokens" in shapes(clip) else "")
+    given |= {key.replace("mask_prompts.", "classifier.mask_prompts."): s for key, s in shapes(clip).items()}
+    assert differences(shapes(name), given) == []
+    assert {rule.take[0] for rule in from_clip} == {key.partition(".")[0] for key in shapes(clip)}
 
 
 @pytest.mark.parametrize("name", EVALUATIONS)
 def test_every_label_set_has_its_ensemble_weight(name):
     cfg = config(name)
     weights = {"ade20k": 0.7, "pascal": 0.6, "voc": 0.45}
-    assert {cfg.MODEL.ENSEMBLE.ovseg.WEIGHT} == {weights[test.split("_")[0]] for test in cfg.DATASETS.TEST}
+    assert {cfg.MODEL.ENSEMBLE.OVSegEnsemble.WEIGHT} == {weights[test.split("_")[0]] for test in cfg.DATASETS.TEST}
     assert {owner for owner, _, _ in cfg.TEST.EXPECTED} == set(cfg.DATASETS.TEST)
 
 

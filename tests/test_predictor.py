@@ -6,6 +6,7 @@ import torch
 from PIL import Image
 
 from maft.building import build_model
+from maft.checkpoint.loading import InitialWeights
 from maft.config import load_config
 from maft.engine.checkpointer import Checkpointer
 from maft.errors import UserError
@@ -28,9 +29,10 @@ def image():
 def checkpoint(tiny_configs, tmp_path_factory):
     """A checkpoint as training writes it, with a CLIP that is not the shipped one."""
     folder = tmp_path_factory.mktemp("run")
-    cfg = load_config(tiny_configs / "maft.yaml", ["MODEL.WEIGHTS", "stage_one", "MODEL.BACKBONE.WEIGHTS", "R-103.pkl"])
+    rules = [{"FILE": "stage_one"}, {"FILE": "R-103.pkl", "INTO": "proposer.backbone"}]
+    cfg = load_config(tiny_configs / "maft.yaml", ["MODEL.WEIGHTS", "other", "MODEL.START_FROM", str(rules)])
     torch.manual_seed(1)
-    model = build_model(cfg)
+    model = build_model(cfg, InitialWeights())
     state = {name: value + 0.01 for name, value in model.state_dict().items()}
     return Checkpointer(folder, cfg).save_final(state), state
 
@@ -110,7 +112,7 @@ def test_a_checkpoint_folder_is_loaded_strictly(checkpoint, tmp_path):
     # Stage 2 may start without a classifier; its own checkpoint may not be without one.
     kept = {name: value for name, value in state.items() if not name.startswith("classifier.")}
     write_safetensors(tmp_path / "model.safetensors", kept)
-    with pytest.raises(UserError, match=r"missing: classifier\."):
+    with pytest.raises(UserError, match=r"lacks 80 of its tensors \(classifier\."):
         Predictor.from_pretrained(tmp_path)
 
 

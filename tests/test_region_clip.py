@@ -7,18 +7,17 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
-from detectron2.config import get_cfg
+import torch.nn.functional as F
+from detectron2.config import CfgNode
 from golden.runner import run_folder
 
 from maft.building import build_model
 from maft.checkpoint.io import write_safetensors
-from maft.classifiers.masked_crops import MaskedCrops
 from maft.clip import load_clip
 from maft.clip.mask_prompts import MaskPrompts
-from maft.config import add_maft_config
+from maft.config_keys import default_config
 from maft.errors import UserError
-from maft.region_clip import RegionCLIP
-from maft.registry import BuildContext
+from maft.region_clip import RegionCLIP, contrastive_loss
 
 WORDS = ["apple", "bee", "plum", "gift"]
 
@@ -39,6 +38,23 @@ def build(train="tower", depth=0):
     torch.manual_seed(0)
     clip = load_clip("tiny_vit")
     return RegionCLIP(clip=clip, mask_prompts=MaskPrompts(clip.visual, depth) if depth else None, train=train)
+
+
+def test_the_loss_is_clips_by_definition():
+    images, texts = (F.normalize(torch.randn(4, 8, dtype=torch.float64), dim=-1) for _ in range(2))
+    scale = torch.tensor(20.0, dtype=torch.float64)
+    expected = 0.0
+    for i in range(4):
+        rows = [math.exp(20 * float(images[i] @ texts[j])) for j in range(4)]
+        columns = [math.exp(20 * float(images[j] @ texts[i])) for j in range(4)]
+        expected -= (math.log(rows[i] / sum(rows)) + math.log(columns[i] / sum(columns))) / 8
+    assert math.isclose(float(contrastive_loss(images, texts, scale)), expected, rel_tol=1e-12)
+
+
+def test_equal_texts_stay_negatives():
+    images = torch.eye(2)
+    texts = torch.tensor([[1.0, 0.0], [1.0, 0.0]])
+    assert contrastive_loss(images, texts, torch.tensor(1.0)) > 0.5
 
 
 def trained(model):
@@ -76,7 +92,7 @@ def test_steps_reduce_the_loss():
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        losses.append(float(loss))
+        losses.append(float(loss.detach()))
     assert losses[-1] < 0.7 * losses[0]
 
 
@@ -105,14 +121,27 @@ def test_two_processes_have_the_loss_and_gradients_of_one(tmp_path):
     model = build("all", depth=2).train()
     whole = model(batch(4))["loss_contrastive"]
     whole.backward()
-    assert math.isclose(loss, float(whole), rel_tol=1e-5)
+    assert math.isclose(loss, float(whole.detach()), rel_tol=1e-5)
     expected = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
     assert gradients.keys() == expected.keys()
     for name, gradient in expected.items():
         assert (gradients[name] - gradient).abs().max() <= 1e-4 * gradient.abs().max() + 1e-7, name
 
 
-def test_the_result_serves_a_segmentor_by_path(tmp_path):
+def config(*overrides):
+    cfg = default_config()
+    cfg.merge_from_list(["MODEL.DEVICE", "cpu", "MODEL.CLIP.NAME", "tiny_vit", "MODEL.CLIP.PRETRAINED", "", *overrides])
+    return cfg
+
+
+def region_config(*overrides):
+    return config(
+        "MODEL.META_ARCHITECTURE", "RegionCLIP", "INPUT.MAPPER", "region_pairs", "INPUT.REGIONS.SIZE", 96,
+        "DATASETS.TEST", (), *overrides,
+    )  # fmt: skip
+
+
+def test_the_result_serves_a_segmentor(tmp_path):
     model = build("all", depth=3)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -121,29 +150,21 @@ def test_the_result_serves_a_segmentor_by_path(tmp_path):
     file = tmp_path / "model_final" / "model.safetensors"
     write_safetensors(file, model.state_dict())
 
-    clip = load_clip("tiny_vit", str(file))
-    classifier = MaskedCrops.from_options(
-        BuildContext(clip, 4, torch.nn.Identity), mask_prompt_depth=3, mask_prompts=str(file)
-    )
+    cfg = config("MODEL.PROPOSER.NAME", "GroundTruth", "MODEL.CLASSIFIER.NAME", "MaskedCrops")
+    cfg.MODEL.CLASSIFIER.MaskedCrops = CfgNode({"MASK_PROMPT_DEPTH": 3})
+    cfg.MODEL.START_FROM = [
+        {"FILE": str(file), "TAKE": "clip"},
+        {"FILE": str(file), "TAKE": "mask_prompts", "INTO": "classifier.mask_prompts"},
+    ]
+    segmentor = build_model(cfg)
     data = batch(3)
     pixels = torch.stack([item["region"] for item in data]).float()
-    pixels = (pixels - clip.pixel_mean[:, None, None]) / clip.pixel_std[:, None, None]
+    pixels = (pixels - model.clip.pixel_mean[:, None, None]) / model.clip.pixel_std[:, None, None]
     masks = torch.stack([item["mask"] for item in data]).float()
     with torch.no_grad():
-        ours = classifier.encode_regions(pixels, masks, clip)
+        ours = segmentor.classifier.encode_regions(pixels, masks, segmentor.clip)
         theirs = model.encode(pixels, masks)
-    torch.testing.assert_close(torch.nn.functional.normalize(ours, dim=-1), theirs)
-
-
-def config(*overrides):
-    cfg = get_cfg()
-    add_maft_config(cfg)
-    cfg.merge_from_list([
-        "MODEL.META_ARCHITECTURE", "RegionCLIP", "MODEL.DEVICE", "cpu", "MODEL.CLIP.NAME", "tiny_vit",
-        "MODEL.CLIP.PRETRAINED", "", "INPUT.MAPPER", "region_pairs", "INPUT.REGIONS.SIZE", 96, "DATASETS.TEST", (),
-        *overrides,
-    ])  # fmt: skip
-    return cfg
+    torch.testing.assert_close(F.normalize(ours, dim=-1), theirs)
 
 
 @pytest.mark.parametrize(
@@ -152,27 +173,28 @@ def config(*overrides):
         (["MODEL.REGION_CLIP.TRAIN", "head"], "choose one of: tower, prompts, all"),
         (["MODEL.REGION_CLIP.TRAIN", "prompts"], "MASK_PROMPT_DEPTH is 0"),
         (["MODEL.REGION_CLIP.MASK_PROMPT_DEPTH", 7], "MASK_PROMPT_DEPTH 7 does not fit the CLIP tower of 6 blocks"),
-        (["MODEL.REGION_CLIP.MASK_PROMPTS", "some.safetensors"], "MASK_PROMPT_DEPTH is 0"),
         (["INPUT.MAPPER", "semantic"], "set it to region_pairs"),
         (["DATASETS.TEST", ("miniature_val",)], "DATASETS.TEST must be empty"),
     ],
 )
 def test_mistakes_in_the_config(overrides, complaint):
     with pytest.raises(UserError, match=complaint):
-        build_model(config(*overrides))
+        build_model(region_config(*overrides))
 
 
-def test_prompts_of_another_patch_grid_are_refused(tmp_path):
-    clip = load_clip("tiny_vit")
-    file = tmp_path / "prompts.safetensors"
+def test_prompts_may_come_from_a_file_and_must_fit(tmp_path):
+    clip, file = load_clip("tiny_vit"), tmp_path / "prompts.safetensors"
+    cfg = region_config("MODEL.REGION_CLIP.MASK_PROMPT_DEPTH", 3)
+    cfg.MODEL.START_FROM = [{"FILE": str(file), "TAKE": "mask_prompts"}]
+    trained = MaskPrompts(clip.visual, 3, (96, 96)).tokens
+    write_safetensors(file, {"mask_prompts.tokens": trained})
+    assert torch.equal(build_model(cfg).mask_prompts.tokens, trained)
     write_safetensors(file, {"mask_prompts.tokens": MaskPrompts(clip.visual, 3, (64, 64)).tokens})
-    with pytest.raises(
-        UserError, match=r"have shape \(3, 64, 128\) and the model needs depth 3, 144 patches \(12x12\)"
-    ):
-        build_model(config("MODEL.REGION_CLIP.MASK_PROMPT_DEPTH", 3, "MODEL.REGION_CLIP.MASK_PROMPTS", str(file)))
+    with pytest.raises(UserError, match=r"mask_prompts.tokens: \(3, 64, 128\) in the checkpoint, \(3, 144, 128\) in"):
+        build_model(cfg)
     write_safetensors(file, {"other": torch.zeros(1)})
-    with pytest.raises(UserError, match="holds no mask prompts"):
-        build_model(config("MODEL.REGION_CLIP.MASK_PROMPT_DEPTH", 3, "MODEL.REGION_CLIP.MASK_PROMPTS", str(file)))
+    with pytest.raises(UserError, match="has nothing called mask_prompts"):
+        build_model(cfg)
 
 
 def test_recorded_steps_of_the_official_training(golden_dir):

@@ -2,11 +2,16 @@
 
 import pytest
 import torch
+from detectron2.config import CfgNode
 from detectron2.structures import Instances
 
 from maft.building import build_model
 from maft.config import load_config
+from maft.config_keys import default_config
+from maft.ensembles import ProposerAlone
 from maft.errors import UserError
+from maft.interfaces import Proposer
+from maft.segmentor import OpenVocabSegmentor
 from maft.structures import Vocabulary
 
 TRAINED_OF_IP_CLIP = (".attn.", ".ln_1.", ".ln_2.", ".ln_post.")
@@ -56,6 +61,45 @@ def test_stage_two_trains_attention_and_norms_of_ip_clip_alone(build):
     tower = [name for name, _ in model.classifier.visual.named_parameters(prefix="classifier.visual")]
     assert trainable == {name for name in tower if any(part in f"{name}." for part in TRAINED_OF_IP_CLIP)}
     assert moved == trainable
+
+
+def test_the_trunk_of_clip_trains_with_a_classifier_that_tunes_it(tmp_path):
+    def trainable(**classifier):
+        cfg = default_config()
+        cfg.MODEL.DEVICE, cfg.MODEL.CLIP.NAME, cfg.MODEL.CLIP.PRETRAINED = "cpu", "tiny_convnext", ""
+        cfg.MODEL.PROPOSER.NAME = "GroundTruth"
+        cfg.MODEL.CLASSIFIER = CfgNode({**cfg.MODEL.CLASSIFIER, **classifier})
+        model = build_model(cfg).train()
+        names = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+        assert model.clip.training == any(name.startswith("clip.") for name in names)
+        return names - {"vocabulary_encoder.void_embedding"}
+
+    tuned = trainable(NAME="MAFTPlus")
+    assert {name.partition(".text_transfer.")[0].partition(".trunk.")[0] for name in tuned} == {
+        "classifier",
+        "clip.model.visual",
+    }
+    assert not any(".head." in name for name in tuned)
+    assert trainable(NAME="MAFTPlus", FROZEN=True) == trainable(NAME="MaskPooling") == set()
+
+
+class Halves(Proposer):
+    """Asks for nothing: what its constructor leaves with a gradient trains."""
+
+    def __init__(self):
+        super().__init__()
+        self.moving, self.fixed = torch.nn.Linear(2, 2), torch.nn.Linear(2, 2).requires_grad_(False)
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_by_default_what_the_constructor_left_trainable_trains(vit_clip, frozen):
+    proposer = Halves()
+    OpenVocabSegmentor(
+        clip=vit_clip(), vocabulary_encoder=None, proposer=proposer, classifier=None, ensemble=ProposerAlone(),
+        losses={}, inference={}, freeze_proposer=frozen,
+    )  # fmt: skip
+    trained = {name.partition(".")[0] for name, parameter in proposer.named_parameters() if parameter.requires_grad}
+    assert trained == (set() if frozen else {"moving"})
 
 
 @pytest.mark.parametrize("classes", [(), (5,)])

@@ -56,6 +56,15 @@ def test_logits_of_texts_adapted_to_each_image():
     assert torch.allclose(text.logits(features)[1], single.logits(features[1]), atol=1e-4)
 
 
+def test_logits_are_float32_under_autocast():
+    texts = F.normalize(torch.randn(3, 64), dim=-1)
+    text = TextClassifier(texts, torch.arange(3), 3, None, torch.zeros(3, dtype=torch.bool))
+    features = torch.randn(5, 64)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        logits = text.logits(features)
+    torch.testing.assert_close(logits, 100 * F.normalize(features, dim=-1) @ texts.T)
+
+
 def test_proposals_resize_before_the_sigmoid():
     masks = torch.randn(1, 2, 3, 3)
     logits = Proposals(masks, (6, 6))

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from maft.building import model_shapes
 from maft.checkpoint.io import read_state_dict, write_safetensors
-from maft.checkpoint.key_map import differences, embedding_width, explain
-from maft.checkpoint.loading import pruned_parts
+from maft.checkpoint.key_map import embedding_width, explain
+from maft.checkpoint.loading import pruned_parts, unfit
 from maft.checkpoint.official.released import RELEASES, convert_released, recognise
 from maft.config import load_config, self_contained
 from maft.errors import ToolParser, UserError, run_tool
@@ -24,7 +24,6 @@ from maft.files import write_text_atomic
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 RELEASE_NAMES = {release.name.lower().replace(" ", "-"): release.name for release in RELEASES}
-_PROMPTS = "MODEL.CLASSIFIER.MaskedCrops.MASK_PROMPTS"
 # (release, width of CLIP's joint space) -> config and overrides, for the releases that one config describes.
 DEFAULT_CONFIGS: dict[tuple[str, int], tuple[str, list[str]]] = {
     ("FreeSeg", 512): ("maft/freeseg_r101_coco-stuff-171.yaml", []),
@@ -32,11 +31,8 @@ DEFAULT_CONFIGS: dict[tuple[str, int], tuple[str, list[str]]] = {
     ("MAFT", 512): ("maft/maft_vitb16_coco-stuff-171.yaml", []),
     # The released code starts at layer 8 whatever its config says.
     ("MAFT", 768): ("maft/maft_vitl14_coco-stuff-171.yaml", ["MODEL.CLASSIFIER.IPCLIP.START_LAYER", "8"]),
-    **{
-        # The files hold the CLIP and the prompts that the config would take from earlier stages.
-        ("OVSeg", width): (f"ovseg/ovseg_{model}.yaml", ["MODEL.CLIP.PRETRAINED", "openai", _PROMPTS, ""])
-        for width, model in ((512, "r101c_vitb16"), (768, "swinb_vitl14"))
-    },
+    ("OVSeg", 512): ("ovseg/ovseg_r101c_vitb16.yaml", []),
+    ("OVSeg", 768): ("ovseg/ovseg_swinb_vitl14.yaml", []),
 }
 
 
@@ -83,15 +79,14 @@ def choose_config(file: str | None, overrides: list[str], release: str | None, s
     return load_config(CONFIGS / known[0], [*known[1], *overrides])
 
 
-def check(cfg: CfgNode, state: dict[str, Tensor], may_lack: tuple[str, ...], source: Path) -> None:
+def check(cfg: CfgNode, state: dict[str, Tensor], source: Path) -> None:
     """Compares names and shapes with the model's, both ways, and lists what differs.
 
     Raises:
         UserError: something differs.
     """
-    shapes = model_shapes(cfg)
-    expected = {name: shape for name, shape in shapes.items() if name in state or not name.startswith(may_lack)}
-    problems = differences(expected, state)
+    expected = model_shapes(cfg)
+    problems = unfit(expected, state)
     if problems:
         print("\n".join(problems), file=sys.stderr)
         reason = explain(expected, state) or "give the config it was trained with"
@@ -102,22 +97,18 @@ def main() -> None:
     arguments = parse_arguments()
     state = read_state_dict(arguments.input)
     release = choose_release(arguments.release, state, arguments.input)
-    pruned: tuple[str, ...] = ()
     if release is not None:
         state = convert_released(state, release, str(arguments.input))
-        pruned = pruned_parts(state)
     cfg = choose_config(arguments.config_file, arguments.opts, release, state)
-    check(cfg, state, pruned, arguments.input)
-    own = self_contained(cfg)
-    own.MODEL.WEIGHTS_MAY_LACK = list(pruned)
+    check(cfg, state, arguments.input)
 
     is_file = arguments.output.suffix == ".safetensors"
     weights = arguments.output if is_file else arguments.output / "model.safetensors"
     config = weights.with_name("config.yaml") if weights.stem == "model" else weights.with_suffix(".yaml")
     write_safetensors(weights, state, {"format": "pt", "converted_from": release or "maft"})
-    write_text_atomic(config, own.dump())
+    write_text_atomic(config, self_contained(cfg).dump())
     print(f"{len(state)} tensors of {release or 'a checkpoint of ours'} in {weights}, config in {config}")
-    if pruned:
+    if pruned := pruned_parts(state):
         print(f"The file lacks {pruned[-1]}*: the model takes it from MODEL.CLIP ({cfg.MODEL.CLIP.PRETRAINED}).")
 
 

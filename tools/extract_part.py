@@ -21,7 +21,8 @@ def main() -> None:
     for part in arguments.parts:
         if not any(name.startswith(part) for name in state):
             raise UserError(f"{arguments.input} has nothing below {part!r}: check --parts.")
-    kept = {name: value.half() for name, value in state.items() if name.startswith(tuple(arguments.parts))}
+    chosen = {name: value for name, value in state.items() if name.startswith(tuple(arguments.parts))}
+    kept = {name: value.half() if value.is_floating_point() else value for name, value in chosen.items()}
     write_safetensors(arguments.output, kept)
     print(f"{len(kept)} of {len(state)} tensors written to {arguments.output}")
 

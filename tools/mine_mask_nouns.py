@@ -45,9 +45,7 @@ def main() -> None:
         arguments.masks, arguments.captions, arguments.captions_per_image, arguments.images, arguments.limit
     )
     if task.masks == "ground_truth":
-        # Annotated masks need no proposer, so the weights of the config's own one would fit nothing.
         cfg.MODEL.PROPOSER.NAME = "GroundTruth"
-        cfg.MODEL.WEIGHTS = cfg.MODEL.PROPOSER.WEIGHTS = ""
     processes = choose_processes(
         device=cfg.MODEL.DEVICE,
         num_gpus=arguments.num_gpus,
@@ -59,7 +57,7 @@ def main() -> None:
     cfg.MODEL.DEVICE = processes.device
     cfg.OUTPUT_DIR = str(arguments.output)
     cfg.freeze()
-    launch(mine, (cfg, task), processes)
+    launch(mine, (cfg, task), processes, imports=cfg.IMPORTS)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from tqdm import tqdm
 from maft.errors import ToolParser, UserError, run_tool
 from maft.files import atomic_path, write_json_atomic
 from maft.miniature import IMAGE_SIZE, Scene, miniature_classes, render_scene
-from maft.miniature.captions import TEMPLATES
+from maft.miniature.scene import TEMPLATES
 from maft.miniature.tokenizer import WordTokenizer
 
 _LONGEST_CAPTION = 26  # Four objects with their sizes on two grounds, start and end included.
@@ -104,7 +104,7 @@ def _measure(model: torch.nn.Module, tokenizer: WordTokenizer, seed: int, device
     found = pretraining.zero_shot_predictions(model, tokenizer, images[uniform], classes.stuff, device)
     results["zero-shot, stuff"] = (found == stuff).float().mean().item()
     several = _scenes("probe", 256, seed)
-    captions = tokenizer([scene.caption for scene in several])
+    captions = tokenizer([scene.captions[0] for scene in several])
     results["retrieval, recall at 1 of 256"] = pretraining.retrieval_recall(model, _pixels(several), captions, device)
     return results
 

@@ -10,7 +10,6 @@ from detectron2.utils import comm
 from tabulate import tabulate
 
 from maft.building import build_model
-from maft.checkpoint.loading import initial_weights
 from maft.config import load_config
 from maft.engine.launch import choose_processes, launch
 from maft.engine.training import set_up
@@ -38,7 +37,7 @@ def run(cfg: CfgNode, arguments: argparse.Namespace) -> None:
     name = arguments.dataset or next(iter(cfg.DATASETS.TEST), "")
     if not name:
         raise UserError("No dataset to search on: give --dataset, or set DATASETS.TEST.")
-    model = build_model(cfg, initial_weights(cfg)).eval()
+    model = build_model(cfg).eval()
     if not isinstance(model, OpenVocabSegmentor):
         raise UserError("The search is for segmentation: use a config with MODEL.META_ARCHITECTURE OpenVocabSegmentor.")
     rows = search(cfg, model, name, arguments.thresholds, arguments.weights)
@@ -67,7 +66,7 @@ def main() -> None:
     )
     cfg.MODEL.DEVICE = processes.device
     cfg.freeze()
-    launch(run, (cfg, arguments), processes)
+    launch(run, (cfg, arguments), processes, imports=cfg.IMPORTS)
 
 
 if __name__ == "__main__":

@@ -61,7 +61,7 @@ def main() -> None:
     processes = choose_device(arguments, cfg.MODEL.DEVICE)
     cfg.MODEL.DEVICE = processes.device
     cfg.freeze()
-    launch(run, (cfg, arguments.eval_only, arguments.resume), processes)
+    launch(run, (cfg, arguments.eval_only, arguments.resume), processes, imports=cfg.IMPORTS)
 
 
 if __name__ == "__main__":

@@ -107,7 +107,7 @@ class KeyMap:
                 raise UserError(f"Two tensors of {source} map to {target!r}: it is not a checkpoint of this model.")
             converted[target] = value
         if unknown:
-            raise UserError(f"{source} has {len(unknown)} unknown tensors ({_some(unknown)}): is it of another model?")
+            raise UserError(f"{source} has {len(unknown)} unknown tensors ({some(unknown)}): is it of another model?")
         return converted
 
 
@@ -128,12 +128,18 @@ def differences(model: Mapping[str, Tensor | torch.Size], state: Mapping[str, Te
 
 
 def load_strictly(
-    module: nn.Module, state: Mapping[str, Tensor], source: str, *, may_lack: Sequence[str] = ()
+    module: nn.Module,
+    state: Mapping[str, Tensor],
+    source: str,
+    *,
+    may_lack: Sequence[str] = (),
+    among: Mapping[str, Tensor] | None = None,
 ) -> list[str]:
     """Copies a state dict into a module, all or nothing.
 
     Args:
-        may_lack: prefixes of our names that the checkpoint may lack (a stage-1 checkpoint lacks the classifier).
+        may_lack: prefixes of our names that the checkpoint may lack.
+        among: the tensors of the module that it is for; None: all.
 
     Returns:
         the names that were missing and keep their present values.
@@ -141,7 +147,7 @@ def load_strictly(
     Raises:
         UserError: names or shapes differ elsewhere; nothing is copied then.
     """
-    present = module.state_dict()
+    present = module.state_dict() if among is None else among
     problems = differences(present, state)
     allowance = tuple(may_lack)
     allowed = [p for p in problems if p.startswith("missing: ") and p.split()[1].startswith(allowance)]
@@ -151,12 +157,13 @@ def load_strictly(
         reason = explain({k: v for k, v in present.items() if k in state or not k.startswith(allowance)}, state)
         raise UserError(
             f"{source} does not fit the model: {reason or 'use the config it was trained with'} "
-            f"({len(refused)} differences: {_some(refused, '; ')})."
+            f"({len(refused)} differences: {some(refused, '; ')})."
         )
     module.load_state_dict(state, strict=False)
     return [p.split()[1] for p in allowed]
 
 
-def _some(items: Sequence[str], separator: str = ", ", most: int = 4) -> str:
+def some(items: Sequence[str], separator: str = ", ", most: int = 4) -> str:
+    """The first items in a row, and how many more there are."""
     more = f"{separator}and {len(items) - most} more" if len(items) > most else ""
     return separator.join(items[:most]) + more

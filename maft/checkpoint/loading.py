@@ -1,153 +1,252 @@
-"""Reads the weights a model starts from: our own checkpoints, and the official releases through their key maps."""
+"""The one rule for weights: which file gives which part of a model.
+
+`MODEL.WEIGHTS` names a trained model, the entries of `MODEL.START_FROM` the files that a training starts from::
+
+    START_FROM:
+      - {FILE: output/segmentation/model_final, TAKE: [proposer, vocabulary_encoder]}
+      - {FILE: output/region_clip/model_final, TAKE: mask_prompts, INTO: classifier.mask_prompts}
+      - {FILE: R-103.pkl, INTO: proposer.backbone}
+
+They are asked in this order, `MODEL.WEIGHTS` first. Each fills what is still open of the parts it gives, and one that
+has nothing left to fill is not even read: a trained model is evaluated without the files it was started from. Parts
+are clip, vocabulary_encoder, proposer and classifier, or anything below one. A part that is named has to fit to the
+last tensor, but for what MAY_LACK allows. A file whose parts are not named gives every part that the model has too.
+The weights of another kind of proposer or classifier than the config's are left out with a line in the log, where the
+config's needs none. What is open in the end keeps what it was built
+with: CLIP the weights of `MODEL.CLIP.PRETRAINED`, a component of its own weights those; with `MODEL.WEIGHTS` anything
+else is an error.
+"""
 
 from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from detectron2.config import CfgNode
 from detectron2.utils.file_io import PathManager
 from torch import Tensor, nn
 
 from maft.checkpoint.io import read_state_dict
-from maft.checkpoint.key_map import load_strictly
-from maft.checkpoint.official.backbones import KEY_MAP as BACKBONE_KEY_MAP
+from maft.checkpoint.key_map import differences, load_strictly, some
 from maft.checkpoint.official.released import convert_released, recognise
+from maft.config import WeightsRule, start_from
 from maft.errors import UserError
 
 logger = logging.getLogger(__name__)
 
-_CLIP = "clip."
+_COMPONENTS = ("clip", "vocabulary_encoder", "proposer", "classifier", "mask_prompts")
 _CLIP_TOWERS = ("clip.model.visual.", "clip.model.")
-_BACKBONE = "proposer.backbone."
-_CLASSIFIER = "classifier."
 
 
-@dataclass(frozen=True)
-class Weights:
-    """Tensors for a model or a part of it, under our names.
+Tensors = Mapping[str, Tensor]
+# (prefix in the file, prefix in the model), each with a dot at the end or empty.
+Parts = list[tuple[str, str]]
 
-    Attributes:
-        state: name, below ``part``, -> tensor.
-        source: how messages call them.
-        part: prefix of the part of the model they are for; "" for the whole.
-        may_lack: prefixes of names that the checkpoint may lack.
-    """
 
-    state: Mapping[str, Tensor]
-    source: str
-    part: str = ""
-    may_lack: tuple[str, ...] = ()
+@dataclass
+class _File:
+    """One file of the list, read when it is first asked for."""
 
-    def load_into(self, model: nn.Module) -> list[str]:
-        """Copies them into the model, strictly; returns what keeps its present value, since they lack it.
+    rule: WeightsRule
+    whole: bool = False
+    tensors: Tensors | None = None
 
-        Raises:
-            UserError: they do not fit; the model is unchanged then.
-        """
-        try:
-            module = model.get_submodule(self.part.rstrip("."))
-        except AttributeError as error:
-            raise UserError(
-                f"{self.source} is for {self.part.rstrip('.')}, which this model does not have: leave it out."
-            ) from error
-        missing = load_strictly(module, self.state, self.source, may_lack=self.may_lack)
-        if missing:
-            logger.info(
-                "%s lacks %d tensors (%s...), which keep their initial values", self.source, len(missing), missing[0]
-            )
-        return missing
+    @property
+    def state(self) -> Tensors:
+        if self.tensors is None:
+            self.tensors = read_weights(self.rule.file)
+        return self.tensors
+
+    @property
+    def named(self) -> Parts:
+        """The parts that its rule names."""
+        rule = self.rule
+        if rule.take:
+            return [(f"{part}.", f"{rule.into or part}.") for part in rule.take]
+        return [("", f"{rule.into}.")] if rule.into else []
 
     def clip(self) -> dict[str, Tensor]:
-        """The CLIP among them, named from its own root; empty when a tower or all of it is missing."""
-        if self.part:
+        """The whole CLIP that it gives, named from its own root; empty when it gives none."""
+        prefix = {target: source for source, target in self.named}.get("clip.") if self.named else "clip."
+        if prefix is None:
             return {}
-        inner = {name.removeprefix(_CLIP): value for name, value in self.state.items() if name.startswith(_CLIP)}
-        images = sum(name.startswith("model.visual.") for name in inner)
-        return inner if 0 < images < len(inner) else {}
+        found = _below(self.state, prefix)
+        images = sum(name.startswith(f"{prefix}model.visual.") for name in found)
+        return {n.removeprefix(prefix): value for n, value in found.items()} if 0 < images < len(found) else {}
+
+    def parts_of(self, model: Tensors, own: Sequence[str]) -> Parts:
+        """What its rule names, as far as the model has it; a part of another kind of component is left out."""
+        parts = []
+        for source, target in self.named:
+            top = target.partition(".")[0]
+            if _below(model, target):
+                parts.append((source, target))
+            elif top in own or not _below(model, f"{top}."):
+                logger.warning("%s is not read: this model's %s has no such weights.", self.rule.file, top)
+            else:
+                raise UserError(
+                    f"{self.rule.file} is for {target.rstrip('.')}, which this model does not have: leave it out of "
+                    "MODEL.START_FROM."
+                )
+        return parts
+
+    def taken(self, parts: Parts) -> dict[str, Tensor]:
+        """Its tensors for the parts, under the model's names."""
+        taken: dict[str, Tensor] = {}
+        for source, target in parts:
+            found = {target + n.removeprefix(source): value for n, value in _below(self.state, source).items()}
+            if not found:
+                held = ", ".join(sorted({name.partition(".")[0] for name in self.state}))
+                raise UserError(
+                    f"{self.rule.file} has nothing called {source.rstrip('.')}, which MODEL.START_FROM takes from it: "
+                    f"it has {held}."
+                )
+            taken.update(found)
+        return taken
+
+    def without_strangers(self, state: dict[str, Tensor], model: Tensors, tops: Iterable[str]) -> dict[str, Tensor]:
+        """The tensors without those of components of another kind than the model's."""
+        for top in tops:
+            found, wanted = _below(state, f"{top}."), _below(model, f"{top}.")
+            if found and not found.keys() & wanted.keys():
+                kind = f"another kind of {top}" if wanted else f"a {top}"
+                logger.warning("%s holds %s: its %d tensors are left out.", self.rule.file, kind, len(found))
+                state = {name: value for name, value in state.items() if name not in found}
+        return state
+
+    def give(self, model: nn.Module, still_open: Tensors, own: Sequence[str]) -> list[str]:
+        """Copies what it has for the open tensors of a model and returns their names."""
+        expected = model.state_dict()
+        if self.named:
+            parts = self.parts_of(expected, own)
+            targets = tuple(target for _, target in parts)
+            among = {name: value for name, value in still_open.items() if name.startswith(targets)}
+            if not among:
+                return []
+            state = self.without_strangers(self.taken(parts), expected, own)
+        else:
+            if not self.whole and all(name.partition(".")[0] in ("clip", *own) for name in still_open):
+                return []
+            state = self.without_strangers(dict(self.state), expected, _COMPONENTS)
+            held = {name.partition(".")[0] for name in state}
+            # A file without any part of the model is held against all of it, so that the message can say so.
+            among = {n: value for n, value in still_open.items() if n.partition(".")[0] in held} or dict(still_open)
+        # What a file before this one gave stays.
+        state = {name: value for name, value in state.items() if name in still_open or name not in expected}
+        if not state:
+            return []
+        lacking = [*(f"{name}." for name in self.rule.may_lack), *pruned_parts(self.state)]
+        missing = load_strictly(model, state, self.rule.file, may_lack=lacking, among=among)
+        if missing:
+            logger.info("%s lacks %d tensors (%s).", self.rule.file, len(missing), some(missing))
+        return [name for name in state if name in expected]
 
 
-def initial_weights(cfg: CfgNode) -> list[Weights]:
-    """What the ``WEIGHTS`` of ``MODEL``, its ``BACKBONE``, ``PROPOSER`` and ``CLASSIFIER`` name, in loading order.
+@dataclass
+class InitialWeights:
+    """The files that a model's weights come from, in the order in which they are asked.
 
-    ``MODEL.BACKBONE.WEIGHTS`` and ``MODEL.CLASSIFIER.WEIGHTS`` are what a training starts from. They are not read when
-    ``MODEL.WEIGHTS`` holds such a part itself, so that a trained model is evaluated as it is.
-
-    Raises:
-        UserError: a file cannot be read or holds something else.
+    Attributes:
+        files: see the module's text.
     """
-    settings, weights = cfg.MODEL, []
-    if settings.WEIGHTS:
-        options = {"may_lack": settings.WEIGHTS_MAY_LACK, "leave_out": settings.WEIGHTS_LEAVE_OUT}
-        weights.append(read_weights(settings.WEIGHTS, **options))
-    if settings.PROPOSER.WEIGHTS:
-        weights.append(read_weights(settings.PROPOSER.WEIGHTS, part="proposer."))
-    if settings.CLASSIFIER.WEIGHTS and _lacks_classifier(weights, settings.WEIGHTS_MAY_LACK):
-        weights.append(read_weights(settings.CLASSIFIER.WEIGHTS, part=_CLASSIFIER))
-    trained = any((item.part + name).startswith(_BACKBONE) for item in weights for name in item.state)
-    if settings.BACKBONE.WEIGHTS and not trained:
-        weights.insert(0, read_backbone(settings.BACKBONE.WEIGHTS))
-    return weights
+
+    files: list[_File] = field(default_factory=list)
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> InitialWeights:
+        """What ``MODEL.WEIGHTS`` and ``MODEL.START_FROM`` name; nothing is read yet.
+
+        Raises:
+            UserError: an entry of ``MODEL.START_FROM`` is misspelt or of another form.
+        """
+        whole = [_File(WeightsRule(file=cfg.MODEL.WEIGHTS), whole=True)] if cfg.MODEL.WEIGHTS else []
+        return cls([*whole, *(_File(rule) for rule in start_from(cfg))])
+
+    @classmethod
+    def of_model(cls, tensors: Tensors, source: str) -> InitialWeights:
+        """The tensors of a whole model under our names; ``source`` is how messages call them."""
+        return cls([_File(WeightsRule(file=source), whole=True, tensors=tensors)])
+
+    def clip(self) -> dict[str, Tensor]:
+        """The first whole CLIP among the files, named from its own root; empty when there is none.
+
+        A model is built around it, so that no other one is downloaded first and copies of its tower start from it.
+        """
+        # A trained model without its CLIP was pruned: what it was started from is not asked for another one.
+        trained = any(file.whole for file in self.files)
+        asked = (file for file in self.files if file.whole or file.named or not trained)
+        return next((clip for file in asked if (clip := file.clip())), {})
+
+    def load_into(self, model: nn.Module, own: Sequence[str] = ()) -> list[str]:
+        """Fills the model.
+
+        Args:
+            own: parts whose tensors were right from the start (components that bring their weights).
+
+        Returns:
+            the names that no file gave, without those of ``own`` and of CLIP.
+
+        Raises:
+            UserError: a file cannot be read, does not fit, gives nothing, or leaves something of a trained model open.
+        """
+        still_open = dict(model.state_dict())
+        for file in self.files:
+            for name in file.give(model, still_open, own):
+                del still_open[name]
+        left = [name for name in still_open if name.partition(".")[0] not in ("clip", *own)]
+        whole = next((file.rule.file for file in self.files if file.whole), None)
+        if left and whole:
+            raise UserError(
+                f"{whole} does not fit the model: it lacks {len(left)} of its tensors ({some(left)}); use the config "
+                "it was trained with, or say under MODEL.START_FROM which file gives them, as in "
+                f"[{{'FILE': ..., 'TAKE': '{left[0].partition('.')[0]}'}}]."
+            )
+        return left
 
 
-def _lacks_classifier(weights: Sequence[Weights], may_lack: Sequence[str]) -> bool:
-    """Whether nothing was read for one of the parts of the classifier that ``MODEL.WEIGHTS`` need not hold."""
-    parts = [prefix for prefix in may_lack if prefix.startswith(_CLASSIFIER)] or [_CLASSIFIER]
-    names = [item.part + name for item in weights for name in item.state]
-    return any(not any(name.startswith(part) for name in names) for part in parts)
+def _below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name: value for name, value in tensors.items() if name.startswith(prefix)}
 
 
-def read_weights(
-    path: str | os.PathLike[str], *, may_lack: Sequence[str] = (), leave_out: Sequence[str] = (), part: str = ""
-) -> Weights:
-    """A checkpoint of ours (file or folder) or an official release.
-
-    An official file may be pruned: without CLIP, or without its image tower, the model keeps the CLIP of its config.
+def read_weights(path: str | os.PathLike[str]) -> dict[str, Tensor]:
+    """A checkpoint of ours (file or folder) or an official release, under our names.
 
     Args:
-        may_lack: prefixes of our names that the checkpoint may lack, such as ``classifier.`` for a stage-1 checkpoint.
-        leave_out: prefixes of our names that are not taken from the checkpoint.
-        part: nothing but what is below this prefix is taken.
+        path: of a file, or an address that Detectron2 can download from (``detectron2://...``, ``https://...``).
 
     Raises:
-        UserError: the file cannot be read, or holds a tensor that its release does not have.
+        UserError: the file cannot be downloaded or read, or holds a tensor that its release does not have.
     """
-    source, state = str(path), read_state_dict(path)
+    file = str(path)
+    if "://" in file:
+        try:
+            file = PathManager.get_local_path(file)
+        except (OSError, RuntimeError, AssertionError) as error:
+            raise UserError(
+                f"Weights {path} cannot be downloaded ({type(error).__name__}): download the file by hand "
+                "(MODEL_ZOO.md has the address) and give its path."
+            ) from error
+    state = read_state_dict(Path(file))
     release = recognise(state)
-    pruned: tuple[str, ...] = ()
-    if release is not None:
-        logger.info("%s is an official %s checkpoint: translating its parameter names", source, release)
-        state = convert_released(state, release, source)
-        pruned = pruned_parts(state)
-    taken = {
-        name.removeprefix(part): value
-        for name, value in state.items()
-        if name.startswith(part) and not name.startswith(tuple(leave_out))
-    }
-    return Weights(taken, source, part, (*may_lack, *pruned))
+    if release is None:
+        return state
+    logger.info("%s holds official weights (%s): translating their names.", path, release)
+    return convert_released(state, release, str(path))
 
 
 def pruned_parts(state: Mapping[str, object]) -> tuple[str, ...]:
-    """Prefixes of CLIP and its image tower, as far as ``state`` has nothing below them."""
+    """Prefixes of CLIP and its image tower, as far as a file with a whole model has nothing below them.
+
+    Such a file may be pruned: the model keeps the CLIP of its config.
+    """
     return tuple(prefix for prefix in _CLIP_TOWERS if not any(name.startswith(prefix) for name in state))
 
 
-def read_backbone(path: str) -> Weights:
-    """ImageNet weights of the proposer's backbone: ours, Detectron2's (also ``detectron2://...``) or Swin's.
-
-    Raises:
-        UserError: the file cannot be downloaded or read, or has tensors of anything else.
-    """
-    file = path
-    if "://" in path:
-        try:
-            file = PathManager.get_local_path(path)
-        except (OSError, RuntimeError, AssertionError) as error:
-            raise UserError(
-                f"MODEL.BACKBONE.WEIGHTS {path} cannot be downloaded ({type(error).__name__}): download it by hand "
-                "(MODEL_ZOO.md has the address) and give the path of the file."
-            ) from error
-    return Weights(BACKBONE_KEY_MAP.convert(read_state_dict(Path(file)), path), path, _BACKBONE)
+def unfit(model: Mapping[str, Any], state: Mapping[str, Any]) -> list[str]:
+    """What differs between a model and a file that may lack CLIP, one line each."""
+    lacking = pruned_parts(state)
+    return differences({n: s for n, s in model.items() if n in state or not n.startswith(lacking)}, state)

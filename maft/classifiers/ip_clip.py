@@ -1,112 +1,150 @@
-"""IP-CLIP, MAFT's mask classifier: one CLIP ViT pass names every proposal (MAFT, section 3.2)."""
+"""IP-CLIP, MAFT's mask classifier (Jiao et al., NeurIPS 2023): one pass of CLIP's ViT names every proposal.
+
+From block L on the class token is replicated for every proposal, and an attention mask lets copy n see itself and the
+patches that proposal n shows, while patches see all patches and no copy:
+
+    softmax(Q K^T / sqrt(d) + M) V,   M = [ M_copies  M_shown ]      M_copies: 0 on the diagonal, -inf elsewhere
+                                          [ -inf      0       ]      M_shown:  0 where the patch is shown, else -inf
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from copy import deepcopy
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from maft.clip import CLIPEncoder
-from maft.clip.vit import embed_patches, encode_vit, project_tokens, require_plain_vit, run_blocks, run_class_rows
+from maft.clip import CLIPEncoder, vit
 from maft.errors import UserError
+from maft.interfaces import BuildContext, MaskClassifier
 from maft.layers.grid_masks import grid_probabilities
-from maft.registry import CLASSIFIERS, BuildContext
+from maft.options import Fraction, NonNegative, Positive
+from maft.registry import CLASSIFIERS
 from maft.structures import Classification, Images, Proposals, TextClassifier
 
-TRAINING_RULES = ("attention_and_norms", "all", "none")
 _ATTENTION_AND_NORMS = (".attn.", ".ln_1.", ".ln_2.")
 
 
-@CLASSIFIERS.register("IPCLIP")
-class IPCLIP(nn.Module):
+def class_rows_by_definition(
+    visual: vit.VisionTransformer, tokens: Tensor, visible: Tensor, start_layer: int
+) -> Tensor:
+    """`class_rows` as the paper writes it: copies and patches in one sequence under one attention mask."""
+    batch, rows, patches = visible.shape
+    allowed = torch.zeros(batch, 1, rows + patches, rows + patches, dtype=torch.bool, device=visible.device)
+    allowed[:, 0, :rows, :rows] = torch.eye(rows, dtype=torch.bool, device=visible.device)
+    allowed[:, 0, :rows, rows:] = visible
+    allowed[:, 0, rows:, rows:] = True
+    tokens = torch.cat([tokens[:, :1].expand(-1, rows, -1), tokens[:, 1:]], dim=1)
+    for block in visual.transformer.resblocks[start_layer:]:
+        tokens = vit.run_block(block, tokens, allowed)
+    return tokens[:, :rows]
+
+
+def class_rows(
+    visual: vit.VisionTransformer, tokens: Tensor, visible: Tensor, start_layer: int, *, checkpointing: bool = False
+) -> Tensor:
+    """Blocks from ``start_layer`` on with one class row per proposal.
+
+    Patches never see a class row, so their attention stays fused and without a mask, and each row's has one line.
+
+    Args:
+        tokens: (B, 1 + P, W) as block ``start_layer`` receives them.
+        visible: (B, N, P) bool. A row without a visible patch attends to itself only.
+
+    Returns:
+        (B, N, W) class rows after the last block.
+    """
+    patches = tokens[:, 1:]
+    rows = tokens[:, :1].expand(-1, visible.shape[1], -1)
+    blocks = visual.transformer.resblocks[start_layer:]
+    for position, block in enumerate(blocks):
+        # What the last block would make of the patches is read by nobody.
+        needed = position + 1 < len(blocks)
+        rows, patches = vit.maybe_checkpoint(checkpointing, _class_row_block, block, rows, patches, visible, needed)
+    return rows
+
+
+def _class_row_block(
+    block: vit.ResidualAttentionBlock, rows: Tensor, patches: Tensor, visible: Tensor, patches_needed: bool
+) -> tuple[Tensor, Tensor]:
+    heads = block.attn.num_heads
+    patch_query, patch_key, patch_value = vit.split_heads(vit.in_projection(block, block.ln_1(patches)), heads)
+    row_query, row_key, row_value = vit.split_heads(vit.in_projection(block, block.ln_1(rows)), heads)
+
+    scale = row_query.shape[-1] ** -0.5
+    to_patches = (row_query * scale) @ patch_key.transpose(-1, -2)
+    to_patches = to_patches.masked_fill(~visible[:, None], float("-inf"))
+    to_itself = (row_query * scale * row_key).sum(-1, keepdim=True).to(to_patches.dtype)
+    # The row's own logit is always finite, so a proposal without patches cannot make the softmax undefined.
+    weights = torch.cat([to_patches, to_itself], dim=-1).softmax(-1, dtype=torch.float32).to(row_value.dtype)
+    attended = weights[..., :-1] @ patch_value + weights[..., -1:] * row_value
+    rows = vit.finish_block(block, rows, vit.join_heads(attended))
+
+    if patches_needed:
+        attended = F.scaled_dot_product_attention(patch_query, patch_key, patch_value)
+        patches = vit.finish_block(block, patches, vit.join_heads(attended))
+    return rows, patches
+
+
+@CLASSIFIERS.register()
+class IPCLIP(MaskClassifier):
     """Image-proposal CLIP: from block ``start_layer`` on, one class token per proposal sees only its patches.
 
     Args:
-        visual: the tower to fine-tune, a copy of CLIP's; None runs the shared frozen tower given at call time.
+        clip: the shared CLIP, whose image tower is copied; with ``train`` none it is run itself.
         start_layer: L, the first block with one class token per proposal.
         input_size: side of the square that images are squashed to (bilinear, aspect ratio lost); None keeps their
             padded size.
         position_align_corners: how the position embedding is resized to the token grid; True as released.
         mask_threshold: a patch belongs to a proposal when the mask, resized to the token grid, is at least this.
-        train: "attention_and_norms" (section 3.4: attention projections and LayerNorms of the blocks, and the last
-            LayerNorm), "all", or "none".
+        train: attention_and_norms (the paper's choice: attention projections and LayerNorms of the blocks, and the
+            last LayerNorm), all, or none.
         mask_crop: resize only the un-padded part of the masks to the grid although the image includes its padding,
             as FreeSeg's released inference does.
         drop_empty: mark proposals without a pixel above 0.5 as not valid, as FreeSeg's released inference does.
         activation_checkpointing: recompute the blocks in the backward pass to save memory.
 
     Raises:
-        UserError: an unknown training rule, or a start layer outside the tower.
+        UserError: the tower is no plain ViT, or has no such start layer.
     """
+
+    starts_from_clip = True
 
     def __init__(
         self,
-        visual: nn.Module | None,
+        clip: CLIPEncoder,
         *,
-        start_layer: int = 8,
-        input_size: int | None = 480,
+        start_layer: NonNegative = 8,
+        input_size: Positive | None = 480,
         position_align_corners: bool = True,
-        mask_threshold: float = 0.5,
-        train: str = "attention_and_norms",
+        mask_threshold: Fraction = 0.5,
+        train: Literal["attention_and_norms", "all", "none"] = "attention_and_norms",
         mask_crop: bool = False,
         drop_empty: bool = False,
         activation_checkpointing: bool = False,
     ) -> None:
         super().__init__()
-        if train not in TRAINING_RULES:
-            raise UserError(f"MODEL.CLASSIFIER.IPCLIP.TRAIN is {train!r}; choose one of: {', '.join(TRAINING_RULES)}.")
-        self.visual = visual
-        self.start_layer = start_layer
-        self.input_size = input_size
-        self.position_align_corners = position_align_corners
-        self.mask_threshold = mask_threshold
-        self.rule = train
-        self.mask_crop = mask_crop
-        self.drop_empty = drop_empty
-        self.activation_checkpointing = activation_checkpointing
-        self.requires_grad_(False)
-        for parameter in self.trainable_parameters():
-            parameter.requires_grad_(True)
+        visual = vit.require_plain_vit(clip.visual, "IPCLIP")
+        layers = len(visual.transformer.resblocks)
+        if start_layer >= layers:
+            raise UserError(
+                f"MODEL.CLASSIFIER.IPCLIP.START_LAYER is {start_layer}, but the image tower of {clip.name} has blocks "
+                f"0 to {layers - 1}."
+            )
+        self.visual = None if train == "none" else deepcopy(visual)
+        self.start_layer, self.input_size, self.position_align_corners = start_layer, input_size, position_align_corners
+        self.mask_threshold, self.mask_crop, self.drop_empty = mask_threshold, mask_crop, drop_empty
+        self.rule, self.activation_checkpointing = train, activation_checkpointing
 
     @classmethod
-    def from_options(
-        cls,
-        context: BuildContext,
-        *,
-        start_layer: int = 8,
-        input_size: int | None = 480,
-        position_align_corners: bool = True,
-        mask_threshold: float = 0.5,
-        train: str = "attention_and_norms",
-        mask_crop: bool = False,
-        drop_empty: bool = False,
-        activation_checkpointing: bool = False,
-    ) -> IPCLIP:
-        """Copies the image tower of ``context.clip``, unless nothing in it trains."""
-        visual = require_plain_vit(context.clip.visual, "IPCLIP")
-        layers = len(visual.transformer.resblocks)
-        if not 0 <= start_layer < layers:
-            raise UserError(
-                f"MODEL.CLASSIFIER.IPCLIP.START_LAYER is {start_layer}, but the image tower of {context.clip.name} "
-                f"has blocks 0 to {layers - 1}."
-            )
-        return cls(
-            None if train == "none" else deepcopy(visual),
-            start_layer=start_layer,
-            input_size=input_size,
-            position_align_corners=position_align_corners,
-            mask_threshold=mask_threshold,
-            train=train,
-            mask_crop=mask_crop,
-            drop_empty=drop_empty,
-            activation_checkpointing=activation_checkpointing,
-        )
+    def from_options(cls, context: BuildContext, **options: Any) -> Any:
+        return cls(context.clip, **options)
 
     def trainable_parameters(self) -> Iterator[nn.Parameter]:
-        """What the training rule fine-tunes (section 3.4)."""
+        """What the training rule fine-tunes."""
         for name, parameter in self.named_parameters():
             attention = any(part in name for part in _ATTENTION_AND_NORMS) or name.startswith("visual.ln_post.")
             if self.rule == "all" or (self.rule == "attention_and_norms" and attention):
@@ -122,15 +160,12 @@ class IPCLIP(nn.Module):
         grid = (pixels.shape[-2] // clip.patch_size, pixels.shape[-1] // clip.patch_size)
         visible = self.visible_patches(images, proposals, grid)
         embeddings = self.encode_proposals(self._tower(clip), pixels, visible)
-        # Bfloat16 has steps of half a unit at 100 times the cosine, too coarse for a softmax.
-        with torch.autocast(pixels.device.type, enabled=False):
-            logits = text.logits(embeddings.float())
         valid = self._not_empty(images, proposals) if self.drop_empty else None
-        return Classification(logits, embeddings, valid, has_void=text.void is not None)
+        return Classification(text.logits(embeddings), embeddings, valid, has_void=text.void is not None)
 
     def prepare(self, images: Images, clip: CLIPEncoder) -> Tensor:
         """Pixels as the tower takes them: CLIP's normalisation, padding zeroed after it, then squashed to a square."""
-        pixels = images.normalized(clip.pixel_mean, clip.pixel_std)
+        pixels = clip.normalize(images)
         if self.input_size is None:
             return pixels
         return F.interpolate(pixels, size=(self.input_size, self.input_size), mode="bilinear", align_corners=False)
@@ -145,7 +180,13 @@ class IPCLIP(nn.Module):
             values = grid_probabilities(proposals, grid)
         return (values >= self.mask_threshold).flatten(2)
 
-    def encode_proposals(self, visual: nn.Module, pixels: Tensor, visible: Tensor) -> Tensor:
+    def encode_proposals_by_definition(self, visual: vit.VisionTransformer, pixels: Tensor, visible: Tensor) -> Tensor:
+        """`encode_proposals` as the paper writes it, see `class_rows_by_definition`."""
+        tokens, _ = vit.embed_patches(visual, pixels, align_corners=self.position_align_corners)
+        tokens = vit.run_blocks(visual, tokens, 0, self.start_layer)
+        return vit.project_tokens(visual, class_rows_by_definition(visual, tokens, visible, self.start_layer))
+
+    def encode_proposals(self, visual: vit.VisionTransformer, pixels: Tensor, visible: Tensor) -> Tensor:
         """The tower with one class token per proposal.
 
         Args:
@@ -156,10 +197,10 @@ class IPCLIP(nn.Module):
         Returns:
             (B, Q, D) embeddings, not normalised.
         """
-        tokens, _ = embed_patches(visual, pixels, align_corners=self.position_align_corners)
-        tokens = run_blocks(visual, tokens, 0, self.start_layer, checkpointing=self.activation_checkpointing)
-        rows = run_class_rows(visual, tokens, visible, self.start_layer, checkpointing=self.activation_checkpointing)
-        return project_tokens(visual, rows)
+        tokens, _ = vit.embed_patches(visual, pixels, align_corners=self.position_align_corners)
+        tokens = vit.run_blocks(visual, tokens, 0, self.start_layer, checkpointing=self.activation_checkpointing)
+        rows = class_rows(visual, tokens, visible, self.start_layer, checkpointing=self.activation_checkpointing)
+        return vit.project_tokens(visual, rows)
 
     def encode_image(self, images: Images, clip: CLIPEncoder, *, teacher: bool = False) -> Tensor:
         """The tower on whole images, without masks, as self-distillation compares it: (B, D), not normalised.
@@ -168,9 +209,9 @@ class IPCLIP(nn.Module):
             teacher: run CLIP's own frozen tower on the same pixels instead of the fine-tuned one.
         """
         visual = clip.visual if teacher else self._tower(clip)
-        return encode_vit(visual, self.prepare(images, clip), align_corners=self.position_align_corners)
+        return vit.encode_vit(visual, self.prepare(images, clip), align_corners=self.position_align_corners)
 
-    def _tower(self, clip: CLIPEncoder) -> nn.Module:
+    def _tower(self, clip: CLIPEncoder) -> vit.VisionTransformer:
         return clip.visual if self.visual is None else self.visual
 
     @staticmethod

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from copy import deepcopy
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -14,11 +14,13 @@ from maft.classifiers.mask_pooling import MaskPooling, require_dense_features
 from maft.clip import CLIPEncoder
 from maft.clip.dense import dense_features
 from maft.errors import UserError
+from maft.interfaces import BuildContext
 from maft.layers.transformer import sine_position_encoding
-from maft.registry import CLASSIFIERS, BuildContext
+from maft.options import Positive
+from maft.registry import CLASSIFIERS
 from maft.structures import Images, TextClassifier
 
-FORMS = ("post_norm", "res_post_norm")
+Form = Literal["post_norm", "res_post_norm"]
 
 
 class ContentDependentTransfer(nn.Module):
@@ -30,10 +32,18 @@ class ContentDependentTransfer(nn.Module):
         form: "post_norm" is LN(T + MLP(attention)), what the semantic releases were trained with; "res_post_norm" is
             T + LN(MLP(attention)) with the MLP starting at zero, as in the panoptic release. The official code
             chooses by ``TEST.PANOPTIC_ON``, so some published rows run weights in the other form.
+
+    Raises:
+        UserError: the heads do not divide the width.
     """
 
-    def __init__(self, width: int, num_heads: int = 8, *, form: str = "post_norm") -> None:
+    def __init__(self, width: int, num_heads: int = 8, *, form: Form = "post_norm") -> None:
         super().__init__()
+        if width % num_heads:
+            raise UserError(
+                f"TRANSFER_HEADS is {num_heads}, but {num_heads} attention heads do not divide the {width} channels of "
+                "CLIP's joint space."
+            )
         self.attention = nn.MultiheadAttention(width, num_heads, batch_first=True)
         self.mlp = nn.Linear(width, width)
         self.norm = nn.LayerNorm(width)
@@ -67,67 +77,45 @@ class ContentDependentTransfer(nn.Module):
         return replace(text, embeddings=rows[:, :-1], void=rows[:, -1:])
 
 
-def build_text_transfer(form: str, width: int, heads: int, option: str) -> ContentDependentTransfer | None:
-    """The transfer of a form, None for "none".
-
-    Raises:
-        UserError: an unknown form, or heads that do not divide the width.
-    """
-    if form == "none":
-        return None
-    if form not in FORMS:
-        raise UserError(f"{option} is {form!r}; choose one of: none, {', '.join(FORMS)}.")
-    if heads < 1 or width % heads:
-        raise UserError(f"{option}: {heads} attention heads do not divide the {width} channels of CLIP's joint space.")
-    return ContentDependentTransfer(width, heads, form=form)
-
-
 @CLASSIFIERS.register()
 class MAFTPlus(MaskPooling):
-    """Mask pooling whose vision and text sides are tuned together (section 3).
+    """Mask pooling whose vision and text sides are tuned together.
 
     Args:
-        text_transfer: adapts the texts to each image.
+        embed_dim: D, width of CLIP's joint space.
         load_teacher: gives the image tower as pre-trained, for representation compensation; called when the first
             training step asks for it. The teacher is not part of checkpoints.
+        text_transfer: form of the transfer, see `ContentDependentTransfer`.
+        transfer_heads: attention heads of the transfer.
         rows_in_memory_order: the official reshape of the dense features that the transfer reads, with which the
             released weights were trained; see `maft.clip.dense.project_dense`.
     """
 
     def __init__(
         self,
-        text_transfer: ContentDependentTransfer,
+        embed_dim: int,
         load_teacher: Callable[[], nn.Module],
         *,
+        text_transfer: Form = "post_norm",
+        transfer_heads: Positive = 8,
         rows_in_memory_order: bool = False,
     ) -> None:
         super().__init__()
-        self.text_transfer = text_transfer
+        self.text_transfer = ContentDependentTransfer(embed_dim, transfer_heads, form=text_transfer)
         self.rows_in_memory_order = rows_in_memory_order
         self._load_teacher = load_teacher
         # In a tuple it is no submodule: evaluation does without it, and checkpoints hold one tower.
         self._teacher: tuple[nn.Module, ...] = ()
 
     @classmethod
-    def from_options(
-        cls,
-        context: BuildContext,
-        *,
-        text_transfer: str = "post_norm",
-        transfer_heads: int = 8,
-        rows_in_memory_order: bool = False,
-    ) -> MAFTPlus:
+    def from_options(cls, context: BuildContext, **options: Any) -> Any:
         """The teacher is a copy of ``context.clip``'s tower, or where that is a checkpoint's, the original CLIP's.
 
         Raises:
-            UserError: CLIP is a ViT, or the form of the transfer is unknown.
+            UserError: CLIP is a ViT.
         """
         require_dense_features(context.clip, "MAFTPlus")
-        option = "MODEL.CLASSIFIER.MAFTPlus.TEXT_TRANSFER"
-        transfer = build_text_transfer(text_transfer, context.clip.embed_dim, transfer_heads, option)
-        if transfer is None:
-            raise UserError(f"{option} is none: use the classifier MaskPooling for texts that do not adapt.")
-        return cls(transfer, _pretrained_tower(context), rows_in_memory_order=rows_in_memory_order)
+        return cls(context.clip.embed_dim, _pretrained_tower(context), **options)
 
     @property
     def teacher(self) -> nn.Module:
@@ -153,7 +141,7 @@ class MAFTPlus(MaskPooling):
     def teacher_features(self, images: Images, clip: CLIPEncoder) -> Tensor:
         """The pre-trained tower's dense features (B, C, H/32, W/32)."""
         teacher = self.teacher.to(images.pixels.device)
-        return dense_features(teacher, images.normalized(clip.pixel_mean, clip.pixel_std))["dense"]
+        return dense_features(teacher, clip.normalize(images))["dense"]
 
 
 def _pretrained_tower(context: BuildContext) -> Callable[[], nn.Module]:

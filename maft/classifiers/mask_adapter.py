@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Annotated, Any, Literal
 
 import torch
 import torch.nn.functional as F
+from pydantic import Field
 from torch import Tensor, nn
 
-from maft.classifiers.maft_plus import ContentDependentTransfer, build_text_transfer
-from maft.classifiers.mask_pooling import dense_features, require_dense_features, temperature
-from maft.classifiers.mixed_masks import MixedMasks
+from maft.classifiers.maft_plus import ContentDependentTransfer
+from maft.classifiers.mask_pooling import dense_features, require_dense_features, weighted_mean
+from maft.classifiers.mixed_masks import MixedMaskTraining
 from maft.clip import CLIPEncoder
-from maft.errors import UserError
-from maft.registry import CLASSIFIERS, BuildContext
-from maft.structures import Classification, Images, Proposals, Targets, TextClassifier
+from maft.interfaces import BuildContext
+from maft.options import Positive
+from maft.registry import CLASSIFIERS
+from maft.structures import Classification, Images, Proposals, TextClassifier
 
 
 class ChannelNorm(nn.Module):
@@ -32,7 +35,7 @@ class ChannelNorm(nn.Module):
 
 
 class ConvNeXtBlock(nn.Module):
-    """7x7 depthwise convolution and an MLP with layer scale, residual (ConvNeXt, section 2), channels last."""
+    """7x7 depthwise convolution and an MLP with layer scale, residual (ConvNeXt), channels last."""
 
     def __init__(self, channels: int, layer_scale: float = 1e-6) -> None:
         super().__init__()
@@ -69,10 +72,10 @@ class MaskAdapterHead(nn.Module):
         self,
         embed_dim: int,
         *,
-        channels: int = 768,
-        mask_channels: int = 16,
-        num_maps: int = 16,
-        num_blocks: int = 3,
+        channels: int,
+        mask_channels: int,
+        num_maps: int,
+        num_blocks: int,
         chunk_megabytes: int = 512,
     ) -> None:
         super().__init__()
@@ -88,6 +91,21 @@ class MaskAdapterHead(nn.Module):
         self.channels = channels
         self.num_maps = num_maps
         self.chunk_megabytes = chunk_megabytes
+
+    def by_definition(self, features: Tensor, masks: Tensor) -> Tensor:
+        """`forward` as the paper writes it: every mask is embedded to E channels and added to the image features.
+
+        Args:
+            features: (B, E, h, w).
+            masks: (B, N, 4h, 4w) float.
+        """
+        count = masks.shape[1]
+        embedded = self._embedded(masks.flatten(0, 1)[:, None]).permute(0, 3, 1, 2)
+        repeated = features.repeat_interleave(count, dim=0)
+        values = self.fuse(repeated + self.mask_projection(embedded)).permute(0, 2, 3, 1)
+        for block in self.blocks:
+            values = block(values)
+        return self.to_maps(self.norm(values).permute(0, 3, 1, 2)).unflatten(0, (-1, count))
 
     def forward(self, features: Tensor, masks: Tensor) -> Tensor:
         """Activation maps before the sigmoid.
@@ -121,9 +139,7 @@ class MaskAdapterHead(nn.Module):
         masks = masks.to(image.dtype)
         if masks.shape[-2:] != size:
             masks = F.interpolate(masks, size=size, mode="bilinear", align_corners=False)
-        embedded = self.mask_conv1(masks.flatten(0, 1)[:, None]).permute(0, 2, 3, 1)
-        embedded = F.gelu(self.mask_norm1(embedded)).permute(0, 3, 1, 2)
-        embedded = F.gelu(self.mask_norm2(self.mask_conv2(embedded).permute(0, 2, 3, 1)))
+        embedded = self._embedded(masks.flatten(0, 1)[:, None])
         weight = self.fuse.weight.flatten(1) @ self.mask_projection.weight.flatten(1)
         values = F.linear(embedded, weight).unflatten(0, (batch, -1)) + image[:, None]
         values = values.flatten(0, 1)
@@ -131,6 +147,11 @@ class MaskAdapterHead(nn.Module):
             values = block(values)
         maps = F.linear(self.norm(values), self.to_maps.weight.flatten(1), self.to_maps.bias)
         return maps.permute(0, 3, 1, 2).unflatten(0, (batch, -1))
+
+    def _embedded(self, masks: Tensor) -> Tensor:
+        """(n, 1, 4h, 4w) -> (n, h, w, mask_channels), before the projection to E channels."""
+        embedded = F.gelu(self.mask_norm1(self.mask_conv1(masks).permute(0, 2, 3, 1))).permute(0, 3, 1, 2)
+        return F.gelu(self.mask_norm2(self.mask_conv2(embedded).permute(0, 2, 3, 1)))
 
     def _masks_per_chunk(self, image: Tensor) -> int:
         batch, height, width, _ = image.shape
@@ -140,7 +161,7 @@ class MaskAdapterHead(nn.Module):
 
 
 def pool_through_maps(maps: Tensor, features: Tensor) -> Tensor:
-    """Mean feature under every activation map, weighted by its sigmoid (Mask-Adapter, equation 4).
+    """Mean feature under every semantic activation map A: sum(sigmoid(A) v) / sum(sigmoid(A)) over the positions v.
 
     Args:
         maps: (B, N, M, h, w) before the sigmoid.
@@ -151,104 +172,63 @@ def pool_through_maps(maps: Tensor, features: Tensor) -> Tensor:
     """
     with torch.autocast(features.device.type, enabled=False):
         # A softmax of log-sigmoids is the sigmoid divided by its sum, also where all sigmoids underflow.
-        weights = F.logsigmoid(maps.float().flatten(3)).softmax(-1)
-        pooled = weights.flatten(1, 2) @ features.float().flatten(2).transpose(1, 2)
-        return pooled.unflatten(1, maps.shape[1:3])
+        weights = F.logsigmoid(maps.float().flatten(3)).softmax(-1).view(maps.shape)
+    return weighted_mean(features, weights)
 
 
 @CLASSIFIERS.register()
-class MaskAdapter(nn.Module):
+class MaskAdapter(MixedMaskTraining):
     """Mask classifier that pools dense CLIP features through semantic activation maps instead of the mask itself.
 
     Args:
-        head: makes the maps.
-        mixed_masks: chooses the masks of the second training stage.
-        mask_threshold: mask probability above which a pixel of a predicted mask (logits) belongs to it; masks given
-            as values in [0, 1] are used as they are, binary or soft.
-        text_transfer: MAFT+'s adaptation of the texts to the image, kept frozen, or None.
+        embed_dim: E, width of CLIP's joint space.
+        channels, mask_channels, num_maps, num_blocks, chunk_megabytes: of the network that makes the maps, see
+            `MaskAdapterHead`.
+        text_transfer: MAFT+'s adaptation of the texts to the image, kept frozen: none or a form of
+            `ContentDependentTransfer`.
+        transfer_heads: attention heads of the transfer.
         rows_in_memory_order: MAFT+'s reshape of the dense features, see `maft.clip.dense.project_dense`.
+
+    ``mask_threshold`` holds for predicted masks (logits); masks given as values in [0, 1] are used as they are.
     """
 
     def __init__(
         self,
-        head: MaskAdapterHead,
-        mixed_masks: MixedMasks,
+        embed_dim: int,
         *,
-        mask_threshold: float = 0.5,
-        text_transfer: ContentDependentTransfer | None = None,
+        channels: Positive = 768,
+        mask_channels: Annotated[int, Field(ge=4, multiple_of=4)] = 16,
+        num_maps: Positive = 16,
+        num_blocks: Positive = 3,
+        chunk_megabytes: Positive = 512,
+        text_transfer: Literal["none", "post_norm", "res_post_norm"] = "none",
+        transfer_heads: Positive = 8,
         rows_in_memory_order: bool = False,
+        **mixed_masks: Any,
     ) -> None:
-        super().__init__()
-        self.head = head
-        self.mixed_masks = mixed_masks
-        self.mask_threshold = mask_threshold
-        self.text_transfer = text_transfer
-        self.rows_in_memory_order = rows_in_memory_order
-        if text_transfer is not None:
-            text_transfer.requires_grad_(False)
-
-    @classmethod
-    def from_options(
-        cls,
-        context: BuildContext,
-        *,
-        channels: int = 768,
-        mask_channels: int = 16,
-        num_maps: int = 16,
-        num_blocks: int = 3,
-        mask_threshold: float = 0.5,
-        num_ground_truth: int = 16,
-        num_matched: int = 8,
-        iou_threshold: float = 0.7,
-        match_threshold: float = 0.4,
-        threshold_free_slots: bool = False,
-        text_transfer: str = "none",
-        transfer_heads: int = 8,
-        rows_in_memory_order: bool = False,
-        chunk_megabytes: int = 512,
-    ) -> MaskAdapter:
-        """Assembles the classifier; ``text_transfer`` is ``"none"`` or a form of `ContentDependentTransfer`.
-
-        Raises:
-            UserError: CLIP is a ViT, or an option is out of range.
-        """
-        require_dense_features(context.clip, "MaskAdapter")
-        node = "MODEL.CLASSIFIER.MaskAdapter"
-        thresholds = {"MASK": mask_threshold, "IOU": iou_threshold, "MATCH": match_threshold}
-        for name, threshold in thresholds.items():
-            if not 0 <= threshold <= 1:
-                raise UserError(f"{node}.{name}_THRESHOLD is {threshold}, but it must lie between 0 and 1.")
-        if num_ground_truth < 0 or num_matched < 0 or num_ground_truth + num_matched == 0:
-            raise UserError(f"{node}: NUM_GROUND_TRUTH and NUM_MATCHED must not be negative, nor both 0.")
-        if mask_channels < 4 or mask_channels % 4:
-            raise UserError(f"{node}.MASK_CHANNELS is {mask_channels}, but it must be a multiple of 4.")
-        head = MaskAdapterHead(
-            context.clip.embed_dim,
+        super().__init__(**mixed_masks)
+        self.head = MaskAdapterHead(
+            embed_dim,
             channels=channels,
             mask_channels=mask_channels,
             num_maps=num_maps,
             num_blocks=num_blocks,
             chunk_megabytes=chunk_megabytes,
         )
-        mixed = MixedMasks(
-            num_ground_truth, num_matched, iou_threshold, match_threshold, mask_threshold, threshold_free_slots
-        )
-        transfer = build_text_transfer(text_transfer, context.clip.embed_dim, transfer_heads, f"{node}.TEXT_TRANSFER")
-        return cls(
-            head,
-            mixed,
-            mask_threshold=mask_threshold,
-            text_transfer=transfer,
-            rows_in_memory_order=rows_in_memory_order,
-        )
+        self.text_transfer: ContentDependentTransfer | None = None
+        if text_transfer != "none":
+            self.text_transfer = ContentDependentTransfer(embed_dim, transfer_heads, form=text_transfer)
+        self.rows_in_memory_order = rows_in_memory_order
+
+    @classmethod
+    def from_options(cls, context: BuildContext, **options: Any) -> Any:
+        """Raises `UserError` when CLIP is a ViT."""
+        require_dense_features(context.clip, "MaskAdapter")
+        return cls(context.clip.embed_dim, **options)
 
     def trainable_parameters(self) -> Iterator[nn.Parameter]:
-        """The head; texts and CLIP stay as they are in both stages (section 3.3)."""
+        """The head; texts and CLIP stay as they are in both stages."""
         return self.head.parameters()
-
-    def training_proposals(self, proposals: Proposals, targets: list[Targets]) -> Proposals:
-        """Ground-truth proposals as they come (warm-up stage); predicted ones become mixed masks (second stage)."""
-        return proposals if proposals.labels is not None else self.mixed_masks(proposals, targets)
 
     def forward(self, images: Images, proposals: Proposals, text: TextClassifier, clip: CLIPEncoder) -> Classification:
         """Names every proposal.
@@ -264,8 +244,7 @@ class MaskAdapter(nn.Module):
         embeddings = clip.project_pooled(pool_through_maps(maps, dense)).mean(2)
         if self.text_transfer is not None:
             text = self.text_transfer(text, projected)
-        with torch.autocast(dense.device.type, enabled=False):
-            logits = text.logits(embeddings.float(), temperature(clip))
+        logits = text.logits(embeddings, clip.temperature)
         return Classification(logits, embeddings, masks.flatten(2).any(-1), has_void=text.void is not None)
 
     def adapter_masks(self, proposals: Proposals) -> Tensor:

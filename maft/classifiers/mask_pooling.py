@@ -1,15 +1,16 @@
-"""Mask pooling, FC-CLIP's mask classifier: the mean of CLIP's dense features under each mask (FC-CLIP, section 3.2)."""
+"""Mask pooling, FC-CLIP's mask classifier (Yu et al., NeurIPS 2023): the mean of CLIP's dense features under a mask."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from maft.clip import CLIPEncoder
 from maft.errors import UserError
-from maft.registry import CLASSIFIERS, BuildContext
+from maft.interfaces import BuildContext, MaskClassifier
+from maft.registry import CLASSIFIERS
 from maft.structures import Classification, Images, Proposals, TextClassifier
 
 
@@ -27,36 +28,47 @@ def dense_features(images: Images, proposals: Proposals, clip: CLIPEncoder) -> T
     """The input of CLIP's head (B, C, H/32, W/32): the proposer's when CLIP is its backbone, so that it runs once."""
     features = proposals.clip_features
     if features is None:
-        features = clip.dense_features(images.normalized(clip.pixel_mean, clip.pixel_std))
+        features = clip.dense_features(clip.normalize(images))
     return features["dense"]
 
 
-def temperature(clip: CLIPEncoder) -> Tensor:
-    """CLIP's own factor of the cosine, at most 100."""
-    return clip.model.logit_scale.exp().clamp(max=100)
+def weighted_mean(features: Tensor, weights: Tensor) -> Tensor:
+    """Mean feature under each map of weights, in float32 also under autocast.
+
+    Args:
+        features: (B, C, h, w).
+        weights: (B, ..., h, w) of sum one.
+
+    Returns:
+        (B, ..., C) float32.
+    """
+    with torch.autocast(features.device.type, enabled=False):
+        pooled = weights.float().flatten(-2).flatten(1, -2) @ features.float().flatten(2).transpose(1, 2)
+        return pooled.unflatten(1, weights.shape[1:-2])
 
 
 def mask_pool(features: Tensor, inside: Tensor) -> Tensor:
-    """Mean feature under every mask: (B, C, h, w), (B, Q, h, w) bool -> (B, Q, C) float32, zero for an empty mask."""
-    # The area of an empty mask plus 1e-8 is zero in half precision.
-    with torch.autocast(features.device.type, enabled=False):
-        weights = inside.flatten(2).float()
-        share = weights / (weights.sum(-1, keepdim=True) + 1e-8)
-        return share @ features.float().flatten(2).transpose(1, 2)
+    """Mean feature under every mask: (B, C, h, w), (B, Q, h, w) bool -> (B, Q, C) float32, zero for an empty mask.
+
+    FC-CLIP's mask pooling: sum(m v) / (sum(m) + 1e-8) over the positions v of the map.
+    """
+    # In half precision 1e-8 would be zero.
+    weights = inside.float()
+    return weighted_mean(features, weights / (weights.sum((-2, -1), keepdim=True) + 1e-8))
 
 
 @CLASSIFIERS.register()
-class MaskPooling(nn.Module):
+class MaskPooling(MaskClassifier):
     """Pools the dense features of a frozen convolutional CLIP under each mask and projects the mean with CLIP's head.
 
     A ResNet's attention pool looks at the positions of the mask instead. Nothing is trained.
     """
 
     @classmethod
-    def from_options(cls, context: BuildContext) -> MaskPooling:
+    def from_options(cls, context: BuildContext, **options: Any) -> Any:
         """Raises `UserError` when CLIP is a ViT."""
-        require_dense_features(context.clip, "MaskPooling")
-        return cls()
+        require_dense_features(context.clip, cls.__name__)
+        return cls(**options)
 
     def forward(self, images: Images, proposals: Proposals, text: TextClassifier, clip: CLIPEncoder) -> Classification:
         """Names every proposal.
@@ -72,11 +84,10 @@ class MaskPooling(nn.Module):
         else:
             embeddings = clip.project_pooled(mask_pool(dense, inside))
         text = self.texts(text, dense, clip)
-        with torch.autocast(dense.device.type, enabled=False):
-            logits = text.logits(embeddings.float(), temperature(clip))
+        logits = text.logits(embeddings, clip.temperature)
         return Classification(logits, embeddings, inside.flatten(2).any(-1), has_void=text.void is not None)
 
-    def texts(self, text: TextClassifier, dense: Tensor, clip: Any) -> TextClassifier:
+    def texts(self, text: TextClassifier, dense: Tensor, clip: CLIPEncoder) -> TextClassifier:
         """Hook: what the images change in the texts; nothing here."""
         return text
 

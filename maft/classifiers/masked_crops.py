@@ -1,131 +1,82 @@
-"""Masked crops, OVSeg's mask classifier (Liang et al., CVPR 2023, section 3.2): CLIP sees every region by itself."""
+"""Masked crops, OVSeg's mask classifier (Liang et al., CVPR 2023): CLIP sees every region by itself."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from copy import deepcopy
+from typing import Annotated, Any, Literal
 
 import torch
 import torch.nn.functional as F
+from pydantic import Field
 from torch import Tensor, nn
 
 from maft.clip import CLIPEncoder
 from maft.clip.mask_prompts import MaskPrompts
 from maft.clip.vit import encode_vit
 from maft.errors import UserError
+from maft.interfaces import BuildContext, MaskClassifier
 from maft.layers.crops import crop_regions, expand_boxes, tight_boxes
-from maft.registry import CLASSIFIERS, BuildContext
+from maft.options import NonNegative, Positive
+from maft.registry import CLASSIFIERS
 from maft.structures import Classification, Images, Proposals, TextClassifier
 
-TRAINING_RULES = ("none", "prompts", "tower", "all")
-FILLS = ("mean", "zero")
 _NODE = "MODEL.CLASSIFIER.MaskedCrops"
 
 
 @CLASSIFIERS.register()
-class MaskedCrops(nn.Module):
+class MaskedCrops(MaskClassifier):
     """Cuts every proposal out of the image, fills its background and embeds it with CLIP's image tower.
 
     Also the classifier of ZSSeg (defaults, without prompts) and FreeSeg (``resize_align_corners``).
 
     Args:
-        visual: the tower to fine-tune, a copy of CLIP's; None runs the shared frozen tower given at call time.
-        mask_prompts: learned tokens for the patches outside a region (section 3.3), or None.
-        input_size: side of the square that regions are resized to.
+        clip: the shared CLIP, whose image tower is copied when it trains, and run itself otherwise.
+        input_size: side of the square that regions are resized to; None: CLIP's own.
         mask_threshold: a pixel belongs to a proposal when its probability is above this; a proposal without a pixel is
             not classified.
-        expand_ratio: growth of the bounding box about its centre, at least 1.
-        fill: colour outside the mask: "mean" (CLIP's pixel mean) or "zero" (black).
+        expand_ratio: growth of the bounding box about its centre; below 1 it would cut its mask.
+        fill: colour outside the mask: mean (CLIP's pixel mean) or zero (black).
         matting: blend image and fill by the mask's probability instead of cutting at the threshold.
+        mask_prompt_depth: how often blank patches are replaced by learned prompts (OVSeg's mask prompts); 0 for none.
         resize_align_corners: bicubic rule of the regions; True in FreeSeg's release.
         crops_per_chunk: regions that CLIP sees at once, a bound on memory.
-        train: "none", "prompts", "tower" (the image tower) or "all" (both).
+        train: none, prompts, tower (the image tower) or all (both).
 
     Raises:
-        UserError: an unknown fill or training rule, or a number out of range.
+        UserError: prompts shall train and there are none, or the tower cannot have any.
     """
 
     def __init__(
         self,
-        visual: nn.Module | None,
-        mask_prompts: MaskPrompts | None,
+        clip: CLIPEncoder,
         *,
-        input_size: int = 224,
-        mask_threshold: float = 0.5,
-        expand_ratio: float = 1.0,
-        fill: str = "mean",
+        input_size: Positive | None = None,
+        mask_threshold: Annotated[float, Field(ge=0, lt=1)] = 0.5,
+        expand_ratio: Annotated[float, Field(ge=1)] = 1.0,
+        fill: Literal["mean", "zero"] = "mean",
         matting: bool = False,
+        mask_prompt_depth: NonNegative = 0,
         resize_align_corners: bool = False,
-        crops_per_chunk: int = 64,
-        train: str = "none",
+        crops_per_chunk: Positive = 64,
+        train: Literal["none", "prompts", "tower", "all"] = "none",
     ) -> None:
         super().__init__()
-        _check_choice("FILL", fill, FILLS)
-        _check_choice("TRAIN", train, TRAINING_RULES)
-        if not 0 <= mask_threshold < 1:
-            raise UserError(f"{_NODE}.MASK_THRESHOLD is {mask_threshold}, but it must lie in [0, 1).")
-        if expand_ratio < 1:
-            raise UserError(f"{_NODE}.EXPAND_RATIO is {expand_ratio}, but a box smaller than its mask would cut it.")
-        if crops_per_chunk < 1:
-            raise UserError(f"{_NODE}.CROPS_PER_CHUNK is {crops_per_chunk}, but CLIP must see one region at least.")
-        self.visual = visual
-        self.mask_prompts = mask_prompts
-        self.input_size = input_size
-        self.mask_threshold = mask_threshold
-        self.expand_ratio = expand_ratio
-        self.fill = fill
-        self.matting = matting
-        self.resize_align_corners = resize_align_corners
-        self.crops_per_chunk = crops_per_chunk
-        self.rule = train
-        self.requires_grad_(False)
-        for parameter in self.trainable_parameters():
-            parameter.requires_grad_(True)
+        if mask_prompt_depth == 0 and train in ("prompts", "all"):
+            raise UserError(f"{_NODE} has MASK_PROMPT_DEPTH 0 and yet trains prompts: set it to their depth.")
+        self.input_size = clip.image_size[0] if input_size is None else input_size
+        self.visual = deepcopy(clip.visual) if train in ("tower", "all") else None
+        self.mask_prompts: MaskPrompts | None = None
+        if mask_prompt_depth:
+            self.mask_prompts = MaskPrompts(clip.visual, mask_prompt_depth, (self.input_size, self.input_size))
+        self.mask_threshold, self.expand_ratio, self.fill, self.matting = mask_threshold, expand_ratio, fill, matting
+        self.resize_align_corners, self.crops_per_chunk, self.rule = resize_align_corners, crops_per_chunk, train
+        # Prompts start from random numbers, a tower as CLIP's.
+        self.starts_from_clip = self.mask_prompts is None
 
     @classmethod
-    def from_options(
-        cls,
-        context: BuildContext,
-        *,
-        input_size: int | None = None,
-        mask_threshold: float = 0.5,
-        expand_ratio: float = 1.0,
-        fill: str = "mean",
-        matting: bool = False,
-        mask_prompt_depth: int = 0,
-        mask_prompts: str = "",
-        resize_align_corners: bool = False,
-        crops_per_chunk: int = 64,
-        train: str = "none",
-    ) -> MaskedCrops:
-        """Builds the classifier for ``context.clip``, whose image tower is copied when it trains.
-
-        Args:
-            input_size: default CLIP's own.
-            mask_prompt_depth: how often blank patches are replaced by prompts; 0 for none.
-            mask_prompts: file with trained prompts, of ours or of the official release; "" starts from random ones.
-        """
-        clip = context.clip
-        if mask_prompt_depth == 0 and (mask_prompts or train in ("prompts", "all")):
-            raise UserError(f"{_NODE} has MASK_PROMPT_DEPTH 0 and yet uses prompts: set it to the prompts' depth.")
-        size = clip.image_size[0] if input_size is None else input_size
-        prompts = None
-        if mask_prompt_depth:
-            prompts = MaskPrompts(clip.visual, mask_prompt_depth, (size, size))
-            if mask_prompts:
-                prompts.load(mask_prompts)
-        return cls(
-            deepcopy(clip.visual) if train in ("tower", "all") else None,
-            prompts,
-            input_size=size,
-            mask_threshold=mask_threshold,
-            expand_ratio=expand_ratio,
-            fill=fill,
-            matting=matting,
-            resize_align_corners=resize_align_corners,
-            crops_per_chunk=crops_per_chunk,
-            train=train,
-        )
+    def from_options(cls, context: BuildContext, **options: Any) -> Any:
+        return cls(context.clip, **options)
 
     def trainable_parameters(self) -> Iterator[nn.Parameter]:
         """What the training rule fine-tunes."""
@@ -146,10 +97,7 @@ class MaskedCrops(nn.Module):
         found = self.encode_regions(torch.cat([r for r, _, _ in crops]), torch.cat([m for _, m, _ in crops]), clip)
         embeddings = found.new_zeros(*valid.shape, found.shape[-1])
         embeddings = embeddings.index_put((valid,), found)
-        # Bfloat16 has steps of half a unit at 100 times the cosine, too coarse for a softmax.
-        with torch.autocast(embeddings.device.type, enabled=False):
-            logits = text.logits(embeddings.float())
-        return Classification(logits, embeddings, valid, has_void=text.void is not None)
+        return Classification(text.logits(embeddings), embeddings, valid, has_void=text.void is not None)
 
     def regions(
         self, images: Images, proposals: Proposals, index: int, clip: CLIPEncoder
@@ -210,10 +158,8 @@ class MaskedCrops(nn.Module):
         """
         if self.visual is None:
             raise UserError(f"SelfDistillationLoss needs {_NODE}.TRAIN tower or all: no image tower is fine-tuned now.")
-        pixels = images.normalized(clip.pixel_mean, clip.pixel_std)
-        pixels = F.interpolate(
-            pixels, (self.input_size, self.input_size), mode="bicubic", align_corners=self.resize_align_corners
-        )
+        square, corners = (self.input_size, self.input_size), self.resize_align_corners
+        pixels = F.interpolate(clip.normalize(images), square, mode="bicubic", align_corners=corners)
         return clip.encode_image(pixels) if teacher else self._encode_plain(pixels, clip)
 
     def _encode(self, regions: Tensor, region_masks: Tensor, clip: CLIPEncoder) -> Tensor:
@@ -225,8 +171,3 @@ class MaskedCrops(nn.Module):
         if self.visual is None:
             return clip.encode_image(pixels)
         return encode_vit(self.visual, pixels) if clip.kind == "vit" else self.visual(pixels)
-
-
-def _check_choice(option: str, value: str, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise UserError(f"{_NODE}.{option} is {value!r}; choose one of: {', '.join(choices)}.")

@@ -2,44 +2,62 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
+from maft.errors import UserError
+from maft.interfaces import MaskClassifier
 from maft.layers.grid_masks import grid_probabilities
 from maft.matching import Draws, IoUMatcher, ground_truth_slots
+from maft.options import Fraction, NonNegative
 from maft.structures import Proposals, Targets
 
 # The adapter reads masks at an eighth of the image, four times CLIP's feature map.
 _GRID_STRIDE = 8
 
 
-@dataclass
-class MixedMasks:
-    """Mixed-mask training (Mask-Adapter, section 3.3).
+class MixedMaskTraining(MaskClassifier):
+    """A classifier that trains on mixed masks (Mask-Adapter's mixed-mask training with IoU-based matching).
 
-    Attributes:
+    Args:
         num_ground_truth: slots of ground-truth masks per image, a random subset where there are more.
         num_matched: pairs of a prediction and the target it overlaps, per image.
         iou_threshold: least overlap of a pair.
         match_threshold: mask probability from which a predicted pixel counts in that overlap.
-        mask_threshold: mask probability above which a pixel belongs to the mask the adapter is given.
+        mask_threshold: mask probability above which a pixel belongs to the mask the classifier is given.
         threshold_free_slots: official behaviour: a free prediction slot holds the logit 0 and is thresholded like
             any other, so that below one half it becomes a mask of the whole image instead of an empty one.
-        draws: source of the random choices.
+
+    Raises:
+        UserError: there would be no mask.
     """
 
-    num_ground_truth: int = 16
-    num_matched: int = 8
-    iou_threshold: float = 0.7
-    match_threshold: float = 0.4
-    mask_threshold: float = 0.5
-    threshold_free_slots: bool = False
-    draws: Draws = field(default_factory=Draws)
+    def __init__(
+        self,
+        *,
+        num_ground_truth: NonNegative = 16,
+        num_matched: NonNegative = 8,
+        iou_threshold: Fraction = 0.7,
+        match_threshold: Fraction = 0.4,
+        mask_threshold: Fraction = 0.5,
+        threshold_free_slots: bool = False,
+    ) -> None:
+        super().__init__()
+        if num_ground_truth + num_matched == 0:
+            raise UserError("NUM_GROUND_TRUTH and NUM_MATCHED are both 0, so that there is no mask to train on.")
+        self.draws = Draws()
+        self.num_ground_truth, self.num_matched = num_ground_truth, num_matched
+        self.iou_threshold, self.match_threshold, self.mask_threshold = iou_threshold, match_threshold, mask_threshold
+        self.threshold_free_slots = threshold_free_slots
+
+    def training_proposals(self, proposals: Proposals, targets: list[Targets]) -> Proposals:
+        """Ground-truth proposals as they come (warm-up stage); predicted ones become mixed masks (second stage)."""
+        return proposals if proposals.labels is not None else self.mixed_masks(proposals, targets)
 
     @torch.no_grad()
-    def __call__(self, proposals: Proposals, targets: list[Targets]) -> Proposals:
+    def mixed_masks(self, proposals: Proposals, targets: list[Targets]) -> Proposals:
         """Mixes the masks of a batch.
 
         Returns:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from maft.clip import dense, vit
 from maft.errors import UserError
+from maft.structures import Images
 
 
 class CLIPEncoder(nn.Module):
@@ -111,6 +112,15 @@ class CLIPEncoder(nn.Module):
     def encode_text(self, tokens: Tensor) -> Tensor:
         """Text embeddings (n, D), not normalised, of token ids (n, context length)."""
         return self.model.encode_text(tokens)
+
+    def normalize(self, images: Images) -> Tensor:
+        """(B, 3, H, W) pixels as the image tower takes them; padding is zero after the normalisation."""
+        return images.normalized(self.pixel_mean, self.pixel_std)
+
+    @property
+    def temperature(self) -> Tensor:
+        """CLIP's own factor of the cosine, at most 100."""
+        return self.model.logit_scale.exp().clamp(max=100)
 
     def encode_image(self, pixels: Tensor, *, align_corners: bool = False) -> Tensor:
         """Image embeddings (B, D), not normalised.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 import logging
 from collections.abc import Mapping
@@ -21,7 +20,7 @@ from maft.checkpoint.key_map import KeyMap, load_strictly
 from maft.checkpoint.official.clip import RULES
 from maft.clip.encoder import BytePairTokenizer, CLIPEncoder
 from maft.clip.weights import download_weights, has_quick_gelu, inner_clip
-from maft.errors import UserError
+from maft.errors import UserError, closest
 from maft.miniature.tokenizer import WordTokenizer
 from maft.miniature.towers import TINY_CLIPS, tiny_clip_folder
 
@@ -152,7 +151,7 @@ def _from_architecture(name: str, pretrained: str, weights: Mapping[str, Tensor]
     if config is None:
         raise UserError(
             f"Unknown CLIP {name!r} in MODEL.CLIP.NAME: it is neither an open_clip architecture nor a folder with "
-            f"open_clip_config.json.{_closest(name, open_clip.list_models())}"
+            f"open_clip_config.json.{closest(name, open_clip.list_models())}"
         )
     context_length = int(config["text_cfg"].get("context_length", 77))
     suffix = name != base
@@ -179,7 +178,7 @@ def _from_architecture(name: str, pretrained: str, weights: Mapping[str, Tensor]
     if not Path(pretrained).is_file():
         raise UserError(
             f"MODEL.CLIP.PRETRAINED {pretrained!r} is neither a file nor a tag of {base}; its tags are: "
-            f"{', '.join(_tags(base)) or 'none'}.{_closest(pretrained, _tags(base))}"
+            f"{', '.join(_tags(base)) or 'none'}.{closest(pretrained, _tags(base))}"
         )
     state = inner_clip(read_state_dict(pretrained), pretrained)
     quick_gelu = suffix or ("openai" in _tags(base) and has_quick_gelu(state))
@@ -188,11 +187,6 @@ def _from_architecture(name: str, pretrained: str, weights: Mapping[str, Tensor]
 
 def _tags(base: str) -> list[str]:
     return list(open_clip.list_pretrained_tags_by_model(base))
-
-
-def _closest(word: str, known: list[str]) -> str:
-    match = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
-    return f" Did you mean {match[0]}?" if match else ""
 
 
 def clip_from_config(

@@ -1,14 +1,11 @@
-"""Mask prompts: learned tokens in place of the patches a region does not show (OVSeg section 3.3)."""
+"""Mask prompts: learned tokens in place of the patches a region does not show (OVSeg's mask prompt tuning)."""
 
 from __future__ import annotations
-
-import os
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from maft.checkpoint.io import read_state_dict
 from maft.clip import vit
 from maft.errors import UserError
 
@@ -75,29 +72,3 @@ class MaskPrompts(nn.Module):
             tokens = torch.cat([tokens[:, :1], torch.where(blank, prompt, tokens[:, 1:])], dim=1)
         tokens = vit.run_blocks(tower, tokens, len(prompts) - 1)
         return vit.project_tokens(tower, tokens[:, 0])
-
-    def load(self, path: str | os.PathLike[str]) -> None:
-        """Takes over the prompts of a checkpoint: a segmentor's, a fine-tuned CLIP's, ours or the official release's.
-
-        Raises:
-            UserError: the file holds none, or they are for another tower, depth or patch grid.
-        """
-        if self.tokens.is_meta:
-            # Built for its shapes alone; the file may be one that an earlier stage will leave.
-            return
-        stored = [
-            value
-            for name, value in read_state_dict(path).items()
-            if name.endswith(("mask_prompts.tokens", "visual.mask_embedding"))
-        ]
-        if not stored:
-            raise UserError(f"{path} holds no mask prompts: give a checkpoint of a model that was trained with them.")
-        if stored[0].shape != self.tokens.shape:
-            depth, patches, width = self.tokens.shape
-            raise UserError(
-                f"The mask prompts of {path} have shape {tuple(stored[0].shape)} and the model needs depth {depth}, "
-                f"{patches} patches ({self.grid[0]}x{self.grid[1]}) and width {width}: use the CLIP tower, "
-                "MASK_PROMPT_DEPTH and input size they were trained with."
-            )
-        with torch.no_grad():
-            self.tokens.copy_(stored[0])

@@ -6,6 +6,9 @@ Shape letters: B images, N class rows, P = gh * gw patches, W tower width, D joi
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from open_clip.transformer import ResidualAttentionBlock, VisionTransformer
@@ -81,9 +84,9 @@ def run_block(block: ResidualAttentionBlock, tokens: Tensor, bias: Tensor | None
     Args:
         bias: added to the attention logits, or boolean (True = may attend); broadcastable to (B, heads, L, L).
     """
-    query, key, value = _heads(_in_projection(block, block.ln_1(tokens)), block.attn.num_heads)
+    query, key, value = split_heads(in_projection(block, block.ln_1(tokens)), block.attn.num_heads)
     attended = F.scaled_dot_product_attention(query, key, value, attn_mask=bias)
-    return _finish_block(block, tokens, _joined(attended))
+    return finish_block(block, tokens, join_heads(attended))
 
 
 def run_blocks(
@@ -91,38 +94,8 @@ def run_blocks(
 ) -> Tensor:
     """Blocks ``first`` to ``last`` (exclusive; default: all) on (B, L, W) tokens, without masks."""
     for block in visual.transformer.resblocks[first:last]:
-        tokens = _maybe_checkpoint(checkpointing, run_block, block, tokens)
+        tokens = maybe_checkpoint(checkpointing, run_block, block, tokens)
     return tokens
-
-
-def run_class_rows(
-    visual: VisionTransformer,
-    tokens: Tensor,
-    visible: Tensor,
-    start_layer: int,
-    *,
-    checkpointing: bool = False,
-) -> Tensor:
-    """Blocks from ``start_layer`` on with one class row per proposal (MAFT, section 3.2: IP-CLIP).
-
-    The class token is replicated for every proposal. Row n attends to itself and to the patches that proposal n
-    shows; patches attend to all patches and to no class row, so their attention stays fused and without a mask.
-
-    Args:
-        tokens: (B, 1 + P, W) as block ``start_layer`` receives them.
-        visible: (B, N, P) bool. A row without a visible patch attends to itself only.
-
-    Returns:
-        (B, N, W) class rows after the last block.
-    """
-    patches = tokens[:, 1:]
-    rows = tokens[:, :1].expand(-1, visible.shape[1], -1)
-    blocks = visual.transformer.resblocks[start_layer:]
-    for position, block in enumerate(blocks):
-        # What the last block would make of the patches is read by nobody.
-        needed = position + 1 < len(blocks)
-        rows, patches = _maybe_checkpoint(checkpointing, _class_row_block, block, rows, patches, visible, needed)
-    return rows
 
 
 def project_tokens(visual: VisionTransformer, tokens: Tensor) -> Tensor:
@@ -136,50 +109,31 @@ def encode_vit(visual: VisionTransformer, pixels: Tensor, *, align_corners: bool
     return project_tokens(visual, run_blocks(visual, tokens)[:, 0])
 
 
-def _class_row_block(
-    block: ResidualAttentionBlock, rows: Tensor, patches: Tensor, visible: Tensor, patches_needed: bool
-) -> tuple[Tensor, Tensor]:
-    heads = block.attn.num_heads
-    patch_query, patch_key, patch_value = _heads(_in_projection(block, block.ln_1(patches)), heads)
-    row_query, row_key, row_value = _heads(_in_projection(block, block.ln_1(rows)), heads)
-
-    scale = row_query.shape[-1] ** -0.5
-    to_patches = (row_query * scale) @ patch_key.transpose(-1, -2)
-    to_patches = to_patches.masked_fill(~visible[:, None], float("-inf"))
-    to_itself = (row_query * scale * row_key).sum(-1, keepdim=True).to(to_patches.dtype)
-    # The row's own logit is always finite, so a proposal without patches cannot make the softmax undefined.
-    weights = torch.cat([to_patches, to_itself], dim=-1).softmax(-1, dtype=torch.float32).to(row_value.dtype)
-    attended = weights[..., :-1] @ patch_value + weights[..., -1:] * row_value
-    rows = _finish_block(block, rows, _joined(attended))
-
-    if patches_needed:
-        attended = F.scaled_dot_product_attention(patch_query, patch_key, patch_value)
-        patches = _finish_block(block, patches, _joined(attended))
-    return rows, patches
-
-
-def _in_projection(block: ResidualAttentionBlock, tokens: Tensor) -> Tensor:
+def in_projection(block: ResidualAttentionBlock, tokens: Tensor) -> Tensor:
+    """Query, key and value of a block in one: (B, L, W) -> (B, L, 3W)."""
     return F.linear(tokens, block.attn.in_proj_weight, block.attn.in_proj_bias)
 
 
-def _heads(projected: Tensor, heads: int) -> tuple[Tensor, Tensor, Tensor]:
+def split_heads(projected: Tensor, heads: int) -> tuple[Tensor, Tensor, Tensor]:
     """(B, L, 3W) -> query, key, value of (B, heads, L, W / heads)."""
     batch, length, width = projected.shape
     query, key, value = projected.view(batch, length, 3, heads, width // (3 * heads)).permute(2, 0, 3, 1, 4).unbind(0)
     return query, key, value
 
 
-def _joined(attended: Tensor) -> Tensor:
+def join_heads(attended: Tensor) -> Tensor:
     """(B, heads, L, W / heads) -> (B, L, W)."""
     return attended.transpose(1, 2).flatten(2)
 
 
-def _finish_block(block: ResidualAttentionBlock, tokens: Tensor, attended: Tensor) -> Tensor:
+def finish_block(block: ResidualAttentionBlock, tokens: Tensor, attended: Tensor) -> Tensor:
+    """What a block does after its attention: output projection and MLP, both residual, on (B, L, W)."""
     tokens = tokens + block.ls_1(block.attn.out_proj(attended))
     return tokens + block.ls_2(block.mlp(block.ln_2(tokens)))
 
 
-def _maybe_checkpoint(enabled: bool, function, *arguments):  # type: ignore[no-untyped-def]
+def maybe_checkpoint(enabled: bool, function: Callable[..., Any], *arguments: Any) -> Any:
+    """``function(*arguments)``, when enabled recomputed in the backward pass instead of kept in memory."""
     if enabled and torch.is_grad_enabled():
         return checkpoint(function, *arguments, use_reentrant=False)
     return function(*arguments)

@@ -16,7 +16,7 @@ from huggingface_hub import try_to_load_from_cache
 from open_clip.pretrained import download_pretrained
 from torch import Tensor
 
-from maft.errors import UserError
+from maft.errors import UserError, first_line
 
 # Scalars that only OpenAI's TorchScript archives carry beside the weights.
 OPENAI_SCALARS = ("input_resolution", "context_length", "vocab_size")
@@ -97,7 +97,7 @@ def download_weights(name: str, tag: str, config: Mapping[str, Any], cache_dir: 
     except (URLError, OSError, RuntimeError, ValueError) as error:
         page = f"{_HUB}/{repository}/resolve/main/{file or _HUB_FILES[0]}"
         place = f" and put it at {archive}, or set" if archive else " and set"
-        reason = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
+        reason = first_line(error)[:120]
         raise UserError(
             f"The {tag} weights of CLIP {name} could not be downloaded ({reason}): fetch {url or page} on another "
             f"machine{place} MODEL.CLIP.PRETRAINED to the path of the file."

@@ -3,7 +3,8 @@
 from maft.data.catalog import TABLE, DatasetRow, class_names, dataset, datasets_root, vocabulary
 from maft.data.label_sets import LabelSet, label_set
 from maft.data.miniature import ensure_miniature
-from maft.data.records import load_items, register, register_all
+from maft.data.reading import Record
+from maft.data.records import dataset_records, load_records, register, register_all
 
 register_all()
 
@@ -11,12 +12,14 @@ __all__ = [
     "TABLE",
     "DatasetRow",
     "LabelSet",
+    "Record",
     "class_names",
     "dataset",
+    "dataset_records",
     "datasets_root",
     "ensure_miniature",
     "label_set",
-    "load_items",
+    "load_records",
     "register",
     "vocabulary",
 ]

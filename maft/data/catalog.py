@@ -7,7 +7,6 @@ Detectron2's ``DatasetCatalog`` and ``MetadataCatalog``; no file is touched befo
 
 from __future__ import annotations
 
-import difflib
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,11 +14,8 @@ from pathlib import Path
 
 from maft.data.folder import FOLDER_PREFIX, folder_label_set, folder_path
 from maft.data.label_sets import LabelSet, label_set, overlap, read_class_list
-from maft.errors import UserError
+from maft.errors import UserError, closest
 from maft.structures import Vocabulary
-
-SEMANTIC = ("semantic",)
-PANOPTIC = ("semantic", "panoptic", "instance")
 
 
 @dataclass(frozen=True)
@@ -32,7 +28,7 @@ class DatasetRow:
         split: ``train`` or ``val``.
         images: folder of the images.
         labels: folder of the prepared label maps: contiguous indices, one file an image, same stem.
-        label_rule: how raw values became those indices (``maft.data.label_rules``).
+        label_rule: how raw values became those indices (``maft.data.preparation.labels``).
         images_expected: published number of images with labels; None where none is published.
         prepare: the script of ``datasets/`` that makes ``labels``; empty when the download is used as it is.
         homepage: where the original download is found.
@@ -42,8 +38,6 @@ class DatasetRow:
         seen_only: labels hold only the seen classes, renumbered (zero-shot training).
         panoptic_json, panoptic_root: annotation of panoptic segments in COCO's format.
         instances_json: annotation of instances in COCO's format.
-        evaluators: what is measured on it.
-        test_size: usual shortest edge and limit of the longest, in pixels; a config sets INPUT.MIN_SIZE_TEST.
     """
 
     name: str
@@ -63,8 +57,6 @@ class DatasetRow:
     panoptic_json: str = ""
     panoptic_root: str = ""
     instances_json: str = ""
-    evaluators: tuple[str, ...] = SEMANTIC
-    test_size: tuple[int, int] = (640, 2560)
 
     @property
     def root(self) -> Path:
@@ -79,14 +71,35 @@ class DatasetRow:
         return label_set(self.label_set)
 
     @property
+    def labelled(self) -> tuple[int, ...]:
+        """Indices of the classes that the label maps number: all, or the seen ones."""
+        return self.classes.seen_indices if self.seen_only else tuple(range(len(self.classes)))
+
+    @property
+    def seen(self) -> tuple[bool, ...] | None:
+        """Whether each class of the label maps is trained on under the published split; None without a split."""
+        return (True,) * len(self.labelled) if self.seen_only else self.classes.seen
+
+    @property
+    def things(self) -> tuple[bool, ...]:
+        """Whether each class of the label maps is countable."""
+        things = set(self.classes.things)
+        return tuple(index in things for index in self.labelled)
+
+    @property
     def num_classes(self) -> int:
-        """Number of labels in the label maps: all classes, or the seen ones."""
-        return len(self.classes.seen_indices) if self.seen_only else len(self.classes)
+        """Number of labels in the label maps."""
+        return len(self.labelled)
 
     @property
     def ignore_label(self) -> int:
         """Value of pixels without a class."""
         return self.classes.ignore_label
+
+    @property
+    def evaluators(self) -> tuple[str, ...]:
+        """What can be measured on it."""
+        return ("semantic", "panoptic", "instance") if self.panoptic_json else ("semantic",)
 
 
 def datasets_root() -> Path:
@@ -102,6 +115,7 @@ _ADE_FULL = "https://groups.csail.mit.edu/vision/datasets/ADE20K/"
 _CONTEXT = "https://cs.stanford.edu/~roozbeh/pascal-context/"
 _CITYSCAPES = "https://www.cityscapes-dataset.com/downloads/"
 _MAPILLARY = "https://www.mapillary.com/dataset/vistas"
+_LONG = {"train": "training", "val": "validation"}
 
 
 def _coco_stuff(name: str, split: str, folder: str, count: int | None, seen: bool, *aliases: str) -> DatasetRow:
@@ -118,7 +132,6 @@ def _coco_panoptic(name: str, split: str, count: int, panoptic: bool, *aliases: 
         panoptic_json=f"coco/annotations/panoptic_{split}2017.json" if panoptic else "",
         panoptic_root=f"coco/panoptic_{split}2017" if panoptic else "",
         instances_json=f"coco/annotations/instances_{split}2017.json" if panoptic else "",
-        evaluators=PANOPTIC if panoptic else SEMANTIC,
     )  # fmt: skip
 
 
@@ -131,19 +144,18 @@ def _voc(name: str, classes: str, split: str, folder: str, count: int | None, se
 
 
 def _ade150(name: str, split: str, count: int, panoptic: bool, *aliases: str) -> DatasetRow:
-    root, folder = "ADEChallengeData2016", {"train": "training", "val": "validation"}[split]
+    root, folder = "ADEChallengeData2016", _LONG[split]
     return DatasetRow(
         name, "ade20k_150", split, f"{root}/images/{folder}", f"{root}/annotations_detectron2/{folder}", "ade20k_150",
         count, "prepare_ade150.py", _ADE_CHALLENGE, aliases,
         panoptic_json=f"{root}/ade20k_panoptic_{split}.json" if panoptic else "",
         panoptic_root=f"{root}/ade20k_panoptic_{split}" if panoptic else "",
         instances_json=f"{root}/ade20k_instance_{split}.json" if panoptic else "",
-        evaluators=PANOPTIC if panoptic else SEMANTIC,
     )  # fmt: skip
 
 
 def _ade847(name: str, split: str, count: int | None, seen: bool, *aliases: str) -> DatasetRow:
-    root, folder = "ADE20K_2021_17_01", {"train": "training", "val": "validation"}[split]
+    root, folder = "ADE20K_2021_17_01", _LONG[split]
     labels = f"{root}/annotations_detectron2/{folder}{'_seen' if seen else ''}"
     return DatasetRow(
         name, "ade20k_847", split, f"{root}/images_detectron2/{folder}", labels, "ade20k_full",
@@ -169,22 +181,21 @@ def _cityscapes(name: str, split: str, count: int, panoptic: bool, *aliases: str
         panoptic_json=f"{truth}/panoptic_{split}.json" if panoptic else "",
         panoptic_root=f"{truth}/panoptic_{split}" if panoptic else "",
         instances_json=f"{truth}/instances_{split}.json" if panoptic else "",
-        evaluators=PANOPTIC if panoptic else SEMANTIC, test_size=(1024, 2560),
     )  # fmt: skip
 
 
 def _mapillary(name: str, split: str, count: int, *aliases: str) -> DatasetRow:
-    folder = {"train": "training", "val": "validation"}[split]
+    folder = _LONG[split]
     return DatasetRow(
         name, "mapillary_65", split, f"mapillary_vistas/{folder}/images", f"mapillary_vistas/{folder}/labels",
-        "mapillary", count, "", _MAPILLARY, aliases, test_size=(1024, 2560),
+        "mapillary", count, "", _MAPILLARY, aliases,
     )  # fmt: skip
 
 
 def _miniature(name: str, split: str, labels: str, key: str) -> DatasetRow:
     return DatasetRow(
         name, f"miniature_{key}", split, f"miniature/{split}/images", f"miniature/{split}/{labels}", "",
-        None, "prepare_miniature.py", "", image_suffix=".png", seen_only=labels != "masks", test_size=(96, 96),
+        None, "prepare_miniature.py", "", image_suffix=".png", seen_only=labels != "masks",
     )  # fmt: skip
 
 
@@ -256,9 +267,8 @@ def dataset(name: str) -> DatasetRow:
     try:
         return _BY_NAME[name]
     except KeyError:
-        close = difflib.get_close_matches(name, _BY_NAME, n=1)
-        choice = f"did you mean {close[0]}" if close else f"choose one of {', '.join(row.name for row in TABLE)}"
-        raise UserError(f"There is no dataset {name!r}: {choice}, or folder:/path for your own data?") from None
+        choice = closest(name, _BY_NAME) or f" Choose one of {', '.join(row.name for row in TABLE)}."
+        raise UserError(f"There is no dataset {name!r}.{choice} Your own data are folder:/path.") from None
 
 
 def class_names(name: str, variant: str = "plain") -> tuple[str, ...]:
@@ -275,7 +285,7 @@ def class_names(name: str, variant: str = "plain") -> tuple[str, ...]:
     row = dataset(name)
     if not variant.endswith(".txt"):
         names = row.classes.names(variant)
-        return tuple(names[index] for index in row.classes.seen_indices) if row.seen_only else names
+        return tuple(names[index] for index in row.labelled)
     names = read_class_list(variant)
     if len(names) != row.num_classes:
         raise UserError(
@@ -305,7 +315,7 @@ def vocabulary(
     if seen == "none":
         return Vocabulary(names)
     if seen == "split":
-        return Vocabulary(names, (True,) * len(names) if row.seen_only else row.classes.seen)
+        return Vocabulary(names, row.seen)
     if seen != "overlap":
         raise UserError(f"Seen classes {seen!r} of {name}: choose split, overlap or none.")
     if training_names is None:

@@ -5,18 +5,15 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
-from typing import Any
 
 import numpy as np
-from detectron2.data import MetadataCatalog
 from numpy.typing import NDArray
 
-from maft.data.catalog import DatasetRow, dataset
+from maft.data.catalog import DatasetRow, class_names, dataset
 from maft.data.folder import FOLDER_PREFIX, folder_files, ignore_is_explained, mixed_depth
 from maft.data.preparation.jobs import run_jobs
-from maft.data.reading import MaskContent, Problem, inspect_mask, read_image, read_panoptic_ids
-from maft.data.records import files_of, image_id, read_labels_report, register, with_segments
+from maft.data.reading import MaskContent, Problem, Record, inspect_mask, read_image, read_panoptic_ids
+from maft.data.records import files_of, image_id, read_labels_report, unpaired, with_segments
 from maft.errors import UserError
 
 
@@ -51,7 +48,7 @@ class Report:
 
 @dataclass(frozen=True)
 class _Pair:
-    image_id: int | str
+    stem: str
     image: str
     label: str
     content: MaskContent
@@ -69,15 +66,9 @@ def check_dataset(name: str, *, workers: int = 1) -> Report:
         UserError: there is no such dataset, or a whole part of it is missing.
     """
     row = dataset(name)
-    register(name)
     own = name.startswith(FOLDER_PREFIX)
-    if own:
-        paths, masks, problems = folder_files(name)
-        images, labels = ({stem: str(path) for stem, path in found.items()} for found in (paths, masks))
-    else:
-        problems = []
-        images, labels = files_of(row)
-    problems += _lonely(row, images, labels)
+    images, labels, problems = folder_files(name) if own else (*files_of(row), [])
+    problems += _unpaired(row, images, labels)
     paired = sorted(images.keys() & labels.keys())
     inspect = partial(
         inspect_mask,
@@ -96,17 +87,14 @@ def check_dataset(name: str, *, workers: int = 1) -> Report:
     problems += _depths(pairs)
     if row.panoptic_json:
         problems += _panoptic(row, pairs, workers)
-    return _summary(row, tuple(MetadataCatalog.get(name).stuff_classes), len(images), len(labels), pairs, problems)
+    return _summary(row, class_names(name), len(images), len(labels), pairs, problems)
 
 
-def _lonely(row: DatasetRow, images: dict[str, str], labels: dict[str, str]) -> list[Problem]:
-    report = read_labels_report(row.root / row.labels)
-    known = set(report["without_labels"]) if report else set()
-    bare = [] if row.split_by_labels else sorted(images.keys() - labels.keys() - known)
+def _unpaired(row: DatasetRow, images: dict[str, str], labels: dict[str, str]) -> list[Problem]:
+    bare, lonely, few = unpaired(row, images, labels, read_labels_report(row.root / row.labels))
     problems = [Problem("image without label", f"Image {images[stem]} has no label map.") for stem in bare]
-    lonely = sorted(labels.keys() - images.keys())
     problems += [Problem("label without image", f"Label map {labels[stem]} has no image.") for stem in lonely]
-    if row.split_by_labels and (report is None or report["labels"] != len(labels)):
+    if few:
         problems.append(
             Problem("half prepared", f"{row.root / row.labels} is not complete: run 'python datasets/{row.prepare}'.")
         )
@@ -117,7 +105,7 @@ def _inspect_pair(
     inspect: partial[MaskContent], must_teach: bool, ignore_label: int, job: tuple[str, str, str]
 ) -> _Pair:
     stem, image, label = job
-    content = inspect(Path(label))
+    content = inspect(label)
     problems = [content.problem] if content.problem else []
     size = None
     try:
@@ -129,7 +117,7 @@ def _inspect_pair(
         problems.append(Problem("size mismatch", f"Image {image} and label map {label} differ in size: {sizes}."))
     if must_teach and content.counts and content.counts.keys() <= {ignore_label} and not content.problem:
         problems.append(Problem("no labelled pixel", f"Label map {label} holds nothing but the ignore value."))
-    return _Pair(image_id(stem), image, label, content, problems)
+    return _Pair(stem, image, label, content, problems)
 
 
 def _depths(pairs: list[_Pair]) -> list[Problem]:
@@ -138,16 +126,16 @@ def _depths(pairs: list[_Pair]) -> list[Problem]:
         return []
     usual = depths.most_common(1)[0][0]
     odd = [pair for pair in pairs if pair.content.counts and pair.content.bits != usual]
-    return [mixed_depth(Path(pair.label), pair.content.bits) for pair in odd]
+    return [mixed_depth(pair.label, pair.content.bits) for pair in odd]
 
 
 def _panoptic(row: DatasetRow, pairs: list[_Pair], workers: int) -> list[Problem]:
-    items: list[dict[str, Any]] = [{"file_name": pair.image, "image_id": pair.image_id} for pair in pairs]
+    records: list[Record] = [{"file_name": pair.image, "image_id": image_id(pair.stem)} for pair in pairs]
     try:
-        with_segments(row, items)
+        with_segments(row, records)
     except UserError as error:
         return [Problem("panoptic annotation", str(error))]
-    jobs = [(item["pan_seg_file_name"], {segment["id"] for segment in item["segments_info"]}) for item in items]
+    jobs = [(record["pan_seg_file_name"], {part["id"] for part in record["segments_info"]}) for record in records]
     found = run_jobs(_check_segments, jobs, workers=workers, description=f"{row.name} segments")
     return [problem for problem in found if problem]
 

@@ -14,10 +14,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from maft.data.label_sets import LabelSet, plain_label_set, read_class_list
-from maft.data.reading import Problem, inspect_mask
+from maft.data.reading import Problem, inspect_mask, reading
 from maft.errors import UserError
 
 FOLDER_PREFIX = "folder:"
@@ -53,7 +53,7 @@ def folder_label_set(name: str) -> LabelSet:
     return plain_label_set(name, names, ignore_label=ignored)
 
 
-def folder_files(name: str) -> tuple[dict[str, Path], dict[str, Path], list[Problem]]:
+def folder_files(name: str) -> tuple[dict[str, str], dict[str, str], list[Problem]]:
     """Images and masks of a folder dataset by stem, and what is wrong with the file names.
 
     Raises:
@@ -66,14 +66,13 @@ def folder_files(name: str) -> tuple[dict[str, Path], dict[str, Path], list[Prob
     return images, masks, problems + more
 
 
-def folder_items(name: str) -> list[dict[str, Any]]:
-    """Detectron2 dicts of a folder dataset, after every mask was read and checked.
+def checked_files(name: str) -> tuple[dict[str, str], dict[str, str]]:
+    """Images and masks of a folder dataset by stem, after every mask was read and checked.
 
     Raises:
         UserError: an image has no mask or a mask no image, a mask is no label map, or holds an id outside the class
             list, or only 0 and 255 (a binary mask) without an ``ignore.txt`` that says what 255 means.
     """
-    folder = folder_path(name)
     images, masks, problems = folder_files(name)
     if problems:
         raise UserError(problems[0].text)
@@ -84,14 +83,11 @@ def folder_items(name: str) -> list[dict[str, Any]]:
         lonely = sorted(found.keys() - others.keys())
         if lonely:
             raise UserError(
-                f"{len(lonely)} of {len(found)} {kind}s in {folder} have no {other}, the first is "
+                f"{len(lonely)} of {len(found)} {kind}s in {folder_path(name)} have no {other}, the first is "
                 f"{found[lonely[0]]}: {advice} or remove it."
             )
-    _check_masks(name, masks)
-    return [
-        {"file_name": str(images[stem]), "sem_seg_file_name": str(masks[stem]), "image_id": stem}
-        for stem in sorted(images)
-    ]
+    _check_masks(name, list(masks.values()))
+    return images, masks
 
 
 def ignore_is_explained(name: str) -> bool:
@@ -103,10 +99,10 @@ def ignore_is_explained(name: str) -> bool:
 _checked: dict[str, tuple[Any, ...]] = {}
 
 
-def _check_masks(name: str, masks: dict[str, Path]) -> None:
+def _check_masks(name: str, masks: list[str]) -> None:
     labels, explained = folder_label_set(name), ignore_is_explained(name)
-    stats = [(path, path.stat()) for path in masks.values()]
-    state = (labels, explained, *((str(path), stat.st_size, stat.st_mtime_ns) for path, stat in stats))
+    stats = [(path, os.stat(path)) for path in masks]
+    state = (labels, explained, *((path, stat.st_size, stat.st_mtime_ns) for path, stat in stats))
     if _checked.get(name) == state:
         return
     bits: int | None = None
@@ -114,7 +110,7 @@ def _check_masks(name: str, masks: dict[str, Path]) -> None:
         inspect = partial(
             inspect_mask, num_classes=len(labels), ignore_label=labels.ignore_label, binary_is_meant=explained
         )
-        for path, content in zip(masks.values(), pool.map(inspect, masks.values())):
+        for path, content in zip(masks, pool.map(inspect, masks)):
             problem = content.problem
             if problem is None and bits not in (None, content.bits):
                 problem = mixed_depth(path, content.bits)
@@ -125,7 +121,7 @@ def _check_masks(name: str, masks: dict[str, Path]) -> None:
     _checked[name] = state
 
 
-def mixed_depth(path: Path, bits: int) -> Problem:
+def mixed_depth(path: str, bits: int) -> Problem:
     """The problem of a mask whose depth differs from that of the others: their ignore values would differ."""
     return Problem("mixed bit depth", f"Mask {path} has {bits} bits a pixel unlike the others: save all masks alike.")
 
@@ -144,15 +140,12 @@ def _is_16_bit(masks: Path) -> bool:
     paths = sorted(path for path in masks.iterdir() if path.suffix.lower() in MASK_SUFFIXES)
     if not paths:
         raise UserError(f"Folder {masks} holds no label map ({', '.join(MASK_SUFFIXES)}): add one an image.")
-    try:
-        with Image.open(paths[0]) as image:
-            return image.mode.startswith("I")
-    except (OSError, UnidentifiedImageError) as error:
-        raise UserError(f"Mask {paths[0]} cannot be read: {error}.") from None
+    with reading(paths[0], "Mask", "replace it"), Image.open(paths[0]) as image:
+        return image.mode.startswith("I")
 
 
-def _by_stem(folder: Path, suffixes: Iterable[str]) -> tuple[dict[str, Path], list[Problem]]:
-    found: dict[str, Path] = {}
+def _by_stem(folder: Path, suffixes: Iterable[str]) -> tuple[dict[str, str], list[Problem]]:
+    found: dict[str, str] = {}
     problems = []
     for path in sorted(folder.iterdir()):
         if path.name.startswith(".") or not path.is_file():
@@ -164,7 +157,7 @@ def _by_stem(folder: Path, suffixes: Iterable[str]) -> tuple[dict[str, Path], li
             text = f"Files {found[path.stem]} and {path} have the same stem: rename one."
             problems.append(Problem("same stem twice", text))
         else:
-            found[path.stem] = path
+            found[path.stem] = str(path)
     if not found:
         raise UserError(f"Folder {folder} holds no file of type {', '.join(suffixes)}.")
     return found, problems

@@ -146,15 +146,15 @@ def read_class_list(path: str | Path) -> tuple[str, ...]:
 
 
 def overlap(names: Sequence[str], training_names: Sequence[str]) -> tuple[bool, ...]:
-    """Whether each class shares at least one exact synonym with the training classes (FC-CLIP, Section 3.3).
+    """Whether each class shares at least one exact synonym with the training classes (FC-CLIP's rule).
 
     Args:
         names: (C,) class strings; commas separate synonyms.
         training_names: class strings of the training vocabulary.
     """
-    trained = {synonym for name in training_names for synonym in _synonyms(name)}
-    return tuple(not trained.isdisjoint(_synonyms(name)) for name in names)
 
+    def synonyms(name: str) -> set[str]:
+        return {part.strip() for part in name.split(",") if part.strip()}
 
-def _synonyms(name: str) -> list[str]:
-    return [part.strip() for part in name.split(",") if part.strip()]
+    trained = set().union(*map(synonyms, training_names))
+    return tuple(bool(trained & synonyms(name)) for name in names)

@@ -7,7 +7,6 @@ accumulation and any number of workers all see the same global batch.
 
 from __future__ import annotations
 
-import logging
 import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -16,21 +15,18 @@ from typing import Any
 import numpy as np
 import torch
 from detectron2.config import CfgNode
-from detectron2.data import DatasetCatalog, DatasetFromList
+from detectron2.data import DatasetFromList
 from detectron2.data.samplers import InferenceSampler
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from maft.data.pairs import PAIRS_PREFIX, read_pairs
-from maft.data.records import register
+from maft.data.reading import Record
+from maft.data.records import load_records
 from maft.errors import UserError
 
-Record = dict[str, Any]
 Mapper = Callable[[Record], "Record | None"]
 SampleKey = tuple[int, int, int]
 
 _RETRIES = 100
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -41,7 +37,7 @@ class _Failure:
 
 
 class BatchSampler(Sampler[list[SampleKey]]):
-    """Endless batches of this process: keys (record, iteration, place in the global batch).
+    """Endless batches of this process: keys (index of a record, iteration, place in the global batch).
 
     Every epoch visits each record once, in an order given by (seed, epoch). The global batch is split among the
     processes in contiguous parts.
@@ -50,7 +46,6 @@ class BatchSampler(Sampler[list[SampleKey]]):
         count: number of records.
         batch_size: size of the global batch.
         seed: of the order.
-        start: iteration of the first batch.
         rank, world_size: which part of the global batch this process gets.
         groups: (count,) ints; a global batch holds records of one group only (portrait or landscape). What does not
             fill a batch waits for the next epoch. None: no grouping.
@@ -65,7 +60,6 @@ class BatchSampler(Sampler[list[SampleKey]]):
         batch_size: int,
         *,
         seed: int,
-        start: int = 0,
         rank: int = 0,
         world_size: int = 1,
         groups: Sequence[int] | None = None,
@@ -77,66 +71,105 @@ class BatchSampler(Sampler[list[SampleKey]]):
                 f"SOLVER.IMS_PER_BATCH is {batch_size}, which {world_size} processes cannot share evenly: "
                 "it is the global batch, make it a multiple of their number."
             )
-        self.count, self.batch_size, self.seed, self.start = count, batch_size, seed, start
+        self.count, self.batch_size, self.seed = count, batch_size, seed
+        # Iteration of the first batch.
+        self.start = 0
         self.share = slice(rank * batch_size // world_size, (rank + 1) * batch_size // world_size)
         self.groups = groups
 
     def __iter__(self) -> Iterator[list[SampleKey]]:
         for iteration, batch in enumerate(self._global_batches()):
             if iteration >= self.start:
-                yield [(record, iteration, place) for place, record in enumerate(batch)][self.share]
+                yield [(index, iteration, place) for place, index in enumerate(batch)][self.share]
 
     def _global_batches(self) -> Iterator[list[int]]:
         waiting: dict[int, list[int]] = {}
-        for record in self._records():
-            batch = waiting.setdefault(self.groups[record] if self.groups is not None else 0, [])
-            batch.append(record)
+        for index in self._indices():
+            batch = waiting.setdefault(self.groups[index] if self.groups is not None else 0, [])
+            batch.append(index)
             if len(batch) == self.batch_size:
                 yield batch.copy()
                 batch.clear()
 
-    def _records(self) -> Iterator[int]:
+    def _indices(self) -> Iterator[int]:
         epoch = 0
         while True:
             yield from np.random.default_rng((self.seed, epoch)).permutation(self.count).tolist()
             epoch += 1
 
 
-class TrainingSamples(Dataset):
-    """Mapped records by `SampleKey`; the augmentation of a sample draws from (seed, iteration, place) alone."""
+class MappedRecords(Dataset):
+    """Mapped records by index; in place of one that cannot be used stands what to say of it."""
 
-    def __init__(self, records: Sequence[Record], mapper: Mapper, seed: int) -> None:
-        self.records, self.mapper, self.seed = records, mapper, seed
+    def __init__(self, records: Sequence[Record], mapper: Mapper) -> None:
+        self.records, self.mapper = records, mapper
 
     def __len__(self) -> int:
         return len(self.records)
 
-    def __getitem__(self, key: SampleKey) -> Record | _Failure:
-        record, iteration, place = key
+    def __getitem__(self, key: Any) -> Record | _Failure | None:
+        try:
+            return self.mapped(key)
+        except UserError as error:
+            return _Failure(str(error))
+
+    def mapped(self, key: Any) -> Record | None:
+        """The mapped record of a key; raises `UserError` where a file cannot be used."""
+        return self.mapper(self.records[key])
+
+
+class TrainingSamples(MappedRecords):
+    """Mapped records by `SampleKey`; the augmentation of a sample draws from (seed, iteration, place) alone."""
+
+    def __init__(self, records: Sequence[Record], mapper: Mapper, seed: int) -> None:
+        super().__init__(records, mapper)
+        self.seed = seed
+
+    def mapped(self, key: SampleKey) -> Record:
+        index, iteration, place = key
         words = np.random.SeedSequence((self.seed, iteration, place)).generate_state(3)
         random.seed(int(words[0]))
         np.random.seed(int(words[1]))
         torch.random.default_generator.manual_seed(int(words[2]))
-        try:
-            for _ in range(_RETRIES):
-                sample = self.mapper(self.records[record])
-                if sample is not None:
-                    return sample
-                # The mapper skips samples without labels; another record takes the place, by the sample's own numbers.
-                record = random.randrange(len(self.records))
-        except UserError as error:
-            return _Failure(str(error))
-        return _Failure(
+        for _ in range(_RETRIES):
+            record = self.mapper(self.records[index])
+            if record is not None:
+                return record
+            # The mapper skips records without labels; another one takes the place, by the sample's own numbers.
+            index = random.randrange(len(self.records))
+        raise UserError(
             f"{_RETRIES} training images in a row have no usable label: check that the label maps of DATASETS.TRAIN "
             "belong to its classes."
         )
 
 
-class TrainingLoader:
-    """Iterable over the local batches (lists of mapped records) of this process, without end."""
+class Batches:
+    """Iterable over the batches (lists of mapped records) of this process.
+
+    Raises:
+        UserError: while iterating, a file cannot be used.
+    """
+
+    def __init__(self, loader: DataLoader) -> None:
+        self.loader = loader
+
+    def __len__(self) -> int:
+        return len(self.loader)
+
+    def __iter__(self) -> Iterator[list[Record]]:
+        for batch in self.loader:
+            for record in batch:
+                if isinstance(record, _Failure):
+                    raise UserError(record.message)
+            yield batch
+
+
+class TrainingLoader(Batches):
+    """Iterable over the local batches of this process, without end."""
 
     def __init__(self, samples: TrainingSamples, sampler: BatchSampler, workers: int = 0) -> None:
-        self.samples, self.sampler, self.workers = samples, sampler, workers
+        super().__init__(DataLoader(samples, batch_sampler=sampler, num_workers=workers, collate_fn=list))
+        self.sampler = sampler
 
     def start_at(self, iteration: int) -> None:
         """The next iterator begins with the batch of this iteration."""
@@ -146,42 +179,6 @@ class TrainingLoader:
         """What the order of batches depends on, for the check on resuming."""
         return {"seed": self.sampler.seed, "images": self.sampler.count, "batch_size": self.sampler.batch_size}
 
-    def __iter__(self) -> Iterator[list[Record]]:
-        loader = DataLoader(self.samples, batch_sampler=self.sampler, num_workers=self.workers, collate_fn=_as_list)
-        for batch in loader:
-            yield _usable(batch)
-
-
-def _usable(batch: list[Any]) -> list[Record]:
-    for sample in batch:
-        if isinstance(sample, _Failure):
-            raise UserError(sample.message)
-    return batch
-
-
-def _as_list(batch: list[Any]) -> list[Any]:
-    return batch
-
-
-def load_records(names: Sequence[str], purpose: str = "DATASETS.TRAIN") -> list[Record]:
-    """Records of registered datasets and of tables of region-noun pairs (``pairs:/path``), one after the other.
-
-    Raises:
-        UserError: no name is given, or one is unknown.
-    """
-    if not names:
-        raise UserError(f"{purpose} is empty: name at least one dataset.")
-    records: list[Record] = []
-    for name in names:
-        if name.startswith(PAIRS_PREFIX):
-            records += read_pairs(name.removeprefix(PAIRS_PREFIX))
-            continue
-        # The catalogue's datasets are registered on import; a folder of your own is on first use.
-        if name not in DatasetCatalog:
-            register(name)
-        records += DatasetCatalog.get(name)
-    return records
-
 
 def build_train_loader(
     cfg: CfgNode, mapper: Mapper, *, seed: int, rank: int = 0, world_size: int = 1
@@ -189,7 +186,7 @@ def build_train_loader(
     """The training loader of one process.
 
     Args:
-        mapper: Detectron2 record -> training sample, or None to skip it.
+        mapper: record -> record with what the model is given, or None to skip it.
         seed: of order and augmentation, the same in all processes.
 
     Raises:
@@ -216,50 +213,18 @@ def build_train_loader(
     return TrainingLoader(samples, sampler, cfg.DATALOADER.NUM_WORKERS)
 
 
-class TestLoader:
-    """Iterable over the test images of this process, one record a batch."""
-
-    def __init__(self, loader: DataLoader) -> None:
-        self.loader = loader
-
-    def __len__(self) -> int:
-        return len(self.loader)
-
-    def __iter__(self) -> Iterator[list[Record]]:
-        for batch in self.loader:
-            yield _usable(batch)
-
-
-def build_test_loader(
-    records: list[Record], mapper: Callable[[Record], Record | None], *, workers: int = 0, skip: int = 0
-) -> TestLoader:
-    """Test loader over the records of one dataset, one image per batch, each image in exactly one process.
+def build_test_loader(records: list[Record], mapper: Mapper, *, workers: int = 0, skip: int = 0) -> Batches:
+    """Batches of one record each over the records of one dataset, each image in exactly one process.
 
     Args:
         skip: leave out so many of this process' first images (an evaluation that is resumed).
-
-    Raises:
-        UserError: while iterating, a file cannot be used.
     """
-    loader = DataLoader(
-        _Mapped(DatasetFromList(records, copy=False), mapper),
-        batch_size=1,
-        sampler=list(InferenceSampler(len(records)))[skip:],
-        num_workers=workers,
-        collate_fn=_as_list,
+    return Batches(
+        DataLoader(
+            MappedRecords(DatasetFromList(records, copy=False), mapper),
+            batch_size=1,
+            sampler=list(InferenceSampler(len(records)))[skip:],
+            num_workers=workers,
+            collate_fn=list,
+        )
     )
-    return TestLoader(loader)
-
-
-class _Mapped(Dataset):
-    def __init__(self, records: Sequence[Record], mapper: Callable[[Record], Record | None]) -> None:
-        self.records, self.mapper = records, mapper
-
-    def __len__(self) -> int:
-        return len(self.records)
-
-    def __getitem__(self, index: int) -> Record | _Failure | None:
-        try:
-            return self.mapper(self.records[index])
-        except UserError as error:
-            return _Failure(str(error))

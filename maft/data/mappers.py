@@ -1,4 +1,4 @@
-"""From a dataset entry to what the model is given: one mapper for training and test, semantic and panoptic targets."""
+"""From a record to what the model is given: one mapper for training and test, semantic and panoptic targets."""
 
 from __future__ import annotations
 
@@ -10,15 +10,14 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from detectron2.config import CfgNode
-from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data import MetadataCatalog
 from detectron2.data import transforms as T
 from detectron2.structures import Instances
-from fvcore.transforms.transform import Transform
 from numpy.typing import NDArray
 from torch import Tensor
 
-from maft.data.augmentations import LABEL_RESIZE_RULES, LabelledImage, augmentations_from_config
-from maft.data.reading import read_image, read_labels, read_panoptic_ids
+from maft.data.augmentations import LABEL_RESIZE_RULES, LabelledImage, Step, augmentations_from_config, one_of
+from maft.data.reading import Record, read_image, read_labels, read_panoptic_ids
 from maft.data.records import register
 from maft.errors import UserError
 
@@ -45,7 +44,7 @@ class SegmentationMapper:
         skip_unlabelled: return None for an image without a label file, or whose label map holds nothing but the
             ignore label before augmentation; the loader then draws another one.
 
-    A call takes a Detectron2 dataset dict and returns a copy with
+    A call takes a record and returns a copy with
         ``"image"``: (3, H, W) uint8 tensor;
         ``"sem_seg"``: (H, W) int64 tensor (with targets);
         ``"instances"``: Instances with ``gt_classes`` (n,) int64 and ``gt_masks`` (n, H, W) bool (with targets);
@@ -57,7 +56,7 @@ class SegmentationMapper:
 
     def __init__(
         self,
-        augmentations: Sequence[T.Augmentation | Transform],
+        augmentations: Sequence[Step],
         *,
         targets: str | None,
         num_classes: int = 0,
@@ -67,10 +66,9 @@ class SegmentationMapper:
         label_resize: str = "pillow",
         skip_unlabelled: bool = False,
     ) -> None:
-        if targets is not None and targets not in _LABEL_KEYS:
-            raise UserError(f"INPUT.MAPPER is {targets!r}, which is not one of: {', '.join(_LABEL_KEYS)}.")
-        if label_resize not in LABEL_RESIZE_RULES:
-            raise UserError(f"INPUT.LABEL_RESIZE is {label_resize!r}, not one of: {', '.join(LABEL_RESIZE_RULES)}.")
+        if targets is not None:
+            one_of("INPUT.MAPPER", targets, _LABEL_KEYS)
+        one_of("INPUT.LABEL_RESIZE", label_resize, LABEL_RESIZE_RULES)
         self.augmentations = T.AugmentationList(list(augmentations))
         self.targets = targets
         self.num_classes = num_classes
@@ -108,61 +106,63 @@ class SegmentationMapper:
             skip_unlabelled=is_train and cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS,
         )
 
-    def __call__(self, dataset_dict: dict[str, Any]) -> dict[str, Any] | None:
-        if self.skip_unlabelled and self.targets and not dataset_dict.get(_LABEL_KEYS[self.targets]):
+    def __call__(self, record: Record) -> Record | None:
+        if self.skip_unlabelled and self.targets and not record.get(_LABEL_KEYS[self.targets]):
             return None
-        entry = copy.deepcopy(dataset_dict)
-        image = read_image(entry["file_name"], self.image_format)
+        record = copy.deepcopy(record)
+        image = read_image(record["file_name"], self.image_format)
         height, width = image.shape[:2]
         for key, size in (("height", height), ("width", width)):
-            if entry.setdefault(key, size) != size:
+            if record.setdefault(key, size) != size:
                 raise UserError(
-                    f"Image {entry['file_name']} is {width}x{height}, but the dataset says {key} {entry[key]}."
+                    f"Image {record['file_name']} is {width}x{height}, but the dataset says {key} {record[key]}."
                 )
-        labels, categories = self._read_labels(entry, (height, width))
+        labels, categories = self._read_labels(record, (height, width))
         void = NO_SEGMENT if self.targets == "panoptic" else self.ignore_label
         if self.skip_unlabelled and labels is not None and (labels == void).all():
             return None
 
-        sample = LabelledImage(image, labels, self.label_resize, categories)
-        self.augmentations(sample)
-        entry["image"] = self._padded(torch.from_numpy(_contiguous(sample.image.transpose(2, 0, 1))), PADDING_VALUE)
-        if sample.labels is not None:
-            target = self._padded(torch.from_numpy(_contiguous(sample.labels)).long(), void)
+        labelled = LabelledImage(image, labels, self.label_resize, categories)
+        self.augmentations(labelled)
+        record["image"] = self._padded(torch.from_numpy(_contiguous(labelled.image.transpose(2, 0, 1))), PADDING_VALUE)
+        if labelled.labels is not None:
+            target = self._padded(torch.from_numpy(_contiguous(labelled.labels)).long(), void)
             if categories is None:
-                entry["sem_seg"], classes, masks = target, *semantic_masks(target, void)
+                record["sem_seg"], classes = target, torch.unique(target)
+                classes = classes[classes != void]
+                masks = target == classes[:, None, None]
             else:
                 table = torch.from_numpy(categories).long()
-                entry["sem_seg"] = table[target]
+                record["sem_seg"] = table[target]
                 classes, masks = table[:-1], target == torch.arange(len(table) - 1)[:, None, None]
                 kept = classes != self.ignore_label
                 classes, masks = classes[kept], masks[kept]
             instances = Instances((target.shape[0], target.shape[1]))
             instances.gt_classes = classes
             instances.gt_masks = masks
-            entry["instances"] = instances
-        return entry
+            record["instances"] = instances
+        return record
 
     def _read_labels(
-        self, entry: dict[str, Any], size: tuple[int, int]
+        self, record: Record, size: tuple[int, int]
     ) -> tuple[NDArray[np.int32] | None, NDArray[np.int64] | None]:
         """(label map, None), or (map of segment numbers, category of each segment and last of no segment)."""
         if self.targets is None:
             return None, None
         key = _LABEL_KEYS[self.targets]
-        if key not in entry:
-            raise UserError(f"Image {entry['file_name']} has no {self.targets} labels ({key}): add them or drop it.")
-        path = entry[key]
+        if key not in record:
+            raise UserError(f"Image {record['file_name']} has no {self.targets} labels ({key}): add them or drop it.")
+        path = record[key]
         labels = read_labels(path) if self.targets == "semantic" else read_panoptic_ids(path)
         if labels.shape != size:
             raise UserError(
-                f"Label map {path} is {labels.shape[1]}x{labels.shape[0]}, but its image {entry['file_name']} is "
+                f"Label map {path} is {labels.shape[1]}x{labels.shape[0]}, but its image {record['file_name']} is "
                 f"{size[1]}x{size[0]}."
             )
         if self.targets == "semantic":
             check_labels(labels, self.num_classes, self.ignore_label, path)
             return labels, None
-        return self._number_segments(labels, entry["segments_info"], path)
+        return self._number_segments(labels, record["segments_info"], path)
 
     def _number_segments(
         self, ids: NDArray[np.int32], segments: list[dict[str, Any]], path: str
@@ -195,13 +195,6 @@ class SegmentationMapper:
         return F.pad(values, (0, self.padded_size - width, 0, self.padded_size - height), value=fill)
 
 
-def semantic_masks(labels: Tensor, ignore_label: int) -> tuple[Tensor, Tensor]:
-    """One mask per label present: (H, W) int64 -> classes (n,) ascending, masks (n, H, W) bool."""
-    classes = torch.unique(labels)
-    classes = classes[classes != ignore_label]
-    return classes, labels == classes[:, None, None]
-
-
 def check_labels(labels: NDArray[np.integer], num_classes: int, ignore_label: int, path: str) -> None:
     """Raises `UserError` with file and id when a label is neither in 0..num_classes-1 nor the ignore label."""
     # Two reductions are a hundred times cheaper than sorting out the distinct values, which only a fault needs.
@@ -223,9 +216,7 @@ def _label_set(datasets: Sequence[str]) -> tuple[int, int]:
         raise UserError("No dataset is named: set DATASETS.TRAIN (training) or DATASETS.TEST (evaluation).")
     found = {}
     for name in datasets:
-        # Names of the catalogue are registered on import; folders of your own are on first use.
-        if name not in DatasetCatalog:
-            register(name)
+        register(name)
         metadata = MetadataCatalog.get(name)
         found[name] = (len(metadata.stuff_classes), metadata.get("ignore_label", 255))
     if len(set(found.values())) > 1:

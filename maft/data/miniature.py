@@ -6,16 +6,15 @@ They are derived from the drawn masks, once for each unseen split, beside them: 
 from __future__ import annotations
 
 import os
-import secrets
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from maft.data.catalog import TABLE, DatasetRow, datasets_root
-from maft.miniature import DEFAULT_COUNTS, materialise
+from maft.data.catalog import TABLE, datasets_root
+from maft.data.reading import read_map
+from maft.miniature.dataset import DEFAULT_COUNTS, materialise, whole_folder
 
 
 def ensure_miniature(
@@ -45,27 +44,11 @@ def ensure_miniature(
 def write_seen_masks(folder: Path) -> None:
     """Derives the label maps of every unseen split from ``train/masks``; each folder appears whole or not at all."""
     for row in TABLE:
-        if row.name.startswith("miniature_") and row.seen_only:
-            target = folder / Path(row.labels).relative_to("miniature")
-            if not target.is_dir():
-                _write(row, folder / row.split / "masks", target)
-
-
-def _write(row: DatasetRow, source: Path, target: Path) -> None:
-    seen = row.classes.seen_indices
-    table = np.full(256, row.ignore_label, np.uint8)
-    table[list(seen)] = np.arange(len(seen), dtype=np.uint8)
-    unfinished = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
-    unfinished.mkdir(parents=True)
-    try:
-        for path in sorted(source.glob("*.png")):
-            with Image.open(path) as image:
-                Image.fromarray(table[np.asarray(image)]).save(unfinished / path.name)
-        try:
-            unfinished.rename(target)
-        except OSError:
-            # Another process was faster; its folder holds the same.
-            if not target.is_dir():
-                raise
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
+        target = folder / Path(row.labels).relative_to("miniature") if row.name.startswith("miniature_") else None
+        if target is None or not row.seen_only or target.is_dir():
+            continue
+        table = np.full(256, row.ignore_label, np.uint8)
+        table[list(row.labelled)] = np.arange(row.num_classes, dtype=np.uint8)
+        with whole_folder(target) as unfinished:
+            for path in sorted((folder / row.split / "masks").glob("*.png")):
+                Image.fromarray(table[read_map(path)]).save(unfinished / path.name)

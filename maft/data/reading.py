@@ -1,10 +1,14 @@
-"""Image and label files as arrays; a file that cannot be used is refused by name."""
+"""Files of datasets and the records that name them; a file that cannot be used is refused by name."""
 
 from __future__ import annotations
 
+import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from detectron2.data import detection_utils
@@ -13,8 +17,126 @@ from PIL import Image, UnidentifiedImageError
 
 from maft.errors import UserError
 
+# What Detectron2 calls a dataset dict: "file_name" and what else is known of an image or made of it.
+Record = dict[str, Any]
+
 # Pillow modes whose array holds one number a pixel; the number of a palette image is its palette index.
 _LABEL_MODES = {"1", "L", "P", "I", "I;16", "I;16B", "I;16L"}
+_UNREADABLE = (OSError, UnidentifiedImageError, SyntaxError, ValueError, Image.DecompressionBombError)
+
+
+@contextmanager
+def reading(path: str | os.PathLike[str], kind: str, advice: str) -> Iterator[None]:
+    """Turns whatever is wrong with the file that a block reads into one sentence.
+
+    Args:
+        path: the file.
+        kind: what it is, such as "Label map"; begins the sentence.
+        advice: what to do about a file that cannot be read; ends the sentence.
+
+    Raises:
+        UserError: the file is missing or broken.
+    """
+    if not os.path.isfile(path):
+        raise UserError(f"{kind} {path} does not exist: check its path.")
+    try:
+        yield
+    except _UNREADABLE as error:
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise UserError(f"{kind} {path} cannot be read ({reason}): {advice}.") from error
+
+
+def read_image(path: str | os.PathLike[str], image_format: str = "RGB") -> NDArray[np.uint8]:
+    """Reads a picture, turned upright by its EXIF orientation.
+
+    Args:
+        path: any file Pillow reads.
+        image_format: ``"RGB"`` or ``"BGR"``.
+
+    Returns:
+        (H, W, 3) uint8.
+
+    Raises:
+        UserError: the file is missing, truncated or not a picture.
+    """
+    with reading(path, "Image", "replace or remove it"):
+        return np.ascontiguousarray(detection_utils.read_image(os.fspath(path), image_format))
+
+
+def read_map(
+    path: str | os.PathLike[str], kind: str = "Label map", advice: str = "download it again"
+) -> NDArray[np.integer]:
+    """Reads pixels as stored: (H, W) numbers, of a palette image its indices, or (H, W, channels).
+
+    Raises:
+        UserError: see `reading`, which ``kind`` and ``advice`` are for.
+    """
+    with reading(path, kind, advice), Image.open(path) as image:
+        return np.asarray(image)
+
+
+def read_labels(path: str | os.PathLike[str]) -> NDArray[np.int32]:
+    """Reads a label map with one value a pixel: grey, palette (its indices) or 16-bit PNG or TIFF.
+
+    Returns:
+        (H, W) int32, the values as stored.
+
+    Raises:
+        UserError: the file is missing, broken, or has colour channels.
+    """
+    labels = read_map(path, advice="replace it")
+    if labels.ndim != 2:
+        raise UserError(f"Label map {path} has colour channels: store one class id a pixel (grey or palette PNG).")
+    return labels.astype(np.int32)
+
+
+def read_panoptic_ids(path: str | os.PathLike[str]) -> NDArray[np.int32]:
+    """Reads a panoptic PNG of the COCO format, segment id = R + 256 G + 65536 B.
+
+    Returns:
+        (H, W) int32 segment ids.
+
+    Raises:
+        UserError: the file is missing, broken, or not RGB.
+    """
+    colours = read_map(path, "Panoptic map", "replace it")
+    if colours.ndim != 3 or colours.shape[2] < 3:
+        raise UserError(f"Panoptic map {path} is not an RGB image: ids are stored as R + 256 G + 65536 B.")
+    return colours[..., :3].astype(np.int32) @ np.array([1, 256, 65536], dtype=np.int32)
+
+
+def panoptic_colours(ids: NDArray[np.integer]) -> NDArray[np.uint8]:
+    """(H, W) segment ids as the (H, W, 3) uint8 colours of a panoptic PNG, see `read_panoptic_ids`."""
+    return np.stack([ids % 256, ids // 256 % 256, ids // 65536], axis=-1).astype(np.uint8)
+
+
+def read_annotation(file: Path, *keys: str) -> dict[str, Any]:
+    """An annotation file: a JSON object that has ``keys``.
+
+    Raises:
+        UserError: the file is damaged or of another kind.
+    """
+    try:
+        table = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"Annotation {file} is damaged ({error}): download or prepare it again.") from None
+    missing = [key for key in keys if not isinstance(table, dict) or key not in table]
+    if missing:
+        raise UserError(f"Annotation {file} has no {missing[0]!r}: it is of another kind.")
+    return table
+
+
+def files_by_stem(folder: str | os.PathLike[str], suffix: str) -> dict[str, str]:
+    """Files below a folder, hidden ones left out, by their path from there without ``suffix``."""
+    found = {}
+    for parent, folders, files in os.walk(folder):
+        folders.sort()
+        prefix = os.path.relpath(parent, folder)
+        for file in files:
+            if file.endswith(suffix) and not file.startswith("."):
+                stem = file.removesuffix(suffix)
+                found[stem if prefix == "." else f"{prefix}/{stem}"] = os.path.join(parent, file)
+    return found
 
 
 @dataclass(frozen=True)
@@ -47,7 +169,7 @@ class MaskContent:
     problem: Problem | None
 
 
-def inspect_mask(path: Path, num_classes: int, ignore_label: int, *, binary_is_meant: bool) -> MaskContent:
+def inspect_mask(path: str, num_classes: int, ignore_label: int, *, binary_is_meant: bool) -> MaskContent:
     """Reads a label map and checks it against a class list.
 
     Args:
@@ -58,11 +180,11 @@ def inspect_mask(path: Path, num_classes: int, ignore_label: int, *, binary_is_m
             which 255 means "object", and is a problem.
     """
     try:
-        with Image.open(path) as image:
-            mode, size = image.mode, (image.height, image.width)
-            array = np.asarray(image)
-    except (OSError, UnidentifiedImageError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        return MaskContent(None, 0, {}, Problem("unreadable label", f"Mask {path} cannot be read: {error}."))
+        with reading(path, "Mask", "replace it"), Image.open(path) as image:
+            mode, array = image.mode, np.asarray(image)
+    except UserError as error:
+        return MaskContent(None, 0, {}, Problem("unreadable label", str(error)))
+    size = array.shape[:2]
     if mode not in _LABEL_MODES:
         text = f"Mask {path} is a colour image ({mode}): save class numbers in one channel."
         return MaskContent(size, 8, {}, Problem("colour label", text))
@@ -79,7 +201,7 @@ def inspect_mask(path: Path, num_classes: int, ignore_label: int, *, binary_is_m
 
 
 def _values_problem(
-    path: Path, values: set[int], num_classes: int, ignore_label: int, binary_is_meant: bool
+    path: str, values: set[int], num_classes: int, ignore_label: int, binary_is_meant: bool
 ) -> Problem | None:
     if not binary_is_meant and values == {0, 255} and num_classes < 256:
         return Problem(
@@ -96,75 +218,3 @@ def _values_problem(
             f"{ignore_label} is ignored: correct the mask, the class list, or (in a folder of your own) ignore.txt.",
         )
     return None
-
-
-_UNREADABLE = (OSError, UnidentifiedImageError, SyntaxError, ValueError, Image.DecompressionBombError)
-
-
-def read_image(path: str | os.PathLike[str], image_format: str = "RGB") -> NDArray[np.uint8]:
-    """Reads a picture, turned upright by its EXIF orientation.
-
-    Args:
-        path: any file Pillow reads.
-        image_format: ``"RGB"`` or ``"BGR"``.
-
-    Returns:
-        (H, W, 3) uint8.
-
-    Raises:
-        UserError: the file is missing, truncated or not a picture.
-    """
-    _require(path, "image")
-    try:
-        return np.ascontiguousarray(detection_utils.read_image(os.fspath(path), image_format))
-    except _UNREADABLE as error:
-        raise UserError(f"Image {path} cannot be read ({_reason(error)}): replace or remove it.") from error
-
-
-def read_labels(path: str | os.PathLike[str]) -> NDArray[np.int32]:
-    """Reads a label map with one value a pixel: grey, palette (its indices) or 16-bit PNG or TIFF.
-
-    Returns:
-        (H, W) int32, the values as stored.
-
-    Raises:
-        UserError: the file is missing, broken, or has colour channels.
-    """
-    labels = _read_array(path, "label map")
-    if labels.ndim != 2:
-        raise UserError(f"Label map {path} has colour channels: store one class id a pixel (grey or palette PNG).")
-    return labels.astype(np.int32)
-
-
-def read_panoptic_ids(path: str | os.PathLike[str]) -> NDArray[np.int32]:
-    """Reads a panoptic PNG of the COCO format, segment id = R + 256 G + 65536 B.
-
-    Returns:
-        (H, W) int32 segment ids.
-
-    Raises:
-        UserError: the file is missing, broken, or not RGB.
-    """
-    colours = _read_array(path, "panoptic map")
-    if colours.ndim != 3 or colours.shape[2] < 3:
-        raise UserError(f"Panoptic map {path} is not an RGB image: ids are stored as R + 256 G + 65536 B.")
-    return colours[..., :3].astype(np.int32) @ np.array([1, 256, 65536], dtype=np.int32)
-
-
-def _read_array(path: str | os.PathLike[str], kind: str) -> NDArray[np.generic]:
-    _require(path, kind)
-    try:
-        with Image.open(path) as image:
-            return np.asarray(image)
-    except _UNREADABLE as error:
-        raise UserError(f"{kind.capitalize()} {path} cannot be read ({_reason(error)}): replace it.") from error
-
-
-def _require(path: str | os.PathLike[str], kind: str) -> None:
-    if not os.path.isfile(path):
-        raise UserError(f"{kind.capitalize()} {path} does not exist: check its path.")
-
-
-def _reason(error: Exception) -> str:
-    lines = str(error).splitlines()
-    return lines[0] if lines else type(error).__name__

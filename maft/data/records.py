@@ -1,25 +1,45 @@
-"""Detectron2 dicts of the datasets of the catalogue, and their registration in Detectron2's catalogues."""
+"""Records of datasets, and the registration of the catalogue in Detectron2's catalogues."""
 
 from __future__ import annotations
 
-import json
 import os
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from maft.data.catalog import TABLE, DatasetRow, dataset
-from maft.data.folder import FOLDER_PREFIX, folder_items
+from maft.data.folder import FOLDER_PREFIX, checked_files
+from maft.data.pairs import PAIRS_PREFIX, read_pairs
+from maft.data.reading import Record, files_by_stem, read_annotation, reading
 from maft.errors import UserError
 from maft.files import write_json_atomic
 
 
-def load_items(name: str) -> list[dict[str, Any]]:
-    """Detectron2 dicts of a dataset.
+def load_records(names: Sequence[str], purpose: str = "DATASETS.TRAIN") -> list[Record]:
+    """Records of registered datasets and of tables of region-noun pairs (``pairs:/path``), one after the other.
+
+    Raises:
+        UserError: no name is given, one is unknown, or a dataset cannot be used.
+    """
+    if not names:
+        raise UserError(f"{purpose} is empty: name at least one dataset.")
+    records: list[Record] = []
+    for name in names:
+        if name.startswith(PAIRS_PREFIX):
+            records += read_pairs(name.removeprefix(PAIRS_PREFIX))
+        else:
+            register(name)
+            records += DatasetCatalog.get(name)
+    return records
+
+
+def dataset_records(name: str) -> list[Record]:
+    """Records of a dataset of the catalogue or of a folder of your own.
 
     Returns:
         One dict an image: ``file_name``, ``sem_seg_file_name``, ``image_id``, ``height``, ``width`` (of the label map,
@@ -30,62 +50,47 @@ def load_items(name: str) -> list[dict[str, Any]]:
         UserError: the dataset is missing, half prepared or damaged; the message names the step to take.
     """
     row = dataset(name)
-    register(name)
-    if name.startswith(FOLDER_PREFIX):
-        return _with_sizes(folder_items(name), {})
-    images, labels = files_of(row)
-    report = read_labels_report(row.root / row.labels)
-    _check_complete(row, images, labels, report)
-    items = [
-        {
-            "file_name": images[stem],
-            "sem_seg_file_name": labels[stem],
-            "image_id": image_id(stem),
-        }
-        for stem in sorted(labels)
+    _refresh_metadata(name, row)
+    own = name.startswith(FOLDER_PREFIX)
+    images, labels = checked_files(name) if own else files_of(row)
+    report = None if own else read_labels_report(row.root / row.labels)
+    if not own:
+        _check_complete(row, images, labels, report)
+    records: list[Record] = [
+        {"file_name": images[stem], "sem_seg_file_name": label, "image_id": stem if own else image_id(stem)}
+        for stem, label in sorted(labels.items())
     ]
     if row.panoptic_json:
-        return with_segments(row, items)
-    return _with_sizes(
-        items, {labels[stem]: size for stem, size in (report or {"sizes": {}})["sizes"].items() if stem in labels}
-    )
+        return with_segments(row, records)
+    known = report["sizes"] if report else {}
+    unknown = [stem for stem in labels if stem not in known]
+    sizes = {**known, **dict(zip(unknown, _sizes(labels[stem] for stem in unknown)))}
+    for stem, record in zip(sorted(labels), records):
+        record["height"], record["width"] = sizes[stem]
+    return records
 
 
-def _with_sizes(items: list[dict[str, Any]], known: dict[str, list[int]]) -> list[dict[str, Any]]:
-    unknown = [item["sem_seg_file_name"] for item in items if item["sem_seg_file_name"] not in known]
-    sizes = {**known, **dict(zip(unknown, _sizes(unknown)))}
-    for item in items:
-        item["height"], item["width"] = sizes[item["sem_seg_file_name"]]
-    return items
-
-
-def _sizes(paths: list[str]) -> list[list[int]]:
+def _sizes(paths: Iterable[str]) -> list[list[int]]:
     # Only headers are read; many files are waited for at once where they lie on a network disk.
     with ThreadPoolExecutor(16) as pool:
         return list(pool.map(_size, paths))
 
 
 def _size(path: str) -> list[int]:
-    try:
-        with Image.open(path) as image:
-            return [image.height, image.width]
-    except (OSError, UnidentifiedImageError, SyntaxError) as error:
-        raise UserError(
-            f"Label map {path} cannot be read ({error}): remove it and prepare the dataset again."
-        ) from None
+    with reading(path, "Label map", "remove it and prepare the dataset again"), Image.open(path) as image:
+        return [image.height, image.width]
 
 
 def register(name: str) -> None:
-    """Makes ``name`` known to Detectron2's catalogues, or refreshes the paths in its metadata.
+    """Makes ``name`` known to Detectron2's catalogues; what others registered under it there is left alone.
 
     Raises:
         UserError: there is no such dataset.
     """
-    row = dataset(name)
     if name not in DatasetCatalog:
-        DatasetCatalog.register(name, partial(load_items, name))
-    # Metadata refuses changes through its setters, but the root of all datasets may have moved since the last use.
-    vars(MetadataCatalog.get(name)).update(_metadata(row))
+        row = dataset(name)
+        DatasetCatalog.register(name, partial(dataset_records, name))
+        _refresh_metadata(name, row)
 
 
 def register_all() -> None:
@@ -99,86 +104,13 @@ def register_all() -> None:
             register(name)
 
 
-def files_of(row: DatasetRow) -> tuple[dict[str, str], dict[str, str]]:
-    """Image files and label files of a catalogue row by stem.
-
-    Raises:
-        UserError: a folder is missing or empty; the message names the step to take.
-    """
-    images = _stems(row, row.images, row.image_suffix, "images")
-    return images, _stems(row, row.labels, row.label_suffix, "labels")
-
-
-def read_labels_report(labels: Path) -> dict[str, Any] | None:
-    """What a finished preparation left beside a folder of label maps; None when there is no (readable) report.
-
-    Returns:
-        ``images`` and ``labels``, two numbers, ``without_labels``, the images without a labelled pixel, and ``sizes``,
-        [height, width] of every label map by stem.
-    """
-    try:
-        report = json.loads(_report_file(labels).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return (
-        report
-        if isinstance(report, dict) and {"images", "labels", "without_labels", "sizes"} <= report.keys()
-        else None
-    )
-
-
-def write_labels_report(labels: Path, without_labels: list[str], files: dict[str, Path]) -> None:
-    """Leaves the report that tells a finished preparation from an interrupted one, beside the folder ``labels``.
-
-    Args:
-        labels: folder of the label maps.
-        without_labels: stems of images that have none, because no pixel of theirs is labelled.
-        files: stem -> label map of all the others.
-    """
-    report = {
-        "images": len(files) + len(without_labels),
-        "labels": len(files),
-        "without_labels": without_labels,
-        "sizes": dict(zip(files, _sizes(list(map(str, files.values()))))),
-    }
-    if read_labels_report(labels) != report:
-        write_json_atomic(_report_file(labels), report)
-
-
-def _report_file(labels: Path) -> Path:
-    return labels.with_name(f"{labels.name}_report.json")
-
-
-def read_annotation(file: Path, *keys: str) -> dict[str, Any]:
-    """An annotation file: a JSON object that has ``keys``.
-
-    Raises:
-        UserError: the file is damaged or of another kind.
-    """
-    try:
-        table = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(f"Annotation {file} is damaged ({error}): download or prepare it again.") from None
-    missing = [key for key in keys if not isinstance(table, dict) or key not in table]
-    if missing:
-        raise UserError(f"Annotation {file} has no {missing[0]!r}: it is of another kind.")
-    return table
-
-
-def image_id(stem: str) -> int | str:
-    """The id of an image by COCO's rule (file names are numbers) or its name."""
-    name = os.path.basename(stem)
-    return int(name) if name.isdigit() else name
-
-
-def _metadata(row: DatasetRow) -> dict[str, Any]:
+def _refresh_metadata(name: str, row: DatasetRow) -> None:
     labels, root = row.classes, row.root
     names = labels.names("plain")
-    kept = labels.seen_indices if row.seen_only else range(len(labels))
-    things = [index for index in labels.things if index in set(kept)] if len(kept) == len(labels) else []
+    things = [] if row.seen_only else labels.things
     values: dict[str, Any] = {
-        "stuff_classes": [names[index] for index in kept],
-        "ignore_label": row.ignore_label,
+        "stuff_classes": [names[index] for index in row.labelled],
+        "ignore_label": labels.ignore_label,
         "image_root": str(root / row.images),
         "sem_seg_root": str(root / row.labels),
         "evaluator_type": "sem_seg",
@@ -194,7 +126,33 @@ def _metadata(row: DatasetRow) -> dict[str, Any]:
             "thing_dataset_id_to_contiguous_id": {labels.category_ids[index]: index for index in things},
             "stuff_dataset_id_to_contiguous_id": {id_: index for index, id_ in enumerate(labels.category_ids)},
         }
-    return values
+    # Metadata refuses changes through its setters, but the root of all datasets may have moved since the last use.
+    vars(MetadataCatalog.get(name)).update(values)
+
+
+def files_of(row: DatasetRow) -> tuple[dict[str, str], dict[str, str]]:
+    """Image files and label files of a catalogue row by stem.
+
+    Raises:
+        UserError: a folder is missing or empty; the message names the step to take.
+    """
+    if not row.root.is_dir():
+        raise UserError(
+            f"The folder of all datasets {row.root} does not exist (dataset {row.name}): set the environment variable "
+            "DETECTRON2_DATASETS to it."
+        )
+    images = _files(row, row.images, row.image_suffix, "images")
+    return images, _files(row, row.labels, row.label_suffix, "labels")
+
+
+def _files(row: DatasetRow, folder: str, suffix: str, what: str) -> dict[str, str]:
+    path = row.root / folder
+    if not path.is_dir():
+        raise UserError(f"Dataset {row.name} has no {what} in {path}: {_advice(row, what)}.")
+    found = files_by_stem(path, suffix)
+    if not found:
+        raise UserError(f"Dataset {row.name} has no {what} (*{suffix}) in {path}: {_advice(row, what)}.")
+    return found
 
 
 def _advice(row: DatasetRow, what: str) -> str:
@@ -205,48 +163,73 @@ def _advice(row: DatasetRow, what: str) -> str:
     return f"download it from {row.homepage} as datasets/README.md describes"
 
 
-def _stems(row: DatasetRow, folder: str, suffix: str, what: str) -> dict[str, str]:
-    root, path = row.root, row.root / folder
-    if not root.is_dir():
-        raise UserError(
-            f"The folder of all datasets {root} does not exist (dataset {row.name}): set the environment variable "
-            "DETECTRON2_DATASETS to it."
-        )
-    if not path.is_dir():
-        raise UserError(f"Dataset {row.name} has no {what} in {path}: {_advice(row, what)}.")
-    found = {}
-    for parent, folders, files in os.walk(path):
-        folders.sort()
-        prefix = os.path.relpath(parent, path)
-        for file in files:
-            if file.endswith(suffix) and not file.startswith("."):
-                stem = file.removesuffix(suffix)
-                found[stem if prefix == "." else f"{prefix}/{stem}"] = os.path.join(parent, file)
-    if not found:
-        raise UserError(f"Dataset {row.name} has no {what} (*{suffix}) in {path}: {_advice(row, what)}.")
-    return found
+def image_id(stem: str) -> int | str:
+    """The id of an image by COCO's rule (file names are numbers) or its name."""
+    name = os.path.basename(stem)
+    return int(name) if name.isdigit() else name
+
+
+def read_labels_report(labels: Path) -> dict[str, Any] | None:
+    """What a finished preparation left beside a folder of label maps; None when there is no (readable) report.
+
+    Returns:
+        ``without_labels``, the images without a labelled pixel, and ``sizes``, [height, width] of every label map by
+        stem.
+    """
+    try:
+        return read_annotation(_report_file(labels), "without_labels", "sizes")
+    except (OSError, UserError):
+        return None
+
+
+def write_labels_report(labels: Path, without_labels: list[str], files: dict[str, Path]) -> None:
+    """Leaves the report that tells a finished preparation from an interrupted one, beside the folder ``labels``.
+
+    Args:
+        labels: folder of the label maps.
+        without_labels: stems of images that have none, because no pixel of theirs is labelled.
+        files: stem -> label map of all the others.
+    """
+    report = {"without_labels": without_labels, "sizes": dict(zip(files, _sizes(map(str, files.values()))))}
+    if read_labels_report(labels) != report:
+        write_json_atomic(_report_file(labels), report)
+
+
+def _report_file(labels: Path) -> Path:
+    return labels.with_name(f"{labels.name}_report.json")
+
+
+def unpaired(
+    row: DatasetRow, images: dict[str, str], labels: dict[str, str], report: dict[str, Any] | None
+) -> tuple[list[str], list[str], bool]:
+    """What is missing of a prepared dataset.
+
+    Returns:
+        stems of images that should have a label map, stems of label maps without an image, and whether label maps are
+        missing though nothing says which: where the image folder holds other splits too, only the report tells how
+        many there should be.
+    """
+    known = report["without_labels"] if report else []
+    bare = [] if row.split_by_labels else sorted(images.keys() - labels.keys() - set(known))
+    few = row.split_by_labels and (report is None or len(report["sizes"]) != len(labels))
+    return bare, sorted(labels.keys() - images.keys()), few
 
 
 def _check_complete(
-    row: DatasetRow, images: dict[str, str], labels: dict[str, str], prepared: dict[str, Any] | None
+    row: DatasetRow, images: dict[str, str], labels: dict[str, str], report: dict[str, Any] | None
 ) -> None:
-    lonely = sorted(labels.keys() - images.keys())
+    bare, lonely, few = unpaired(row, images, labels, report)
     if lonely:
         raise UserError(
             f"Dataset {row.name} has no image for {len(lonely)} of its {len(labels)} label maps, the first is "
             f"{labels[lonely[0]]}: {_advice(row, 'images')}."
         )
-    if row.split_by_labels:
-        # The image folder holds other splits too, so only the report tells how many label maps there should be.
-        if prepared is None or prepared["labels"] != len(labels):
-            expected = f"{len(labels)} of {prepared['labels']}" if prepared else f"{len(labels)}, and no report,"
-            raise UserError(
-                f"Dataset {row.name} is half prepared: {expected} label maps are in {row.root / row.labels}: "
-                f"{_advice(row, 'labels')}."
-            )
-        return
-    known = set(prepared["without_labels"]) if prepared else set()
-    bare = sorted(images.keys() - labels.keys() - known)
+    if few:
+        expected = f"{len(labels)} of {len(report['sizes'])}" if report else f"{len(labels)}, and no report,"
+        raise UserError(
+            f"Dataset {row.name} is half prepared: {expected} label maps are in {row.root / row.labels}: "
+            f"{_advice(row, 'labels')}."
+        )
     if bare:
         raise UserError(
             f"Dataset {row.name} is half prepared: {len(bare)} of its {len(images)} images have no label map in "
@@ -254,8 +237,8 @@ def _check_complete(
         )
 
 
-def with_segments(row: DatasetRow, items: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Adds the panoptic annotation and the sizes to the dicts of a panoptic row.
+def with_segments(row: DatasetRow, records: list[Record]) -> list[Record]:
+    """Adds the panoptic annotation and the sizes to the records of a panoptic row.
 
     Raises:
         UserError: the annotation is missing, incomplete or of another dataset.
@@ -274,22 +257,22 @@ def with_segments(row: DatasetRow, items: list[dict[str, Any]]) -> list[dict[str
         raise UserError(f"{file} has other categories than {labels.name} (id {foreign[0]}): it is of another dataset.")
     present = set(os.listdir(folder))
     sizes = {image["id"]: (image["height"], image["width"]) for image in table["images"]}
-    annotations = {entry["image_id"]: entry for entry in table["annotations"]}
-    for item in items:
-        entry = annotations.get(item["image_id"])
-        if entry is None or entry["file_name"] not in present:
+    annotations = {annotation["image_id"]: annotation for annotation in table["annotations"]}
+    for record in records:
+        annotation = annotations.get(record["image_id"])
+        if annotation is None or annotation["file_name"] not in present:
             raise UserError(
-                f"Dataset {row.name} has no panoptic annotation for {item['file_name']}: "
+                f"Dataset {row.name} has no panoptic annotation for {record['file_name']}: "
                 f"{file} or {folder} is incomplete, download or prepare it again."
             )
-        item["height"], item["width"] = sizes[entry["image_id"]]
-        item["pan_seg_file_name"] = str(folder / entry["file_name"])
-        item["segments_info"] = [
+        record["height"], record["width"] = sizes[annotation["image_id"]]
+        record["pan_seg_file_name"] = str(folder / annotation["file_name"])
+        record["segments_info"] = [
             {
                 **segment,
                 "category_id": index[segment["category_id"]],
                 "isthing": index[segment["category_id"]] in things,
             }
-            for segment in entry["segments_info"]
+            for segment in annotation["segments_info"]
         ]
-    return items
+    return records

@@ -14,6 +14,7 @@ from torch import nn
 
 from maft.engine.checkpointer import Checkpointer
 from maft.errors import UserError
+from maft.interfaces import Trainable
 
 
 class CompiledParts(HookBase):
@@ -82,15 +83,14 @@ class StepScheduler(HookBase):
 
 
 class AfterOptimizerStep(HookBase):
-    """Calls the model's ``after_optimizer_step``, where it has one, after every step. Register it before the
-    checkpoint's hook: what it changes belongs to the iteration that is saved."""
+    """Calls the model's ``after_optimizer_step`` after every step. Register it before the checkpoint's hook: what it
+    changes belongs to the iteration that is saved."""
 
-    def __init__(self, model: nn.Module) -> None:
-        self.call: Any = getattr(model, "after_optimizer_step", None)
+    def __init__(self, model: Trainable) -> None:
+        self.model = model
 
     def after_step(self) -> None:
-        if self.call is not None:
-            self.call()
+        self.model.after_optimizer_step()
 
 
 class PeriodicCheckpoint(HookBase):

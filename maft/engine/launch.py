@@ -8,7 +8,7 @@ import os
 import re
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -19,7 +19,8 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from detectron2.utils import comm
 
-from maft.errors import UserError
+from maft.errors import UserError, first_line
+from maft.registry import import_components
 
 _TIMEOUT = timedelta(minutes=30)
 
@@ -94,10 +95,15 @@ def choose_processes(
     return Processes("cpu", num_processes or 1, machines, machine_rank, url)
 
 
-def launch(function: Callable[..., Any], arguments: tuple[Any, ...], processes: Processes) -> None:
+def launch(
+    function: Callable[..., Any], arguments: tuple[Any, ...], processes: Processes, *, imports: Sequence[str] = ()
+) -> None:
     """Runs ``function(*arguments)`` in every process of the run and waits for them.
 
     Under torchrun this process is one of them already and ``processes`` only names the device.
+
+    Args:
+        imports: ``IMPORTS`` of the config, which a process that is started here has to import again.
 
     Raises:
         UserError: the first one raised in any process; or no port is free, or the processes cannot meet.
@@ -125,7 +131,7 @@ def launch(function: Callable[..., Any], arguments: tuple[Any, ...], processes: 
     try:
         mp.start_processes(
             _process,
-            args=(function, arguments, processes, url, mistakes),
+            args=(function, arguments, processes, url, mistakes, tuple(imports)),
             nprocs=processes.per_machine,
             start_method="spawn",
         )
@@ -143,11 +149,13 @@ def _process(
     processes: Processes,
     url: str,
     mistakes: Any,
+    imports: Sequence[str],
 ) -> None:
     world = processes.machines * processes.per_machine
     rank = processes.machine_rank * processes.per_machine + local_rank
     try:
         _join(processes.device, url, rank, world, local_rank, processes.per_machine)
+        import_components(imports)
         function(*arguments)
     except UserError as error:
         mistakes.put(str(error))
@@ -177,7 +185,7 @@ def _join(device: str, url: str, rank: int, world: int, local_rank: int, local_s
             "nccl" if device == "cuda" else "gloo", init_method=url, world_size=world, rank=rank, timeout=_TIMEOUT
         )
     except (RuntimeError, ValueError) as error:
-        reason = str(error).splitlines()[0]
+        reason = first_line(error)
         raise UserError(f"The {world} processes cannot meet at {url} ({reason}): check --dist-url.") from error
     comm.create_local_process_group(local_size)
     comm.synchronize()

@@ -22,11 +22,13 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from maft.building import build_model
-from maft.checkpoint.loading import Weights, initial_weights, read_weights
+from maft.checkpoint.io import read_state_dict
+from maft.checkpoint.loading import InitialWeights
 from maft.config_checks import check_options
-from maft.data.loader import Mapper, build_train_loader, load_records
+from maft.data.loader import Mapper, build_train_loader
 from maft.data.mappers import SegmentationMapper
 from maft.data.pairs import RegionPairMapper
+from maft.data.records import load_records
 from maft.engine.checkpointer import Checkpointer
 from maft.engine.hooks import (
     AfterOptimizerStep,
@@ -42,6 +44,8 @@ from maft.engine.trainer import Trainer
 from maft.errors import UserError
 from maft.evaluation import check_evaluation, draw_predictions, evaluate
 from maft.files import write_text_atomic
+from maft.interfaces import Trainable
+from maft.segmentor import OpenVocabSegmentor
 
 _AUTOCAST = {"float16": torch.float16, "bfloat16": torch.bfloat16}
 
@@ -115,13 +119,15 @@ def train(cfg: CfgNode, *, resume: bool = False) -> Mapping[str, Any]:
     checkpointer = Checkpointer(cfg.OUTPUT_DIR, cfg, keep=cfg.SOLVER.KEEP_CHECKPOINTS)
     folder = checkpointer.last() if resume else None
     tensors, state = checkpointer.read(folder) if folder else (None, None)
-    weights = initial_weights(cfg) if tensors is None else [Weights(tensors, str(folder))]
+    weights = InitialWeights.from_config(cfg) if tensors is None else InitialWeights.of_model(tensors, str(folder))
     if resume and folder is None:
         logger.info("Nothing to resume from in %s: training starts at iteration 0.", cfg.OUTPUT_DIR)
 
     seed = state["seed"] if state else _shared_seed(cfg.SEED)
     seed_all_rng(seed)
-    model = build_model(cfg, weights)
+    model = build_model(cfg, weights, training=True)
+    if cfg.DATASETS.TEST or cfg.SOLVER.PICTURE_PERIOD:
+        _segmentor(model)
     trainer = build_trainer(cfg, model, seed)
     start = 0
     if state:
@@ -200,7 +206,7 @@ def _shared_seed(seed: int) -> int:
 
 
 def _hooks(
-    cfg: CfgNode, model: nn.Module, checkpointer: Checkpointer, evaluation: PeriodicEvaluation, start: int
+    cfg: CfgNode, model: Trainable, checkpointer: Checkpointer, evaluation: PeriodicEvaluation, start: int
 ) -> list[HookBase]:
     hooks: list[HookBase] = [
         IterationTimer(),
@@ -213,7 +219,7 @@ def _hooks(
         # Before the hooks that save: a run that compiles nothing should leave no checkpoint.
         hooks.insert(0, CompiledParts(model, cfg.SOLVER.COMPILE))
     if cfg.SOLVER.PICTURE_PERIOD:
-        hooks.append(PredictionPictures(lambda: draw_predictions(cfg, model), cfg.SOLVER.PICTURE_PERIOD))
+        hooks.append(PredictionPictures(lambda: draw_predictions(cfg, _segmentor(model)), cfg.SOLVER.PICTURE_PERIOD))
     if comm.is_main_process():
         hooks.append(PeriodicWriter(_writers(cfg, start), cfg.SOLVER.LOG_PERIOD))
     return hooks
@@ -245,13 +251,18 @@ def _drop_metrics_from(file: Path, iteration: int) -> None:
 def _evaluate_only(cfg: CfgNode, resume: bool) -> Mapping[str, Any]:
     seed_all_rng(_shared_seed(cfg.SEED))
     folder = Checkpointer(cfg.OUTPUT_DIR, cfg).last() if resume else None
-    if not folder and not cfg.MODEL.WEIGHTS:
-        logger.warning("MODEL.WEIGHTS is empty: what is evaluated are the initial weights.")
-    model = build_model(cfg, [read_weights(folder)] if folder else initial_weights(cfg))
+    model = build_model(cfg, InitialWeights.of_model(read_state_dict(folder), str(folder)) if folder else None)
     return _evaluate(cfg, model)
 
 
-def _evaluate(cfg: CfgNode, model: nn.Module) -> Mapping[str, Any]:
-    if not cfg.DATASETS.TEST:
-        return {}
-    return evaluate(cfg, model)
+def _evaluate(cfg: CfgNode, model: Trainable) -> Mapping[str, Any]:
+    return evaluate(cfg, _segmentor(model)) if cfg.DATASETS.TEST else {}
+
+
+def _segmentor(model: Trainable) -> OpenVocabSegmentor:
+    if not isinstance(model, OpenVocabSegmentor):
+        raise UserError(
+            f"{type(model).__name__} does not segment, so it cannot be evaluated: set DATASETS.TEST to [] and "
+            "SOLVER.PICTURE_PERIOD to 0."
+        )
+    return model

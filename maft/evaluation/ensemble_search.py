@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from detectron2.config import CfgNode
@@ -12,15 +11,16 @@ from detectron2.utils import comm
 from tqdm import tqdm
 
 from maft.classifiers.masked_crops import MaskedCrops
-from maft.data.catalog import class_names, dataset
-from maft.data.loader import build_test_loader, load_records
-from maft.data.mappers import SegmentationMapper, check_labels
-from maft.data.reading import read_labels
-from maft.ensembles import OVSegEnsemble
+from maft.data.catalog import dataset
+from maft.data.loader import build_test_loader
+from maft.data.mappers import SegmentationMapper
+from maft.data.reading import Record
+from maft.data.records import load_records
 from maft.errors import UserError
 from maft.evaluation.semantic import SemanticEvaluator, test_vocabulary
+from maft.interfaces import Ensemble
+from maft.registry import ENSEMBLES
 from maft.segmentor import OpenVocabSegmentor
-from maft.structures import Images
 
 # The grids of the official release's search script.
 THRESHOLDS = (0.35, 0.4, 0.45)
@@ -53,16 +53,11 @@ def search(
     for threshold in thresholds:
         if not 0 <= threshold < 1:
             raise UserError(f"Mask threshold {threshold} does not lie in [0, 1).")
-    rules = {weight: OVSegEnsemble(weight=weight) for weight in weights}
+    rules = {weight: ENSEMBLES.build("OVSegEnsemble", {"WEIGHT": weight}) for weight in weights}
     row, records = dataset(name), load_records([name], "DATASETS.TEST")
     words, things = test_vocabulary(cfg, row, name)
     evaluators = {
-        (threshold, weight): SemanticEvaluator(
-            class_names(name),
-            row.ignore_label,
-            seen=None if row.seen_only else row.classes.seen,
-            protocol=cfg.TEST.PROTOCOL,
-        )
+        (threshold, weight): SemanticEvaluator.of_dataset(row, cfg.TEST.PROTOCOL)
         for threshold in thresholds
         for weight in weights
     }
@@ -88,16 +83,12 @@ def search(
 def _evaluate_image(
     model: OpenVocabSegmentor,
     classifier: MaskedCrops,
-    rules: dict[float, OVSegEnsemble],
-    batch: list[dict[str, Any]],
+    rules: dict[float, Ensemble],
+    batch: list[Record],
     evaluators: dict[tuple[float, float], SemanticEvaluator],
 ) -> None:
-    path = batch[0]["sem_seg_file_name"]
-    labels = read_labels(path)
-    evaluator = next(iter(evaluators.values()))
-    check_labels(labels, len(evaluator.class_names), evaluator.ignore_label, path)
-    truth = torch.from_numpy(labels)
-    images = Images.from_list([item["image"].to(model.device) for item in batch], model.proposer.size_divisibility)
+    truth = next(iter(evaluators.values())).truth(batch[0])
+    images = model.padded(batch)
     proposals = model.propose(images, batch)
     for threshold in dict.fromkeys(threshold for threshold, _ in evaluators):
         classifier.mask_threshold = threshold
@@ -105,4 +96,4 @@ def _evaluate_image(
         for weight, rule in rules.items():
             model.ensemble = rule
             result = model.combine(images, proposals, classification, batch)[0]
-            evaluators[threshold, weight].add(result["sem_seg_labels"], truth, path)
+            evaluators[threshold, weight].add(result["sem_seg_labels"], truth, batch[0]["sem_seg_file_name"])

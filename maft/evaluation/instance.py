@@ -19,6 +19,8 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from torch import Tensor
 
+from maft.data.reading import Record
+
 _SUMMARY = ("AP", "AP50", "AP75", "APs", "APm", "APl")
 
 
@@ -51,15 +53,15 @@ class InstanceEvaluator(DatasetEvaluator):
     def reset(self) -> None:
         self.predictions: list[dict[str, Any]] = []
 
-    def process(self, inputs: list[dict[str, Any]], outputs: list[dict[str, Any]]) -> None:
+    def process(self, records: list[Record], outputs: list[dict[str, Any]]) -> None:
         """Collects a batch.
 
         Args:
-            inputs: dataset dicts with ``"image_id"``.
+            records: with ``"image_id"``.
             outputs: dicts with ``"instances"``: Instances with ``pred_masks`` (n, H, W), ``pred_classes`` (n,) label
                 indices, ``scores`` (n,), for the task "bbox" also ``pred_boxes``. Other classes are left out.
         """
-        for entry, output in zip(inputs, outputs, strict=True):
+        for record, output in zip(records, outputs, strict=True):
             instances = output["instances"].to("cpu")
             classes = instances.pred_classes.tolist()
             kept = [place for place, label in enumerate(classes) if label in self.category_ids]
@@ -67,7 +69,7 @@ class InstanceEvaluator(DatasetEvaluator):
             encoded = mask_api.encode(np.asfortranarray(masks.transpose(1, 2, 0))) if kept else []
             for place, mask in zip(kept, encoded, strict=True):
                 prediction = {
-                    "image_id": entry["image_id"],
+                    "image_id": record["image_id"],
                     "category_id": self.category_ids[classes[place]],
                     "score": float(instances.scores[place]),
                     "segmentation": {"size": mask["size"], "counts": mask["counts"].decode()},
@@ -108,22 +110,6 @@ class InstanceEvaluator(DatasetEvaluator):
     def load_state(self, state: dict[str, Tensor]) -> None:
         """Continues from the `state` of an earlier run."""
         self.predictions = json.loads(bytes(state["predictions"].numpy()))
-
-
-def annotation(
-    identifier: int, image_id: int | str, category_id: int, mask: NDArray[np.bool_], *, crowd: bool = False
-) -> dict[str, Any]:
-    """A ground-truth entry in COCO's format from an (H, W) mask."""
-    encoded = mask_api.encode(np.asfortranarray(mask, dtype=np.uint8))
-    return {
-        "id": identifier,
-        "image_id": image_id,
-        "category_id": category_id,
-        "iscrowd": int(crowd),
-        "area": float(mask_api.area(encoded)),
-        "bbox": mask_api.toBbox(encoded).tolist(),
-        "segmentation": {"size": encoded["size"], "counts": encoded["counts"].decode()},
-    }
 
 
 def _coco(truth: Mapping[str, Any]) -> COCO:

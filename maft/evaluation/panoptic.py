@@ -1,4 +1,4 @@
-"""Panoptic quality (Kirillov et al., CVPR 2019, Section 4), with the rules of COCO's evaluation for void and crowds.
+"""Panoptic quality (Kirillov et al., CVPR 2019), with the rules of COCO's evaluation for void and crowds.
 
 COCO's own code (panopticapi) is not on the Python package index and compares files on disk; this is the same metric
 on arrays, counted image by image, so that nothing is written and processes add up small tables.
@@ -15,7 +15,7 @@ from detectron2.evaluation import DatasetEvaluator
 from numpy.typing import NDArray
 from torch import Tensor
 
-from maft.data.reading import read_panoptic_ids
+from maft.data.reading import Record, read_panoptic_ids
 from maft.errors import UserError
 from maft.evaluation.confusion import sum_over_processes
 
@@ -37,22 +37,21 @@ class PanopticEvaluator(DatasetEvaluator):
         # Rows: sum of IoU, true positives, false positives, false negatives.
         self.table = torch.zeros(4, len(self.class_names), dtype=torch.float64)
 
-    def process(self, inputs: list[dict[str, Any]], outputs: list[dict[str, Any]]) -> None:
+    def process(self, records: list[Record], outputs: list[dict[str, Any]]) -> None:
         """Counts a batch.
 
         Args:
-            inputs: dataset dicts with ``"pan_seg_file_name"`` and ``"segments_info"`` (label indices).
+            records: with ``"pan_seg_file_name"`` and ``"segments_info"`` (label indices).
             outputs: dicts with ``"panoptic_seg"``: (H, W) segment ids, 0 for none, and a list of segments with ``id``
                 and ``category_id`` (label index).
         """
-        for entry, output in zip(inputs, outputs, strict=True):
-            truth = torch.from_numpy(read_panoptic_ids(entry["pan_seg_file_name"]))
+        for record, output in zip(records, outputs, strict=True):
+            path = record["pan_seg_file_name"]
+            truth = torch.from_numpy(read_panoptic_ids(path))
             prediction, segments = output["panoptic_seg"]
             if prediction.shape != truth.shape:
-                raise UserError(
-                    f"The panoptic prediction for {entry['file_name']} and {entry['pan_seg_file_name']} differ in size."
-                )
-            self.add(truth, entry["segments_info"], prediction, segments)
+                raise UserError(f"The panoptic prediction for {record['file_name']} and {path} differ in size.")
+            self.add(truth, record["segments_info"], prediction, segments)
 
     def add(
         self,
@@ -115,7 +114,7 @@ def image_counts(
     predicted_classes: NDArray[np.int64],
     num_classes: int,
 ) -> NDArray[np.float64]:
-    """Matches the segments of one image (Eq. 1 of the paper; a match has IoU > 0.5 and is therefore unique).
+    """Matches the segments of one image (a match has IoU > 0.5 and is therefore unique).
 
     Args:
         overlaps: (n + 1, m + 1) pixels shared by each true and predicted segment, row and column 0 for void.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import functools
 import hashlib
 import json
 import logging
@@ -20,6 +21,12 @@ from maft.errors import UserError
 
 logger = logging.getLogger(__name__)
 
+# Least time between two savings of a state, and between two lines of progress.
+SAVE_SECONDS = 60.0
+_LOG_SECONDS = 5.0
+# The first images pay for caches and autotuning; they do not count in the time per image.
+_WARM_UP = 3
+
 
 class EvaluationState:
     """One process' counts and position on disk, written as one file, whole or not at all.
@@ -28,15 +35,12 @@ class EvaluationState:
         path: the file.
         evaluators: by name; each has ``state()`` and ``load_state()``.
         fingerprint: of everything the counts depend on; called once, when it is first needed.
-        seconds: least time between two writings.
     """
 
-    def __init__(
-        self, path: Path, evaluators: Mapping[str, Any], fingerprint: Callable[[], str], seconds: float = 60.0
-    ) -> None:
-        self.path, self.evaluators, self.seconds = path, evaluators, seconds
-        self._make_fingerprint = fingerprint
-        self._fingerprint = ""
+    def __init__(self, path: Path, evaluators: Mapping[str, Any], fingerprint: Callable[[], str]) -> None:
+        self.path, self.evaluators = path, evaluators
+        # Hashing large weights takes seconds, which short runs are spared.
+        self._fingerprint = functools.cache(fingerprint)
         self._written = time.monotonic()
 
     def restore(self) -> int:
@@ -49,7 +53,7 @@ class EvaluationState:
             logger.info("No half-finished evaluation in %s: starting with the first image.", self.path.parent)
             return 0
         tensors, metadata = read_state_dict(self.path), read_metadata(self.path)
-        if metadata.get("fingerprint") != self.fingerprint:
+        if metadata.get("fingerprint") != self._fingerprint():
             raise UserError(
                 f"{self.path} is the half-finished evaluation of another model, dataset or protocol: delete it, or "
                 "set TEST.RESUME False."
@@ -61,25 +65,19 @@ class EvaluationState:
 
     def save_if_due(self, position: int) -> None:
         """Writes the counts of the first ``position`` images unless that was done a moment ago."""
-        if time.monotonic() - self._written < self.seconds:
+        if time.monotonic() - self._written < SAVE_SECONDS:
             return
         tensors = {
             f"{name}/{key}": value
             for name, evaluator in self.evaluators.items()
             for key, value in evaluator.state().items()
         }
-        write_safetensors(self.path, tensors, {"position": str(position), "fingerprint": self.fingerprint})
+        write_safetensors(self.path, tensors, {"position": str(position), "fingerprint": self._fingerprint()})
         self._written = time.monotonic()
 
     def discard(self) -> None:
         """Removes the file, once the evaluation is complete."""
         self.path.unlink(missing_ok=True)
-
-    @property
-    def fingerprint(self) -> str:
-        """The fingerprint, made on first use: hashing large weights takes seconds, which short runs are spared."""
-        self._fingerprint = self._fingerprint or self._make_fingerprint()
-        return self._fingerprint
 
 
 def fingerprint(model: nn.Module, facts: Mapping[str, Any]) -> str:
@@ -90,13 +88,6 @@ def fingerprint(model: nn.Module, facts: Mapping[str, Any]) -> str:
         flat = value.detach().cpu().contiguous().reshape(-1)
         digest.update(flat.view(torch.uint8).numpy().data if flat.numel() else b"")
     return digest.hexdigest()
-
-
-logger = logging.getLogger(__name__)
-
-_LOG_SECONDS = 5.0
-# The first images pay for caches and autotuning; they do not count in the time per image.
-_WARM_UP = 3
 
 
 class Clock:

@@ -14,7 +14,7 @@ from tabulate import tabulate
 from maft.errors import UserError
 from maft.files import write_json_atomic, write_text_atomic
 
-Results = Mapping[str, Mapping[str, float]]
+Results = dict[str, dict[str, float]]
 
 _DEFINITIONS = {
     "mIoU": "mean IoU over the classes in the ground truth",
@@ -35,20 +35,17 @@ _PARTS = {
     "harmonic_": "harmonic mean of seen and unseen",
 }
 _SUFFIXES = {"_th": "things only", "_st": "stuff only"}
-_SIZES = {"APs": "small", "APm": "medium", "APl": "large"}
+_MEANINGS = {
+    **_DEFINITIONS,
+    **{part + name: f"{text}; {what}" for part, what in _PARTS.items() for name, text in _DEFINITIONS.items()},
+    **{name + suffix: f"{text}; {what}" for suffix, what in _SUFFIXES.items() for name, text in _DEFINITIONS.items()},
+    **{f"AP{size[0]}": f"{_DEFINITIONS['AP']}; {size} objects" for size in ("small", "medium", "large")},
+}
 
 
 def definition(metric: str) -> str:
     """What a metric measures, in words; empty for a name that is not a mean."""
-    for prefix, meaning in _PARTS.items():
-        if metric.startswith(prefix) and metric.removeprefix(prefix) in _DEFINITIONS:
-            return f"{_DEFINITIONS[metric.removeprefix(prefix)]}; {meaning}"
-    for suffix, meaning in _SUFFIXES.items():
-        if metric.endswith(suffix) and metric.removesuffix(suffix) in _DEFINITIONS:
-            return f"{_DEFINITIONS[metric.removesuffix(suffix)]}; {meaning}"
-    if metric in _SIZES:
-        return f"{_DEFINITIONS['AP']}; {_SIZES[metric]} objects"
-    return _DEFINITIONS.get(metric, "")
+    return _MEANINGS.get(metric, "")
 
 
 def metrics() -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import compress
 from typing import Any
 
 import numpy as np
@@ -13,13 +14,13 @@ from torch import Tensor
 
 from maft.data.catalog import DatasetRow, class_names, vocabulary
 from maft.data.mappers import check_labels
-from maft.data.reading import read_labels
+from maft.data.reading import Record, read_labels
 from maft.errors import UserError
 from maft.evaluation.confusion import ConfusionMatrix, SemanticScores, harmonic_mean
 from maft.structures import Vocabulary
 
 
-def test_vocabulary(cfg: CfgNode, row: DatasetRow, name: str) -> tuple[Vocabulary, list[bool]]:
+def test_vocabulary(cfg: CfgNode, row: DatasetRow, name: str) -> tuple[Vocabulary, tuple[bool, ...]]:
     """What is offered to the model on a dataset, and which of it are things."""
     options = cfg.MODEL.VOCABULARY
     training = cfg.DATASETS.TRAIN
@@ -29,20 +30,28 @@ def test_vocabulary(cfg: CfgNode, row: DatasetRow, name: str) -> tuple[Vocabular
         options.SEEN,
         class_names(training[0], options.CLASS_NAMES) if options.SEEN == "overlap" and training else None,
     )
-    things = thing_flags(row)
-    seen = row.classes.seen
-    if cfg.TEST.PROTOCOL == "unseen_only" and seen is not None and not row.seen_only:
-        kept = [index for index in range(len(words)) if not seen[index]]
-        flags = None if words.seen is None else tuple(words.seen[index] for index in kept)
-        return Vocabulary(tuple(words.names[index] for index in kept), flags), [things[index] for index in kept]
-    return words, things
+    if cfg.TEST.PROTOCOL != "unseen_only" or row.seen is None or all(row.seen):
+        return words, row.things
+    unseen = [not seen for seen in row.seen]
+    flags = None if words.seen is None else tuple(compress(words.seen, unseen))
+    return Vocabulary(tuple(compress(words.names, unseen)), flags), tuple(compress(row.things, unseen))
 
 
-def thing_flags(row: DatasetRow) -> list[bool]:
-    """Whether each label of a dataset is a thing."""
-    things = set(row.classes.things)
-    kept = row.classes.seen_indices if row.seen_only else range(len(row.classes))
-    return [index in things for index in kept]
+def predicted_labels(output: dict[str, Any], classes: int) -> Tensor:
+    """(H, W) label map of a model output: its ``"sem_seg_labels"``, or the best of its ``"sem_seg"`` scores.
+
+    Raises:
+        UserError: there are scores of another number of classes.
+    """
+    if "sem_seg_labels" in output:
+        return output["sem_seg_labels"]
+    scores = output["sem_seg"]
+    if scores.shape[0] != classes:
+        raise UserError(
+            f"The model scores {scores.shape[0]} classes, but the dataset has {classes}: give the vocabulary of the "
+            "dataset."
+        )
+    return scores.argmax(dim=0)
 
 
 PROTOCOLS = ("generalized", "unseen_only")
@@ -54,7 +63,7 @@ class SemanticEvaluator(DatasetEvaluator):
     Args:
         class_names: of the dataset, in label order.
         ignore_label: value of unlabelled pixels in the label maps.
-        seen: whether each class belongs to the training vocabulary; None where there is no such split.
+        seen: whether each class belongs to the training vocabulary; all or None where there is no such split.
         protocol: ``"generalized"``: all classes compete and all are measured. ``"unseen_only"``: only the unseen
             classes are offered to the model (predictions index them, in label order), and only their pixels count.
 
@@ -72,11 +81,11 @@ class SemanticEvaluator(DatasetEvaluator):
     ) -> None:
         if protocol not in PROTOCOLS:
             raise UserError(f"TEST.PROTOCOL is {protocol!r}, which is not one of: {', '.join(PROTOCOLS)}.")
-        if protocol == "unseen_only" and (seen is None or all(seen)):
+        self.seen = None if seen is None or all(seen) else np.array(seen, dtype=bool)
+        if protocol == "unseen_only" and self.seen is None:
             raise UserError("TEST.PROTOCOL is 'unseen_only', but the dataset has no unseen classes: use 'generalized'.")
         self.class_names = tuple(class_names)
         self.ignore_label = ignore_label
-        self.seen = None if seen is None else np.array(seen, dtype=bool)
         self.protocol = protocol
         offered = [i for i in range(len(class_names)) if protocol == "generalized" or not (seen and seen[i])]
         # Predictions and labels both become positions among the offered classes; -1 is nothing or ignored.
@@ -85,21 +94,31 @@ class SemanticEvaluator(DatasetEvaluator):
         self._position[self.offered] = torch.arange(len(offered))
         self.reset()
 
+    @classmethod
+    def of_dataset(cls, row: DatasetRow, protocol: str) -> SemanticEvaluator:
+        """The evaluator of a dataset of the catalogue."""
+        return cls(class_names(row.name), row.ignore_label, seen=row.seen, protocol=protocol)
+
     def reset(self) -> None:
         self.confusion = ConfusionMatrix(len(self.offered))
 
-    def process(self, inputs: list[dict[str, Any]], outputs: list[dict[str, Any]]) -> None:
+    def process(self, records: list[Record], outputs: list[dict[str, Any]]) -> None:
         """Counts a batch.
 
         Args:
-            inputs: dataset dicts with ``"sem_seg_file_name"``.
+            records: with ``"sem_seg_file_name"``.
             outputs: dicts with ``"sem_seg_labels"`` (H, W) integers, or ``"sem_seg"`` (K, H, W) scores.
         """
-        for entry, output in zip(inputs, outputs, strict=True):
-            path = entry["sem_seg_file_name"]
-            labels = read_labels(path)
-            check_labels(labels, len(self.class_names), self.ignore_label, path)
-            self.add(self._predicted(output), torch.from_numpy(labels), path)
+        for record, output in zip(records, outputs, strict=True):
+            truth, path = self.truth(record), record["sem_seg_file_name"]
+            self.add(predicted_labels(output, len(self.offered)), truth, path)
+
+    def truth(self, record: Record) -> Tensor:
+        """(H, W) int32 checked label map of a record."""
+        path = record["sem_seg_file_name"]
+        labels = read_labels(path)
+        check_labels(labels, len(self.class_names), self.ignore_label, path)
+        return torch.from_numpy(labels)
 
     def add(self, prediction: Tensor, labels: Tensor, name: str = "a label map") -> None:
         """Counts one image.
@@ -147,17 +166,6 @@ class SemanticEvaluator(DatasetEvaluator):
     def load_state(self, state: dict[str, Tensor]) -> None:
         """Continues from the `state` of an earlier run."""
         self.confusion.counts = state["confusion"].clone()
-
-    def _predicted(self, output: dict[str, Any]) -> Tensor:
-        if "sem_seg_labels" in output:
-            return output["sem_seg_labels"]
-        scores = output["sem_seg"]
-        if scores.shape[0] != len(self.offered):
-            raise UserError(
-                f"The model scores {scores.shape[0]} classes, but the dataset has {len(self.offered)}: give the "
-                "vocabulary of the dataset."
-            )
-        return scores.argmax(dim=0)
 
 
 def split_scores(scores: SemanticScores, seen: np.ndarray) -> dict[str, float]:

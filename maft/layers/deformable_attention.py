@@ -52,6 +52,21 @@ def _neighbours(coordinate: Tensor, length: Tensor) -> tuple[Tensor, Tensor]:
     return cells, torch.stack([1 - fraction, fraction], dim=-1) * inside
 
 
+def deformable_attention_by_definition(
+    values: Tensor, levels: FeatureLevels, locations: Tensor, weights: Tensor
+) -> Tensor:
+    """What `deformable_attention` computes, level by level: values sampled with `grid_sample`, then summed."""
+    batch, _, heads, width = values.shape
+    queries = locations.shape[1]
+    total = values.new_zeros(batch * heads, width, queries)
+    for level, part in enumerate(values.split([h * w for h, w in levels.sizes], dim=1)):
+        maps = part.permute(0, 2, 3, 1).reshape(batch * heads, width, *levels.sizes[level])
+        grid = 2 * locations[:, :, :, level].transpose(1, 2).flatten(0, 1) - 1
+        sampled = F.grid_sample(maps, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+        total = total + (sampled * weights[:, :, :, level].transpose(1, 2).flatten(0, 1)[:, None]).sum(-1)
+    return total.view(batch, heads * width, queries).transpose(1, 2)
+
+
 def deformable_attention(values: Tensor, levels: FeatureLevels, locations: Tensor, weights: Tensor) -> Tensor:
     """Weighted sum of values sampled bilinearly at fractional locations of several maps, zero outside the maps.
 

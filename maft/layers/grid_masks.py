@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from maft.structures import Proposals
 
 
+def grid_probabilities_by_definition(
+    proposals: Proposals, grid: tuple[int, int], crop: tuple[int, int] | None = None
+) -> Tensor:
+    """What `grid_probabilities` computes: two full resizes, to the padded image size and down to the grid."""
+    height, width = proposals.padded_size if crop is None else crop
+    masks = proposals.probabilities(proposals.padded_size)[:, :, :height, :width]
+    return F.interpolate(masks.float(), size=grid, mode="bilinear", align_corners=False)
+
+
 def grid_probabilities(proposals: Proposals, grid: tuple[int, int], crop: tuple[int, int] | None = None) -> Tensor:
     """Masks at the padded image size, resized bilinearly (``align_corners=False``) to a token grid.
 
-    The same numbers, up to rounding, as ``F.interpolate(proposals.probabilities(padded_size), grid)``: a bilinear
-    resize reads two rows and two columns of the large map per cell, so only those are computed.
+    A bilinear resize reads two rows and two columns of the large map per cell, so only those are computed.
 
     Args:
         grid: (gh, gw) cells.

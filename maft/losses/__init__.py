@@ -7,10 +7,8 @@ from maft.losses import (
     representation_compensation,
     self_distillation,
 )
-from maft.losses.step import TrainingStep
 
 __all__ = [
-    "TrainingStep",
     "mask_aware",
     "mask_consistency",
     "mask_cross_entropy",

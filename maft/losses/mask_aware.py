@@ -7,10 +7,11 @@ from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
+from maft.interfaces import Loss, TrainingStep
 from maft.layers.distributed import global_mean
-from maft.losses.step import TrainingStep
+from maft.options import Weight
 from maft.registry import LOSSES
 from maft.structures import Targets
 
@@ -35,6 +36,27 @@ def min_max_normalized(values: Tensor, valid: Tensor | None = None) -> Tensor:
     counted = values if valid is None else values[:, valid]
     low, high = counted.aminmax(dim=1, keepdim=True)
     return (values - low) / (high - low + 1e-8)
+
+
+def mask_aware_loss_by_definition(
+    probabilities: Tensor, mask_probabilities: Tensor, targets: Sequence[Targets]
+) -> Tensor:
+    """`mask_aware_loss` as the papers write it, one pair at a time.
+
+    The mean over proposals n and targets k of SmoothL1(p_n(c_k), (o_nk - min_m o_mk) / (max_m o_mk - min_m o_mk)),
+    with p_n(c_k) the score of proposal n for the class of target k and o_nk the soft IoU of the two.
+    """
+    terms = []
+    for scores, masks, target in zip(probabilities, mask_probabilities, targets):
+        for label, truth in zip(target.labels.tolist(), target.masks.float()):
+            overlaps = []
+            for mask in masks:
+                common = (mask * truth).sum()
+                overlaps.append(common / (mask.sum() + truth.sum() - common))
+            for score, overlap in zip(scores[:, label], overlaps):
+                wanted = (overlap - min(overlaps)) / (max(overlaps) - min(overlaps))
+                terms.append(F.smooth_l1_loss(score, wanted))
+    return torch.stack(terms).mean()
 
 
 def mask_aware_loss(
@@ -81,7 +103,7 @@ def mask_aware_loss(
 
 
 @LOSSES.register()
-class MaskAwareLoss(nn.Module):
+class MaskAwareLoss(Loss):
     """Weighted :func:`mask_aware_loss` of the classifier's probabilities, without the void column.
 
     Args:
@@ -90,7 +112,7 @@ class MaskAwareLoss(nn.Module):
         sigmoid_first: resize mask probabilities, as the MAFT+ release does, instead of mask logits.
     """
 
-    def __init__(self, *, weight: float = 1.0, normalize: bool = True, sigmoid_first: bool = False) -> None:
+    def __init__(self, *, weight: Weight = 1.0, normalize: bool = True, sigmoid_first: bool = False) -> None:
         super().__init__()
         self.weight = weight
         self.normalize = normalize

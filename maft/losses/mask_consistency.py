@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from maft.errors import UserError
+from maft.interfaces import Loss, TrainingStep
 from maft.layers.distributed import global_mean
-from maft.losses.step import TrainingStep
+from maft.options import Weight
 from maft.registry import LOSSES
 
 
@@ -29,7 +30,7 @@ def mask_consistency_loss(predicted: Tensor, wanted: Tensor, counted: Tensor) ->
 
 
 @LOSSES.register()
-class MaskConsistencyLoss(nn.Module):
+class MaskConsistencyLoss(Loss):
     """Weighted :func:`mask_consistency_loss` over the pairs of Mask-Adapter's mixed masks.
 
     Args:
@@ -38,7 +39,7 @@ class MaskConsistencyLoss(nn.Module):
         count_free_slots: official behaviour: slots without a pair are compared too and count in the mean.
     """
 
-    def __init__(self, *, weight: float = 5.0, detach_target: bool = True, count_free_slots: bool = False) -> None:
+    def __init__(self, *, weight: Weight = 5.0, detach_target: bool = True, count_free_slots: bool = False) -> None:
         super().__init__()
         self.weight = weight
         self.detach_target = detach_target

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from maft.errors import UserError
+from maft.interfaces import Loss, TrainingStep
 from maft.layers.distributed import global_mean
-from maft.losses.step import TrainingStep
+from maft.options import Weight
 from maft.registry import LOSSES
 
 
@@ -28,14 +29,14 @@ def mask_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 @LOSSES.register()
-class MaskCrossEntropyLoss(nn.Module):
+class MaskCrossEntropyLoss(Loss):
     """Weighted :func:`mask_cross_entropy` of masks that carry labels.
 
     Args:
         weight: factor of the loss.
     """
 
-    def __init__(self, *, weight: float = 2.0) -> None:
+    def __init__(self, *, weight: Weight = 2.0) -> None:
         super().__init__()
         self.weight = weight
 

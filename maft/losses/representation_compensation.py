@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from pydantic import Field
+from torch import Tensor
 
-from maft.errors import UserError
-from maft.losses.step import TrainingStep
+from maft.interfaces import Loss, TrainingStep
+from maft.options import Positive, Weight
 from maft.registry import LOSSES
 
 SCALES = (1, 2, 4)
+Scales = Annotated[tuple[Positive, ...], Field(min_length=1)]
 
 
 def strip_sums(features: Tensor, scales: Sequence[int] = SCALES) -> Tensor:
@@ -56,7 +59,7 @@ def representation_compensation_loss(student: Tensor, teacher: Tensor, scales: S
 
 
 @LOSSES.register()
-class RepresentationCompensationLoss(nn.Module):
+class RepresentationCompensationLoss(Loss):
     """Weighted :func:`representation_compensation_loss` of CLIP's dense features.
 
     Args:
@@ -64,12 +67,10 @@ class RepresentationCompensationLoss(nn.Module):
         scales: cells per side that the map is pooled to.
     """
 
-    def __init__(self, *, weight: float = 0.1, scales: Sequence[int] = SCALES) -> None:
+    def __init__(self, *, weight: Weight = 0.1, scales: Scales = SCALES) -> None:
         super().__init__()
-        if not scales or any(scale < 1 for scale in scales):
-            raise UserError(f"MODEL.LOSSES.RepresentationCompensationLoss.SCALES is {scales}: give numbers from 1 on.")
         self.weight = weight
-        self.scales = tuple(scales)
+        self.scales = scales
 
     def forward(self, step: TrainingStep) -> dict[str, Tensor]:
         """``{"loss_representation_compensation": scalar}``.
@@ -77,14 +78,9 @@ class RepresentationCompensationLoss(nn.Module):
         Raises:
             UserError: the classifier keeps no pre-trained tower.
         """
-        teacher = getattr(step.classifier, "teacher_features", None)
-        if teacher is None:
-            raise UserError(
-                "RepresentationCompensationLoss needs a classifier that tunes CLIP's trunk, which "
-                f"{type(step.classifier).__name__} does not: use MAFTPlus or remove the loss from MODEL.LOSSES."
-            )
+        teacher = step.classifier.teacher_features(step.images, step.clip)
         features = step.proposals.clip_features
         if features is None:
-            features = step.clip.dense_features(step.images.normalized(step.clip.pixel_mean, step.clip.pixel_std))
-        loss = representation_compensation_loss(features["dense"], teacher(step.images, step.clip), self.scales)
+            features = step.clip.dense_features(step.clip.normalize(step.images))
+        loss = representation_compensation_loss(features["dense"], teacher, self.scales)
         return {"loss_representation_compensation": self.weight * loss}

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from maft.errors import UserError
-from maft.losses.step import TrainingStep
+from maft.interfaces import Loss, TrainingStep
+from maft.options import Weight
 from maft.registry import LOSSES
 
 
@@ -26,14 +26,14 @@ def self_distillation_loss(student_logits: Tensor, teacher_logits: Tensor) -> Te
 
 
 @LOSSES.register()
-class SelfDistillationLoss(nn.Module):
+class SelfDistillationLoss(Loss):
     """Weighted :func:`self_distillation_loss` over the training vocabulary.
 
     Args:
         weight: factor of the loss; 0.1 in the released code, 1 in the paper.
     """
 
-    def __init__(self, *, weight: float = 0.1) -> None:
+    def __init__(self, *, weight: Weight = 0.1) -> None:
         super().__init__()
         self.weight = weight
 
@@ -43,15 +43,8 @@ class SelfDistillationLoss(nn.Module):
         Raises:
             UserError: the classifier has no image tower of its own.
         """
-        encode = getattr(step.classifier, "encode_image", None)
-        if encode is None:
-            raise UserError(
-                f"SelfDistillationLoss needs a classifier that fine-tunes an image tower, which "
-                f"{type(step.classifier).__name__} does not: use IPCLIP or remove the loss from MODEL.LOSSES."
-            )
-        student = encode(step.images, step.clip)
+        student = step.classifier.encode_image(step.images, step.clip)
         with torch.no_grad():
-            teacher = encode(step.images, step.clip, teacher=True)
-        with torch.autocast(student.device.type, enabled=False):
-            logits = [step.text.logits(features.float(), void=False) for features in (student, teacher)]
+            teacher = step.classifier.encode_image(step.images, step.clip, teacher=True)
+        logits = [step.text.logits(features, void=False) for features in (student, teacher)]
         return {"loss_self_distillation": self.weight * self_distillation_loss(*logits)}

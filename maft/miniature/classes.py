@@ -9,8 +9,6 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from maft.errors import UserError
-
 
 @dataclass(frozen=True)
 class Thing:
@@ -44,22 +42,6 @@ class MiniatureClasses:
     def names(self) -> tuple[str, ...]:
         """All 24 names in class id order."""
         return tuple(thing.name for thing in self.things) + self.stuff
-
-    def kind(self, class_id: int) -> str:
-        """``"thing"`` or ``"stuff"``."""
-        return "thing" if class_id < len(self.things) else "stuff"
-
-    def seen(self, rotation: int = 0) -> tuple[bool, ...]:
-        """Whether each class, in class id order, has labels in training under a rotation of the unseen split.
-
-        Raises:
-            UserError: there is no such rotation.
-        """
-        if not 0 <= rotation < len(self.unseen):
-            raise UserError(
-                f"The miniature world has no unseen split {rotation}: choose one of 0 to {len(self.unseen) - 1}."
-            )
-        return tuple(name not in self.unseen[rotation] for name in self.names)
 
     def ids(self, names: tuple[str, ...]) -> tuple[int, ...]:
         """Class ids of some names."""

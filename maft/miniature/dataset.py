@@ -12,11 +12,13 @@ import json
 import os
 import secrets
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
+from tqdm import tqdm
 
 from maft.errors import UserError
 from maft.files import write_json_atomic, write_text_atomic
@@ -26,22 +28,14 @@ from maft.miniature.scene import IMAGE_SIZE, render_scene
 DEFAULT_COUNTS = {"train": 4000, "val": 200}
 
 
-def materialise(
-    root: str | os.PathLike[str],
-    split: str,
-    count: int | None = None,
-    *,
-    seed: int = 0,
-    size: int = IMAGE_SIZE,
-    progress: bool = False,
-) -> Path:
+def materialise(root: str | os.PathLike[str], split: str, count: int, *, seed: int = 0, progress: bool = False) -> Path:
     """Draw a split into ``root/split`` unless it is there already; the split appears whole or not at all.
 
     Args:
         root: the folder of this dataset, for example ``$DETECTRON2_DATASETS/miniature``.
         split: ``"train"`` or ``"val"``.
-        count: number of images, default 4000 and 200 (about 100 MB and 15 s for 4000).
-        seed, size: see :func:`maft.miniature.scene.render_scene`.
+        count: number of images (about 100 MB and 15 s for 4000).
+        seed: see :func:`maft.miniature.scene.render_scene`.
         progress: show a progress bar.
 
     Returns:
@@ -53,74 +47,54 @@ def materialise(
     """
     if split not in DEFAULT_COUNTS:
         raise UserError(f"The miniature dataset has no split {split!r}: choose one of {', '.join(DEFAULT_COUNTS)}.")
-    count = DEFAULT_COUNTS[split] if count is None else count
     if count < 1:
         raise UserError(f"The miniature dataset's split {split!r} needs at least 1 image, got {count}.")
     folder = Path(root) / split
-    world = {"split": split, "count": count, "seed": seed, "size": size, "drawing": _fingerprint(split, seed, size)}
+    world = {"split": split, "count": count, "seed": seed, "size": IMAGE_SIZE, "drawing": _fingerprint(split, seed)}
     if folder.exists():
         _check_same(folder, world)
         return folder
 
     write_text_atomic(Path(root) / "classes.txt", "\n".join(miniature_classes().names) + "\n")
-    unfinished = Path(root) / f".{split}.{secrets.token_hex(4)}.tmp"
     try:
-        _draw(unfinished, world, progress)
-        try:
-            unfinished.rename(folder)
-        except OSError:
-            # Another process may have drawn the same split meanwhile; anything else is an error.
-            if not folder.exists():
-                raise
-            _check_same(folder, world)
+        with whole_folder(folder) as unfinished:
+            _draw(unfinished, world, progress)
     except OSError as error:
         raise UserError(f"Cannot write the miniature dataset to {folder}: {error.strerror}.") from error
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
+    _check_same(folder, world)
     return folder
 
 
-def load_items(root: str | os.PathLike[str], split: str) -> list[dict[str, Any]]:
-    """Detectron2 dicts of a split on disk: file_name, sem_seg_file_name, image_id, height, width.
+@contextmanager
+def whole_folder(target: Path) -> Iterator[Path]:
+    """Yields a new folder that becomes ``target``, whole or not at all, when the block ends without an exception.
 
-    Raises:
-        UserError: the split has not been drawn there.
+    Where another process was faster, its folder stays.
     """
-    folder = Path(root) / split
-    world = _read_world(folder)
-    if world is None:
-        raise UserError(
-            f"The miniature dataset is not in {folder}: draw it with "
-            f"'python datasets/prepare_miniature.py --root {Path(root)}'."
-        )
-    return [
-        {
-            "file_name": str(folder / "images" / f"{number:06d}.png"),
-            "sem_seg_file_name": str(folder / "masks" / f"{number:06d}.png"),
-            "image_id": number,
-            "height": world["size"],
-            "width": world["size"],
-        }
-        for number in range(world["count"])
-    ]
+    unfinished = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
+    unfinished.mkdir(parents=True)
+    try:
+        yield unfinished
+        try:
+            unfinished.rename(target)
+        except OSError:
+            if not target.is_dir():
+                raise
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
 
 
 def _draw(folder: Path, world: dict[str, Any], progress: bool) -> None:
     for part in ("images", "masks"):
         (folder / part).mkdir(parents=True)
-    numbers: Iterable[int] = range(world["count"])
-    if progress:
-        from tqdm import tqdm
-
-        numbers = tqdm(numbers, desc=f"drawing {world['split']} scenes", total=world["count"])
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
-    for number in numbers:
-        scene = render_scene(number, world["split"], world["seed"], size=world["size"])
+    for number in tqdm(range(world["count"]), desc=f"drawing {world['split']} scenes", disable=not progress):
+        scene = render_scene(number, world["split"], world["seed"])
         name = f"{number:06d}.png"
         Image.fromarray(scene.image).save(folder / "images" / name, compress_level=1)
         Image.fromarray(scene.sem_seg).save(folder / "masks" / name)
-        images.append({"id": number, "file_name": name, "height": world["size"], "width": world["size"]})
+        images.append({"id": number, "file_name": name, "height": IMAGE_SIZE, "width": IMAGE_SIZE})
         annotations.extend(
             {"id": number * len(scene.captions) + position, "image_id": number, "caption": caption}
             for position, caption in enumerate(scene.captions)
@@ -129,23 +103,18 @@ def _draw(folder: Path, world: dict[str, Any], progress: bool) -> None:
     write_json_atomic(folder / "world.json", world)
 
 
-def _fingerprint(split: str, seed: int, size: int) -> str:
+def _fingerprint(split: str, seed: int) -> str:
     """Changes when the way scenes are drawn changes, so that files of an older version are not taken for new ones."""
-    scene = render_scene(0, split, seed, size=size)
+    scene = render_scene(0, split, seed)
     content = scene.image.tobytes() + scene.sem_seg.tobytes() + "\n".join(scene.captions).encode()
     return hashlib.sha256(content).hexdigest()[:16]
 
 
-def _read_world(folder: Path) -> dict[str, Any] | None:
-    try:
-        world = json.loads((folder / "world.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return world if isinstance(world, dict) and {"count", "size"} <= world.keys() else None
-
-
 def _check_same(folder: Path, world: dict[str, Any]) -> None:
-    found = _read_world(folder)
+    try:
+        found = json.loads((folder / "world.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        found = None
     if found != world:
         holds = f"another miniature world ({found})" if found else "something else"
         raise UserError(f"{folder} holds {holds}, not {world}: remove that folder or choose another root.")

@@ -10,17 +10,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from maft.errors import UserError
-from maft.miniature.captions import write_captions
 from maft.miniature.classes import miniature_classes
-from maft.miniature.draws import Draws
-from maft.miniature.shapes import local_coordinates, outline, surface
-from maft.miniature.textures import draw_texture
+from maft.miniature.drawing import Draws, draw_texture, local_coordinates, outline, surface
 
 IMAGE_SIZE = 96
 MAX_OBJECTS = 4
 # "pretrain" feeds the tiny CLIPs and "probe" measures them, so that "train" and "val" stay new to CLIP
 _STREAMS = {"train": 0, "val": 1, "pretrain": 2, "probe": 3}
 _ATTEMPTS = 40
+# Five ways to say the same list.
+TEMPLATES = (
+    "a photo of {}.",
+    "a picture of {}.",
+    "this is a photo of {}.",
+    "there is {} in the scene.",
+    "an image with {}.",
+)
 
 
 @dataclass(frozen=True)
@@ -40,11 +45,6 @@ class Scene:
     things: tuple[int, ...]
     stuff: tuple[int, ...]
     captions: tuple[str, ...]
-
-    @property
-    def caption(self) -> str:
-        """The first caption."""
-        return self.captions[0]
 
 
 def render_scene(
@@ -126,3 +126,33 @@ def _free_place(draws: Draws, size: int, count: int, placed: list[tuple[int, int
         if all(100 * ((row - r) ** 2 + (column - c) ** 2) >= 81 * (radius + other) ** 2 for r, c, other in placed):
             return row, column, radius
     return None
+
+
+def write_captions(things: list[tuple[str, str]], stuff: list[str], draws: Draws) -> tuple[str, ...]:
+    """One caption for each template.
+
+    Every thing is always named, in an order of its own for each caption, one time in four with its size; the
+    background is left out of one caption in five, as people do.
+
+    Args:
+        things: name and size ("small", "medium" or "large") of each object, at least one.
+        stuff: names of the background regions, at least one.
+    """
+    captions = []
+    for template in TEMPLATES:
+        order = draws.choose(len(things), len(things))
+        listing = _listing([_noun_phrase(*things[position], draws) for position in order])
+        if draws.integer(0, 4) > 0:
+            ground = [f"the {stuff[position]}" for position in draws.choose(len(stuff), len(stuff))]
+            listing = f"{listing} on {_listing(ground)}"
+        captions.append(template.format(listing))
+    return tuple(captions)
+
+
+def _noun_phrase(name: str, size: str, draws: Draws) -> str:
+    phrase = f"{size} {name}" if draws.integer(0, 3) == 0 else name
+    return f"an {phrase}" if phrase[0] in "aeiou" else f"a {phrase}"
+
+
+def _listing(phrases: list[str]) -> str:
+    return phrases[0] if len(phrases) == 1 else f"{', '.join(phrases[:-1])} and {phrases[-1]}"

@@ -76,11 +76,6 @@ class WordTokenizer:
         """Ids of a text without start, end and padding."""
         return self._encode(text, set())
 
-    def decode(self, tokens: Sequence[int]) -> str:
-        """Words of some ids; spelled letters stand alone, padding, start and end are left out."""
-        names = dict(enumerate((*self.words, *_CHARACTERS), start=1))
-        return " ".join(names.get(int(token), "?") for token in tokens if _PAD < int(token) < self.sot_token_id)
-
     def __call__(self, texts: str | Sequence[str], context_length: int | None = None) -> Tensor:
         """Token rows, int64 of shape (n, context_length): start, words, end, padding.
 

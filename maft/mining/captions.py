@@ -9,7 +9,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+
+from HanTa.HanoverTagger import HanoverTagger
 
 from maft.errors import UserError
 
@@ -21,11 +22,7 @@ _WORD = re.compile(r"[^\W\d_][^\W_]*(?:-[^\W_]+)*")
 
 
 def caption_nouns(caption: str) -> tuple[str, ...]:
-    """The nouns of one caption in lower case, in order, each once; not lemmatised ("dog" and "dogs" are two).
-
-    Raises:
-        UserError: the tagger is not installed.
-    """
+    """The nouns of one caption in lower case, in order, each once; not lemmatised ("dog" and "dogs" are two)."""
     return nouns_of(tag(caption))
 
 
@@ -50,11 +47,7 @@ def nouns_of(tagged: Iterable[tuple[str, str]]) -> tuple[str, ...]:
 
 
 @cache
-def _tagger() -> Any:
-    try:
-        from HanTa.HanoverTagger import HanoverTagger
-    except ImportError as error:
-        raise UserError("Finding the nouns of captions needs the tagger HanTa: run 'pip install HanTa'.") from error
+def _tagger() -> HanoverTagger:
     return HanoverTagger("morphmodel_en.pgz")
 
 
@@ -86,7 +79,7 @@ def read_captions(path: str | os.PathLike[str]) -> list[CaptionedImage]:
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
         names = {image["id"]: str(image["file_name"]) for image in content["images"]}
-        annotations = [(entry["image_id"], entry["id"], str(entry["caption"])) for entry in content["annotations"]]
+        captions = [(spoken["image_id"], spoken["id"], str(spoken["caption"])) for spoken in content["annotations"]]
     except OSError as error:
         raise UserError(f"Captions file {file} cannot be read ({error.strerror}): check the path.") from error
     except (ValueError, KeyError, TypeError) as error:
@@ -94,13 +87,13 @@ def read_captions(path: str | os.PathLike[str]) -> list[CaptionedImage]:
             f'Captions file {file} is not in COCO\'s format ({error}): it needs "images" with id and file_name, and '
             '"annotations" with id, image_id and caption.'
         ) from error
-    strangers = {image_id for image_id, _, _ in annotations} - names.keys()
+    strangers = {image_id for image_id, _, _ in captions} - names.keys()
     if strangers:
         raise UserError(
             f"Captions file {file} has captions of {len(strangers)} images that it does not list, the first is id "
             f"{min(strangers, key=str)}: use the file that belongs to these images."
         )
     found: dict[object, list[str]] = {image_id: [] for image_id in names}
-    for image_id, _, caption in sorted(annotations, key=lambda entry: entry[1]):
+    for image_id, _, caption in sorted(captions, key=lambda spoken: spoken[1]):
         found[image_id].append(caption)
     return [CaptionedImage(name, tuple(found[image_id])) for image_id, name in names.items()]

@@ -27,7 +27,7 @@ from maft.files import atomic_path, write_json_atomic, write_text_atomic
 IMAGES_PER_FOLDER = 1000
 COLUMNS = ("filepath", "title", "image", "score")
 
-# Pairs and unique nouns of the paper's Table 2, by (source of the masks, captions per image; 0: ground-truth names).
+# Pairs and unique nouns that the paper counts, by (source of the masks, captions per image; 0: ground-truth names).
 PAPER = {
     ("ground_truth", 0): ("965 K", "171"),
     ("ground_truth", 1): ("440 K", "12 K"),
@@ -54,7 +54,7 @@ class Pair:
 
 
 def best_masks(similarity: Tensor, valid: Tensor) -> Tensor:
-    """For each noun the most similar mask; a mask may serve several nouns (section 3.2).
+    """For each noun the most similar mask; a mask may serve several nouns, as in OVSeg.
 
     Args:
         similarity: (M, N) similarity of masks and nouns.
@@ -133,7 +133,7 @@ class MiningFolder:
         pairs: list[Pair] = []
         for position, image in enumerate(images):
             shard = json.loads(self._shard(position, image).read_text(encoding="utf-8"))
-            pairs.extend(Pair(**entry) for entry in shard)
+            pairs.extend(Pair(**pair) for pair in shard)
         write_table(self.root / "pairs.tsv", pairs)
         return pairs
 

@@ -22,12 +22,12 @@ from torch import Tensor
 from tqdm import tqdm
 
 from maft.building import build_model
-from maft.checkpoint.loading import initial_weights
 from maft.classifiers.masked_crops import MaskedCrops
 from maft.config import component_options
 from maft.data.catalog import class_names, dataset
-from maft.data.loader import build_test_loader, load_records
+from maft.data.loader import build_test_loader
 from maft.data.mappers import SegmentationMapper
+from maft.data.records import load_records
 from maft.engine.training import set_up
 from maft.errors import UserError
 from maft.files import write_json_atomic
@@ -35,7 +35,7 @@ from maft.mining.captions import CaptionedImage, image_nouns, read_captions
 from maft.mining.folder import PAPER, MiningFolder, Pair, best_masks, statistics
 from maft.registry import CLASSIFIERS, PROPOSERS
 from maft.segmentor import OpenVocabSegmentor
-from maft.structures import Images, Vocabulary
+from maft.structures import Vocabulary
 
 MASK_SOURCES = ("proposals", "ground_truth")
 
@@ -126,7 +126,7 @@ def _folder(cfg: CfgNode, task: MiningTask, work: _Work) -> MiningFolder:
         "masks": task.masks,
         "captions_per_image": task.variant[1],
         "images_and_nouns": hashlib.sha256(content.encode()).hexdigest()[:16],
-        "weights": [node.get("WEIGHTS", "") for node in (model, model.PROPOSER, model.CLASSIFIER)],
+        "weights": [model.WEIGHTS, model.START_FROM],
         "clip": [model.CLIP.NAME, model.CLIP.PRETRAINED],
         "templates": model.VOCABULARY.TEMPLATES,
         "proposer": [model.PROPOSER.NAME, component_options(PROPOSERS, model.PROPOSER)],
@@ -225,11 +225,11 @@ def _mine_images(cfg: CfgNode, task: MiningTask, work: _Work, folder: MiningFold
 
 
 def _model(cfg: CfgNode, task: MiningTask) -> OpenVocabSegmentor:
-    model = build_model(cfg, initial_weights(cfg)).eval()
+    model = build_model(cfg).eval()
     if not isinstance(model, OpenVocabSegmentor) or not isinstance(model.classifier, MaskedCrops):
         raise UserError("Mining cuts regions out as MODEL.CLASSIFIER MaskedCrops does: choose a config that has it.")
-    if task.masks == "proposals" and not (cfg.MODEL.WEIGHTS or cfg.MODEL.PROPOSER.get("WEIGHTS", "")):
-        logger.warning("MODEL.WEIGHTS is empty: the proposals are those of an untrained proposer.")
+    if task.masks == "proposals" and not (cfg.MODEL.WEIGHTS or cfg.MODEL.START_FROM):
+        logger.warning("MODEL.WEIGHTS and START_FROM are empty: the proposals are those of an untrained proposer.")
     return model
 
 
@@ -241,16 +241,17 @@ def _image_pairs(
     names: Sequence[str],
 ) -> tuple[Tensor, Tensor, Chosen]:
     """Regions (M, 3, s, s) uint8, their masks (M, s, s) bool, and (region, noun, score) of each pair of one image."""
-    images = Images.from_list([item["image"].to(model.device) for item in batch], model.proposer.size_divisibility)
+    images, classifier = model.padded(batch), model.classifier
+    assert isinstance(classifier, MaskedCrops)
     proposals = model.propose(images, batch)
-    regions, masks, valid = model.classifier.regions(images, proposals, 0, model.clip)
+    regions, masks, valid = classifier.regions(images, proposals, 0, model.clip)
     chosen: Chosen = []
     if names:
         assert proposals.labels is not None
         chosen = [(index, names[label], None) for index, label in enumerate(proposals.labels[0, valid].tolist())]
     elif len(regions):
         assert rows is not None
-        found = F.normalize(model.classifier.encode_regions(regions, masks, model.clip).float(), dim=-1)
+        found = F.normalize(classifier.encode_regions(regions, masks, model.clip).float(), dim=-1)
         similarity = found @ rows.T
         best = best_masks(similarity, torch.ones_like(similarity[:, 0], dtype=torch.bool))
         scores = similarity.gather(0, best[None])[0]

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 import torch.nn.functional as F
+from detectron2.modeling import Backbone
 from torch import Tensor, nn
 
 from maft.errors import UserError
+from maft.interfaces import Proposer
 from maft.layers.distributed import global_count, global_mean
 from maft.matching import Draws, HungarianMatcher, Match, sample_points
-from maft.structures import Proposals, Targets
+from maft.options import NonNegative, Rgb, Weight
+from maft.structures import Proposals, Targets, TextClassifier
 
 
 def sigmoid_focal_loss(logits: Tensor, masks: Tensor, alpha: float = 0.25, gamma: float = 2.0) -> Tensor:
@@ -39,16 +44,12 @@ class SetCriterion(nn.Module):
     the number of masks of the whole batch, averaged over processes and at least one.
 
     Args:
-        class_weight: weight of the cross-entropy, in the loss and in the matching cost.
-        mask_weight: weight of the mask loss, likewise.
-        dice_weight: weight of the dice loss, likewise.
-        void_weight: weight of the void class within the cross-entropy (0.1).
-        mask_loss: ``"focal"`` (MaskFormer, FreeSeg) or ``"bce"`` (Mask2Former, FC-CLIP).
-        num_points: compare masks at this many points, most of them where the prediction is uncertain (PointRend
-            section 3.1); 0 compares all pixels at the size of the ground truth.
+        class_weight, mask_weight, dice_weight, void_weight, mask_loss, supervise_last_auxiliary: as in
+            `SetPredictionProposer`.
+        num_points: compare masks at this many points, most of them where the prediction is uncertain (PointRend);
+            0 compares all pixels at the size of the ground truth.
         oversample_ratio: uniform points drawn per point kept.
         importance_sample_ratio: share of the points that are the most uncertain ones; the rest is uniform.
-        supervise_last_auxiliary: False leaves out the prediction before the last layer, as FreeSeg's release does.
         draws: source of the points.
     """
 
@@ -59,7 +60,7 @@ class SetCriterion(nn.Module):
         mask_weight: float,
         dice_weight: float,
         void_weight: float = 0.1,
-        mask_loss: str = "focal",
+        mask_loss: Literal["focal", "bce"] = "focal",
         num_points: int = 0,
         oversample_ratio: float = 3.0,
         importance_sample_ratio: float = 0.75,
@@ -67,13 +68,6 @@ class SetCriterion(nn.Module):
         draws: Draws | None = None,
     ) -> None:
         super().__init__()
-        if mask_loss not in ("focal", "bce"):
-            raise UserError(f"Mask loss {mask_loss!r} is unknown: MASK_LOSS must be 'focal' or 'bce'.")
-        if not 0 <= importance_sample_ratio <= 1 or oversample_ratio < 1:
-            raise UserError(
-                f"OVERSAMPLE_RATIO {oversample_ratio} must be at least 1 and IMPORTANCE_SAMPLE_RATIO "
-                f"{importance_sample_ratio} must lie in [0, 1]."
-            )
         self.weights = {"loss_ce": class_weight, "loss_mask": mask_weight, "loss_dice": dice_weight}
         self.void_weight = void_weight
         self.mask_loss = {"focal": sigmoid_focal_loss, "bce": sigmoid_cross_entropy_loss}[mask_loss]
@@ -164,3 +158,62 @@ class SetCriterion(nn.Module):
     @staticmethod
     def _number_of_masks(targets: list[Targets], device: torch.device) -> Tensor:
         return global_count(sum(len(target.labels) for target in targets), device)
+
+
+class SetPredictionProposer(Proposer):
+    """A proposer that the set criterion trains on a backbone's features: what Mask2Former and MaskFormer share.
+
+    Args:
+        backbone: a Detectron2 backbone, or None where the shared CLIP's image tower is the backbone.
+        class_weight: weight of the cross-entropy, in the loss and in the matching cost.
+        mask_weight: weight of the mask loss, likewise.
+        dice_weight: weight of the dice loss, likewise.
+        void_weight: weight of the void class within the cross-entropy.
+        mask_loss: focal (MaskFormer, FreeSeg) or bce (Mask2Former, FC-CLIP).
+        num_points: masks are compared at this many points, most of them where the prediction is uncertain; 0: all.
+        supervise_last_auxiliary: False leaves out the prediction before the last layer, as FreeSeg's release does.
+        pixel_mean, pixel_std: normalisation of RGB images in 0..255 for the backbone; CLIP has its own.
+    """
+
+    pixel_mean: Tensor
+    pixel_std: Tensor
+
+    def __init__(
+        self,
+        backbone: nn.Module | None,
+        *,
+        class_weight: Weight = 1.0,
+        mask_weight: Weight = 20.0,
+        dice_weight: Weight = 1.0,
+        void_weight: Weight = 0.1,
+        mask_loss: Literal["focal", "bce"] = "focal",
+        num_points: NonNegative = 0,
+        supervise_last_auxiliary: bool = True,
+        pixel_mean: Rgb = (123.675, 116.28, 103.53),
+        pixel_std: Rgb = (58.395, 57.12, 57.375),
+    ) -> None:
+        super().__init__()
+        self.backbone = backbone
+        # Padding to less than the coarsest stride would let the levels disagree in size.
+        self.size_divisibility = max(int(backbone.size_divisibility), 32) if isinstance(backbone, Backbone) else 32
+        self.criterion = SetCriterion(
+            class_weight=class_weight,
+            mask_weight=mask_weight,
+            dice_weight=dice_weight,
+            void_weight=void_weight,
+            mask_loss=mask_loss,
+            num_points=num_points,
+            supervise_last_auxiliary=supervise_last_auxiliary,
+        )
+        self.register_buffer("pixel_mean", torch.tensor(pixel_mean), persistent=False)
+        self.register_buffer("pixel_std", torch.tensor(pixel_std), persistent=False)
+
+    def losses(self, proposals: Proposals, text: TextClassifier, targets: list[Targets]) -> dict[str, Tensor]:
+        """Weighted set losses of the final prediction and of every auxiliary one.
+
+        Raises:
+            UserError: the vocabulary has no void row, which unmatched queries are trained towards.
+        """
+        if text.void is None:
+            raise UserError("The set criterion needs a no-object embedding: set MODEL.VOCABULARY.VOID to True.")
+        return self.criterion(proposals, targets)

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
+from detectron2.layers import ShapeSpec
 from torch import Tensor, nn
 
-from maft.proposals.criterion import SetCriterion
-from maft.proposals.mask2former import IMAGENET_MEAN, IMAGENET_STD, Mask2Former, build_backbone, build_decoders
-from maft.proposals.pixel_decoder import PixelDecoder
-from maft.proposals.transformer_decoder import MaskedAttentionDecoder
-from maft.registry import PROPOSERS, BuildContext
+from maft.errors import UserError
+from maft.options import Fraction, NonNegative, Positive, Weight
+from maft.proposals.mask2former import Mask2Former
+from maft.registry import PROPOSERS
 from maft.structures import TextClassifier
 
 # Scores of this many (token, head, text) triples are held at a time: 16 MiB in float32.
@@ -20,7 +21,7 @@ _CHUNK = 1 << 22
 
 
 class TextInteraction(nn.Module):
-    """Cross-attention from image tokens to texts, shared by all feature maps (FreeSeg section 3.3).
+    """Cross-attention from image tokens to texts, shared by all feature maps (FreeSeg's semantic context interaction).
 
     Published for all maps in turn, with one property that trained weights depend on: texts are normalised once
     more before every map, so map i sees them normalised i + 1 times; and the residual is the normalised token.
@@ -33,9 +34,7 @@ class TextInteraction(nn.Module):
         dropout: dropout on the attention weights.
     """
 
-    def __init__(
-        self, *, width: int, text_dim: int, inner_dim: int = 2048, num_heads: int = 8, dropout: float = 0.1
-    ) -> None:
+    def __init__(self, *, width: int, text_dim: int, inner_dim: int, num_heads: int, dropout: float) -> None:
         super().__init__()
         self.num_heads = num_heads
         self.token_norm = nn.LayerNorm(width)
@@ -60,6 +59,17 @@ class TextInteraction(nn.Module):
             attended = self._attend(tokens, texts)
             changed.append((tokens + self.gamma * attended).transpose(1, 2).unflatten(2, features.shape[-2:]))
         return changed
+
+    def attend_by_definition(self, tokens: Tensor, texts: Tensor) -> Tensor:
+        """`_attend` as the paper writes it: multi-head attention with every token widened to ``inner_dim``."""
+
+        def heads(projected: Tensor) -> Tensor:
+            return projected.unflatten(-1, (self.num_heads, -1)).transpose(-2, -3)
+
+        query = heads(self.query_projection(tokens))
+        key, value = heads(self.key_projection(texts)), heads(self.value_projection(texts))
+        weights = self.dropout((query @ key.transpose(-1, -2) * query.shape[-1] ** -0.5).softmax(-1))
+        return self.output_projection((weights @ value).transpose(-2, -3).flatten(-2))
 
     def _attend(self, tokens: Tensor, texts: Tensor) -> Tensor:
         """Multi-head attention with the token-side projections folded into the few texts.
@@ -95,113 +105,61 @@ class TextInteraction(nn.Module):
 class FreeSeg(Mask2Former):
     """Mask2Former whose features attend to the class texts before decoding, so that masks depend on the vocabulary.
 
-    Args:
-        interaction: the text interaction; its width must be that of memories and mask features alike.
+    The released models have 10 decoder layers, and their criterion leaves out the prediction before the last layer
+    (``supervise_last_auxiliary`` False).
 
-    The other arguments are those of `Mask2Former`.
+    Args:
+        hidden_dim: width of queries, memories and mask features, which the interaction reads alike.
+        interaction_dim, interaction_heads: total width and heads of the attention to the texts.
+        dropout: of the pixel decoder and of that attention.
     """
 
     def __init__(
         self,
         backbone: nn.Module | None,
-        pixel_decoder: PixelDecoder,
-        decoder: MaskedAttentionDecoder,
-        criterion: SetCriterion,
-        interaction: TextInteraction,
+        shapes: Mapping[str, ShapeSpec],
+        embedding_dim: int,
         *,
+        hidden_dim: Positive = 256,
+        interaction_dim: Positive = 2048,
+        interaction_heads: Positive = 8,
+        dropout: Fraction = 0.1,
+        class_weight: Weight = 1.0,
+        mask_weight: Weight = 20.0,
+        mask_loss: Literal["focal", "bce"] = "focal",
+        num_points: NonNegative = 0,
         align_corners: bool = True,
-        pixel_mean: Sequence[float] = IMAGENET_MEAN,
-        pixel_std: Sequence[float] = IMAGENET_STD,
+        conv_dim: Positive | None = None,
+        mask_dim: Positive | None = None,
+        **common: Any,
     ) -> None:
+        if interaction_dim % interaction_heads:
+            raise UserError(
+                f"INTERACTION_DIM {interaction_dim} must be a multiple of INTERACTION_HEADS {interaction_heads}."
+            )
+        if not hidden_dim == (conv_dim or hidden_dim) == (mask_dim or hidden_dim):
+            raise UserError("CONV_DIM and MASK_DIM of FreeSeg must be its HIDDEN_DIM: leave them out.")
         super().__init__(
             backbone,
-            pixel_decoder,
-            decoder,
-            criterion,
-            align_corners=align_corners,
-            pixel_mean=pixel_mean,
-            pixel_std=pixel_std,
-        )
-        self.interaction = interaction
-
-    @classmethod
-    def from_options(  # type: ignore[override]
-        cls,
-        context: BuildContext,
-        *,
-        backbone: str = "detectron2",
-        num_queries: int = 100,
-        hidden_dim: int = 256,
-        heads: int = 8,
-        feedforward_dim: int = 2048,
-        encoder_layers: int = 6,
-        encoder_points: int = 4,
-        encoder_feedforward_dim: int = 1024,
-        encoder_features: Sequence[str] = ("res3", "res4", "res5"),
-        decoder_layers: int = 9,
-        embedding_hidden_dim: int = 1024,
-        embedding_layers: int = 2,
-        interaction_dim: int = 2048,
-        interaction_heads: int = 8,
-        dropout: float = 0.1,
-        class_weight: float = 1.0,
-        mask_weight: float = 20.0,
-        dice_weight: float = 5.0,
-        void_weight: float = 0.1,
-        supervise_last_auxiliary: bool = True,
-        align_corners: bool = True,
-        pixel_mean: Sequence[float] = IMAGENET_MEAN,
-        pixel_std: Sequence[float] = IMAGENET_STD,
-    ) -> FreeSeg:
-        """Assembles the generator from its YAML options.
-
-        The released models have 10 decoder layers, and their criterion leaves out the prediction before the last
-        layer (``supervise_last_auxiliary`` False).
-        """
-        module, shapes = build_backbone(context, backbone)
-        embedding_dim = context.clip.embed_dim
-        pixel_decoder, decoder = build_decoders(
             shapes,
             embedding_dim,
-            num_queries=num_queries,
             conv_dim=hidden_dim,
             mask_dim=hidden_dim,
             hidden_dim=hidden_dim,
-            heads=heads,
-            feedforward_dim=feedforward_dim,
-            encoder_layers=encoder_layers,
-            encoder_points=encoder_points,
-            encoder_feedforward_dim=encoder_feedforward_dim,
-            encoder_features=encoder_features,
-            decoder_layers=decoder_layers,
-            class_head="query",
-            embedding_hidden_dim=embedding_hidden_dim,
-            embedding_layers=embedding_layers,
             dropout=dropout,
+            class_weight=class_weight,
+            mask_weight=mask_weight,
+            mask_loss=mask_loss,
+            num_points=num_points,
+            align_corners=align_corners,
+            **common,
         )
-        interaction = TextInteraction(
+        self.interaction = TextInteraction(
             width=hidden_dim,
             text_dim=embedding_dim,
             inner_dim=interaction_dim,
             num_heads=interaction_heads,
             dropout=dropout,
-        )
-        criterion = SetCriterion(
-            class_weight=class_weight,
-            mask_weight=mask_weight,
-            dice_weight=dice_weight,
-            void_weight=void_weight,
-            supervise_last_auxiliary=supervise_last_auxiliary,
-        )
-        return cls(
-            module,
-            pixel_decoder,
-            decoder,
-            criterion,
-            interaction,
-            align_corners=align_corners,
-            pixel_mean=pixel_mean,
-            pixel_std=pixel_std,
         )
 
     def read_texts(

@@ -2,47 +2,41 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
-from torch import nn
-
+from maft.clip import CLIPEncoder
 from maft.errors import UserError
+from maft.interfaces import Proposer
 from maft.matching import Draws, ground_truth_slots
+from maft.options import NonNegative
 from maft.registry import PROPOSERS
 from maft.structures import Images, Proposals, Targets, TextClassifier
 
 
 @PROPOSERS.register()
-class GroundTruth(nn.Module):
+class GroundTruth(Proposer):
     """Proposer: the annotated masks of each image, with nothing to train.
 
     Args:
         num_masks: proposals per image in training: where an image has more, a random subset; free slots are invalid.
             0, and evaluation always, takes as many as the richest image of the batch has.
-        draws: source of the random subsets.
     """
 
     needs_targets = True
-    size_divisibility = 32
 
-    def __init__(self, *, num_masks: int = 0, draws: Draws | None = None) -> None:
+    def __init__(self, *, num_masks: NonNegative = 0) -> None:
         super().__init__()
-        if num_masks < 0:
-            raise UserError(f"MODEL.PROPOSER.GroundTruth.NUM_MASKS is {num_masks}: it must be 0 (all) or more.")
         self.num_masks = num_masks
-        self.draws = draws or Draws()
-
-    @classmethod
-    def from_options(cls, context: Any, *, num_masks: int = 0) -> GroundTruth:
-        return cls(num_masks=num_masks)
+        self.draws = Draws()
 
     def forward(
         self,
         images: Images,
         text: TextClassifier,
-        clip: Any,
+        clip: CLIPEncoder,
         targets: list[Targets] | None = None,
-        batched_inputs: Any = None,
+        records: Sequence[dict[str, Any]] | None = None,
     ) -> Proposals:
         """Binary masks (B, Q, H, W) as floats with their labels; slots without a mask are not ``valid``, label -1.
 

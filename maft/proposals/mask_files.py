@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +13,18 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
-from torch import Tensor, nn
+from torch import Tensor
 
+from maft.clip import CLIPEncoder
 from maft.data.reading import read_labels
 from maft.errors import UserError
+from maft.interfaces import Proposer
 from maft.registry import PROPOSERS
-from maft.structures import Images, Proposals, proposals_of_masks
+from maft.structures import Images, Proposals, Targets, TextClassifier, proposals_of_masks
 
 
 @PROPOSERS.register()
-class MaskFiles(nn.Module):
+class MaskFiles(Proposer):
     """Proposer: binary masks read from disk; for evaluation and prediction only, since they follow no augmentation.
 
     Args:
@@ -38,9 +41,7 @@ class MaskFiles(nn.Module):
         UserError: the path does not exist.
     """
 
-    size_divisibility = 32
-
-    def __init__(self, path: str) -> None:
+    def __init__(self, *, path: str) -> None:
         super().__init__()
         self.path = Path(path)
         if not self.path.exists():
@@ -49,17 +50,13 @@ class MaskFiles(nn.Module):
             )
         self._by_image: dict[str, list[dict[str, Any]]] | None = None
 
-    @classmethod
-    def from_options(cls, context: Any, *, path: str) -> MaskFiles:
-        return cls(path)
-
     def forward(
         self,
         images: Images,
-        text: Any,
-        clip: Any,
-        targets: Any = None,
-        batched_inputs: list[dict[str, Any]] | None = None,
+        text: TextClassifier,
+        clip: CLIPEncoder,
+        targets: list[Targets] | None = None,
+        records: Sequence[dict[str, Any]] | None = None,
     ) -> Proposals:
         """Binary masks (B, Q, H, W) as floats, followed by slots that are not ``valid``.
 
@@ -72,27 +69,27 @@ class MaskFiles(nn.Module):
             raise UserError(
                 "Masks from disk do not follow the augmentation of training images: train with another proposer."
             )
-        if batched_inputs is None:
+        if records is None:
             raise UserError("The MaskFiles proposer needs the images' file names: run it on a dataset or on files.")
         masks = []
-        for item, size in zip(batched_inputs, images.sizes, strict=True):
-            original = (int(item.get("height", size[0])), int(item.get("width", size[1])))
-            found = torch.from_numpy(self.read(item, original)).to(images.pixels.device)
+        for record, size in zip(records, images.sizes, strict=True):
+            original = (int(record.get("height", size[0])), int(record.get("width", size[1])))
+            found = torch.from_numpy(self.read(record, original)).to(images.pixels.device)
             masks.append(_resized(found, size))
         return proposals_of_masks(masks, images)
 
-    def read(self, item: dict[str, Any], size: tuple[int, int]) -> NDArray[np.bool_]:
+    def read(self, record: dict[str, Any], size: tuple[int, int]) -> NDArray[np.bool_]:
         """The stored masks of one image: (n, *size) bool.
 
         Args:
-            item: the image's Detectron2 dict.
+            record: the image's Detectron2 dict.
             size: (height, width) the masks must have: the original image's.
         """
         if self.path.is_file():
-            return _decoded(self._annotations_of(item), size, f"{self.path}, image {item.get('image_id')}")
-        if "file_name" not in item:
+            return _decoded(self._annotations_of(record), size, f"{self.path}, image {record.get('image_id')}")
+        if "file_name" not in record:
             raise UserError("Masks from disk are found by the image's file name, but the image came without one.")
-        stem = self.path / Path(item["file_name"]).stem
+        stem = self.path / Path(record["file_name"]).stem
         if stem.is_dir():
             files = sorted(stem.glob("*.png"))
             return _stacked([_checked(read_labels(file) != 0, size, str(file)) for file in files], size)
@@ -103,11 +100,11 @@ class MaskFiles(nn.Module):
         if list_file.is_file():
             return _decoded(_annotation_list(_json(list_file), list_file), size, str(list_file))
         raise UserError(
-            f"No masks for {item['file_name']}: expected the folder {stem}, or {map_file.name} or {list_file.name} in "
-            f"{self.path} (an empty folder stands for no mask)."
+            f"No masks for {record['file_name']}: expected the folder {stem}, or {map_file.name} or {list_file.name} "
+            f"in {self.path} (an empty folder stands for no mask)."
         )
 
-    def _annotations_of(self, item: dict[str, Any]) -> list[dict[str, Any]]:
+    def _annotations_of(self, record: dict[str, Any]) -> list[dict[str, Any]]:
         if self._by_image is None:
             grouped = defaultdict(list)
             for annotation in _annotation_list(_json(self.path), self.path):
@@ -115,9 +112,9 @@ class MaskFiles(nn.Module):
                     raise UserError(f"An annotation in {self.path} has no image_id: masks of all images need it.")
                 grouped[str(annotation["image_id"])].append(annotation)
             self._by_image = dict(grouped)
-        if "image_id" not in item:
+        if "image_id" not in record:
             raise UserError(f"{self.path} goes by image_id, but the image came without one: use a folder of masks.")
-        return self._by_image.get(str(item["image_id"]), [])
+        return self._by_image.get(str(record["image_id"]), [])
 
 
 def _resized(masks: Tensor, size: tuple[int, int]) -> Tensor:

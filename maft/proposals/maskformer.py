@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import fvcore.nn.weight_init as weight_init
 import torch
 import torch.nn.functional as F
 from detectron2.layers import Conv2d, get_norm
-from detectron2.modeling import Backbone
 from torch import Tensor, nn
 
+from maft.clip import CLIPEncoder
 from maft.errors import UserError
+from maft.interfaces import BuildContext
 from maft.layers.transformer import MLP, Transformer, sine_position_encoding
-from maft.proposals.criterion import SetCriterion
-from maft.registry import PROPOSERS, BuildContext
+from maft.options import Fraction, NonNegative, Positive
+from maft.proposals.criterion import SetPredictionProposer
+from maft.registry import PROPOSERS
 from maft.structures import Images, Proposals, Targets, TextClassifier
 
 
@@ -56,37 +59,56 @@ class FPNPixelDecoder(nn.Module):
         return self.mask_features(x)
 
 
-class MaskFormerHead(nn.Module):
-    """Backbone features -> class embeddings and mask logits of every query and decoder layer.
+@PROPOSERS.register()
+class MaskFormer(SetPredictionProposer):
+    """Proposer: MaskFormer's masks, with class logits that compare every query with the texts (OVSeg, ZSSeg).
 
     Args:
-        channels: channels of every backbone feature by name, from the highest resolution to the lowest.
-        embedding_dim: width of the class embedding, CLIP's joint space.
+        backbone: a Detectron2 backbone.
+        channels: channels of its features by name, from the highest resolution to the lowest.
+        embedding_dim: D, width of CLIP's joint space.
+        num_queries: Q.
+        conv_dim: channels of the pixel decoder.
+        mask_dim: channels of the per-pixel embeddings.
+        hidden_dim: width of the transformer.
+        heads: its attention heads.
+        feedforward_dim: hidden width of its MLPs.
+        encoder_layers, decoder_layers: its layers.
+        dropout: its dropout.
+        pre_norm: normalise the input of each of its sub-layers instead of the sum after it.
         embedding_hidden_dim, embedding_layers: the class embedding's MLP; one layer is a linear projection (ZegFormer).
-        transformer_feature: the backbone feature the transformer reads.
+        transformer_feature: the backbone feature that the transformer reads.
+        deep_supervision: in training, predict from every decoder layer and not from the last alone.
+        norm: Detectron2's name of the pixel decoder's normalisation.
+
+    Raises:
+        UserError: the backbone lacks the feature, or widths and heads do not go together.
     """
 
     def __init__(
         self,
+        backbone: nn.Module,
         channels: Mapping[str, int],
-        *,
         embedding_dim: int,
-        embedding_hidden_dim: int = 1024,
-        embedding_layers: int = 2,
-        num_queries: int = 100,
-        conv_dim: int = 256,
-        mask_dim: int = 256,
-        hidden_dim: int = 256,
-        heads: int = 8,
-        feedforward_dim: int = 2048,
-        encoder_layers: int = 0,
-        decoder_layers: int = 6,
-        dropout: float = 0.1,
+        *,
+        num_queries: Positive = 100,
+        conv_dim: Positive = 256,
+        mask_dim: Positive = 256,
+        hidden_dim: Positive = 256,
+        heads: Positive = 8,
+        feedforward_dim: Positive = 2048,
+        encoder_layers: NonNegative = 0,
+        decoder_layers: Positive = 6,
+        dropout: Fraction = 0.1,
         pre_norm: bool = False,
+        embedding_hidden_dim: Positive = 1024,
+        embedding_layers: Positive = 2,
         transformer_feature: str = "res5",
+        deep_supervision: bool = True,
         norm: str = "GN",
+        **common: Any,
     ) -> None:
-        super().__init__()
+        super().__init__(backbone, **common)
         if transformer_feature not in channels:
             raise UserError(
                 f"MODEL.PROPOSER.MaskFormer.TRANSFORMER_FEATURE {transformer_feature!r} is not a feature of the "
@@ -96,7 +118,7 @@ class MaskFormerHead(nn.Module):
             raise UserError(
                 f"MODEL.PROPOSER.MaskFormer.HIDDEN_DIM {hidden_dim} must be even and a multiple of HEADS {heads}."
             )
-        self.transformer_feature = transformer_feature
+        self.transformer_feature, self.deep_supervision = transformer_feature, deep_supervision
         self.pixel_decoder = FPNPixelDecoder(channels, conv_dim=conv_dim, mask_dim=mask_dim, norm=norm)
         self.transformer = Transformer(
             hidden_dim,
@@ -117,7 +139,13 @@ class MaskFormerHead(nn.Module):
         self.class_embed = MLP(hidden_dim, embedding_hidden_dim, embedding_dim, embedding_layers)
         self.mask_embed = MLP(hidden_dim, hidden_dim, mask_dim, 3)
 
-    def forward(self, features: Mapping[str, Tensor], *, all_layers: bool) -> tuple[Tensor, Tensor]:
+    @classmethod
+    def from_options(cls, context: BuildContext, **options: Any) -> Any:
+        backbone = context.backbone()
+        channels = {name: shape.channels for name, shape in backbone.output_shape().items()}  # type: ignore[operator]
+        return cls(backbone, channels, context.clip.embed_dim, **options)
+
+    def predict(self, features: Mapping[str, Tensor], *, all_layers: bool) -> tuple[Tensor, Tensor]:
         """Predictions of L decoder layers, the final one last.
 
         Args:
@@ -137,121 +165,22 @@ class MaskFormerHead(nn.Module):
             decoded = decoded[-1:]
         return self.class_embed(decoded), torch.einsum("lbqc,bchw->lbqhw", self.mask_embed(decoded), pixels)
 
-
-@PROPOSERS.register()
-class MaskFormer(nn.Module):
-    """Proposer: MaskFormer's masks, with class logits that compare every query with the text (OVSeg section 3.1).
-
-    Args:
-        backbone: a Detectron2 backbone.
-        head: predicts from the backbone's features.
-        criterion: the set criterion it is trained with.
-        deep_supervision: in training, predict from every decoder layer and not from the last alone.
-        pixel_mean, pixel_std: normalisation of RGB images in 0..255.
-    """
-
-    pixel_mean: Tensor
-    pixel_std: Tensor
-
-    def __init__(
-        self,
-        backbone: Backbone,
-        head: MaskFormerHead,
-        criterion: SetCriterion,
-        *,
-        deep_supervision: bool = True,
-        pixel_mean: tuple[float, float, float],
-        pixel_std: tuple[float, float, float],
-    ) -> None:
-        super().__init__()
-        self.backbone = backbone
-        self.head = head
-        self.criterion = criterion
-        self.deep_supervision = deep_supervision
-        # Padding to less than the total stride would let the pyramid's levels disagree in size.
-        self.size_divisibility = max(backbone.size_divisibility, 32)
-        self.register_buffer("pixel_mean", torch.tensor(pixel_mean), persistent=False)
-        self.register_buffer("pixel_std", torch.tensor(pixel_std), persistent=False)
-
-    @classmethod
-    def from_options(
-        cls,
-        context: BuildContext,
-        *,
-        num_queries: int = 100,
-        conv_dim: int = 256,
-        mask_dim: int = 256,
-        hidden_dim: int = 256,
-        heads: int = 8,
-        feedforward_dim: int = 2048,
-        encoder_layers: int = 0,
-        decoder_layers: int = 6,
-        dropout: float = 0.1,
-        pre_norm: bool = False,
-        embedding_hidden_dim: int = 1024,
-        embedding_layers: int = 2,
-        transformer_feature: str = "res5",
-        deep_supervision: bool = True,
-        norm: str = "GN",
-        class_weight: float = 1.0,
-        mask_weight: float = 20.0,
-        dice_weight: float = 1.0,
-        void_weight: float = 0.1,
-        pixel_mean: tuple[float, float, float] = (123.675, 116.28, 103.53),
-        pixel_std: tuple[float, float, float] = (58.395, 57.12, 57.375),
-    ) -> MaskFormer:
-        backbone = context.backbone()
-        head = MaskFormerHead(
-            {name: shape.channels for name, shape in backbone.output_shape().items()},  # type: ignore[operator]
-            embedding_dim=context.clip.embed_dim,
-            embedding_hidden_dim=embedding_hidden_dim,
-            embedding_layers=embedding_layers,
-            num_queries=num_queries,
-            conv_dim=conv_dim,
-            mask_dim=mask_dim,
-            hidden_dim=hidden_dim,
-            heads=heads,
-            feedforward_dim=feedforward_dim,
-            encoder_layers=encoder_layers,
-            decoder_layers=decoder_layers,
-            dropout=dropout,
-            pre_norm=pre_norm,
-            transformer_feature=transformer_feature,
-            norm=norm,
-        )
-        criterion = SetCriterion(
-            class_weight=class_weight, mask_weight=mask_weight, dice_weight=dice_weight, void_weight=void_weight
-        )
-        return cls(
-            backbone,  # type: ignore[arg-type]
-            head,
-            criterion,
-            deep_supervision=deep_supervision,
-            pixel_mean=pixel_mean,
-            pixel_std=pixel_std,
-        )
-
     def forward(
         self,
         images: Images,
         text: TextClassifier,
-        clip: nn.Module,
+        clip: CLIPEncoder,
         targets: list[Targets] | None = None,
-        batched_inputs: list[dict] | None = None,
+        records: Sequence[dict[str, Any]] | None = None,
     ) -> Proposals:
         """Mask logits (B, Q, H/4, W/4) and class logits (B, Q, C + 1); earlier layers as auxiliary in training."""
+        assert self.backbone is not None
         features = self.backbone(images.normalized(self.pixel_mean, self.pixel_std))
-        embeddings, masks = self.head(features, all_layers=self.training and self.deep_supervision)
-        # Bfloat16 has steps of half a unit at 100 times the cosine, too coarse for a softmax.
-        with torch.autocast(embeddings.device.type, enabled=False):
-            layers = [
-                Proposals(mask, images.padded_size, class_logits=text.logits(embedding.float()))
-                for embedding, mask in zip(embeddings, masks)
-            ]
-        final = layers[-1]
-        final.auxiliary = layers[:-1]
+        embeddings, masks = self.predict(features, all_layers=self.training and self.deep_supervision)
+        layers = [
+            Proposals(mask, images.padded_size, class_logits=text.logits(embedding))
+            for embedding, mask in zip(embeddings, masks)
+        ]
+        final = layers.pop()
+        final.auxiliary = layers
         return final
-
-    def losses(self, proposals: Proposals, text: TextClassifier, targets: list[Targets]) -> dict[str, Tensor]:
-        """Weighted set losses of the final prediction and of every auxiliary one."""
-        return self.criterion(proposals, targets)

@@ -74,8 +74,8 @@ class PixelDecoder(nn.Module):
         super().__init__()
         if width % _NORM_GROUPS or width % num_heads:
             raise UserError(
-                f"HIDDEN_DIM {width} of the pixel decoder must be a multiple of {_NORM_GROUPS} (GroupNorm) and of its "
-                f"{num_heads} heads."
+                f"The width {width} of the pixel decoder (CONV_DIM, in FreeSeg HIDDEN_DIM) must be a multiple of "
+                f"{_NORM_GROUPS} (GroupNorm) and of its {num_heads} heads."
             )
         missing = [name for name in encoder_features if name not in input_shape]
         if missing:

@@ -105,7 +105,7 @@ def load_sam(weights: str) -> nn.Module:
         ) from error
     if Path(weights).is_file():
         raise UserError(
-            f"{_NODE}.WEIGHTS {weights} is a file, but SAM is read from a folder with config.json and "
+            f"{_NODE}.PRETRAINED {weights} is a file, but SAM is read from a folder with config.json and "
             "model.safetensors, as on https://huggingface.co/facebook/sam-vit-huge/tree/main."
         )
     verbosity = transformers.logging.get_verbosity()
@@ -114,7 +114,7 @@ def load_sam(weights: str) -> nn.Module:
     try:
         kind = AutoConfig.from_pretrained(weights).model_type
         if kind != "sam" and kind not in _SAM2_TYPES:
-            raise UserError(f"{_NODE}.WEIGHTS {weights} holds a {kind!r} model: give a SAM or SAM 2 model.")
+            raise UserError(f"{_NODE}.PRETRAINED {weights} holds a {kind!r} model: give a SAM or SAM 2 model.")
         model_class: Any = SamModel if kind == "sam" else Sam2Model
         if torch.get_default_device().type == "meta":
             # Only names and shapes are wanted, and transformers refuses to read weights then.
@@ -126,20 +126,22 @@ def load_sam(weights: str) -> nn.Module:
         transformers.logging.set_verbosity(verbosity)
     if loading["missing_keys"]:
         some = ", ".join(sorted(loading["missing_keys"])[:3])
-        raise UserError(f"{_NODE}.WEIGHTS {weights} is incomplete: it lacks {some}; download model.safetensors again.")
+        raise UserError(
+            f"{_NODE}.PRETRAINED {weights} is incomplete: it lacks {some}; download model.safetensors again."
+        )
     return model.float()
 
 
 def _missing(weights: str) -> str:
     if Path(weights).exists():
         return (
-            f"{_NODE}.WEIGHTS folder {weights} lacks a readable config.json or model.safetensors: download both from "
-            "https://huggingface.co/facebook/sam-vit-huge (or another SAM) into it."
+            f"{_NODE}.PRETRAINED folder {weights} lacks a readable config.json or model.safetensors: download both "
+            "from https://huggingface.co/facebook/sam-vit-huge (or another SAM) into it."
         )
     return (
         f"SAM's weights {weights} are neither a folder nor in the Hugging Face cache, and cannot be downloaded here: "
         f"download config.json and model.safetensors from https://huggingface.co/{weights} into a folder and set "
-        f"{_NODE}.WEIGHTS to that folder."
+        f"{_NODE}.PRETRAINED to that folder."
     )
 
 

@@ -1,59 +1,199 @@
-"""Which files a model starts from, and which of them provides which part."""
+"""The one rule for weights: which file gives which part of a model."""
+
+import logging
 
 import pytest
 import torch
 from detectron2.config import get_cfg
+from torch import nn
 
 from maft.checkpoint.io import write_safetensors
-from maft.checkpoint.loading import initial_weights
-from maft.config import add_maft_config
+from maft.checkpoint.loading import InitialWeights
+from maft.config import start_from
+from maft.config_keys import add_maft_config
 from maft.errors import UserError
 
-HOST = ("proposer.a", "vocabulary_encoder.void_embedding", "classifier.text_transfer.a")
-ADAPTER = ("vocabulary_encoder.void_embedding", "classifier.text_transfer.a", "classifier.head.a")
+HOST = ("clip.model.visual.a", "clip.model.b", "proposer.a", "vocabulary_encoder.a", "classifier.text_transfer.a")
+ADAPTER = ("vocabulary_encoder.a", "classifier.text_transfer.a", "classifier.head.a")
+ALL = tuple(dict.fromkeys((*HOST, *ADAPTER)))
+
+
+def module(names):
+    """A model with one parameter of each name, all 0."""
+    root = nn.Module()
+    for name in names:
+        *parts, last = name.split(".")
+        owner = root
+        for part in parts:
+            if part not in dict(owner.named_children()):
+                owner.add_module(part, nn.Module())
+            owner = owner.get_submodule(part)
+        owner.register_parameter(last, nn.Parameter(torch.zeros(1)))
+    return root
 
 
 @pytest.fixture
-def cfg(tmp_path):
-    """A second stage: the host's checkpoint, every tensor 1, and the warm-up stage's, every tensor 2."""
-    for name, parts, value in (("host", HOST, 1.0), ("warm_up", ADAPTER, 2.0)):
-        write_safetensors(tmp_path / f"{name}.safetensors", {part: torch.full((1,), value) for part in parts}, {})
+def write(tmp_path):
+    """Function: writes a checkpoint in which every tensor has one value, and returns its path."""
+
+    def write(file, names, value):
+        write_safetensors(tmp_path / f"{file}.safetensors", {name: torch.full((1,), value) for name in names}, {})
+        return str(tmp_path / f"{file}.safetensors")
+
+    return write
+
+
+@pytest.fixture
+def files(write):
+    return {"host": write("host", HOST, 1.0), "warm_up": write("warm_up", ADAPTER, 2.0)}
+
+
+def loaded(names=ALL, *, weights="", rules=(), own=()):
+    """Value by name of a model after loading, and what no file gave."""
     cfg = get_cfg()
     add_maft_config(cfg)
-    cfg.MODEL.WEIGHTS = str(tmp_path / "host.safetensors")
-    cfg.MODEL.WEIGHTS_MAY_LACK = ["classifier.head."]
-    cfg.MODEL.CLASSIFIER.WEIGHTS = str(tmp_path / "warm_up.safetensors")
-    return cfg
+    cfg.MODEL.WEIGHTS, cfg.MODEL.START_FROM = weights, list(rules)
+    model = module(names)
+    left = InitialWeights.from_config(cfg).load_into(model, own)
+    return {name: value.item() for name, value in model.state_dict().items()}, left
 
 
-def joined(cfg):
-    """What is in the model after all files are read, by name."""
-    return {item.part + name: value.item() for item in initial_weights(cfg) for name, value in item.state.items()}
+def refused(sentence, *arguments, **options):
+    with pytest.raises(UserError, match=sentence) as raised:
+        loaded(*arguments, **options)
+    assert "\n" not in str(raised.value)
 
 
-def test_the_warm_up_stage_gives_the_classifier_and_the_host_everything_else(cfg):
-    assert joined(cfg) == {
-        "proposer.a": 1.0,
-        "vocabulary_encoder.void_embedding": 1.0,
-        "classifier.text_transfer.a": 2.0,
-        "classifier.head.a": 2.0,
-    }
+def test_every_part_comes_from_the_file_that_is_named_for_it(files):
+    rules = [
+        {"FILE": files["host"], "TAKE": ["clip", "vocabulary_encoder", "proposer", "classifier.text_transfer"]},
+        {"FILE": files["warm_up"], "TAKE": "classifier.head"},
+    ]
+    values, left = loaded(rules=rules)
+    assert left == []
+    assert values == {**dict.fromkeys(HOST, 1.0), "classifier.head.a": 2.0}
 
 
-def test_a_trained_model_keeps_its_classifier_and_needs_no_warm_up_file(cfg, tmp_path):
-    trained = {name: torch.full((1,), 3.0) for name in {*HOST, *ADAPTER}}
-    write_safetensors(tmp_path / "trained.safetensors", trained, {})
-    cfg.MODEL.WEIGHTS = str(tmp_path / "trained.safetensors")
-    cfg.MODEL.CLASSIFIER.WEIGHTS = str(tmp_path / "missing.safetensors")
-    assert set(joined(cfg).values()) == {3.0}
+def test_the_first_file_of_the_list_wins_and_others_fill_what_it_leaves(files):
+    rules = [{"FILE": files["warm_up"]}, {"FILE": files["host"]}]
+    values, _ = loaded(rules=rules)
+    assert values == {**dict.fromkeys(HOST, 1.0), **dict.fromkeys(ADAPTER, 2.0)}
 
 
-def test_the_classifiers_file_may_be_the_only_one(cfg):
-    cfg.MODEL.WEIGHTS = ""
-    assert joined(cfg) == {"classifier.text_transfer.a": 2.0, "classifier.head.a": 2.0}
+def test_a_trained_model_is_read_without_the_files_it_was_started_from(write):
+    trained = write("trained", ALL, 3.0)
+    gone = [
+        {"FILE": "/gone/host", "TAKE": ["proposer"]},
+        {"FILE": "/gone/R-103.pkl", "INTO": "proposer"},
+        {"FILE": "/gone"},
+    ]
+    values, _ = loaded(weights=trained, rules=gone)
+    assert set(values.values()) == {3.0}
 
 
-def test_a_missing_warm_up_file_is_refused_by_name(cfg):
-    cfg.MODEL.CLASSIFIER.WEIGHTS = "warm_up/model_final"
-    with pytest.raises(UserError, match="warm_up/model_final"):
-        initial_weights(cfg)
+def test_a_file_that_is_needed_and_missing_is_refused_by_name(files):
+    refused(
+        "/gone/warm_up does not exist", rules=[{"FILE": files["host"], "TAKE": ["proposer"]}, {"FILE": "/gone/warm_up"}]
+    )
+
+
+def test_a_whole_file_goes_into_a_part(write):
+    values, left = loaded(("proposer.backbone.stem.a", "proposer.b"), rules=[
+        {"FILE": write("backbone", ["stem.a"], 4.0), "INTO": "proposer.backbone"},
+    ])  # fmt: skip
+    assert values == {"proposer.backbone.stem.a": 4.0, "proposer.b": 0.0}
+    assert left == ["proposer.b"]
+
+
+def test_a_part_goes_into_another_one(write):
+    rules = [{"FILE": write("prompts", ["mask_prompts.tokens", "clip.x"], 5.0), "TAKE": "mask_prompts",
+              "INTO": "classifier.mask_prompts"}]  # fmt: skip
+    values, _ = loaded(("classifier.mask_prompts.tokens",), rules=rules)
+    assert values == {"classifier.mask_prompts.tokens": 5.0}
+
+
+def test_another_kind_of_proposer_is_left_out_with_a_line(files, caplog):
+    with caplog.at_level(logging.WARNING):
+        values, _ = loaded(
+            ("classifier.text_transfer.a", "proposer.model.sam"), weights=files["host"], own=["proposer"]
+        )
+    assert values == {"classifier.text_transfer.a": 1.0, "proposer.model.sam": 0.0}
+    assert "another kind of proposer: its 1 tensors are left out" in caplog.text
+    assert "a clip: its 2 tensors are left out" in caplog.text
+
+
+def test_what_a_trained_model_leaves_open_is_refused_with_the_cure(files):
+    refused(r"lacks 1 of its tensors \(classifier\.head\.a\).*START_FROM.*'TAKE': 'classifier'", weights=files["host"],
+            names=(*HOST[:-1], "classifier.head.a"))  # fmt: skip
+    refused(r"does not fit the model.*missing: classifier\.head\.a", weights=files["host"])
+
+
+def test_start_from_may_fill_what_a_trained_model_lacks(files):
+    names = (*HOST[:-1], "classifier.head.a")
+    values, left = loaded(names, weights=files["host"], rules=[{"FILE": files["warm_up"], "TAKE": "classifier.head"}])
+    assert left == [] and values["classifier.head.a"] == 2.0 and values["proposer.a"] == 1.0
+
+
+def test_what_may_lack_is_allowed_to(files):
+    refused(r"missing: classifier\.head\.a", rules=[{"FILE": files["host"], "TAKE": "classifier"}])
+    rules = [{"FILE": files["host"], "TAKE": "classifier", "MAY_LACK": ["classifier.head"]}]
+    values, left = loaded(("classifier.text_transfer.a", "classifier.head.a"), rules=rules)
+    assert values["classifier.text_transfer.a"] == 1.0 and left == ["classifier.head.a"]
+
+
+def test_a_rule_that_takes_nothing_is_refused(files):
+    refused(r"has nothing called classifier\.heads.*it has classifier, clip, proposer, vocabulary_encoder",
+            (*ALL, "classifier.heads.a"), rules=[{"FILE": files["host"], "TAKE": "classifier.heads"}])  # fmt: skip
+
+
+def test_a_rule_for_a_part_that_the_model_lacks_is_refused(files):
+    refused(
+        "is for proposer.backbone, which this model does not have",
+        rules=[{"FILE": files["host"], "INTO": "proposer.backbone"}],
+    )
+
+
+@pytest.mark.parametrize("rule", [{"TAKE": "proposer"}, {"INTO": "proposer.backbone"}])
+@pytest.mark.parametrize(("names", "own"), [((), ()), (("proposer.model.sam",), ("proposer",))])
+def test_a_proposer_without_need_of_weights_takes_the_place_of_one_that_the_base_config_feeds(
+    files, caplog, rule, names, own
+):
+    with caplog.at_level(logging.WARNING):
+        values, left = loaded(("classifier.head.a", *names), rules=[{"FILE": files["host"], **rule}], own=own)
+    assert set(values.values()) == {0.0} and left == ["classifier.head.a"]
+    assert "left out" in caplog.text or "is not read: this model's proposer has no such weights" in caplog.text
+
+
+def test_a_file_of_another_architecture_is_called_so(write):
+    refused("belongs to another architecture", weights=write("other", [f"layer{i}.a" for i in range(9)], 1.0))
+
+
+def test_a_whole_clip_is_found_wherever_it_is_given(files, write):
+    cfg = get_cfg()
+    add_maft_config(cfg)
+    cfg.MODEL.START_FROM = [{"FILE": files["warm_up"]}, {"FILE": files["host"], "TAKE": ["proposer", "clip"]}]
+    assert set(InitialWeights.from_config(cfg).clip()) == {"model.visual.a", "model.b"}
+    cfg.MODEL.START_FROM = [{"FILE": files["host"], "TAKE": ["proposer"]}]
+    assert InitialWeights.from_config(cfg).clip() == {}
+    # A pruned trained model does not send for the files it was started from.
+    cfg.MODEL.WEIGHTS, cfg.MODEL.START_FROM = write("pruned", HOST[2:], 1.0), [{"FILE": "/gone"}]
+    assert InitialWeights.from_config(cfg).clip() == {}
+
+
+@pytest.mark.parametrize(
+    ("entry", "sentence"),
+    [
+        ("host.safetensors", r"START_FROM\[0\] is 'host.safetensors', but it must be of the form"),
+        ({"TAKE": "proposer"}, r"needs MODEL.START_FROM\[0\].FILE to be set"),
+        ({"FILE": ""}, r"START_FROM\[0\].FILE"),
+        ({"FILE": "a", "TAKES": "proposer"}, "has no option 'TAKES'.*Did you mean TAKE"),
+        ({"FILE": "a", "TAKE": 3}, r"START_FROM\[0\].TAKE takes a text or a list \(a text each\), not the int 3"),
+        ({"FILE": "a", "TAKE": ["clip", "proposer"], "INTO": "clip"}, "takes 2 parts INTO one, clip"),
+    ],
+)
+def test_a_misspelt_rule_is_explained_when_the_config_is_read(entry, sentence):
+    cfg = get_cfg()
+    add_maft_config(cfg)
+    cfg.MODEL.START_FROM = [entry]
+    with pytest.raises(UserError, match=sentence):
+        start_from(cfg)

@@ -9,7 +9,6 @@ import torch
 
 from maft.building import build_model, model_shapes
 from maft.checkpoint.key_map import differences
-from maft.checkpoint.loading import initial_weights, read_weights
 from maft.checkpoint.official.released import convert_released, recognise
 from maft.config import load_config
 from maft.errors import UserError
@@ -46,8 +45,13 @@ def configured(tiny_configs, name, *overrides):
     return load_config(tiny_configs / f"{name}.yaml", list(overrides))
 
 
+def backbone(file):
+    """Overrides that start the proposer's backbone from a file."""
+    return "MODEL.START_FROM", str([{"FILE": str(file), "INTO": "proposer.backbone"}])
+
+
 def load(cfg):
-    return build_model(cfg, initial_weights(cfg))
+    return build_model(cfg)
 
 
 @pytest.mark.parametrize(
@@ -87,9 +91,8 @@ def test_ip_clip_starts_from_the_clip_of_the_stage_one_checkpoint(tmp_path, tiny
     state = {name: value + 0.25 for name, value in official_state(freeseg, "FreeSeg").items()}
     torch.save(state, tmp_path / "freeseg_model.pt")
     # The weights that the config names do not exist: the checkpoint's own CLIP makes them unnecessary.
-    cfg = configured(
-        tiny_configs, "maft", "MODEL.WEIGHTS", str(tmp_path / "freeseg_model.pt"), "MODEL.CLIP.PRETRAINED", "gone.pt"
-    )
+    rules = str([{"FILE": str(tmp_path / "freeseg_model.pt")}])
+    cfg = configured(tiny_configs, "maft", "MODEL.START_FROM", rules, "MODEL.CLIP.PRETRAINED", "gone.pt")
     model = load(cfg)
     tower = model.clip.visual.state_dict()
     assert torch.equal(tower["proj"], freeseg.clip.visual.proj + 0.25)
@@ -150,7 +153,7 @@ class TestMisfits:
         state = {name: value for name, value in freeseg.state_dict().items() if not name.startswith("clip.")}
         state["vocabulary_encoder.void_embedding"] = torch.zeros(1, 64)
         sentence = "trained with a CLIP of embedding width 64 and MODEL.CLIP.NAME has one of 128"
-        self.refuse(tmp_path, tiny_configs, state, sentence, "MODEL.WEIGHTS_MAY_LACK", "['clip.', 'classifier.']")
+        self.refuse(tmp_path, tiny_configs, state, sentence)
 
     def test_a_file_that_is_no_checkpoint(self, tmp_path, tiny_configs):
         (tmp_path / "w.pt").write_bytes(b"<html>Not found</html>")
@@ -164,10 +167,6 @@ class TestMisfits:
         (tmp_path / "w.pt").write_bytes(content[: len(content) // 2])
         with pytest.raises(UserError, match="truncated or not a checkpoint"):
             load(configured(tiny_configs, "maft", "MODEL.WEIGHTS", str(tmp_path / "w.pt")))
-
-    def test_a_stage_two_that_was_asked_to_lack_nothing(self, tmp_path, tiny_configs, freeseg):
-        sentence = r"missing: classifier\."
-        self.refuse(tmp_path, tiny_configs, freeseg.state_dict(), sentence, "MODEL.WEIGHTS_MAY_LACK", "[]")
 
 
 class TestMaskFormerReleases:
@@ -231,7 +230,7 @@ class TestBackboneWeights:
     @pytest.mark.parametrize("wrap", [lambda state: state, lambda state: {"model": state, "__author__": "somebody"}])
     def test_a_detectron2_pickle_starts_the_backbone(self, tmp_path, tiny_configs, freeseg, imagenet, wrap):
         (tmp_path / "R.pkl").write_bytes(pickle.dumps(wrap(imagenet)))
-        model = load(configured(tiny_configs, "freeseg", "MODEL.BACKBONE.WEIGHTS", str(tmp_path / "R.pkl")))
+        model = load(configured(tiny_configs, "freeseg", *backbone(tmp_path / "R.pkl")))
         before = freeseg.proposer.backbone.state_dict()
         for name, value in model.proposer.backbone.state_dict().items():
             torch.testing.assert_close(value, before[name] + 0.5)
@@ -243,21 +242,23 @@ class TestBackboneWeights:
 
         (tmp_path / "R.pkl").write_bytes(pickle.dumps({"stem.conv1.weight": Harmful()}))
         with pytest.raises(UserError, match="not plain data"):
-            load(configured(tiny_configs, "freeseg", "MODEL.BACKBONE.WEIGHTS", str(tmp_path / "R.pkl")))
+            load(configured(tiny_configs, "freeseg", *backbone(tmp_path / "R.pkl")))
         assert not (tmp_path / "executed").exists()
 
     def test_a_checkpoint_with_a_backbone_needs_none(self, tmp_path, tiny_configs, freeseg):
         torch.save(freeseg.state_dict(), tmp_path / "w.pt")
-        weights = ("MODEL.WEIGHTS", str(tmp_path / "w.pt"), "MODEL.BACKBONE.WEIGHTS", "/nowhere/R.pkl")
-        names = [item.part for item in initial_weights(configured(tiny_configs, "freeseg", *weights))]
-        assert names == [""]
+        weights = ("MODEL.WEIGHTS", str(tmp_path / "w.pt"), *backbone("/nowhere/R.pkl"))
+        model = load(configured(tiny_configs, "freeseg", *weights))
+        assert torch.equal(
+            model.state_dict()["proposer.backbone.stem.conv1.weight"], freeseg.proposer.backbone.stem.conv1.weight
+        )
 
     def test_an_incomplete_backbone_is_named(self, tmp_path, tiny_configs, imagenet):
         del imagenet["res5.2.conv3.weight"]
         state = {name: torch.from_numpy(value) for name, value in imagenet.items()}
         torch.save(state, tmp_path / "R.pt")
-        with pytest.raises(UserError, match=r"missing: res5\.2\.conv3\.weight"):
-            load(configured(tiny_configs, "freeseg", "MODEL.BACKBONE.WEIGHTS", str(tmp_path / "R.pt")))
+        with pytest.raises(UserError, match=r"missing: proposer\.backbone\.res5\.2\.conv3\.weight"):
+            load(configured(tiny_configs, "freeseg", *backbone(tmp_path / "R.pt")))
 
     def test_no_download_is_explained(self, tiny_configs, monkeypatch):
         from detectron2.utils.file_io import PathManager
@@ -267,21 +268,13 @@ class TestBackboneWeights:
 
         monkeypatch.setattr(PathManager, "get_local_path", offline)
         with pytest.raises(UserError, match=r"detectron2://DeepLab/R-103\.pkl cannot be downloaded .* by hand"):
-            load(configured(tiny_configs, "freeseg", "MODEL.BACKBONE.WEIGHTS", "detectron2://DeepLab/R-103.pkl"))
+            load(configured(tiny_configs, "freeseg", *backbone("detectron2://DeepLab/R-103.pkl")))
 
 
-def test_only_a_part_of_a_checkpoint_is_taken(tmp_path, freeseg):
-    torch.save(freeseg.state_dict(), tmp_path / "w.pt")
-    weights = read_weights(tmp_path / "w.pt", part="proposer.")
-    assert weights.clip() == {}
-    assert set(weights.state) == set(freeseg.proposer.state_dict())
-
-
-def test_weights_for_a_part_that_the_model_lacks(tmp_path, tiny_configs, freeseg):
-    torch.save(freeseg.proposer.backbone.state_dict(), tmp_path / "R.pt")
-    overrides = ("MODEL.PROPOSER.NAME", "GroundTruth", "MODEL.BACKBONE.WEIGHTS", str(tmp_path / "R.pt"))
-    with pytest.raises(UserError, match=r"R\.pt is for proposer\.backbone, which this model does not have"):
-        load(configured(tiny_configs, "maft", *overrides))
+def test_ground_truth_takes_the_place_of_a_proposer_whose_backbone_the_config_feeds(tmp_path, tiny_configs, caplog):
+    overrides = ("MODEL.PROPOSER.NAME", "GroundTruth", *backbone("/gone/R-103.pkl"))
+    load(configured(tiny_configs, "maft", *overrides))
+    assert "/gone/R-103.pkl is not read: this model's proposer has no such weights" in caplog.text
 
 
 def test_an_ovseg_checkpoint_without_mask_prompts_leaves_none_behind():

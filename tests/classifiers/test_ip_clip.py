@@ -6,12 +6,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from maft.classifiers.ip_clip import IPCLIP
+from maft.classifiers.ip_clip import IPCLIP, class_rows, class_rows_by_definition
 from maft.clip import VocabularyEncoder, load_clip
-from maft.clip.vit import encode_vit
+from maft.clip.vit import embed_patches, encode_vit, project_tokens, run_blocks
 from maft.errors import UserError
+from maft.interfaces import BuildContext
 from maft.layers.grid_masks import grid_probabilities
-from maft.registry import CLASSIFIERS, BuildContext
+from maft.registry import CLASSIFIERS
 from maft.structures import Images, Proposals, Vocabulary
 
 
@@ -45,6 +46,42 @@ def build(clip, **options) -> IPCLIP:
 
 def proposals_of(images, number=5, **options):
     return Proposals(torch.randn(len(images.sizes), number, 16, 24) * 4, images.padded_size, **options)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("start", [0, 1, 3])
+@pytest.mark.parametrize("size", [(32, 32), (40, 24)])
+def test_class_rows_equal_one_sequence_under_one_mask(clip, start, size):
+    tokens, grid = embed_patches(clip.visual, torch.randn(2, 3, *size), align_corners=True)
+    tokens = run_blocks(clip.visual, tokens, 0, start)
+    visible = torch.rand(2, 5, grid[0] * grid[1]) > 0.6
+    visible[0, 0], visible[1, 1] = False, True
+    expected = class_rows_by_definition(clip.visual, tokens, visible, start)
+    torch.testing.assert_close(class_rows(clip.visual, tokens, visible, start), expected, rtol=1e-4, atol=1e-4)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("align_corners", [False, True])
+def test_proposals_are_encoded_as_the_paper_writes_it(clip, images, align_corners):
+    classifier = build(clip, position_align_corners=align_corners)
+    pixels, visible = classifier.prepare(images, clip), torch.rand(2, 5, 36) > 0.5
+    expected = classifier.encode_proposals_by_definition(classifier.visual, pixels, visible)
+    torch.testing.assert_close(
+        classifier.encode_proposals(classifier.visual, pixels, visible), expected, rtol=1e-4, atol=1e-4
+    )
+
+
+def test_recomputing_the_blocks_changes_neither_values_nor_gradients(clip):
+    visual, visible = clip.visual, torch.rand(1, 3, 16) > 0.5
+    gradients = []
+    for checkpointing in (False, True):
+        visual.requires_grad_(True).zero_grad()
+        tokens, _ = embed_patches(visual, torch.ones(1, 3, 32, 32))
+        rows = class_rows(visual, tokens, visible, 0, checkpointing=checkpointing)
+        project_tokens(visual, rows).square().sum().backward()
+        gradients.append([parameter.grad.clone() for parameter in visual.parameters()])
+    for plain, recomputed in zip(*gradients, strict=True):
+        torch.testing.assert_close(plain, recomputed)
 
 
 @torch.no_grad()
@@ -101,35 +138,44 @@ def test_the_start_layer_is_the_start_layer(clip, text, images):
         assert (one - other).abs().max() > 1e-2
 
 
-@pytest.mark.parametrize("layer", [-1, 4, 8])
+@pytest.mark.parametrize("layer", [4, 8])
 def test_a_start_layer_outside_the_tower_is_refused(clip, layer):
     with pytest.raises(UserError, match=rf"START_LAYER is {layer}, but .* has blocks 0 to 3"):
         build(clip, start_layer=layer)
 
 
-def test_options_are_checked(clip):
-    with pytest.raises(UserError, match=r"TRAIN is 'everything'; choose one of: attention_and_norms, all, none"):
-        build(clip, train="everything")
-    with pytest.raises(UserError, match="no option 'START_LAYERS'"):
-        build(clip, start_layers=3)
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"train": "everything"}, r"TRAIN is 'everything'; choose one of: attention_and_norms, all, none\."),
+        ({"start_layer": -1}, r"START_LAYER is -1, but it must be a whole number of at least 0\."),
+        ({"input_size": 0}, r"INPUT_SIZE is 0, but it must be a whole number of at least 1 or None\."),
+        ({"mask_threshold": 1.5}, r"MASK_THRESHOLD is 1.5, but it must be a number of at least 0 and at most 1\."),
+        ({"start_layers": 3}, "no option 'START_LAYERS'.*Did you mean START_LAYER"),
+    ],
+)
+def test_options_are_checked(clip, options, sentence):
+    with pytest.raises(UserError, match=sentence):
+        build(clip, **options)
+
+
+def test_a_tower_that_is_no_vit_is_refused():
     with pytest.raises(UserError, match="IPCLIP needs a CLIP ViT"):
         build(load_clip("RN50", "openai", device="meta"))
 
 
-def test_only_attention_and_norms_train_and_clip_is_a_separate_copy(clip, text, images):
-    classifier = build(clip)
+def test_only_attention_and_norms_train_and_clip_is_a_separate_copy(clip, text, images, as_trained):
+    classifier = as_trained(build(clip))
     trained = {name for name, parameter in classifier.named_parameters() if parameter.requires_grad}
     per_block = {f"attn.{part}" for part in ("in_proj_weight", "in_proj_bias", "out_proj.weight", "out_proj.bias")}
     per_block |= {f"{norm}.{part}" for norm in ("ln_1", "ln_2") for part in ("weight", "bias")}
     expected = {f"visual.transformer.resblocks.{block}.{name}" for block in range(4) for name in per_block}
     assert trained == expected | {"visual.ln_post.weight", "visual.ln_post.bias"}
-    assert {id(p) for p in classifier.trainable_parameters()} == {
-        id(p) for p in classifier.parameters() if p.requires_grad
-    }
     classifier(images, proposals_of(images), text, clip).logits.sum().backward()
     assert all(parameter.grad is not None for parameter in classifier.trainable_parameters())
     assert all(parameter.grad is None for parameter in clip.parameters())
-    assert all(parameter.requires_grad for parameter in build(clip, train="all").parameters())
+    whole = build(clip, train="all")
+    assert list(map(id, whole.trainable_parameters())) == list(map(id, whole.parameters()))
 
 
 @torch.no_grad()
@@ -179,8 +225,8 @@ def test_cropped_masks_and_empty_proposals_follow_freeseg(clip, text, images):
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_autocast_stays_close_and_trains(clip, text, images, dtype):
-    classifier, proposals = build(clip, activation_checkpointing=True), proposals_of(images)
+def test_autocast_stays_close_and_trains(clip, text, images, dtype, as_trained):
+    classifier, proposals = as_trained(build(clip, activation_checkpointing=True)), proposals_of(images)
     plain = classifier(images, proposals, text, clip)
     with torch.autocast("cpu", dtype=dtype):
         mixed = classifier(images, proposals, text, clip)

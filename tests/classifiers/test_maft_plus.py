@@ -3,16 +3,16 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from detectron2.config import get_cfg
 
 from maft.building import build_model
-from maft.checkpoint.loading import Weights
+from maft.checkpoint.loading import InitialWeights
 from maft.classifiers.maft_plus import ContentDependentTransfer
 from maft.clip import clip_from_config
-from maft.config import add_maft_config
+from maft.config_keys import default_config
 from maft.errors import UserError
+from maft.interfaces import BuildContext
 from maft.layers.transformer import sine_position_encoding
-from maft.registry import CLASSIFIERS, BuildContext
+from maft.registry import CLASSIFIERS
 from maft.structures import Images, Proposals, TextClassifier
 
 
@@ -97,10 +97,10 @@ def test_trunk_and_transfer_train_and_the_head_does_not(clip):
 def test_teacher_stays_as_pretrained_and_out_of_checkpoints(clip):
     classifier, images = build(clip), Images.from_list([255 * torch.rand(3, 64, 64)])
     with torch.no_grad():
-        before = clip.dense_features(images.normalized(clip.pixel_mean, clip.pixel_std))["dense"]
+        before = clip.dense_features(clip.normalize(images))["dense"]
         for parameter in classifier.trainable_clip_parameters(clip):
             parameter.add_(torch.randn_like(parameter), alpha=0.1)
-        after = clip.dense_features(images.normalized(clip.pixel_mean, clip.pixel_std))["dense"]
+        after = clip.dense_features(clip.normalize(images))["dense"]
     classifier.train()
     torch.testing.assert_close(classifier.teacher_features(images, clip), before)
     assert not torch.allclose(after, before)
@@ -109,23 +109,28 @@ def test_teacher_stays_as_pretrained_and_out_of_checkpoints(clip):
 
 
 def test_a_tuned_tower_of_a_checkpoint_is_not_its_own_teacher():
-    cfg = get_cfg()
-    add_maft_config(cfg)
+    cfg = default_config()
     cfg.MODEL.DEVICE = "cpu"
     cfg.MODEL.CLIP.NAME, cfg.MODEL.CLIP.PRETRAINED = "tiny_convnext", ""
     cfg.MODEL.PROPOSER.NAME, cfg.MODEL.CLASSIFIER.NAME = "GroundTruth", "MAFTPlus"
     first = build_model(cfg)
     kept = first.classifier.teacher
     tuned = {name: value + 0.1 * name.startswith("clip.model.visual.") for name, value in first.state_dict().items()}
-    resumed = build_model(cfg, [Weights(tuned, "a checkpoint")])
+    resumed = build_model(cfg, InitialWeights.of_model(tuned, "a checkpoint"))
     teacher = resumed.classifier.teacher.state_dict()
     for name, value in kept.state_dict().items():
         assert torch.equal(value, teacher[name])
         assert torch.equal(resumed.clip.visual.state_dict()[name], value + 0.1)
 
 
-def test_says_what_is_wrong(clip):
-    with pytest.raises(UserError, match="use the classifier MaskPooling"):
-        build(clip, TEXT_TRANSFER="none")
-    with pytest.raises(UserError, match="TEXT_TRANSFER is 'panoptic'"):
-        build(clip, TEXT_TRANSFER="panoptic")
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"TEXT_TRANSFER": "none"}, "TEXT_TRANSFER is 'none'; choose one of: post_norm, res_post_norm"),
+        ({"TRANSFER_HEADS": 0}, "TRANSFER_HEADS is 0, but it must be a whole number of at least 1"),
+        ({"TRANSFER_HEADS": 5}, "TRANSFER_HEADS is 5, but 5 attention heads do not divide the 16 channels"),
+    ],
+)
+def test_says_what_is_wrong(clip, options, sentence):
+    with pytest.raises(UserError, match=sentence):
+        build(clip, **options)

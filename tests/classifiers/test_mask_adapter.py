@@ -5,14 +5,14 @@ import torch
 import torch.nn.functional as F
 
 from maft.classifiers.mask_adapter import MaskAdapterHead, pool_through_maps
-from maft.classifiers.mixed_masks import MixedMasks
 from maft.clip import clip_from_config
-from maft.ensembles import ClassifierScores
+from maft.ensembles import ClassifierAlone
 from maft.errors import UserError
+from maft.interfaces import BuildContext, Proposer
 from maft.losses.mask_consistency import MaskConsistencyLoss
 from maft.losses.mask_cross_entropy import MaskCrossEntropyLoss
 from maft.proposals.ground_truth import GroundTruth
-from maft.registry import CLASSIFIERS, BuildContext
+from maft.registry import CLASSIFIERS
 from maft.segmentor import OpenVocabSegmentor
 from maft.structures import Images, Proposals, Targets, TextClassifier, Vocabulary
 
@@ -36,54 +36,48 @@ def texts():
 
 
 def random_head(**options):
-    head = MaskAdapterHead(12, channels=24, num_maps=4, num_blocks=2, **options)
+    head = MaskAdapterHead(12, channels=24, mask_channels=16, num_maps=4, num_blocks=2, **options)
     for parameter in head.parameters():
         torch.nn.init.normal_(parameter, std=0.2)
     return head
 
 
-def direct_maps(head, features, masks):
-    """Section 3.2 as it is drawn: the image features are repeated for every mask."""
-    height, width = features.shape[-2:]
-
-    def norm(layer, values):
-        return layer(values.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
-
-    maps = []
-    for image in range(len(features)):
-        for mask in masks[image]:
-            resized = F.interpolate(mask[None, None].float(), (4 * height, 4 * width), mode="bilinear")
-            embedded = F.gelu(norm(head.mask_norm1, head.mask_conv1(resized)))
-            embedded = head.mask_projection(F.gelu(norm(head.mask_norm2, head.mask_conv2(embedded))))
-            values = head.fuse(features[image : image + 1] + embedded)
-            for block in head.blocks:
-                change = block.norm(block.depthwise(values).permute(0, 2, 3, 1))
-                change = block.gamma * block.reduce(F.gelu(block.expand(change)))
-                values = values + change.permute(0, 3, 1, 2)
-            maps.append(head.to_maps(norm(head.norm, values)))
-    return torch.cat(maps).unflatten(0, masks.shape[:2])
-
-
 @torch.no_grad()
 @pytest.mark.parametrize("soft", [False, True])
-def test_shared_image_part_and_chunks_give_the_direct_form(soft):
+def test_shared_image_part_and_chunks_give_the_definition(soft):
     features, masks = torch.randn(2, 12, 3, 4), torch.rand(2, 7, 24, 32)
     masks = masks if soft else masks > 0.5
     head = random_head(chunk_megabytes=0)
     assert head._masks_per_chunk(torch.empty(2, 3, 4, 24)) == 1
-    expected = direct_maps(head, features, masks)
+    expected = head.by_definition(features, F.interpolate(masks.float(), (12, 16), mode="bilinear"))
     torch.testing.assert_close(head(features, masks), expected, rtol=1e-4, atol=1e-4)
     head.chunk_megabytes = 512
     torch.testing.assert_close(head(features, masks), expected, rtol=1e-4, atol=1e-4)
 
 
-def test_gradients_of_the_shared_part_are_those_of_the_direct_form():
-    features, masks, head = torch.randn(1, 12, 3, 4), torch.rand(1, 3, 24, 32) > 0.5, random_head()
+def test_gradients_of_the_shared_part_are_those_of_the_definition():
+    features, masks, head = torch.randn(1, 12, 3, 4), torch.rand(1, 3, 12, 16), random_head()
     gradients = []
-    for maps in (head(features, masks), direct_maps(head, features, masks)):
+    for maps in (head(features, masks), head.by_definition(features, masks)):
         gradients.append(torch.autograd.grad(maps.square().sum(), list(head.parameters())))
     for ours, direct in zip(*gradients, strict=True):
         torch.testing.assert_close(ours, direct, rtol=1e-3, atol=1e-3 * float(direct.abs().max()))
+
+
+@torch.no_grad()
+def test_blocks_are_convnext_blocks():
+    """Written out channels first."""
+    block = random_head().blocks[0]
+    values = torch.randn(2, 24, 5, 6)
+    change = F.conv2d(values, block.depthwise.weight, block.depthwise.bias, padding=3, groups=24)
+    mean, variance = change.mean(1, keepdim=True), change.var(1, keepdim=True, unbiased=False)
+    change = (change - mean) / (variance + 1e-6).sqrt()
+    change = change * block.norm.weight.view(-1, 1, 1) + block.norm.bias.view(-1, 1, 1)
+    change = F.gelu(torch.einsum("oc,bchw->bohw", block.expand.weight, change) + block.expand.bias.view(-1, 1, 1))
+    change = torch.einsum("oc,bchw->bohw", block.reduce.weight, change) + block.reduce.bias.view(-1, 1, 1)
+    expected = values + block.gamma.view(-1, 1, 1) * change
+    ours = block(values.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+    torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-4)
 
 
 def test_pooling_is_a_mean_weighted_by_the_sigmoid():
@@ -128,8 +122,8 @@ def predictions():
     return Proposals(logits, (64, 96))
 
 
-def test_mixed_masks_tell_what_each_slot_holds():
-    mixed = MixedMasks(num_ground_truth=3, num_matched=2)(predictions(), targets())
+def test_mixed_masks_tell_what_each_slot_holds(clip):
+    mixed = build(clip, NUM_GROUND_TRUTH=3, NUM_MATCHED=2).training_proposals(predictions(), targets())
     assert mixed.masks.shape == (2, 7, 8, 12) and not mixed.are_logits
     assert mixed.labels[0].tolist() == [2, 0, -1, 2, 0, 2, 0]
     assert mixed.labels[1].tolist() == [-1] * 7 and torch.equal(mixed.valid, mixed.labels >= 0)
@@ -143,11 +137,11 @@ def test_mixed_masks_tell_what_each_slot_holds():
     assert not mixed.masks[1].any()
 
 
-def test_official_free_slots_cover_the_image_below_one_half():
-    mixed = MixedMasks(num_ground_truth=1, num_matched=2, mask_threshold=0.4, threshold_free_slots=True)
-    assert mixed(predictions(), targets()).masks[1, 1:3].eq(1).all()
-    mixed.mask_threshold = 0.5
-    assert not mixed(predictions(), targets()).masks[1, 1:3].any()
+def test_official_free_slots_cover_the_image_below_one_half(clip):
+    slots = {"NUM_GROUND_TRUTH": 1, "NUM_MATCHED": 2, "THRESHOLD_FREE_SLOTS": True}
+    for threshold, filled in ((0.4, True), (0.5, False)):
+        classifier = build(clip, **slots, MASK_THRESHOLD=threshold)
+        assert classifier.mixed_masks(predictions(), targets()).masks[1, 1:3].eq(filled).all()
 
 
 def test_ground_truth_is_trained_on_as_it_comes(clip):
@@ -165,13 +159,13 @@ def segmentor(clip, losses, proposer):
                "overlap_threshold": 0.8}  # fmt: skip
     return OpenVocabSegmentor(
         clip=clip, vocabulary_encoder=Texts(), proposer=proposer, classifier=build(clip, NUM_GROUND_TRUTH=3),
-        ensemble=ClassifierScores(), losses=losses, freeze_proposer=True, inference=options,
+        ensemble=ClassifierAlone(), losses=losses, freeze_proposer=True, inference=options,
         vocabulary=Vocabulary(("a", "b", "c")), things=[True, True, False],
     )  # fmt: skip
 
 
-class Predicted(torch.nn.Module):
-    def forward(self, images, text, clip, targets=None, batched_inputs=None):
+class Predicted(Proposer):
+    def forward(self, images, text, clip, targets=None, records=None):
         return predictions()
 
 
@@ -220,9 +214,13 @@ def test_an_image_without_any_mask_is_void(clip):
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        ({"MASK_THRESHOLD": 1.5}, "MASK_THRESHOLD is 1.5"),
-        ({"MASK_CHANNELS": 6}, "MASK_CHANNELS is 6"),
-        ({"NUM_GROUND_TRUTH": 0, "NUM_MATCHED": 0}, "NUM_MATCHED must not be negative, nor both 0"),
+        ({"MASK_THRESHOLD": 1.5}, "MASK_THRESHOLD is 1.5, but it must be a number of at least 0 and at most 1"),
+        (
+            {"MASK_CHANNELS": 6},
+            "MASK_CHANNELS is 6, but it must be a whole number of at least 4 and a multiple of 4",
+        ),
+        ({"NUM_MATCHED": -1}, "NUM_MATCHED is -1, but it must be a whole number of at least 0"),
+        ({"NUM_GROUND_TRUTH": 0, "NUM_MATCHED": 0}, "NUM_GROUND_TRUTH and NUM_MATCHED are both 0"),
         ({"TEXT_TRANSFER": "semantic"}, "choose one of: none, post_norm, res_post_norm"),
         ({"TEXT_TRANSFER": "post_norm", "TRANSFER_HEADS": 5}, "5 attention heads do not divide the 12 channels"),
     ],

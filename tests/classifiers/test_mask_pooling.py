@@ -6,7 +6,8 @@ import torch
 from maft.classifiers.mask_pooling import MaskPooling, mask_pool
 from maft.clip import clip_from_config
 from maft.errors import UserError
-from maft.registry import CLASSIFIERS, BuildContext
+from maft.interfaces import BuildContext
+from maft.registry import CLASSIFIERS
 from maft.structures import Images, Proposals, TextClassifier
 
 TEXT = {"context_length": 8, "vocab_size": 16, "width": 16, "heads": 2, "layers": 1}
@@ -51,7 +52,7 @@ def test_mean_under_each_mask_one_by_one():
 def test_features_of_the_proposer_are_used_instead_of_a_second_pass(clip, images, monkeypatch):
     proposals, text, classifier = Proposals(torch.randn(2, 4, 16, 24), images.padded_size), texts(), build(clip)
     expected = classifier(images, proposals, text, clip)
-    proposals.clip_features = clip.dense_features(images.normalized(clip.pixel_mean, clip.pixel_std))
+    proposals.clip_features = clip.dense_features(clip.normalize(images))
     monkeypatch.setattr(clip.visual, "forward", None)
     monkeypatch.setattr(type(clip), "dense_features", None)
     torch.testing.assert_close(classifier(images, proposals, text, clip).logits, expected.logits)
@@ -72,9 +73,9 @@ def test_logits_masks_and_their_probabilities_are_named_alike(clip, images):
 def test_whole_image_mask_of_a_convnext_is_the_image_embedding(clip):
     images = Images.from_list([255 * torch.rand(3, 64, 96)])
     result = build(clip)(images, Proposals(torch.ones(1, 1, 16, 24), images.padded_size), texts(), clip)
-    expected = clip.encode_image(images.normalized(clip.pixel_mean, clip.pixel_std))
+    expected = clip.encode_image(clip.normalize(images))
     torch.testing.assert_close(result.embeddings[:, 0], expected, rtol=1e-4, atol=1e-5)
-    assert result.logits.abs().max() <= clip.model.logit_scale.exp() + 1e-3
+    assert result.logits.abs().max() <= clip.temperature + 1e-3
 
 
 @torch.no_grad()

@@ -5,10 +5,10 @@ import torch
 import torch.nn.functional as F
 from golden.runner import run_case
 
-from maft.checkpoint.io import write_safetensors
 from maft.clip import clip_from_config
 from maft.errors import UserError
-from maft.registry import CLASSIFIERS, BuildContext
+from maft.interfaces import BuildContext
+from maft.registry import CLASSIFIERS
 from maft.structures import Images, Proposals, TextClassifier
 
 SIDE, DIM, CLASSES, QUERIES = 32, 24, 5, 6
@@ -143,11 +143,9 @@ def test_without_a_void_row(clip):
     [("none", 2, set()), ("prompts", 2, {"mask_prompts"}), ("tower", 0, {"visual"}), ("tower", 2, {"visual"}),
      ("all", 2, {"visual", "mask_prompts"})],
 )  # fmt: skip
-def test_only_what_the_rule_names_trains(clip, train, depth, parts):
-    classifier = build(clip, train=train, mask_prompt_depth=depth)
+def test_only_what_the_rule_names_trains(clip, train, depth, parts, as_trained):
+    classifier = as_trained(build(clip, train=train, mask_prompt_depth=depth))
     before = {name: value.clone() for name, value in clip.state_dict().items()}
-    chosen = {id(p) for p in classifier.trainable_parameters()}
-    assert chosen == {id(p) for p in classifier.parameters() if p.requires_grad}
     assert {name.split(".")[0] for name, p in classifier.named_parameters() if p.requires_grad} == parts
     images, proposals = batch()
     loss = classifier(images, proposals, texts(), clip).logits.square().mean()
@@ -161,9 +159,9 @@ def test_only_what_the_rule_names_trains(clip, train, depth, parts):
     assert all(torch.equal(value, before[name]) for name, value in clip.state_dict().items())
 
 
-def test_whole_images_for_self_distillation(clip):
+def test_whole_images_for_self_distillation(clip, as_trained):
     images, _ = batch()
-    classifier = build(clip, train="tower")
+    classifier = as_trained(build(clip, train="tower"))
     student, teacher = classifier.encode_image(images, clip), classifier.encode_image(images, clip, teacher=True)
     torch.testing.assert_close(student, teacher)
     assert student.requires_grad and not teacher.requires_grad
@@ -171,28 +169,23 @@ def test_whole_images_for_self_distillation(clip):
         build(clip).encode_image(images, clip)
 
 
-def test_trained_prompts_come_from_a_file(clip, tmp_path):
-    trained = torch.randn(2, 16, 64)
-    for name in ("classifier.mask_prompts.tokens", "visual.mask_embedding"):
-        write_safetensors(tmp_path / "prompts.safetensors", {name: trained, "logit_scale": torch.ones(())})
-        classifier = build(clip, mask_prompt_depth=2, mask_prompts=str(tmp_path / "prompts.safetensors"))
-        assert torch.equal(classifier.mask_prompts.tokens, trained)
-    with pytest.raises(UserError, match=r"\(2, 16, 64\) and the model needs depth 1, 16 patches \(4x4\)"):
-        build(clip, mask_prompt_depth=1, mask_prompts=str(tmp_path / "prompts.safetensors"))
-    with pytest.raises(UserError, match="36 patches"):
-        build(clip, mask_prompt_depth=2, input_size=48, mask_prompts=str(tmp_path / "prompts.safetensors"))
-    write_safetensors(tmp_path / "other.safetensors", {"logit_scale": torch.ones(())})
-    with pytest.raises(UserError, match="holds no mask prompts"):
-        build(clip, mask_prompt_depth=2, mask_prompts=str(tmp_path / "other.safetensors"))
+def test_prompts_start_random_and_a_copied_tower_as_clips(clip):
+    assert build(clip, train="tower").starts_from_clip and not build(clip, mask_prompt_depth=1).starts_from_clip
 
 
 @pytest.mark.parametrize(
     "options, message",
-    [({"fill": "blur"}, "FILL is 'blur'"), ({"train": "text"}, "TRAIN is 'text'"),
-     ({"expand_ratio": 0.5}, "EXPAND_RATIO is 0.5"), ({"mask_threshold": 1.0}, "MASK_THRESHOLD is 1.0"),
-     ({"crops_per_chunk": 0}, "CROPS_PER_CHUNK is 0"), ({"train": "prompts"}, "MASK_PROMPT_DEPTH 0"),
-     ({"mask_prompt_depth": 7}, "CLIP tower of 2 blocks"), ({"mask_treshold": 0.4}, "Did you mean MASK_THRESHOLD")],
-)  # fmt: skip
+    [
+        ({"fill": "blur"}, "FILL is 'blur'; choose one of: mean, zero"),
+        ({"train": "text"}, "TRAIN is 'text'; choose one of: none, prompts, tower, all"),
+        ({"expand_ratio": 0.5}, "EXPAND_RATIO is 0.5, but it must be a number of at least 1"),
+        ({"mask_threshold": 1.0}, "MASK_THRESHOLD is 1.0, but it must be a number of at least 0 and below 1"),
+        ({"crops_per_chunk": 0}, "CROPS_PER_CHUNK is 0, but it must be a whole number of at least 1"),
+        ({"train": "prompts"}, "MASK_PROMPT_DEPTH 0"),
+        ({"mask_prompt_depth": 7}, "CLIP tower of 2 blocks"),
+        ({"mask_treshold": 0.4}, "Did you mean MASK_THRESHOLD"),
+    ],
+)
 def test_refusals(clip, options, message):
     with pytest.raises(UserError, match=message):
         build(clip, **options)

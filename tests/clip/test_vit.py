@@ -1,4 +1,4 @@
-"""The piecewise ViT against open_clip's own forward, and class rows against one dense attention mask."""
+"""The piecewise ViT against open_clip's own forward."""
 
 import pytest
 import torch
@@ -12,7 +12,6 @@ from maft.clip.vit import (
     resize_position_embedding,
     run_block,
     run_blocks,
-    run_class_rows,
 )
 from maft.errors import UserError
 
@@ -26,21 +25,6 @@ def visual(vit_clip):
     return visual
 
 
-def dense_reference(visual, tokens, visible, start):
-    """Section 3.2 word for word: [N class rows, patches] through stock blocks with one boolean mask."""
-    tokens = run_blocks(visual, tokens, 0, start)
-    batch, number, patches = visible.shape
-    tokens = torch.cat([tokens[:, :1].expand(-1, number, -1), tokens[:, 1:]], dim=1)
-    allowed = torch.zeros(batch, number + patches, number + patches, dtype=torch.bool)
-    allowed[:, :number, :number] = torch.eye(number, dtype=torch.bool)
-    allowed[:, :number, number:] = visible
-    allowed[:, number:, number:] = True
-    bias = torch.zeros(allowed.shape).masked_fill(~allowed, float("-inf"))
-    for block in visual.transformer.resblocks[start:]:
-        tokens = block(tokens, attn_mask=bias.repeat_interleave(block.attn.num_heads, dim=0))
-    return tokens[:, :number]
-
-
 @torch.no_grad()
 def test_whole_images_agree_with_open_clip_at_native_size(visual):
     pixels = torch.randn(2, 3, 32, 32)
@@ -49,32 +33,22 @@ def test_whole_images_agree_with_open_clip_at_native_size(visual):
 
 @torch.no_grad()
 def test_a_block_agrees_with_open_clip_with_and_without_bias(visual):
-    tokens, bias = torch.randn(2, 9, 32), torch.randn(9, 9)
+    tokens, bias, allowed = torch.randn(2, 9, 32), torch.randn(9, 9), torch.rand(9, 9) > 0.5
+    allowed[:, 0] = True
     block = visual.transformer.resblocks[0]
     torch.testing.assert_close(run_block(block, tokens), block(tokens), rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(run_block(block, tokens, bias), block(tokens, attn_mask=bias), rtol=1e-4, atol=1e-4)
-
-
-@torch.no_grad()
-@pytest.mark.parametrize("start", [0, 1, 3])
-@pytest.mark.parametrize("size", [(32, 32), (40, 24)])
-def test_class_rows_equal_one_dense_mask(visual, start, size):
-    tokens, grid = embed_patches(visual, torch.randn(2, 3, *size), align_corners=True)
-    visible = torch.rand(2, 5, grid[0] * grid[1]) > 0.6
-    visible[0, 0], visible[1, 1] = False, True
-    rows = run_class_rows(visual, run_blocks(visual, tokens, 0, start), visible, start)
-    torch.testing.assert_close(rows, dense_reference(visual, tokens, visible, start), rtol=1e-4, atol=1e-4)
+    bias = torch.zeros(9, 9).masked_fill(~allowed, float("-inf"))
+    torch.testing.assert_close(run_block(block, tokens, allowed), block(tokens, attn_mask=bias), rtol=1e-4, atol=1e-4)
 
 
 def test_checkpointing_changes_neither_values_nor_gradients(visual):
-    visible = torch.rand(1, 3, 16) > 0.5
     gradients = []
     for checkpointing in (False, True):
         visual.requires_grad_(True).zero_grad()
         tokens, _ = embed_patches(visual, torch.ones(1, 3, 32, 32))
-        tokens = run_blocks(visual, tokens, 0, 2, checkpointing=checkpointing)
-        rows = run_class_rows(visual, tokens, visible, 2, checkpointing=checkpointing)
-        project_tokens(visual, rows).square().sum().backward()
+        tokens = run_blocks(visual, tokens, checkpointing=checkpointing)
+        project_tokens(visual, tokens[:, 0]).square().sum().backward()
         gradients.append([parameter.grad.clone() for parameter in visual.parameters()])
     for plain, recomputed in zip(*gradients, strict=True):
         torch.testing.assert_close(plain, recomputed)

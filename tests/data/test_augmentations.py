@@ -1,16 +1,16 @@
 """Augmentations: label resize rules, colour, the lists a config asks for, and what a seed determines."""
 
+import random
+
 import numpy as np
 import pytest
 from detectron2.config import get_cfg
 from detectron2.data import transforms as T
 from detectron2.projects.point_rend import ColorAugSSDTransform
 
-from maft.config import add_maft_config
+from maft.config_keys import add_maft_config
 from maft.data.augmentations import (
     LabelledImage,
-    SSDColorAugmentation,
-    SSDColorTransform,
     augmentations_from_config,
     large_scale_jitter,
     shortest_edge_augmentations,
@@ -50,8 +50,8 @@ def test_resize_inside_a_list_of_transforms_follows_the_rule_too():
 def test_crop_limit_sees_categories_and_not_segments():
     segments = np.zeros((4, 4), dtype=np.int32)
     segments[:, 2:] = 1
-    sample = LabelledImage(np.zeros((4, 4, 3), np.uint8), segments, "pillow", np.array([7, 7, 255]))
-    assert np.unique(sample.sem_seg).tolist() == [7]
+    labelled = LabelledImage(np.zeros((4, 4, 3), np.uint8), segments, "pillow", np.array([7, 7, 255]))
+    assert np.unique(labelled.sem_seg).tolist() == [7]
 
 
 def test_single_category_limit_finds_the_only_mixed_window():
@@ -63,52 +63,43 @@ def test_single_category_limit_finds_the_only_mixed_window():
     limited = 0
     for seed in range(30):
         np.random.seed(seed)
-        sample = LabelledImage(np.zeros((8, 64, 3), np.uint8), labels, "pillow")
-        augmentations(sample)
-        limited += 0.25 <= (sample.labels == 1).mean() <= 0.75
+        labelled = LabelledImage(np.zeros((8, 64, 3), np.uint8), labels, "pillow")
+        augmentations(labelled)
+        limited += 0.25 <= (labelled.labels == 1).mean() <= 0.75
     # A window is drawn up to ten times; one draw hits a mixed one in a quarter of the cases.
     assert limited >= 25
 
 
-@pytest.mark.parametrize("seed", range(8))
-def test_color_transform_equals_detectron2s_under_the_same_draws(seed, monkeypatch):
-    image = np.random.default_rng(seed).integers(0, 256, (20, 30, 3), dtype=np.uint8)
-    np.random.seed(seed)
-    ours = SSDColorAugmentation().get_transform(image)
-    first = [ours.contrast, ours.saturation, ours.hue]
-    steps = first if ours.contrast_first else [*first[1:], first[0]]
-    coins = [ours.brightness is not None, ours.contrast_first, *(step is not None for step in steps)]
-    values = [step for step in (ours.brightness, *steps) if step is not None]
-    coin_draws, uniform_draws = iter(coins), iter([value for value in values if isinstance(value, float)])
-    monkeypatch.setattr("random.randrange", lambda _: int(next(coin_draws)))
-    monkeypatch.setattr("random.uniform", lambda *_: next(uniform_draws))
-    monkeypatch.setattr("random.randint", lambda *_: ours.hue)
-    assert np.array_equal(ours.apply_image(image), ColorAugSSDTransform("RGB").apply_image(image))
-
-
-def test_color_transform_without_steps_changes_nothing():
-    image = np.random.default_rng(0).integers(0, 256, (5, 5, 3), dtype=np.uint8)
-    assert np.array_equal(SSDColorTransform().apply_image(image), image)
-
-
-def test_color_steps_are_drawn_half_of_the_time():
-    np.random.seed(0)
-    drawn = [SSDColorAugmentation().get_transform(None) for _ in range(2000)]
-    for name in ("brightness", "contrast", "saturation", "hue"):
-        share = np.mean([getattr(transform, name) is not None for transform in drawn])
-        assert 0.45 < share < 0.55
-    hues = [transform.hue for transform in drawn if transform.hue is not None]
-    assert (min(hues), max(hues)) == (-18, 18)
+@pytest.mark.parametrize("image_format", ["RGB", "BGR"])
+def test_colour_is_changed_in_the_format_of_the_config_and_nothing_else(cfg, image_format):
+    cfg.INPUT.COLOR_AUG_SSD, cfg.INPUT.FORMAT, cfg.INPUT.RANDOM_FLIP = True, image_format, "none"
+    cfg.INPUT.MIN_SIZE_TRAIN, cfg.INPUT.MAX_SIZE_TRAIN = [20], 64
+    steps = T.AugmentationList(augmentations_from_config(cfg, True, ignore_label=255, padding_label=255))
+    image = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)
+    labels = np.random.default_rng(1).integers(0, 5, (20, 30), dtype=np.int32)
+    changed = 0
+    for seed in range(8):
+        found = []
+        # The same colours in the other order of channels are changed alike.
+        for pixels in (image if image_format == "RGB" else image[..., ::-1], image):
+            random.seed(seed)
+            labelled = LabelledImage(np.ascontiguousarray(pixels), labels, "pillow")
+            (steps if not found else T.AugmentationList([ColorAugSSDTransform("RGB")]))(labelled)
+            assert np.array_equal(labelled.labels, labels)
+            found.append(labelled.image)
+        assert np.array_equal(found[0] if image_format == "RGB" else found[0][..., ::-1], found[1])
+        changed += not np.array_equal(found[1], image)
+    assert changed >= 6
 
 
 def test_large_scale_jitter_always_fills_the_square():
     for seed in range(20):
         np.random.seed(seed)
-        sample = LabelledImage(np.full((30, 50, 3), 7, np.uint8), np.zeros((30, 50), np.int32), "pillow")
-        T.AugmentationList(large_scale_jitter(32, padding_label=255))(sample)
-        assert sample.image.shape == (32, 32, 3) and sample.labels.shape == (32, 32)
+        labelled = LabelledImage(np.full((30, 50, 3), 7, np.uint8), np.zeros((30, 50), np.int32), "pillow")
+        T.AugmentationList(large_scale_jitter(32, padding_label=255))(labelled)
+        assert labelled.image.shape == (32, 32, 3) and labelled.labels.shape == (32, 32)
         # What is padding in the image is padding in the labels, and nothing else is.
-        assert np.array_equal(sample.labels == 255, (sample.image == 128).all(axis=2))
+        assert np.array_equal(labelled.labels == 255, (labelled.image == 128).all(axis=2))
 
 
 def test_config_states_sizes_as_plain_lists(cfg):
@@ -120,13 +111,13 @@ def test_config_states_sizes_as_plain_lists(cfg):
     assert [type(step).__name__ for step in steps] == [
         "ResizeShortestEdge",
         "RandomCrop_CategoryAreaConstraint",
-        "SSDColorAugmentation",
+        "ColorAugSSDTransform",
         "RandomFlip",
     ]
     np.random.seed(0)
-    sample = LabelledImage(np.zeros((100, 200, 3), np.uint8), np.zeros((100, 200), np.int32), "torch")
-    T.AugmentationList(steps)(sample)
-    assert sample.labels.shape == (64, 48)
+    labelled = LabelledImage(np.zeros((100, 200, 3), np.uint8), np.zeros((100, 200), np.int32), "torch")
+    T.AugmentationList(steps)(labelled)
+    assert labelled.labels.shape == (64, 48)
 
 
 def test_config_at_test_only_resizes(cfg):

@@ -9,8 +9,8 @@ import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
 
-from maft.data import TABLE, class_names, dataset, ensure_miniature, load_items, vocabulary
-from maft.data.label_rules import LABEL_RULES
+from maft.data import TABLE, class_names, dataset, dataset_records, ensure_miniature, vocabulary
+from maft.data.preparation.labels import LABEL_RULES
 from maft.data.records import write_labels_report
 from maft.errors import UserError
 
@@ -59,9 +59,9 @@ def test_aliases_are_the_same_row_in_both_catalogues(alias: str, name: str) -> N
 
 
 def test_unknown_dataset_gets_a_suggestion() -> None:
-    with pytest.raises(UserError, match=r"no dataset 'coco_stuf_val': did you mean coco_stuff_val"):
+    with pytest.raises(UserError, match=r"no dataset 'coco_stuf_val'\. Did you mean coco_stuff_val\?"):
         dataset("coco_stuf_val")
-    with pytest.raises(UserError, match=r"no dataset 'xyz': choose one of coco_stuff_train"):
+    with pytest.raises(UserError, match=r"no dataset 'xyz'\. Choose one of coco_stuff_train"):
         dataset("xyz")
 
 
@@ -88,12 +88,12 @@ def test_vocabularies_and_their_seen_flags(tmp_path: Path) -> None:
         vocabulary("cityscapes_val", str(file))
 
 
-def test_items_of_a_complete_set(root: Path) -> None:
+def test_records_of_a_complete_set(root: Path) -> None:
     for stem in ("000000000009", "000000000007"):
         image_and_label(root, stem)
-    items = DatasetCatalog.get("coco_2017_test_stuff_sem_seg")
-    assert [item["image_id"] for item in items] == [7, 9]
-    assert items[0] == {
+    records = DatasetCatalog.get("coco_2017_test_stuff_sem_seg")
+    assert [record["image_id"] for record in records] == [7, 9]
+    assert records[0] == {
         "file_name": str(root / "coco/val2017/000000000007.jpg"),
         "sem_seg_file_name": str(root / "coco/stuffthingmaps_detectron2/val2017/000000000007.png"),
         "image_id": 7,
@@ -106,23 +106,23 @@ def test_items_of_a_complete_set(root: Path) -> None:
 
 def test_missing_steps_are_named(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UserError, match=r"no images in .*val2017: download it from https://github.com/nightrome"):
-        load_items("coco_stuff_val")
+        dataset_records("coco_stuff_val")
     image_and_label(root, "000000000007")
     labels = root / "coco/stuffthingmaps_detectron2/val2017"
     shutil.copy(root / "coco/val2017/000000000007.jpg", root / "coco/val2017/000000000008.jpg")
     with pytest.raises(UserError, match=r"half prepared: 1 of its 2 images.*000000000008.*prepare_coco_stuff\.py"):
-        load_items("coco_stuff_val")
+        dataset_records("coco_stuff_val")
     write_labels_report(labels, ["000000000008"], {"000000000007": labels / "000000000007.png"})
-    assert len(load_items("coco_stuff_val")) == 1
+    assert len(dataset_records("coco_stuff_val")) == 1
     (root / "coco/val2017/000000000007.jpg").unlink()
     with pytest.raises(UserError, match=r"no image for 1 of its 1 label maps.*000000000007\.png: download"):
-        load_items("coco_stuff_val")
+        dataset_records("coco_stuff_val")
     shutil.rmtree(labels)
     with pytest.raises(UserError, match=r"no labels in .*run 'python datasets/prepare_coco_stuff\.py'"):
-        load_items("coco_stuff_val")
+        dataset_records("coco_stuff_val")
     monkeypatch.setenv("DETECTRON2_DATASETS", str(root / "nowhere"))
     with pytest.raises(UserError, match=r"nowhere does not exist .*DETECTRON2_DATASETS"):
-        load_items("coco_stuff_val")
+        dataset_records("coco_stuff_val")
 
 
 def test_a_shared_image_folder_needs_the_report(root: Path) -> None:
@@ -132,14 +132,14 @@ def test_a_shared_image_folder_needs_the_report(root: Path) -> None:
         for stem in ("a", "b"):
             Image.fromarray(np.zeros((4, 5), np.uint8)).save(voc / folder / f"{stem}.{suffix}")
     with pytest.raises(UserError, match=r"half prepared: 2, and no report,.*prepare_voc\.py"):
-        load_items("voc_20_val")
+        dataset_records("voc_20_val")
     folder = voc / "annotations_detectron2/val"
     files = {stem: folder / f"{stem}.png" for stem in ("a", "b")}
     write_labels_report(folder, [], {**files, "c": files["a"]})
     with pytest.raises(UserError, match=r"half prepared: 2 of 3 label maps"):
-        load_items("voc_20_val")
+        dataset_records("voc_20_val")
     write_labels_report(folder, [], files)
-    assert [(item["image_id"], item["height"], item["width"]) for item in load_items("voc_20_val")] == [
+    assert [(record["image_id"], record["height"], record["width"]) for record in dataset_records("voc_20_val")] == [
         ("a", 4, 5),
         ("b", 4, 5),
     ]
@@ -147,15 +147,15 @@ def test_a_shared_image_folder_needs_the_report(root: Path) -> None:
 
 def test_miniature_is_drawn_on_request_only(root: Path) -> None:
     with pytest.raises(UserError, match=r"python datasets/prepare_miniature\.py --root"):
-        load_items("miniature_val")
+        dataset_records("miniature_val")
     ensure_miniature(counts={"train": 3, "val": 2})
-    assert len(load_items("miniature_train")) == len(load_items("miniature_train_seen_2")) == 3
+    assert len(dataset_records("miniature_train")) == len(dataset_records("miniature_train_seen_2")) == 3
     before = {path: path.stat().st_mtime_ns for path in root.rglob("*")}
     ensure_miniature(counts={"train": 3, "val": 2})
     assert before == {path: path.stat().st_mtime_ns for path in root.rglob("*")}
     row = dataset("miniature_train_seen")
     seen = row.classes.seen_indices
-    for whole, part in zip(load_items("miniature_train"), load_items("miniature_train_seen")):
+    for whole, part in zip(dataset_records("miniature_train"), dataset_records("miniature_train_seen")):
         labels = np.asarray(Image.open(whole["sem_seg_file_name"]))
         renumbered = np.asarray(Image.open(part["sem_seg_file_name"]))
         for index, class_id in enumerate(seen):

@@ -107,7 +107,7 @@ def test_a_good_set_prints_a_table_and_a_sheet(
 
 def test_mistakes_end_without_a_traceback(check_data, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
-    for name, message in (("coco_stuf_val", "did you mean"), ("voc_20_val", "no images in")):
+    for name, message in (("coco_stuf_val", "Did you mean"), ("voc_20_val", "no images in")):
         status, printed = check_data(name)
         assert status == 1 and printed.startswith("error: ") and message in printed
 

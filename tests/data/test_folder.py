@@ -7,7 +7,7 @@ import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
 
-from maft.data import dataset, load_items, register, vocabulary
+from maft.data import dataset, dataset_records, register, vocabulary
 from maft.data.reading import read_labels
 from maft.errors import UserError
 
@@ -33,9 +33,9 @@ def test_a_folder_is_a_dataset(folder: Path) -> None:
     assert row.num_classes == 3 and row.ignore_label == 255
     assert vocabulary(name, "ovseg").names == ("cat, kitty", "dog", "grass")
     register(name)
-    items = DatasetCatalog.get(name)
-    assert [item["image_id"] for item in items] == ["0", "1", "2"]
-    assert (items[0]["height"], items[0]["width"]) == (6, 8)
+    records = DatasetCatalog.get(name)
+    assert [record["image_id"] for record in records] == ["0", "1", "2"]
+    assert (records[0]["height"], records[0]["width"]) == (6, 8)
     assert MetadataCatalog.get(name).stuff_classes == ["cat, kitty", "dog", "grass"]
 
 
@@ -45,7 +45,7 @@ def test_palette_masks_give_their_indices(folder: Path) -> None:
     image.putpalette([10, 20, 30, 200, 0, 0, 0, 200, 0] + [0] * 759)
     image.putdata(values.ravel().tolist())
     image.save(folder / "masks" / "1.png")
-    path = load_items(f"folder:{folder}")[1]["sem_seg_file_name"]
+    path = dataset_records(f"folder:{folder}")[1]["sem_seg_file_name"]
     assert (read_labels(path) == values).all()
 
 
@@ -53,21 +53,21 @@ def test_sixteen_bit_masks_ignore_65535(folder: Path) -> None:
     for number in range(3):
         save(folder, number, [0, 2, 65535], np.uint16)
     assert dataset(f"folder:{folder}").ignore_label == 65535
-    path = load_items(f"folder:{folder}")[0]["sem_seg_file_name"]
+    path = dataset_records(f"folder:{folder}")[0]["sem_seg_file_name"]
     assert set(np.unique(read_labels(path))) == {0, 2, 65535}
     save(folder, 2, [0, 255], np.uint16)
     with pytest.raises(UserError, match=r"2\.png holds only 0 and 255"):
-        load_items(f"folder:{folder}")
+        dataset_records(f"folder:{folder}")
 
 
 def test_another_ignored_value(folder: Path) -> None:
     save(folder, 2, [1, 99])
     with pytest.raises(UserError, match=r"2\.png holds the id 99 but there are 3 classes"):
-        load_items(f"folder:{folder}")
+        dataset_records(f"folder:{folder}")
     for number in range(3):
         save(folder, number, [1, 99])
     (folder / "ignore.txt").write_text("99\n")
-    assert MetadataCatalog.get(f"folder:{folder}") and len(load_items(f"folder:{folder}")) == 3
+    assert MetadataCatalog.get(f"folder:{folder}") and len(dataset_records(f"folder:{folder}")) == 3
     assert MetadataCatalog.get(f"folder:{folder}").ignore_label == 99
     (folder / "ignore.txt").write_text("none\n")
     with pytest.raises(UserError, match="one number from 0 to 65535"):
@@ -80,22 +80,22 @@ def test_a_class_cannot_be_the_ignored_value_by_accident(folder: Path) -> None:
         dataset(f"folder:{folder}")
     for number in range(3):
         save(folder, number, [0, 255], np.uint16)
-    assert len(load_items(f"folder:{folder}")) == 3
+    assert len(dataset_records(f"folder:{folder}")) == 3
 
 
 def test_an_unlabelled_class_zero(folder: Path) -> None:
     (folder / "ignore.txt").write_text("0")
     for number in range(3):
         save(folder, number, [0, 1, 2])
-    assert dataset(f"folder:{folder}").ignore_label == 0 and len(load_items(f"folder:{folder}")) == 3
+    assert dataset(f"folder:{folder}").ignore_label == 0 and len(dataset_records(f"folder:{folder}")) == 3
 
 
 def test_binary_masks_are_refused_unless_explained(folder: Path) -> None:
     save(folder, 1, [0, 255])
     with pytest.raises(UserError, match=r"1\.png holds only 0 and 255, like a binary mask"):
-        load_items(f"folder:{folder}")
+        dataset_records(f"folder:{folder}")
     (folder / "ignore.txt").write_text("255")
-    assert len(load_items(f"folder:{folder}")) == 3
+    assert len(dataset_records(f"folder:{folder}")) == 3
 
 
 @pytest.mark.parametrize(
@@ -114,18 +114,18 @@ def test_binary_masks_are_refused_unless_explained(folder: Path) -> None:
 def test_faults_are_named(folder: Path, damage, message: str) -> None:
     damage(folder)
     with pytest.raises(UserError, match=message):
-        load_items(f"folder:{folder}")
+        dataset_records(f"folder:{folder}")
 
 
 def test_relative_folders(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(folder.parent)
     name = f"folder:{folder.name}"
-    assert load_items(name)[0]["file_name"] == str(folder / "images/0.jpg")
+    assert dataset_records(name)[0]["file_name"] == str(folder / "images/0.jpg")
     assert MetadataCatalog.get(name).image_root == str(folder / "images")
 
 
 def test_a_mask_changed_later_is_checked_again(folder: Path) -> None:
-    assert len(load_items(f"folder:{folder}")) == 3
+    assert len(dataset_records(f"folder:{folder}")) == 3
     save(folder, 2, [0, 77])
     with pytest.raises(UserError, match="id 77"):
-        load_items(f"folder:{folder}")
+        dataset_records(f"folder:{folder}")

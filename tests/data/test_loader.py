@@ -20,8 +20,10 @@ def draw(record):
 
 def loader(workers=0, rank=0, world_size=1, start=0, mapper=draw, count=7):
     records = [{"id": index} for index in range(count)]
-    sampler = BatchSampler(count, 4, seed=5, rank=rank, world_size=world_size, start=start)
-    return TrainingLoader(TrainingSamples(records, mapper, 5), sampler, workers)
+    sampler = BatchSampler(count, 4, seed=5, rank=rank, world_size=world_size)
+    found = TrainingLoader(TrainingSamples(records, mapper, 5), sampler, workers)
+    found.start_at(start)
+    return found
 
 
 def test_every_epoch_visits_each_record_once_in_another_order():
@@ -37,7 +39,7 @@ def test_a_batch_does_not_depend_on_start_workers_or_processes():
     assert take(loader(workers=2), 5) == whole
     parts = [take(loader(rank=rank, world_size=2), 5) for rank in range(2)]
     assert [first + second for first, second in zip(*parts)] == whole
-    assert len({sample["draws"] for batch in whole for sample in batch}) == 20
+    assert len({record["draws"] for batch in whole for record in batch}) == 20
 
 
 def test_groups_never_share_a_batch_and_no_record_is_lost():
@@ -53,7 +55,7 @@ def skip_even(record):
 
 def test_a_skipped_record_is_replaced_by_the_same_one_everywhere():
     whole = take(loader(mapper=skip_even), 3)
-    assert all(sample["id"] % 2 == 1 for batch in whole for sample in batch)
+    assert all(record["id"] % 2 == 1 for batch in whole for record in batch)
     assert take(loader(mapper=skip_even, workers=1), 3) == whole
 
 

@@ -1,9 +1,10 @@
 import numpy as np
 import pytest
 import torch
+from golden.runner import run_case
 from PIL import Image
 
-from maft.data.pairs import RegionPairMapper, read_pairs
+from maft.data.pairs import OFFICIAL_BACKGROUND, RegionPairMapper, read_pairs
 from maft.errors import UserError
 from maft.mining.folder import Pair, write_region, write_table
 
@@ -26,19 +27,49 @@ def test_region_and_mask_are_cropped_alike(table):
     record = read_pairs(table)[0]
     for seed in range(5):
         torch.manual_seed(seed)
-        sample = RegionPairMapper(24, template="a photo of a {}.")(record)
-        assert sample["region"].shape == (3, 24, 24) and sample["region"].dtype == torch.uint8
-        assert sample["mask"].shape == (1, 24, 24) and sample["mask"].dtype == torch.bool
-        assert sample["text"] == "a photo of a fire hydrant."
-        red = sample["region"][0].int() - sample["region"][1].int() > 60
+        mapped = RegionPairMapper(24, template="a photo of a {}.")(record)
+        assert mapped["region"].shape == (3, 24, 24) and mapped["region"].dtype == torch.uint8
+        assert mapped["mask"].shape == (1, 24, 24) and mapped["mask"].dtype == torch.bool
+        assert mapped["text"] == "a photo of a fire hydrant."
+        red = mapped["region"][0].int() - mapped["region"][1].int() > 60
         # The kernel blurs the edge by a pixel or two; a mask cropped by another box would differ by columns.
-        assert (red != sample["mask"][0]).float().mean() < 2.5 / 24
-        assert 0.3 < sample["mask"].float().mean() < 0.7
+        assert (red != mapped["mask"][0]).float().mean() < 2.5 / 24
+        assert 0.3 < mapped["mask"].float().mean() < 0.7
 
 
 def test_the_background_keeps_its_colour(table):
-    sample = RegionPairMapper(24)(read_pairs(table)[0])
-    assert sample["region"][:, :, 0].eq(120).all()
+    mapped = RegionPairMapper(24)(read_pairs(table)[0])
+    assert mapped["region"][:, :, 0].eq(120).all()
+
+
+def disc(height, width):
+    """A bright disc on the official background, with its mask."""
+    rows, columns = np.mgrid[:height, :width]
+    inside = (rows - height / 2) ** 2 + (columns - width / 2) ** 2 < (0.3 * height) ** 2
+    pixels = np.where(inside[..., None], [250, 200, 10], OFFICIAL_BACKGROUND).astype(np.uint8)
+    return Image.fromarray(pixels), Image.fromarray(inside.astype(np.uint8) * 255)
+
+
+def test_random_crops_keep_at_least_nine_tenths_of_the_area(tmp_path):
+    region, mask = disc(100, 100)
+    region.putalpha(mask)
+    region.save(tmp_path / "disc.png")
+    mapper, record = RegionPairMapper(100), {"file_name": str(tmp_path / "disc.png"), "title": "disc"}
+    full = mapper.crop(*disc(100, 100), (0, 0, 100, 100))[1].float().mean()
+    areas = torch.stack([mapper(record)["mask"].float().mean() for _ in range(20)])
+    assert (areas / full).min() > 0.98 and (areas / full).max() < 1 / 0.9 + 0.03 and areas.unique().numel() > 3
+
+
+def test_the_colour_rule_finds_the_region_that_the_mask_shows():
+    region, mask = disc(60, 80)
+    found, shown = (RegionPairMapper(48).crop(region, given, (0, 10, 60, 60))[1].float() for given in (None, mask))
+    # Bicubic ringing makes pixels next to the region count as region.
+    assert (found >= shown).float().mean() > 0.99 and (found == shown).float().mean() > 0.9
+
+
+def test_crops_agree_with_the_recording(golden_dir):
+    result = run_case(golden_dir / "ovseg" / "clip_mask_transform.json")
+    assert result.status == "pass", result.detail
 
 
 def test_the_official_rule_finds_the_mask_by_colour(tmp_path):
@@ -46,8 +77,8 @@ def test_the_official_rule_finds_the_mask_by_colour(tmp_path):
     region[:, SIZE // 2 :] = 200
     Image.fromarray(region).save(tmp_path / "official.jpg.png")
     record = {"file_name": str(tmp_path / "official.jpg.png"), "title": "dog"}
-    sample = RegionPairMapper(24, mask_source="colour")(record)
-    assert not sample["mask"][0, :, :8].any() and sample["mask"][0, :, 16:].all()
+    mapped = RegionPairMapper(24, mask_source="colour")(record)
+    assert not mapped["mask"][0, :, :8].any() and mapped["mask"][0, :, 16:].all()
     with pytest.raises(UserError, match="has no alpha channel and so no mask: .* set INPUT.REGIONS.MASK colour"):
         RegionPairMapper(24)(record)
 

@@ -8,7 +8,7 @@ import pytest
 from pycocotools import mask as coco_mask
 
 from maft.checkpoint.io import load_plain_pickle
-from maft.data import dataset, load_items
+from maft.data import dataset, dataset_records
 from maft.errors import UserError
 
 ADE = "ADEChallengeData2016"
@@ -35,18 +35,18 @@ def ade(root, write_map):
 def test_ade150_semantic_panoptic_instance(ade, prepare, read_map) -> None:
     printed = prepare("ade150")
     assert read_map(f"{ADE}/annotations_detectron2/validation/ADE_v1.png").tolist() == [[0, 0, 7, 7], [255, 8, 7, 7]]
-    item = load_items("openvocab_ade20k_panoptic_val")[0]
-    ids = read_map(item["pan_seg_file_name"])[..., 0].astype(int)
-    by_id = {segment["id"]: segment for segment in item["segments_info"]}
+    record = dataset_records("openvocab_ade20k_panoptic_val")[0]
+    ids = read_map(record["pan_seg_file_name"])[..., 0].astype(int)
+    by_id = {segment["id"]: segment for segment in record["segments_info"]}
     assert [[by_id[k]["category_id"] if k else None for k in row] for row in ids] == [[0, 8, 7, 7], [None, 8, 7, 7]]
     assert ids[0, 2] != ids[0, 3], "two beds are two segments"
     assert all(segment["area"] == (ids == id_).sum() for id_, segment in by_id.items())
     assert {segment["category_id"]: segment["isthing"] for segment in by_id.values()} == {0: False, 7: True, 8: True}
     table = json.loads((ade / ADE / "ade20k_instance_val.json").read_text())
-    first = [entry for entry in table["annotations"] if entry["image_id"] == "ADE_v1"]
-    assert sorted(entry["category_id"] for entry in first) == [7, 7, 8]
-    assert len({entry["id"] for entry in table["annotations"]}) == 6 and len(table["categories"]) == 100
-    window = next(entry for entry in first if entry["category_id"] == 8)
+    first = [annotation for annotation in table["annotations"] if annotation["image_id"] == "ADE_v1"]
+    assert sorted(annotation["category_id"] for annotation in first) == [7, 7, 8]
+    assert len({annotation["id"] for annotation in table["annotations"]}) == 6 and len(table["categories"]) == 100
+    window = next(annotation for annotation in first if annotation["category_id"] == 8)
     assert coco_mask.decode(window["segmentation"]).tolist() == [[0, 1, 0, 0], [0, 1, 0, 0]]
     assert window["bbox"] == [1, 0, 1, 2] and window["area"] == 2
     assert "ade20k_150_panoptic_val instances: 6" in printed
@@ -56,9 +56,9 @@ def test_ade150_semantic_panoptic_instance(ade, prepare, read_map) -> None:
 def test_ade150_without_instance_maps(ade, prepare) -> None:
     (ade / ADE / "annotations_instance").rename(ade / "elsewhere")
     assert "semantic labels only" in prepare("ade150", "--splits", "val")
-    assert len(load_items("ade20k_sem_seg_val")) == 2
+    assert len(dataset_records("ade20k_sem_seg_val")) == 2
     with pytest.raises(UserError, match=r"no panoptic annotation .*run 'python datasets/prepare_ade150\.py'"):
-        load_items("ade20k_150_panoptic_val")
+        dataset_records("ade20k_150_panoptic_val")
 
 
 def test_ade150_survives_a_kill(ade, kill_and_finish) -> None:
@@ -113,9 +113,9 @@ def test_ade847_tree_ids_and_sizes(full, prepare, read_map) -> None:
     assert labels[0, 0] == 2 and labels[0, -1] == 0 and labels[-1, -1] == 65535
     assert read_map(f"{FULL}/images_detectron2/validation/ADE_val_00000001.jpg").shape == (512, 875, 3)
     assert read_map(f"{FULL}/images_detectron2/training/ADE_train_00000001.jpg").shape == (6, 8, 3)
-    item = load_items("ade20k_full_sem_seg_val")[0]
-    assert (item["height"], item["width"]) == (512, 875)
-    assert len(load_items("ade20k_847_train")) == len(load_items("ade20k_847_train_seen")) == 2
+    record = dataset_records("ade20k_full_sem_seg_val")[0]
+    assert (record["height"], record["width"]) == (512, 875)
+    assert len(dataset_records("ade20k_847_train")) == len(dataset_records("ade20k_847_train_seen")) == 2
     assert "ade20k_847_train images: 2 (PUBLISHED: 25574)" in printed
     row = dataset("ade20k_847_val")
     assert [row.classes.names("maft")[k] for k in (0, 2)] == ["wall", "sky"]

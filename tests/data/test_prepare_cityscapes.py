@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from maft.data import load_items
+from maft.data import dataset_records
 from maft.data.checking import check_dataset
 
 # Two cars (26), a group of persons (24), road (7).
@@ -28,18 +28,18 @@ def test_training_ids_and_counts(cityscapes, prepare, read_map) -> None:
     printed = prepare("cityscapes")
     path = "cityscapes/gtFine/val/frankfurt/frankfurt_000000_000019_gtFine_labelTrainIds.png"
     assert read_map(path).tolist() == [[0, 255, 255, 18]]
-    items = load_items("cityscapes_val")
-    assert [item["image_id"] for item in items] == ["frankfurt_000000_000019", "munster_000000_000019"]
-    assert items[0]["file_name"].endswith("val/frankfurt/frankfurt_000000_000019_leftImg8bit.png")
+    records = dataset_records("cityscapes_val")
+    assert [record["image_id"] for record in records] == ["frankfurt_000000_000019", "munster_000000_000019"]
+    assert records[0]["file_name"].endswith("val/frankfurt/frankfurt_000000_000019_leftImg8bit.png")
     assert "cityscapes_train label maps: 2 (PUBLISHED: 2975)" in printed
 
 
 def test_panoptic_and_instances(cityscapes, prepare, read_map) -> None:
     printed = prepare("cityscapes", "--splits", "val")
-    item = load_items("openvocab_cityscapes_fine_panoptic_val")[1]
-    assert (item["image_id"], item["height"], item["width"]) == ("munster_000000_000019", 1, 4)
-    segments = {segment["id"]: segment for segment in item["segments_info"]}
-    found = [segments[id_] for id_ in read_map(item["pan_seg_file_name"])[0, :, 0].tolist()]
+    record = dataset_records("openvocab_cityscapes_fine_panoptic_val")[1]
+    assert (record["image_id"], record["height"], record["width"]) == ("munster_000000_000019", 1, 4)
+    segments = {segment["id"]: segment for segment in record["segments_info"]}
+    found = [segments[id_] for id_ in read_map(record["pan_seg_file_name"])[0, :, 0].tolist()]
     assert [segment["category_id"] for segment in found] == [13, 13, 11, 0]
     assert [segment["iscrowd"] for segment in found] == [0, 0, 1, 0]
     assert found[0]["id"] != found[1]["id"]

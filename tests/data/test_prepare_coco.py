@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from maft.data import class_names, dataset, load_items
+from maft.data import class_names, dataset, dataset_records
 from maft.errors import UserError
 
 STUFF = "coco/stuffthingmaps"
@@ -36,9 +36,9 @@ def test_stuff_ids_and_counts(stuff, prepare, read_map) -> None:
     assert read_map(f"{out}/train2017_seen/000000000001.png").tolist() == [[0, 255, 155, 255]]
     assert read_map(f"{out}/val2017/000000000005.png").tolist() == [[0, 1, 2, 170]]
     # Images without anything to learn are left out of training sets, and stay in the validation set.
-    assert [item["image_id"] for item in load_items("coco_stuff_train")] == [1, 2, 4]
-    assert [item["image_id"] for item in load_items("coco_stuff_train_seen")] == [1, 4]
-    assert [item["image_id"] for item in load_items("coco_stuff_val")] == [5, 6]
+    assert [record["image_id"] for record in dataset_records("coco_stuff_train")] == [1, 2, 4]
+    assert [record["image_id"] for record in dataset_records("coco_stuff_train_seen")] == [1, 4]
+    assert [record["image_id"] for record in dataset_records("coco_stuff_val")] == [5, 6]
     assert "coco_stuff_train label maps: 3 (PUBLISHED: 118280), 1 images without any labelled pixel" in printed
     assert "coco_stuff_train_seen label maps: 2, 2 images without" in printed
 
@@ -79,7 +79,7 @@ def test_a_missing_root_is_named(root, prepare) -> None:
 def panoptic(root, write_map):
     """Panoptic PNGs with ids above 65535; person 1, rug 200, void 0."""
     for split, numbers in (("train", (1, 2)), ("val", (3, 4))):
-        entries, images = [], []
+        annotations, images = [], []
         for number in numbers:
             stem = f"{number:012d}"
             ids = np.array([[0, 70000, 7], [70000, 300, 0]])
@@ -92,11 +92,11 @@ def panoptic(root, write_map):
                 {"id": 7, "category_id": 200, "iscrowd": 0, "area": 1, "bbox": [2, 0, 1, 1]},
                 {"id": 300, "category_id": 1, "iscrowd": 1, "area": 1, "bbox": [1, 1, 1, 1]},
             ]
-            entries.append({"image_id": number, "file_name": f"{stem}.png", "segments_info": segments})
+            annotations.append({"image_id": number, "file_name": f"{stem}.png", "segments_info": segments})
         categories = [{"id": id_} for id_ in dataset("coco_panoptic_val").classes.category_ids]
         (root / "coco/annotations").mkdir(exist_ok=True)
         (root / f"coco/annotations/panoptic_{split}2017.json").write_text(
-            json.dumps({"images": images, "annotations": entries, "categories": categories})
+            json.dumps({"images": images, "annotations": annotations, "categories": categories})
         )
     return root
 
@@ -105,12 +105,12 @@ def test_panoptic_semantic_form(panoptic, prepare, read_map) -> None:
     printed = prepare("coco_panoptic")
     assert read_map("coco/panoptic_semseg_val2017/000000000003.png").tolist() == [[255, 0, 132], [0, 0, 255]]
     assert "coco_133_val label maps: 2 (PUBLISHED: 5000)" in printed
-    assert len(load_items("coco_133_train")) == 2
-    item = load_items("openvocab_coco_2017_val_panoptic_with_sem_seg")[1]
-    assert (item["image_id"], item["height"], item["width"]) == (4, 2, 3)
-    assert [s["category_id"] for s in item["segments_info"]] == [0, 132, 0]
-    assert [s["isthing"] for s in item["segments_info"]] == [True, False, True]
-    assert item["pan_seg_file_name"].endswith("panoptic_val2017/000000000004.png")
+    assert len(dataset_records("coco_133_train")) == 2
+    record = dataset_records("openvocab_coco_2017_val_panoptic_with_sem_seg")[1]
+    assert (record["image_id"], record["height"], record["width"]) == (4, 2, 3)
+    assert [s["category_id"] for s in record["segments_info"]] == [0, 132, 0]
+    assert [s["isthing"] for s in record["segments_info"]] == [True, False, True]
+    assert record["pan_seg_file_name"].endswith("panoptic_val2017/000000000004.png")
 
 
 def test_panoptic_survives_a_kill(panoptic, kill_and_finish) -> None:
@@ -128,6 +128,6 @@ def test_panoptic_damaged_json(panoptic, prepare) -> None:
     file = panoptic / "coco/annotations/panoptic_val2017.json"
     file.write_text(file.read_text()[:100])
     with pytest.raises(UserError, match=r"panoptic_val2017\.json is damaged"):
-        load_items("coco_panoptic_val")
+        dataset_records("coco_panoptic_val")
     file.write_text("[]")
     assert "panoptic_val2017.json has no 'annotations'" in prepare("coco_panoptic", "--splits", "val", status=1)

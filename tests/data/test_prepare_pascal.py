@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 from scipy.io import savemat
 
-from maft.data import class_names, load_items
+from maft.data import class_names, dataset_records
 
 VOC = "VOCdevkit/VOC2012"
 CONTEXT = "VOCdevkit/VOC2010"
@@ -39,9 +39,9 @@ def test_voc_ids_and_counts(voc, prepare, read_map) -> None:
     assert read_map(f"{out}/train_seen/t1.png").tolist() == [[255, 0, 255, 255]]
     assert read_map(f"{out}/val/v1.png").tolist() == [[255, 19, 255, 0]]
     assert read_map(f"{out}_bg/val/v1.png").tolist() == [[0, 20, 255, 1]]
-    assert [item["image_id"] for item in load_items("voc_20_train")] == ["t1", "t2"]
-    assert [item["image_id"] for item in load_items("voc_20_train_seen")] == ["t1"]
-    assert len(load_items("pascalvoc20_sem_seg_val")) == len(load_items("voc_21_val")) == 2
+    assert [record["image_id"] for record in dataset_records("voc_20_train")] == ["t1", "t2"]
+    assert [record["image_id"] for record in dataset_records("voc_20_train_seen")] == ["t1"]
+    assert len(dataset_records("pascalvoc20_sem_seg_val")) == len(dataset_records("voc_21_val")) == 2
     assert "train: 2 images of train.txt, labels of SegmentationClass" in printed
     assert "voc_20_val label maps: 2 (PUBLISHED: 1449)" in printed
 
@@ -89,8 +89,8 @@ def test_context_ids_and_counts(context, prepare, read_map) -> None:
     assert wide.dtype == np.uint16 and wide.tolist() == [[1, 0, 65535]]
     names = class_names("pascal_context_59_val")
     assert [names[k] for k in read_map(f"{CONTEXT}/annotations_pc59/val/v2.png")[0]] == ["wood", "diningtable", "bag"]
-    assert [item["image_id"] for item in load_items("pascal_context_459_val")] == ["v1", "v2"]
-    assert len(load_items("pascal_context_59_train")) == 1
+    assert [record["image_id"] for record in dataset_records("pascal_context_459_val")] == ["v1", "v2"]
+    assert len(dataset_records("pascal_context_59_train")) == 1
     assert "pascal_context_459_val label maps: 2 (PUBLISHED: 5104)" in printed
 
 
@@ -98,7 +98,7 @@ def test_context_official_split_file(context, prepare) -> None:
     images = [{"file_name": f"{stem}.jpg", "phase": phase} for stem, phase in (("t1", "val"), ("v1", "train"))]
     (context / CONTEXT / "trainval_merged.json").write_text(json.dumps({"images": images}))
     assert "val: 1 images of trainval_merged.json" in prepare("pascal_context")
-    assert [item["image_id"] for item in load_items("pascal_context_59_val")] == ["t1"]
+    assert [record["image_id"] for record in dataset_records("pascal_context_59_val")] == ["t1"]
 
 
 def test_context_survives_a_kill(context, kill_and_finish) -> None:

@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from maft.data import class_names, dataset, load_items
+from maft.data import class_names, dataset, dataset_records
 from maft.data.checking import check_dataset
 from maft.data.mappers import SegmentationMapper
 from maft.evaluation import PanopticEvaluator, SemanticEvaluator
@@ -27,9 +27,9 @@ def test_coco_panoptic_samples(root: Path, prepare: Callable[..., str], samples_
     report = check_dataset("coco_panoptic_val")
     assert report.problems == [] and len(report.good) == count
     assert report.pixels[report.names.index("person")] > 0
-    item = load_items("coco_panoptic_val")[0]
-    with Image.open(item["file_name"]) as image:
-        assert image.size == (item["width"], item["height"])
+    record = dataset_records("coco_panoptic_val")[0]
+    with Image.open(record["file_name"]) as image:
+        assert image.size == (record["width"], record["height"])
 
 
 def test_coco_samples_through_mapper_and_evaluators(root: Path, prepare: Callable[..., str], samples_dir: Path) -> None:
@@ -46,13 +46,13 @@ def test_coco_samples_through_mapper_and_evaluators(root: Path, prepare: Callabl
         SemanticEvaluator(names, row.ignore_label),
         PanopticEvaluator(names, [index in row.classes.things for index in range(len(names))]),
     )
-    for item in load_items(row.name)[:6]:
-        segments, classes = panoptic(item), semantic(item)
+    for record in dataset_records(row.name)[:6]:
+        segments, classes = panoptic(record), semantic(record)
         assert segments is not None and classes is not None
         # The semantic map names the pixels of crowds, which are no segment to learn.
         labelled = segments["sem_seg"] != row.ignore_label
         assert labelled.any() and torch.equal(segments["sem_seg"][labelled], classes["sem_seg"][labelled])
-        kept = [segment for segment in item["segments_info"] if not segment.get("iscrowd")]
+        kept = [segment for segment in record["segments_info"] if not segment.get("iscrowd")]
         assert segments["instances"].gt_classes.tolist() == [segment["category_id"] for segment in kept]
         assert [int(mask.sum()) for mask in segments["instances"].gt_masks] == [segment["area"] for segment in kept]
         numbers = torch.arange(1, len(kept) + 1)[:, None, None]
@@ -64,7 +64,7 @@ def test_coco_samples_through_mapper_and_evaluators(root: Path, prepare: Callabl
             ),
         }
         for evaluator in measured:
-            evaluator.process([item], [prediction])
+            evaluator.process([record], [prediction])
     assert measured[0].evaluate()["sem_seg"]["mIoU"] == 100
     assert measured[1].evaluate()["panoptic_seg"]["PQ"] == pytest.approx(100)
 

@@ -2,7 +2,7 @@ import pytest
 import torch
 from detectron2.config import get_cfg
 
-from maft.config import add_maft_config
+from maft.config_keys import add_maft_config
 from maft.engine.checkpointer import Checkpointer
 from maft.errors import UserError
 

@@ -28,7 +28,7 @@ def test_numbers_and_pairs(tiny_configs, key, value, sentence):
 @pytest.mark.parametrize(
     ("overrides", "eval_only", "sentence"),
     [
-        (["DATASETS.TEST", "['miniature_vall']"], False, "did you mean miniature_val"),
+        (["DATASETS.TEST", "['miniature_vall']"], False, "Did you mean miniature_val"),
         (["TEST.PROTOCOL", "all"], False, "TEST.PROTOCOL is 'all'"),
         ([], False, r"folder of all datasets .* does not exist \(dataset miniature_val\)"),
         (["DATASETS.TEST", "[]"], True, "DATASETS.TEST is empty"),

@@ -3,7 +3,7 @@ import torch
 from detectron2.config import get_cfg
 from torch import nn
 
-from maft.config import add_maft_config
+from maft.config_keys import add_maft_config
 from maft.engine.schedules import build_scheduler, learning_rates
 from maft.errors import UserError
 

@@ -6,7 +6,7 @@ from detectron2.config import get_cfg
 from detectron2.solver.build import get_default_optimizer_params
 from torch import nn
 
-from maft.config import add_maft_config
+from maft.config_keys import add_maft_config
 from maft.engine.solver import build_optimizer, clip_gradients, parameter_groups
 from maft.errors import UserError
 

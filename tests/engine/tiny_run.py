@@ -17,9 +17,10 @@ from detectron2.modeling import META_ARCH_REGISTRY
 from PIL import Image
 from torch import nn
 
-from maft.config import add_maft_config
+from maft.config_keys import add_maft_config
 from maft.engine.launch import Processes, launch
 from maft.engine.training import run
+from maft.interfaces import Trainable
 from maft.layers.distributed import global_mean
 
 CLASSES = 3
@@ -27,7 +28,7 @@ DATASET = "tiny_run_train"
 
 
 @META_ARCH_REGISTRY.register()
-class TinyRunModel(nn.Module):
+class TinyRunModel(Trainable):
     """Per-pixel class scores; losses that count pairs, as those of the papers do, and losses per image."""
 
     def __init__(self, cfg):

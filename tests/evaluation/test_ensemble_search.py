@@ -8,7 +8,6 @@ import pytest
 import torch
 
 from maft.building import build_model
-from maft.checkpoint.loading import initial_weights
 from maft.errors import UserError
 from maft.evaluation import evaluate_dataset
 from maft.evaluation.ensemble_search import search
@@ -40,7 +39,7 @@ def same(ours, theirs):
 
 def test_one_pass_finds_what_single_evaluations_find(run, work, tmp_path):
     cfg = run.config(work, tmp_path)
-    model = build_model(cfg, initial_weights(cfg)).eval()
+    model = build_model(cfg).eval()
     calls = []
     model.proposer.register_forward_hook(lambda *_: calls.append(1))
     before = model.classifier.mask_threshold, model.ensemble
@@ -53,9 +52,9 @@ def test_one_pass_finds_what_single_evaluations_find(run, work, tmp_path):
         single = run.config(
             work, tmp_path,
             "MODEL.CLASSIFIER.MaskedCrops.MASK_THRESHOLD", str(row["threshold"]),
-            "MODEL.ENSEMBLE.ovseg.WEIGHT", str(row["weight"]),
+            "MODEL.ENSEMBLE.OVSegEnsemble.WEIGHT", str(row["weight"]),
         )  # fmt: skip
-        expected = evaluate_dataset(single, build_model(single, initial_weights(single)).eval(), "miniature_val")
+        expected = evaluate_dataset(single, build_model(single).eval(), "miniature_val")
         assert all(same(row[name], value) for name, value in expected["sem_seg"].items())
     assert len({round(row["pACC"], 6) for row in rows}) > 2, "the settings make a difference"
 

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 from detectron2.structures import Instances
+from golden.evaluation import annotation
 from golden.runner import run_case
 
 from maft.evaluation import InstanceEvaluator
-from maft.evaluation.instance import annotation
 
 
 @pytest.fixture

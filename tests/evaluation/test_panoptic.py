@@ -84,9 +84,9 @@ def test_real_annotations_as_their_own_prediction_are_perfect(samples_dir):
         segments = [{**s, "category_id": index[s["category_id"]]} for s in annotation["segments_info"]]
         file = folder / "panoptic_val2017" / annotation["file_name"]
         ids = np.asarray(Image.open(file)).astype(np.int64) @ np.array([1, 256, 65536])
-        entry = {"file_name": file.name, "pan_seg_file_name": str(file), "segments_info": segments}
-        evaluator.process([entry], [{"panoptic_seg": (torch.from_numpy(ids), segments)}])
+        record = {"file_name": file.name, "pan_seg_file_name": str(file), "segments_info": segments}
+        evaluator.process([record], [{"panoptic_seg": (torch.from_numpy(ids), segments)}])
     results = evaluator.evaluate()["panoptic_seg"]
     assert results["PQ"] == results["PQ_th"] == results["PQ_st"] == pytest.approx(100)
     with pytest.raises(UserError, match="differ in size"):
-        evaluator.process([entry], [{"panoptic_seg": (torch.zeros(3, 3), [])}])
+        evaluator.process([record], [{"panoptic_seg": (torch.zeros(3, 3), [])}])

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ from detectron2.config import get_cfg
 from PIL import Image
 from torch import nn
 
-from maft.config import add_maft_config
+from maft.config_keys import add_maft_config
 from maft.errors import UserError
 from maft.evaluation import draw_predictions, evaluate, evaluate_dataset
 from maft.miniature import materialise
@@ -34,6 +35,7 @@ class ColourReader(nn.Module):
         super().__init__()
         self.weight = nn.Parameter(torch.zeros(3))
         self.vocabulary, self.things, self.scores = Vocabulary(("before",)), None, scores
+        self.proposer = SimpleNamespace(needs_targets=False)
         self.calls = 0
         self.stop_at = -1
 
@@ -52,8 +54,8 @@ class ColourReader(nn.Module):
         self.calls += 1
         assert not self.training
         results = []
-        for entry in batch:
-            red = nn.functional.interpolate(entry["image"][None, :1].float(), (entry["height"], entry["width"]))
+        for record in batch:
+            red = nn.functional.interpolate(record["image"][None, :1].float(), (record["height"], record["width"]))
             labels = (red[0, 0] / 10).round().long() % len(self.vocabulary)
             if self.scores:
                 results.append({"sem_seg": nn.functional.one_hot(labels, len(self.vocabulary)).permute(2, 0, 1)})
@@ -153,12 +155,17 @@ def test_score_maps_give_the_same_numbers(cfg, folder):
     assert comparable(by_scores) == comparable(by_labels)
 
 
-def test_an_interrupted_evaluation_is_continued(cfg, folder, output):
+@pytest.fixture
+def always_saved(monkeypatch):
+    monkeypatch.setattr("maft.evaluation.progress.SAVE_SECONDS", 0)
+
+
+def test_an_interrupted_evaluation_is_continued(cfg, folder, output, always_saved):
     whole = evaluate_dataset(cfg, ColourReader(), folder)
     stopped = ColourReader()
     stopped.stop_at = 4
     with pytest.raises(KeyboardInterrupt):
-        evaluate_dataset(cfg, stopped, folder, state_seconds=0)
+        evaluate_dataset(cfg, stopped, folder)
     assert stopped.vocabulary.names == ("before",)
     assert len(list(output().glob("unfinished*"))) == 1
     cfg.TEST.RESUME = True
@@ -171,21 +178,21 @@ def test_an_interrupted_evaluation_is_continued(cfg, folder, output):
     assert continued.calls == COUNT - 4 + COUNT
 
 
-def test_without_asking_nothing_is_continued(cfg, folder):
+def test_without_asking_nothing_is_continued(cfg, folder, always_saved):
     stopped = ColourReader()
     stopped.stop_at = 4
     with pytest.raises(KeyboardInterrupt):
-        evaluate_dataset(cfg, stopped, folder, state_seconds=0)
+        evaluate_dataset(cfg, stopped, folder)
     again = ColourReader()
     evaluate_dataset(cfg, again, folder)
     assert again.calls == COUNT
 
 
-def test_the_counts_of_another_model_are_refused(cfg, folder):
+def test_the_counts_of_another_model_are_refused(cfg, folder, always_saved):
     stopped = ColourReader()
     stopped.stop_at = 4
     with pytest.raises(KeyboardInterrupt):
-        evaluate_dataset(cfg, stopped, folder, state_seconds=0)
+        evaluate_dataset(cfg, stopped, folder)
     cfg.TEST.RESUME = True
     other = ColourReader()
     nn.init.ones_(other.weight)
@@ -194,20 +201,21 @@ def test_the_counts_of_another_model_are_refused(cfg, folder):
 
 
 @pytest.fixture
-def miniature(tmp_path, monkeypatch):
+def miniature(cfg, tmp_path, monkeypatch):
+    cfg.DATASETS.TEST = ["miniature_val"]
     monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
     materialise(tmp_path / "miniature", "val", 4)
     return "miniature_val"
 
 
 def test_seen_and_unseen_classes_are_reported_where_there_is_a_split(cfg, miniature):
-    results = evaluate(cfg, ColourReader(), miniature)[miniature]["sem_seg"]
+    results = evaluate(cfg, ColourReader())[miniature]["sem_seg"]
     assert {"seen_mIoU", "unseen_mIoU", "harmonic_mIoU", "harmonic_pACC"} <= set(results)
 
 
 def test_unseen_only_gives_the_model_the_unseen_words(cfg, miniature, output):
     cfg.TEST.PROTOCOL, cfg.TEST.VISUALIZE = "unseen_only", 1
-    results = evaluate(cfg, ColourReader(), miniature)[miniature]["sem_seg"]
+    results = evaluate(cfg, ColourReader())[miniature]["sem_seg"]
     words = json.loads((output() / "results.json").read_text())["vocabulary"]
     assert 0 < len(words) < 24 and {name for name in results if name.startswith("IoU-")} == {f"IoU-{w}" for w in words}
     assert len(list((output() / "pictures").iterdir())) == 1
@@ -224,7 +232,7 @@ def test_pictures_for_tensorboard_use_the_training_words(cfg, folder):
 def test_mistakes_are_named_before_anything_is_evaluated(cfg, folder):
     model = ColourReader()
     cfg.DATASETS.TEST = [folder, "miniature_vall"]
-    with pytest.raises(UserError, match="miniature_vall.*did you mean miniature_val"):
+    with pytest.raises(UserError, match="miniature_vall.*Did you mean miniature_val"):
         evaluate(cfg, model)
     cfg.DATASETS.TEST = []
     with pytest.raises(UserError, match="DATASETS.TEST is empty"):

@@ -16,22 +16,22 @@ NAMES = [f"class {index}" for index in range(6)]
 
 @pytest.fixture
 def images(tmp_path):
-    """Dataset entries with label maps on disk, and random scores; class 4 never true, class 5 nowhere."""
+    """Records with label maps on disk, and random scores; class 4 never true, class 5 nowhere."""
     draws = np.random.default_rng(0)
-    entries, scores = [], []
+    records, scores = [], []
     for index in range(4):
         labels = draws.choice([0, 1, 2, 3, 255], (24, 31)).astype(np.uint8)
         Image.fromarray(labels).save(tmp_path / f"{index}.png")
-        entries.append({"file_name": f"{index}.jpg", "sem_seg_file_name": str(tmp_path / f"{index}.png")})
+        records.append({"file_name": f"{index}.jpg", "sem_seg_file_name": str(tmp_path / f"{index}.png")})
         values = torch.from_numpy(draws.normal(size=(6, 24, 31)))
         values[5] = -9
         scores.append({"sem_seg": values})
-    return entries, scores
+    return records, scores
 
 
 def test_equals_detectron2(images):
-    entries, outputs = images
-    DatasetCatalog.register("semantic_test", lambda: entries)
+    records, outputs = images
+    DatasetCatalog.register("semantic_test", lambda: records)
     MetadataCatalog.get("semantic_test").set(stuff_classes=NAMES, ignore_label=255)
     try:
         # Its own loading function does not run under NumPy 2.
@@ -41,13 +41,13 @@ def test_equals_detectron2(images):
             sem_seg_loading_fn=lambda file, dtype: np.asarray(Image.open(file)).astype(dtype),
         )
         theirs.reset()
-        theirs.process(entries, outputs)
+        theirs.process(records, outputs)
         expected = theirs.evaluate()["sem_seg"]
     finally:
         DatasetCatalog.remove("semantic_test")
         MetadataCatalog.remove("semantic_test")
     ours = SemanticEvaluator(NAMES, 255)
-    ours.process(entries, outputs)
+    ours.process(records, outputs)
     found = ours.evaluate()["sem_seg"]
     shared = [name for name in expected if "ound" not in name and "Iou" not in name]
     assert len(shared) == 4 + 2 * len(NAMES)
@@ -57,21 +57,21 @@ def test_equals_detectron2(images):
 
 
 def test_label_maps_and_score_maps_give_the_same(images):
-    entries, outputs = images
+    records, outputs = images
     by_scores, by_labels = SemanticEvaluator(NAMES, 255), SemanticEvaluator(NAMES, 255)
-    by_scores.process(entries, outputs)
-    by_labels.process(entries, [{"sem_seg_labels": output["sem_seg"].argmax(dim=0)} for output in outputs])
+    by_scores.process(records, outputs)
+    by_labels.process(records, [{"sem_seg_labels": output["sem_seg"].argmax(dim=0)} for output in outputs])
     assert torch.equal(by_scores.confusion.counts, by_labels.confusion.counts)
 
 
 def test_ignored_pixels_do_not_count(images):
-    entries, outputs = images
+    records, outputs = images
     before, after = SemanticEvaluator(NAMES, 255), SemanticEvaluator(NAMES, 255)
-    before.process(entries, outputs)
-    for entry, output in zip(entries, outputs):
-        ignored = torch.from_numpy(np.array(Image.open(entry["sem_seg_file_name"])) == 255)
+    before.process(records, outputs)
+    for record, output in zip(records, outputs):
+        ignored = torch.from_numpy(np.array(Image.open(record["sem_seg_file_name"])) == 255)
         output["sem_seg"] = torch.where(ignored, output["sem_seg"].flip(0), output["sem_seg"])
-    after.process(entries, outputs)
+    after.process(records, outputs)
     assert before.evaluate()["sem_seg"]["mIoU_or_predicted"] != 0
     first, second = before.evaluate()["sem_seg"], after.evaluate()["sem_seg"]
     assert first == pytest.approx(second, nan_ok=True)
@@ -109,23 +109,23 @@ def test_unseen_only_offers_and_measures_the_unseen_classes():
 
 
 def test_state_continues_where_it_was_saved(images):
-    entries, outputs = images
+    records, outputs = images
     whole, first, second = (SemanticEvaluator(NAMES, 255) for _ in range(3))
-    whole.process(entries, outputs)
-    first.process(entries[:2], outputs[:2])
+    whole.process(records, outputs)
+    first.process(records[:2], outputs[:2])
     second.load_state(first.state())
-    second.process(entries[2:], outputs[2:])
+    second.process(records[2:], outputs[2:])
     assert torch.equal(whole.confusion.counts, second.confusion.counts)
 
 
 def test_wrong_input_is_refused(images):
-    entries, outputs = images
+    records, outputs = images
     with pytest.raises(UserError, match="scores 6 classes, but the dataset has 7"):
-        SemanticEvaluator([*NAMES, "more"], 255).process(entries, outputs)
+        SemanticEvaluator([*NAMES, "more"], 255).process(records, outputs)
     with pytest.raises(UserError, match=r"0.png holds id 3.*3 classes"):
-        SemanticEvaluator(NAMES[:3], 255).process(entries, [{"sem_seg": o["sem_seg"][:3]} for o in outputs])
+        SemanticEvaluator(NAMES[:3], 255).process(records, [{"sem_seg": o["sem_seg"][:3]} for o in outputs])
     with pytest.raises(UserError, match=r"prediction is 5x24, but label map .*0.png is 31x24"):
-        SemanticEvaluator(NAMES, 255).process(entries, [{"sem_seg": o["sem_seg"][..., :5]} for o in outputs])
+        SemanticEvaluator(NAMES, 255).process(records, [{"sem_seg": o["sem_seg"][..., :5]} for o in outputs])
     with pytest.raises(UserError, match="TEST.PROTOCOL is 'strict'"):
         SemanticEvaluator(NAMES, 255, protocol="strict")
     with pytest.raises(UserError, match="no unseen classes"):

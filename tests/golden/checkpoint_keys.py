@@ -16,9 +16,10 @@ from maft.checkpoint.official.backbones import RESNET_RULES
 from maft.checkpoint.official.clip import RULES as CLIP_RULES
 from maft.checkpoint.official.released import convert_released, recognise
 from maft.clip import VocabularyEncoder, load_clip
-from maft.config import add_maft_config
-from maft.ensembles import ClassifierScores
-from maft.registry import CLASSIFIERS, PROPOSERS, BuildContext
+from maft.config_keys import add_maft_config
+from maft.ensembles import ClassifierAlone
+from maft.interfaces import BuildContext
+from maft.registry import CLASSIFIERS, PROPOSERS
 from maft.segmentor import OpenVocabSegmentor
 
 Options = Mapping[str, Any]
@@ -59,7 +60,7 @@ def _model(
         vocabulary_encoder=VocabularyEncoder(clip.embed_dim, clip.text_width),
         proposer=PROPOSERS.build(*proposer, context),
         classifier=None if classifier is None else CLASSIFIERS.build(*classifier, context),
-        ensemble=ClassifierScores(),
+        ensemble=ClassifierAlone(),
         losses={},
         inference={},
     )

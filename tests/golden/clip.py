@@ -21,7 +21,7 @@ from maft.classifiers.ip_clip import IPCLIP
 from maft.clip import CLIPEncoder, VocabularyEncoder, clip_from_config, load_clip
 from maft.clip.encoder import BytePairTokenizer
 from maft.clip.vit import embed_patches, project_tokens, run_blocks
-from maft.registry import BuildContext
+from maft.interfaces import BuildContext
 from maft.structures import Images, Proposals, TextClassifier, Vocabulary
 
 
@@ -204,7 +204,8 @@ def ipclip_visual(case: GoldenCase) -> dict[str, Tensor]:
         "text_heads": 1,
         "text_layers": 1,
     }
-    visual = openai_clip(shape, case.device).visual
+    clip = openai_clip(shape, case.device)
+    visual = clip.visual
     load_strictly(visual, KeyMap(TOWER_RULES).convert(case.weights), "the recorded tower")
     inputs = case.inputs
 
@@ -221,7 +222,7 @@ def ipclip_visual(case: GoldenCase) -> dict[str, Tensor]:
                 # Patches of the masked blocks attend to patches alone, whatever the masks are.
                 patches = run_blocks(visual, run_blocks(visual, tokens, 0, start)[:, 1:], start)
                 return project_tokens(visual, patches).unflatten(1, grid)
-            classifier = IPCLIP(visual, start_layer=start, input_size=None, train="none")
+            classifier = IPCLIP(clip, start_layer=start, input_size=None, train="none")
             grid = (pixels.shape[-2] // config["patch_size"], pixels.shape[-1] // config["patch_size"])
             proposals = Proposals(masks, (masks.shape[-2], masks.shape[-1]), are_logits=False)
             visible = classifier.visible_patches(Images(pixels, []), proposals, grid)
@@ -241,17 +242,14 @@ def maft_frozen_parameters(case: GoldenCase) -> dict[str, Tensor]:
     clip = load_clip(name, "openai", device="meta")
     start = case.config["start_layers_effective"]["IPCLIP"]
     classifier = IPCLIP.from_options(BuildContext(clip, 1, torch.nn.Identity), start_layer=start)
-    trainable = {
-        name.replace("visual.", "IPCLIP.", 1): parameter
-        for name, parameter in classifier.named_parameters()
-        if parameter.requires_grad
-    }
+    names = {parameter: name for name, parameter in classifier.named_parameters()}
+    trainable = {names[p].replace("visual.", "IPCLIP.", 1): p for p in classifier.trainable_parameters()}
     statements = {
         "trainable": set(trainable) == set(case.record["trainable"]),
         "num_trainable_tensors": len(trainable) == case.record["num_trainable_tensors"],
         "num_trainable_parameters": sum(p.numel() for p in trainable.values())
         == case.record["num_trainable_parameters"],
-        "nothing_of_clip": not any(parameter.requires_grad for parameter in clip.parameters()),
+        "nothing_of_clip": not any(True for _ in classifier.trainable_clip_parameters(clip)),
     }
     return {name: torch.tensor(float(holds)) for name, holds in statements.items()}
 

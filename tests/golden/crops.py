@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from PIL import Image
 from torch import Tensor
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms import functional as TF
 
 from golden.case import GoldenCase, golden_case
 from golden.clip import openai_clip
@@ -14,7 +16,7 @@ from maft.checkpoint.official.maskformer import PROMPT_RULES
 from maft.classifiers.masked_crops import MaskedCrops
 from maft.clip.mask_prompts import MaskPrompts
 from maft.clip.vit import encode_vit
-from maft.data.pairs import OFFICIAL_BACKGROUND, RegionTransform
+from maft.data.pairs import RegionPairMapper
 from maft.layers.crops import crop_regions, expand_boxes, tight_boxes
 from maft.structures import Images, Proposals
 
@@ -42,8 +44,7 @@ def crop_regions_case(case: GoldenCase) -> dict[str, Tensor]:
     config, image, masks = case.config, case.inputs["image"].float(), case.inputs["mask"]
     clip = openai_clip(_ANY_CLIP, case.device)
     classifier = MaskedCrops(
-        None,
-        None,
+        clip,
         input_size=config["region_size"],
         mask_threshold=config["mask_thr"],
         expand_ratio=config["mask_expand_ratio"],
@@ -105,18 +106,18 @@ def mask_prompt_vit(case: GoldenCase) -> dict[str, Tensor]:
 def clip_mask_transform(case: GoldenCase) -> dict[str, Tensor]:
     region = Image.fromarray(case.inputs["image_hwc"].cpu().numpy())
     clip = openai_clip(_ANY_CLIP, case.device)
-    scale = {"mean": clip.pixel_mean.tolist(), "std": clip.pixel_std.tolist()}
-
-    def transform(train: bool, background: tuple[int, int, int] | None = OFFICIAL_BACKGROUND) -> RegionTransform:
-        return RegionTransform(case.config["size"], train=train, background=background, **scale)
-
+    size = case.config["size"]
+    mapper = RegionPairMapper(size, mask_source="colour")
+    mean, std = (value.cpu()[:, None, None] for value in (clip.pixel_mean, clip.pixel_std))
     first, second = (tuple(box) for box in case.record["crops"])
-    train, train_mask = transform(True).crop(region, None, first)
-    val, val_mask = transform(False)(region)
+    train, train_mask = mapper.crop(region, None, first)
+    # The release validates on centre crops, which nothing here needs but the recording holds.
+    centre = TF.center_crop(TF.resize(region, [size], InterpolationMode.BICUBIC), [size, size])
+    val, val_mask = mapper.crop(centre, None, (0, 0, size, size))
     return {
-        "train/image": train,
+        "train/image": (train - mean) / std,
         "train/mask": train_mask[0].long(),
-        "train_nomask/image": transform(True, None).crop(region, None, second)[0],
-        "val/image": val,
+        "train_nomask/image": (mapper.crop(region, None, second)[0] - mean) / std,
+        "val/image": (val - mean) / std,
         "val/mask": val_mask[0].long(),
     }

@@ -17,14 +17,16 @@ from unittest import mock
 import numpy as np
 import torch
 from detectron2.data import transforms as T
+from detectron2.projects.point_rend import ColorAugSSDTransform
 from fvcore.transforms.transform import CropTransform, HFlipTransform, NoOpTransform, Transform
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
 from golden.case import GoldenCase, golden_case
-from maft.data.augmentations import SSDColorTransform, large_scale_jitter, shortest_edge_augmentations
+from maft.data.augmentations import Step, large_scale_jitter, shortest_edge_augmentations
 from maft.data.mappers import NO_SEGMENT, SegmentationMapper
+from maft.data.reading import Record, panoptic_colours
 
 _FIXED = {
     "ResizeTransform": T.ResizeTransform,
@@ -50,27 +52,23 @@ class _CutToPaddedSize(T.Augmentation):
         return CropTransform(0, 0, min(width, self.size), min(height, self.size))
 
 
-def _run(
-    image: Tensor, labels: Tensor | None, augmentations: Sequence[T.Augmentation | Transform], **options: Any
-) -> dict[str, Any]:
+def _run(image: Tensor, labels: Tensor | None, augmentations: Sequence[Step], **options: Any) -> Record:
     """Writes image and labels to files and runs our mapper on them."""
     segments = options.pop("segments_info", None)
     if options.get("padded_size", 0) > 0:
         augmentations = [*augmentations, _CutToPaddedSize(options["padded_size"])]
     with tempfile.TemporaryDirectory() as folder:
-        entry: dict[str, Any] = {"file_name": str(Path(folder, "image.png"))}
-        Image.fromarray(image.cpu().numpy()).save(entry["file_name"])
+        record: Record = {"file_name": str(Path(folder, "image.png"))}
+        Image.fromarray(image.cpu().numpy()).save(record["file_name"])
         if labels is not None and segments is not None:
-            entry.update(pan_seg_file_name=str(Path(folder, "panoptic.png")), segments_info=segments)
-            ids = labels.cpu().numpy()
-            rgb = np.stack([ids % 256, ids // 256 % 256, ids // 65536], axis=-1).astype(np.uint8)
-            Image.fromarray(rgb).save(entry["pan_seg_file_name"])
+            record.update(pan_seg_file_name=str(Path(folder, "panoptic.png")), segments_info=segments)
+            Image.fromarray(panoptic_colours(labels.cpu().numpy())).save(record["pan_seg_file_name"])
         elif labels is not None:
-            entry["sem_seg_file_name"] = str(Path(folder, "labels.png"))
-            Image.fromarray(labels.cpu().numpy().astype(np.uint16)).save(entry["sem_seg_file_name"])
-        sample = SegmentationMapper(augmentations, **options)(entry)
-    assert sample is not None
-    return sample
+            record["sem_seg_file_name"] = str(Path(folder, "labels.png"))
+            Image.fromarray(labels.cpu().numpy().astype(np.uint16)).save(record["sem_seg_file_name"])
+        mapped = SegmentationMapper(augmentations, **options)(record)
+    assert mapped is not None
+    return mapped
 
 
 @golden_case("maft", "data_mapper")
@@ -89,7 +87,7 @@ def maft_data_mapper(case: GoldenCase) -> dict[str, Tensor]:
         )
         np.random.seed(options["np_seed"])
         with _recorded_transforms(augmentations) as transforms:
-            sample = _run(
+            record = _run(
                 image,
                 labels,
                 augmentations,
@@ -99,8 +97,8 @@ def maft_data_mapper(case: GoldenCase) -> dict[str, Tensor]:
                 padded_size=max(options["size_divisibility"], 0),
                 label_resize="torch",
             )
-        outputs |= {f"train/{name}/{key}": value for key, value in _targets(sample).items()}
-        outputs[f"train/{name}/height_width"] = torch.tensor([sample["height"], sample["width"]])
+        outputs |= {f"train/{name}/{key}": value for key, value in _targets(record).items()}
+        outputs[f"train/{name}/height_width"] = torch.tensor([record["height"], record["width"]])
         resize, crop, flip = transforms
         flipped = isinstance(flip, HFlipTransform)
         outputs[f"train/{name}/params"] = torch.tensor(
@@ -109,14 +107,11 @@ def maft_data_mapper(case: GoldenCase) -> dict[str, Tensor]:
     for name in case.config["color"]:
         # The draws are recorded beside the outputs, but they are what drives the transform.
         draws = case.outputs[f"color/{name}/draws"]
-        transform = _color_transform(draws.tolist())
         outputs[f"color/{name}/draws"] = draws
-        outputs[f"color/{name}/image"] = torch.from_numpy(
-            transform.apply_image(inputs[f"color/{name}/image"].cpu().numpy())
-        )
+        outputs[f"color/{name}/image"] = _recoloured(inputs[f"color/{name}/image"], draws.tolist())
     for name, options in case.config["test"].items():
         augmentations = shortest_edge_augmentations([options["min_size_test"]], options["max_size_test"])
-        sample = _run(
+        record = _run(
             inputs[f"test/{name}/image"],
             inputs[f"test/{name}/label"],
             augmentations,
@@ -125,8 +120,8 @@ def maft_data_mapper(case: GoldenCase) -> dict[str, Tensor]:
             num_classes=int(inputs[f"test/{name}/label"].max()) + 1,
             label_resize="torch",
         )
-        outputs[f"test/{name}/image"], outputs[f"test/{name}/sem_seg"] = sample["image"], sample["sem_seg"]
-        outputs[f"test/{name}/height_width"] = torch.tensor([sample["height"], sample["width"]])
+        outputs[f"test/{name}/image"], outputs[f"test/{name}/sem_seg"] = record["image"], record["sem_seg"]
+        outputs[f"test/{name}/height_width"] = torch.tensor([record["height"], record["width"]])
     return outputs
 
 
@@ -134,7 +129,7 @@ def maft_data_mapper(case: GoldenCase) -> dict[str, Tensor]:
 def ovseg_data_mapper(case: GoldenCase) -> dict[str, Tensor]:
     transforms = [_FIXED[name](**arguments) for name, arguments in case.record["transforms"]]
     options = case.config
-    sample = _run(
+    record = _run(
         case.inputs["image_hwc"],
         case.inputs["sem_seg"],
         transforms,
@@ -145,18 +140,16 @@ def ovseg_data_mapper(case: GoldenCase) -> dict[str, Tensor]:
         label_resize="torch",
     )
     if "min_size_test" in options:
-        return {"image": sample["image"], "mapper_test_sem_seg": sample["sem_seg"]}
-    return _targets(sample)
+        return {"image": record["image"], "mapper_test_sem_seg": record["sem_seg"]}
+    return _targets(record)
 
 
 @golden_case("ovseg", "color_aug_ssd")
 def ovseg_color_augmentation(case: GoldenCase) -> dict[str, Tensor]:
-    image = case.inputs["image_hwc"].cpu().numpy()
-    outputs = {}
-    for record in case.record["draws"]:
-        transform = _color_transform([value for _, _, value in record["draws"]])
-        outputs[f"image_{record['seed']}"] = torch.from_numpy(transform.apply_image(image))
-    return outputs
+    return {
+        f"image_{drawn['seed']}": _recoloured(case.inputs["image_hwc"], [value for _, _, value in drawn["draws"]])
+        for drawn in case.record["draws"]
+    }
 
 
 @golden_case("maskadapter", "mapper_coco_panoptic")
@@ -165,7 +158,7 @@ def maskadapter_panoptic_mapper(case: GoldenCase) -> dict[str, Tensor]:
     segments = case.record["inputs_json"]["segments_info"]
     outputs: dict[str, Tensor] = {}
 
-    def run(augmentations: list[T.Augmentation], draws: Sequence[float]) -> dict[str, Any]:
+    def run(augmentations: list[Step], draws: Sequence[float]) -> Record:
         with _uniform_draws(draws):
             return _run(
                 case.inputs["image"],
@@ -193,9 +186,9 @@ def maskadapter_semantic_mapper(case: GoldenCase) -> dict[str, Tensor]:
     options = case.config
     outputs: dict[str, Tensor] = {}
 
-    def run(augmentations: list[T.Augmentation], draws: Sequence[float]) -> dict[str, Tensor]:
+    def run(augmentations: list[Step], draws: Sequence[float]) -> dict[str, Tensor]:
         with _uniform_draws(draws):
-            sample = _run(
+            record = _run(
                 case.inputs["image"],
                 case.inputs["sem_seg"],
                 augmentations,
@@ -203,7 +196,7 @@ def maskadapter_semantic_mapper(case: GoldenCase) -> dict[str, Tensor]:
                 num_classes=int(case.inputs["sem_seg"].max()) + 1,
                 label_resize="torch",
             )
-        found = _targets(sample)
+        found = _targets(record)
         return {"image": found["image"], "sem_seg": found["sem_seg"], "classes": found["gt_classes"]} | {
             "masks": found["gt_masks"]
         }
@@ -225,17 +218,17 @@ def _stated_sizes(case: GoldenCase, pattern: str) -> tuple[int, int]:
     return int(found[1]), int(found[2])
 
 
-def _jitter(options: dict[str, Any], padding_label: int = 255, flip: str | None = None) -> list[T.Augmentation]:
+def _jitter(options: dict[str, Any], padding_label: int = 255, flip: str | None = None) -> list[Step]:
     scale = (options["min_scale"], options["max_scale"])
     direction = options["random_flip"] if flip is None else flip
     return large_scale_jitter(options["image_size"], scale, padding_label=padding_label, flip=direction)
 
 
-def _targets(sample: dict[str, Any]) -> dict[str, Tensor]:
-    instances = sample["instances"]
+def _targets(record: dict[str, Any]) -> dict[str, Tensor]:
+    instances = record["instances"]
     return {
-        "image": sample["image"],
-        "sem_seg": sample["sem_seg"],
+        "image": record["image"],
+        "sem_seg": record["sem_seg"],
         "gt_classes": instances.gt_classes,
         "gt_masks": instances.gt_masks,
     }
@@ -254,25 +247,12 @@ def _boxes(masks: Tensor) -> Tensor:
     return torch.stack([left, top, right, bottom], dim=1).float()
 
 
-def _color_transform(draws: list[float]) -> SSDColorTransform:
-    """The transform of recorded draws: brightness coin [value], order coin, then each step's coin [value]."""
+def _recoloured(image: Tensor, draws: list[float]) -> Tensor:
+    """(H, W, 3) RGB after the colour augmentation draws the recorded numbers: coins, and values where they say so."""
     values = iter(draws)
-
-    def step() -> float | None:
-        return next(values) if next(values) else None
-
-    brightness = step()
-    contrast_first = bool(next(values))
-    names = ("contrast", "saturation", "hue") if contrast_first else ("saturation", "hue", "contrast")
-    steps = {name: step() for name in names}
-    hue = None if steps["hue"] is None else int(steps["hue"])
-    return SSDColorTransform(
-        brightness=brightness,
-        contrast=steps["contrast"],
-        saturation=steps["saturation"],
-        hue=hue,
-        contrast_first=contrast_first,
-    )
+    replay = mock.Mock(side_effect=lambda *_: next(values))
+    with mock.patch.multiple("random", randrange=replay, uniform=replay, randint=replay):
+        return torch.from_numpy(ColorAugSSDTransform("RGB").apply_image(image.cpu().numpy()))
 
 
 @contextmanager
@@ -286,7 +266,7 @@ def _uniform_draws(draws: Sequence[float]) -> Iterator[None]:
 
 
 @contextmanager
-def _recorded_transforms(augmentations: list[T.Augmentation]) -> Iterator[list[Any]]:
+def _recorded_transforms(augmentations: list[Any]) -> Iterator[list[Any]]:
     """Collects the transforms that the augmentations draw."""
     drawn: list[Any] = []
 

@@ -14,11 +14,12 @@ from golden.case import GoldenCase, golden_case
 from golden.clip import convnext_clip
 from maft.checkpoint.official.mask_adapter import KEY_MAP as MASK_ADAPTER_KEY_MAP
 from maft.clip import VocabularyEncoder
-from maft.config import add_maft_config
+from maft.config_keys import add_maft_config
 from maft.engine.schedules import build_scheduler, learning_rates
 from maft.engine.solver import parameter_groups
-from maft.ensembles import ClassifierScores
-from maft.registry import CLASSIFIERS, PROPOSERS, BuildContext
+from maft.ensembles import ClassifierAlone
+from maft.interfaces import BuildContext
+from maft.registry import CLASSIFIERS, PROPOSERS
 from maft.segmentor import OpenVocabSegmentor
 
 
@@ -144,7 +145,7 @@ def _stage(name: str, sizes: Mapping[str, Any]) -> OpenVocabSegmentor:
         ),
         proposer=proposer,
         classifier=classifier,
-        ensemble=ClassifierScores(),
+        ensemble=ClassifierAlone(),
         losses={},
         freeze_proposer=adapter,
         inference={},

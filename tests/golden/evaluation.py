@@ -2,16 +2,34 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 from detectron2.structures import Boxes, Instances
+from numpy.typing import NDArray
+from pycocotools import mask as mask_api
 from torch import Tensor
 
 from golden.case import GoldenCase, golden_case
 from maft.evaluation.confusion import SemanticScores, harmonic_mean
-from maft.evaluation.instance import InstanceEvaluator, annotation
+from maft.evaluation.instance import InstanceEvaluator
 from maft.evaluation.panoptic import PanopticEvaluator, qualities
 from maft.evaluation.semantic import SemanticEvaluator
+
+
+def annotation(identifier: int, image_id: int, category_id: int, mask: NDArray[np.bool_]) -> dict[str, Any]:
+    """A ground-truth annotation in COCO's format from an (H, W) mask."""
+    encoded = mask_api.encode(np.asfortranarray(mask, dtype=np.uint8))
+    return {
+        "id": identifier,
+        "image_id": image_id,
+        "category_id": category_id,
+        "iscrowd": 0,
+        "area": float(mask_api.area(encoded)),
+        "bbox": mask_api.toBbox(encoded).tolist(),
+        "segmentation": {"size": encoded["size"], "counts": encoded["counts"].decode()},
+    }
 
 
 def _percent(value: float) -> Tensor:

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from golden.case import GoldenCase, golden_case
-from maft.losses import TrainingStep
+from maft.interfaces import TrainingStep
 from maft.losses.mask_aware import MaskAwareLoss
 from maft.losses.self_distillation import self_distillation_loss
 from maft.structures import Classification, Images, Proposals, Targets

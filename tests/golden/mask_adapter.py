@@ -11,15 +11,15 @@ from torch import Tensor
 from golden.case import GoldenCase, golden_case
 from maft.checkpoint.key_map import KeyMap, load_strictly
 from maft.checkpoint.official.mask_adapter import HEAD_RULES, TRANSFER_RULES
-from maft.classifiers.maft_plus import ContentDependentTransfer
+from maft.classifiers.maft_plus import ContentDependentTransfer, Form
 from maft.classifiers.mask_adapter import MaskAdapterHead, pool_through_maps
 from maft.classifiers.mask_pooling import MaskPooling, mask_pool
 from maft.ensembles import geometric_ensemble
+from maft.interfaces import TrainingStep
 from maft.losses.mask_aware import mask_aware_loss
 from maft.losses.mask_consistency import MaskConsistencyLoss
 from maft.losses.mask_cross_entropy import mask_cross_entropy
 from maft.losses.representation_compensation import representation_compensation_loss
-from maft.losses.step import TrainingStep
 from maft.structures import Classification, Proposals, Targets, TextClassifier
 
 
@@ -86,6 +86,7 @@ def head_sizes(weights: dict[str, Tensor]) -> dict[str, Any]:
         "channels": width,
         "mask_channels": weights["mask_downscaling.3.weight"].shape[0],
         "num_maps": weights["final.weight"].shape[0],
+        "num_blocks": sum(name.endswith(".gamma") for name in weights),
     }
 
 
@@ -134,7 +135,8 @@ def content_dependent_transfer(case: GoldenCase) -> dict[str, Tensor]:
     config, inputs = case.config, case.inputs
     outputs: dict[str, Any] = {}
     names = KeyMap(TRANSFER_RULES)
-    for part, form in (("semantic", "post_norm"), ("panoptic", "res_post_norm")):
+    forms: dict[str, Form] = {"semantic": "post_norm", "panoptic": "res_post_norm"}
+    for part, form in forms.items():
         prefix = f"cdt_{part}."
         weights = {name.removeprefix(prefix): w for name, w in case.weights.items() if name.startswith(prefix)}
         transfer = ContentDependentTransfer(config["d_model"], config["nhead"], form=form).to(case.device)

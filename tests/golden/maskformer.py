@@ -5,14 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from golden.case import GoldenCase, golden_case
 from maft.checkpoint.key_map import KeyMap, load_strictly
 from maft.checkpoint.official.maskformer import HEAD_RULES as RULES
 from maft.matching import HungarianMatcher
 from maft.proposals.criterion import SetCriterion
-from maft.proposals.maskformer import MaskFormerHead
+from maft.proposals.maskformer import MaskFormer
 from maft.structures import Proposals, Targets
 
 _OPTIONS = {
@@ -43,11 +43,11 @@ def head_options(options: dict[str, Any]) -> dict[str, Any]:
 def maskformer_head(case: GoldenCase) -> dict[str, Tensor]:
     options = case.config["opts"]
     channels = {f"res{level + 2}": width for level, width in enumerate(case.config["channels"])}
-    head = MaskFormerHead(
-        channels, embedding_dim=options["MODEL.SEM_SEG_HEAD.EMBEDDING_DIM"], **head_options(options)
-    ).to(case.device)
+    # The features are recorded; MaskFormer without a backbone is the official head.
+    width = options["MODEL.SEM_SEG_HEAD.EMBEDDING_DIM"]
+    head = MaskFormer(nn.Identity(), channels, width, **head_options(options)).to(case.device)
     load_strictly(head, KeyMap(RULES).convert(case.weights, case.name), case.name)
-    embeddings, masks = head.eval()(case.inputs, all_layers=options["MODEL.MASK_FORMER.DEEP_SUPERVISION"])
+    embeddings, masks = head.eval().predict(case.inputs, all_layers=options["MODEL.MASK_FORMER.DEEP_SUPERVISION"])
     names = [f"aux_{index}/" for index in range(len(masks) - 1)] + [""]
     outputs = {}
     for name, embedding, mask in zip(names, embeddings, masks):

@@ -17,11 +17,12 @@ from golden.clip import openai_clip, set_normalisation, vocabulary_encoder
 from maft.checkpoint.key_map import load_strictly
 from maft.checkpoint.official.released import convert_released, official_name, recognise
 from maft.classifiers.ip_clip import IPCLIP
-from maft.config import add_maft_config
-from maft.ensembles import ClassifierScores, FreeSegEnsemble
+from maft.config_keys import add_maft_config
+from maft.ensembles import ClassifierAlone, FreeSegEnsemble
+from maft.interfaces import BuildContext
 from maft.losses.mask_aware import MaskAwareLoss
 from maft.losses.self_distillation import SelfDistillationLoss
-from maft.registry import CLASSIFIERS, PROPOSERS, BuildContext
+from maft.registry import CLASSIFIERS, PROPOSERS
 from maft.segmentor import OpenVocabSegmentor
 from maft.structures import Vocabulary
 
@@ -97,7 +98,7 @@ def _build(case: GoldenCase, *, stage: int) -> OpenVocabSegmentor:
         ),
         proposer=proposer,
         classifier=classifier,
-        ensemble=ClassifierScores(),
+        ensemble=ClassifierAlone(),
         losses=losses,
         freeze_proposer=stage == 2,
         freeze_classifier=stage == 1,

@@ -15,14 +15,20 @@ from golden.mask_adapter import head_sizes
 from maft.checkpoint.key_map import KeyMap, load_strictly
 from maft.checkpoint.official.clip import TOWER_RULES
 from maft.checkpoint.official.released import convert_released, official_name, recognise
+from maft.classifiers.maft_plus import MAFTPlus
+from maft.classifiers.mixed_masks import MixedMaskTraining
 from maft.clip import CLIPEncoder, VocabularyEncoder
 from maft.data.label_sets import overlap
-from maft.ensembles import ClassifierScores, FCCLIPEnsemble
+from maft.ensembles import ClassifierAlone, FCCLIPEnsemble
+from maft.interfaces import BuildContext, Ensemble, Loss, MaskClassifier, Proposer
 from maft.losses.mask_aware import MaskAwareLoss
 from maft.losses.mask_consistency import MaskConsistencyLoss
 from maft.losses.mask_cross_entropy import MaskCrossEntropyLoss
 from maft.losses.representation_compensation import RepresentationCompensationLoss
-from maft.registry import CLASSIFIERS, PROPOSERS, BuildContext
+from maft.proposals.criterion import SetPredictionProposer
+from maft.proposals.ground_truth import GroundTruth
+from maft.proposals.mask2former import Mask2Former
+from maft.registry import CLASSIFIERS, PROPOSERS
 from maft.segmentor import OpenVocabSegmentor
 from maft.structures import Images, Proposals, Vocabulary
 
@@ -50,8 +56,6 @@ def proposer_options(config: dict[str, Any]) -> dict[str, Any]:
         "DICE_WEIGHT": config["dice_weight"],
         "VOID_WEIGHT": config["no_object_weight"],
         "NUM_POINTS": config["num_points"],
-        "OVERSAMPLE_RATIO": config["oversample_ratio"],
-        "IMPORTANCE_SAMPLE_RATIO": config["importance_sample_ratio"],
     }
 
 
@@ -80,7 +84,7 @@ def _adapter_options(case: GoldenCase, weights: dict[str, Tensor], *, on_maft_pl
     }
 
 
-def _losses(config: dict[str, Any], release: str) -> dict[str, nn.Module]:
+def _losses(config: dict[str, Any], release: str) -> dict[str, Loss]:
     if release == "FC-CLIP":
         return {}
     if release == "MAFT+":
@@ -88,7 +92,7 @@ def _losses(config: dict[str, Any], release: str) -> dict[str, nn.Module]:
             "ranking": MaskAwareLoss(sigmoid_first=True),
             "compensation": RepresentationCompensationLoss(weight=config["rc_weights"]),
         }
-    losses: dict[str, nn.Module] = {"cross_entropy": MaskCrossEntropyLoss(weight=config["class_weight"])}
+    losses: dict[str, Loss] = {"cross_entropy": MaskCrossEntropyLoss(weight=config["class_weight"])}
     if "warm-up" not in release:
         losses["consistency"] = MaskConsistencyLoss(
             weight=config["mask_adapter"]["cos_weight"],
@@ -106,23 +110,6 @@ def build_model(case: GoldenCase, *, training: bool) -> OpenVocabSegmentor:
     clip = convnext_clip(config, case.device)
     train, test = Vocabulary(tuple(config["train_classes"])), Vocabulary(tuple(config["test_classes"]))
     context = BuildContext(clip, len(train), nn.Identity)
-    on_maft_plus = "MAFT+" in release
-    if release == "FC-CLIP":
-        classifier = CLASSIFIERS.build("MaskPooling", {}, context)
-    elif release == "MAFT+":
-        classifier = CLASSIFIERS.build("MAFTPlus", _transfer_options(config), context)
-        _load_teacher(classifier.teacher, weights)
-    else:
-        options = _adapter_options(case, weights, on_maft_plus=on_maft_plus)
-        classifier = CLASSIFIERS.build("MaskAdapter", options, context)
-    warm_up = "warm-up" in release
-    if warm_up and training:
-        proposer = PROPOSERS.build("GroundTruth", {"NUM_MASKS": _WARM_UP_MASKS}, context)
-    elif warm_up:
-        proposer = _StretchedGroundTruth()
-    else:
-        proposer = PROPOSERS.build("Mask2Former", proposer_options(config), context)
-    proposer.size_divisibility = config["size_divisibility"]
     inference = {
         "semantic": config.get("semantic_on", True),
         "panoptic": config["panoptic_on"], "instance": config["instance_on"],
@@ -133,8 +120,8 @@ def build_model(case: GoldenCase, *, training: bool) -> OpenVocabSegmentor:
     model = OpenVocabSegmentor(
         clip=clip,
         vocabulary_encoder=_vocabulary_encoder(clip, config, weights, train_void=release != "Mask-Adapter on MAFT+"),
-        proposer=proposer,
-        classifier=classifier,
+        proposer=_proposer(config, release, context, training=training),
+        classifier=_classifier(case, weights, release, context),
         ensemble=_ensemble(config, release),
         losses=_losses(config, release),
         freeze_proposer=release.startswith("Mask-Adapter on"),
@@ -149,9 +136,35 @@ def build_model(case: GoldenCase, *, training: bool) -> OpenVocabSegmentor:
     return model
 
 
-def _ensemble(config: dict[str, Any], release: str) -> Any:
+def _proposer(config: dict[str, Any], release: str, context: BuildContext, *, training: bool) -> Proposer:
+    proposer: Proposer
+    if "warm-up" not in release:
+        proposer = PROPOSERS.build("Mask2Former", proposer_options(config), context)
+    elif training:
+        proposer = PROPOSERS.build("GroundTruth", {"NUM_MASKS": _WARM_UP_MASKS}, context)
+    else:
+        proposer = _StretchedGroundTruth()
+    proposer.size_divisibility = config["size_divisibility"]
+    if isinstance(proposer, Mask2Former):
+        proposer.criterion.oversample_ratio = config["oversample_ratio"]
+        proposer.criterion.importance_sample_ratio = config["importance_sample_ratio"]
+    return proposer
+
+
+def _classifier(case: GoldenCase, weights: dict[str, Tensor], release: str, context: BuildContext) -> MaskClassifier:
+    if release == "FC-CLIP":
+        return CLASSIFIERS.build("MaskPooling", {}, context)
+    if release == "MAFT+":
+        classifier: MAFTPlus = CLASSIFIERS.build("MAFTPlus", _transfer_options(case.config), context)
+        _load_teacher(classifier.teacher, weights)
+        return classifier
+    options = _adapter_options(case, weights, on_maft_plus="MAFT+" in release)
+    return CLASSIFIERS.build("MaskAdapter", options, context)
+
+
+def _ensemble(config: dict[str, Any], release: str) -> Ensemble:
     if "warm-up" in release:
-        return ClassifierScores(void=True, softmax_twice=True)
+        return ClassifierAlone(void=True, softmax_twice=True)
     if release == "MAFT+":
         # The classifier names the masks, and the proposer only says which are void.
         return FCCLIPEnsemble(alpha=1.0, beta=1.0)
@@ -181,13 +194,11 @@ def _load_teacher(teacher: nn.Module, weights: dict[str, Tensor]) -> None:
         load_strictly(teacher, KeyMap(TOWER_RULES).convert(state), "the recorded teacher")
 
 
-class _StretchedGroundTruth(nn.Module):
+class _StretchedGroundTruth(Proposer):
     """Ground truth as the warm-up model is evaluated on it: masks of the image stretched over its padding."""
 
-    size_divisibility = 32
-
-    def forward(self, images: Images, text: Any, clip: Any, targets: Any, batched_inputs: Any) -> Proposals:
-        labels = batched_inputs[0]["sem_seg"]
+    def forward(self, images: Images, text: Any, clip: Any, targets: Any = None, records: Any = None) -> Proposals:
+        labels = records[0]["sem_seg"]
         masks = [labels == value for value in labels.unique() if value != 255]
         return Proposals(torch.stack(masks)[None].float(), images.padded_size, are_logits=False)
 
@@ -291,9 +302,10 @@ def training_step(case: GoldenCase) -> dict[str, Tensor]:
 
 
 def _replay(model: OpenVocabSegmentor, draws: RecordedDraws) -> None:
-    parts: list[Any] = [model.proposer, getattr(model.classifier, "mixed_masks", None)]
-    criterion = getattr(model.proposer, "criterion", None)
-    parts += [criterion, getattr(criterion, "matcher", None)]
-    for part in parts:
-        if hasattr(part, "draws"):
-            part.draws = draws
+    proposer, classifier = model.proposer, model.classifier
+    if isinstance(proposer, GroundTruth):
+        proposer.draws = draws
+    if isinstance(proposer, SetPredictionProposer):
+        proposer.criterion.draws = proposer.criterion.matcher.draws = draws
+    if isinstance(classifier, MixedMaskTraining):
+        classifier.draws = draws

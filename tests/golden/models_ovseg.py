@@ -15,8 +15,9 @@ from golden.ovseg_backbones import build_resnet, build_swin
 from maft.checkpoint.key_map import load_strictly
 from maft.checkpoint.official.released import convert_released, official_name, recognise
 from maft.classifiers.masked_crops import MaskedCrops
-from maft.ensembles import OVSegEnsemble, ProposerScores
-from maft.registry import PROPOSERS, BuildContext
+from maft.ensembles import OVSegEnsemble, ProposerAlone
+from maft.interfaces import BuildContext, Ensemble
+from maft.registry import PROPOSERS
 from maft.segmentor import OpenVocabSegmentor
 from maft.structures import Vocabulary
 
@@ -79,17 +80,23 @@ def _build(case: GoldenCase) -> OpenVocabSegmentor:
     return model
 
 
+def _masked_crops(model: OpenVocabSegmentor) -> MaskedCrops:
+    assert isinstance(model.classifier, MaskedCrops)
+    return model.classifier
+
+
 @golden_case("ovseg", "ovseg_model")
 @torch.no_grad()
 def ovseg_model(case: GoldenCase) -> dict[str, Tensor]:
     model = _build(case).eval()
     height, width = case.config["out_hw"]
     item = {"image": case.inputs["image"], "height": height, "width": width}
-    trained_ensemble, prompts = model.ensemble, model.classifier.mask_prompts  # type: ignore[union-attr]
+    classifier = _masked_crops(model)
+    trained_ensemble, prompts = model.ensemble, classifier.mask_prompts
 
-    def predict(ensemble: Any, with_prompts: bool = True) -> Tensor:
+    def predict(ensemble: Ensemble, with_prompts: bool = True) -> Tensor:
         model.ensemble = ensemble
-        model.classifier.mask_prompts = prompts if with_prompts else None  # type: ignore[union-attr]
+        classifier.mask_prompts = prompts if with_prompts else None
         return model([item])[0]["sem_seg"]  # type: ignore[index]
 
     outputs = {
@@ -97,7 +104,7 @@ def ovseg_model(case: GoldenCase) -> dict[str, Tensor]:
         "ens_nompf/sem_seg": predict(trained_ensemble, with_prompts=False),
         "w0_mpf/sem_seg": predict(OVSegEnsemble(weight=0)),
         "w0_nompf/sem_seg": predict(OVSegEnsemble(weight=0), with_prompts=False),
-        "noens/sem_seg": predict(ProposerScores()),
+        "noens/sem_seg": predict(ProposerAlone()),
     }
     for name in case.outputs:
         if name.startswith("demo_w0_thr"):
@@ -108,7 +115,7 @@ def ovseg_model(case: GoldenCase) -> dict[str, Tensor]:
 
 def _demo(model: OpenVocabSegmentor, item: dict[str, Any], threshold: float) -> Tensor:
     """The official demo: CLIP's scores alone, each class's best proposal, masks cut at the threshold."""
-    classifier: Any = model.classifier
+    classifier = _masked_crops(model)
     trained = classifier.mask_threshold
     classifier.mask_threshold = model.inference_options["best_masks_above"] = threshold
     model.ensemble = OVSegEnsemble(weight=0)
@@ -120,8 +127,6 @@ def _demo(model: OpenVocabSegmentor, item: dict[str, Any], threshold: float) -> 
 @golden_case("ovseg", "ovseg_train")
 def ovseg_train(case: GoldenCase) -> dict[str, Tensor]:
     model = _build(case)
-    # The recording runs no region through CLIP: the classifier has no loss, and its prompts do not train.
-    model.classifier.requires_grad_(False)  # type: ignore[union-attr]
     trainable = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
     expected = {official_name(name, "OVSeg") for name in case.record["trainable"]}
     assert trainable == expected, f"trainable parameters differ: {sorted(map(str, trainable ^ expected))[:4]}"

@@ -11,29 +11,15 @@ from detectron2.projects.deeplab import add_deeplab_config, build_resnet_deeplab
 from torch import Tensor, nn
 
 from golden.case import GoldenCase, golden_case
-from maft.backbones.swin import SwinTransformer
+from maft.backbones import Swin
 from maft.checkpoint.key_map import KeyMap, load_strictly
 from maft.checkpoint.official.backbones import RESNET_RULES, SWIN_RULES
 
 
-def build_swin(options: dict[str, Any]) -> SwinTransformer:
+def build_swin(options: dict[str, Any]) -> Swin:
     """Our backbone from the official dotted options ("MODEL.SWIN.EMBED_DIM", ...); absent ones keep their default."""
-    swin = {key.removeprefix("MODEL.SWIN."): value for key, value in options.items() if key.startswith("MODEL.SWIN.")}
-    names = {
-        "EMBED_DIM": "embed_dim",
-        "DEPTHS": "depths",
-        "NUM_HEADS": "num_heads",
-        "WINDOW_SIZE": "window_size",
-        "PATCH_SIZE": "patch_size",
-        "MLP_RATIO": "mlp_ratio",
-        "QKV_BIAS": "qkv_bias",
-        "PATCH_NORM": "patch_norm",
-        "DROP_PATH_RATE": "drop_path_rate",
-        "OUT_FEATURES": "out_features",
-    }
-    position = swin.get("PRETRAIN_IMG_SIZE", 224) if swin.get("APE", False) else 0
-    chosen = {ours: swin[official] for official, ours in names.items() if official in swin}
-    return SwinTransformer(absolute_position_size=position, **chosen)
+    prefix = "MODEL.SWIN."
+    return Swin(**{key.removeprefix(prefix).lower(): options[key] for key in options if key.startswith(prefix)})
 
 
 def build_resnet(options: dict[str, Any]) -> nn.Module:

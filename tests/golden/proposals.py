@@ -180,8 +180,8 @@ def build_resnet(config: dict[str, Any]) -> nn.Module:
     resnets = cfg.MODEL.RESNETS
     resnets.OUT_FEATURES = ["res2", "res3", "res4", "res5"]
     for key, value in config.items():
-        if hasattr(resnets, key.upper()):
-            setattr(resnets, key.upper(), value)
+        if key.upper() in resnets:
+            resnets[key.upper()] = value
     cfg.MODEL.BACKBONE.FREEZE_AT = 0
     return build_resnet_deeplab_backbone(cfg, ShapeSpec(channels=3))
 
@@ -262,6 +262,7 @@ def freeseg_head(case: GoldenCase) -> dict[str, Tensor]:
         text_dim=config["text_dim"],
         inner_dim=config["interaction_embed_dim"],
         num_heads=config["interaction_num_heads"],
+        dropout=0.0,
     )
     head.decoder = MaskedAttentionDecoder(
         width=config["hidden_dim"],

@@ -14,7 +14,7 @@ from maft.checkpoint.key_map import KeyMap, load_strictly
 from maft.checkpoint.official.clip import RULES
 from maft.clip import clip_from_config
 from maft.clip.mask_prompts import MaskPrompts
-from maft.config import add_maft_config
+from maft.config_keys import add_maft_config
 from maft.engine.schedules import build_scheduler, learning_rates
 from maft.engine.solver import build_optimizer
 from maft.mining.captions import caption_nouns, nouns_of, tag

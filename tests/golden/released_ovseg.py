@@ -7,13 +7,14 @@ from torch import Tensor, nn
 
 from golden.case import GoldenCase, golden_case
 from golden.ovseg_backbones import build_resnet
-from maft.backbones.swin import SwinTransformer
+from maft.backbones import Swin
 from maft.checkpoint.key_map import KeyMap, differences
 from maft.checkpoint.official.clip import RULES as CLIP_RULES
 from maft.checkpoint.official.released import convert_released, recognise
 from maft.classifiers.masked_crops import MaskedCrops
 from maft.clip import VocabularyEncoder, load_clip
-from maft.registry import PROPOSERS, BuildContext
+from maft.interfaces import BuildContext
+from maft.registry import PROPOSERS
 
 _TOWER = "clip_adapter.clip_model.visual."
 _CLIP_OF_WIDTH = {768: "ViT-B-16", 1024: "ViT-L-14"}
@@ -35,7 +36,7 @@ def full_size_ovseg(backbone: str, prompt_depth: int = 3, clip_name: str = "") -
 
 
 def _swin_b() -> nn.Module:
-    return SwinTransformer(embed_dim=128, depths=(2, 2, 18, 2), num_heads=(4, 8, 16, 32), window_size=12)
+    return Swin(embed_dim=128, depths=(2, 2, 18, 2), num_heads=(4, 8, 16, 32), window_size=12)
 
 
 def _r101c() -> nn.Module:

@@ -3,9 +3,8 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from benchmarks.crops import crop_one_by_one
 
-from maft.layers.crops import crop_regions, expand_boxes, tight_boxes
+from maft.layers.crops import crop_regions, crop_regions_by_definition, expand_boxes, tight_boxes
 
 SIZE = (24, 24)
 FILL = torch.tensor([0.3, -0.7, 1.1])
@@ -28,7 +27,7 @@ def blobs(count, height, width):
 def test_equal_to_a_loop(height, width, align_corners):
     image, masks = torch.randn(3, height, width), blobs(12, height, width)
     boxes = tight_boxes(masks)
-    expected = crop_one_by_one(image, masks, boxes, SIZE, fill=FILL, align_corners=align_corners)
+    expected = crop_regions_by_definition(image, masks, boxes, SIZE, fill=FILL, align_corners=align_corners)
     options = {"fill": FILL, "align_corners": align_corners}
     for bound in (1, 3000, None):
         regions, region_masks = crop_regions(image, masks, boxes, SIZE, taps_at_once=bound, **options)
@@ -39,7 +38,7 @@ def test_equal_to_a_loop(height, width, align_corners):
 def test_expanded_boxes_matting_and_an_oblong_target():
     image, masks = torch.randn(3, 40, 60), torch.rand(5, 40, 60)
     boxes = expand_boxes(tight_boxes(masks > 0.99), 1.5, (40, 60))
-    expected = crop_one_by_one(image, masks, boxes, (16, 30), fill=FILL, align_corners=False)
+    expected = crop_regions_by_definition(image, masks, boxes, (16, 30), fill=FILL, align_corners=False)
     regions, region_masks = crop_regions(image, masks, boxes, (16, 30), fill=FILL)
     torch.testing.assert_close(regions, expected[0], atol=2e-5, rtol=0)
     assert torch.equal(region_masks, expected[1])
@@ -49,7 +48,7 @@ def test_large_boxes_keep_the_precision_of_source_positions():
     """On noise a source position that is off by one rounding step would show as 1e-4."""
     image, masks = torch.randn(3, 640, 864), torch.ones(1, 640, 864, dtype=torch.bool)
     boxes = tight_boxes(masks)
-    expected, _ = crop_one_by_one(image, masks, boxes, (224, 224), fill=FILL, align_corners=False)
+    expected, _ = crop_regions_by_definition(image, masks, boxes, (224, 224), fill=FILL, align_corners=False)
     regions, _ = crop_regions(image, masks, boxes, (224, 224), fill=FILL)
     torch.testing.assert_close(regions, expected, atol=2e-5, rtol=0)
 
@@ -78,7 +77,7 @@ def test_gradients_reach_soft_masks():
     image, masks = torch.randn(3, 12, 12), torch.rand(2, 12, 12, requires_grad=True)
     boxes = torch.tensor([[0, 0, 12, 12], [2, 3, 9, 12]])
     regions, _ = crop_regions(image, masks, boxes, SIZE, fill=FILL)
-    expected, _ = crop_one_by_one(image, masks, boxes, SIZE, fill=FILL, align_corners=False)
+    expected, _ = crop_regions_by_definition(image, masks, boxes, SIZE, fill=FILL, align_corners=False)
     weights = torch.randn_like(expected)
     ours, theirs = (torch.autograd.grad((r * weights).sum(), masks)[0] for r in (regions, expected))
     torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=1e-4)

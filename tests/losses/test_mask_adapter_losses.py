@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from maft.errors import UserError
+from maft.interfaces import MaskClassifier
 from maft.losses.mask_aware import MaskAwareLoss, mask_aware_loss, soft_iou
 from maft.losses.mask_consistency import MaskConsistencyLoss, mask_consistency_loss
 from maft.losses.mask_cross_entropy import MaskCrossEntropyLoss, mask_cross_entropy
@@ -15,6 +16,7 @@ from maft.losses.representation_compensation import (
     representation_compensation_loss,
     strip_sums,
 )
+from maft.registry import LOSSES
 from maft.structures import Classification, Images, Proposals, Targets
 
 
@@ -106,7 +108,19 @@ def test_says_what_is_wrong():
         MaskCrossEntropyLoss()(step(proposals=proposals, classification=scores))
     with pytest.raises(UserError, match="pairs of predicted and true masks"):
         MaskConsistencyLoss()(step(proposals=proposals, classification=scores))
-    with pytest.raises(UserError, match="use MAFTPlus"):
-        RepresentationCompensationLoss()(step(proposals=proposals, classifier=torch.nn.Identity()))
-    with pytest.raises(UserError, match="SCALES"):
-        RepresentationCompensationLoss(scales=[0])
+    with pytest.raises(UserError, match="RepresentationCompensationLoss needs .*MaskClassifier does not: use MAFTPlus"):
+        RepresentationCompensationLoss()(step(proposals=proposals, classifier=MaskClassifier()))
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"SCALES": [1, 0]}, r"SCALES takes a list \(a whole number of at least 1 each\).*, not the list \[1, 0\]\."),
+        ({"SCALES": []}, r"SCALES is \[\], but it must be a list .* of at least this length: 1\."),
+        ({"WEIGHT": -0.1}, "WEIGHT is -0.1, but it must be a number of at least 0"),
+    ],
+)
+def test_options_are_checked(options, sentence):
+    with pytest.raises(UserError, match=sentence):
+        LOSSES.build("RepresentationCompensationLoss", options)
+    assert LOSSES.build("RepresentationCompensationLoss", {"SCALES": [1, 3]}).scales == (1, 3)

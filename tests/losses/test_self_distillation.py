@@ -6,10 +6,10 @@ import torch
 from maft.classifiers.ip_clip import IPCLIP
 from maft.clip import VocabularyEncoder
 from maft.errors import UserError
-from maft.losses import TrainingStep
+from maft.interfaces import MaskClassifier, TrainingStep
 from maft.losses.mask_aware import MaskAwareLoss
 from maft.losses.self_distillation import SelfDistillationLoss, self_distillation_loss
-from maft.registry import LOSSES, BuildContext
+from maft.registry import LOSSES
 from maft.structures import Images, Proposals, Targets, Vocabulary
 
 
@@ -23,9 +23,9 @@ def test_value_is_smooth_l1_of_probabilities_and_the_teacher_has_no_gradient():
 
 
 @pytest.fixture
-def step(vit_clip):
+def step(vit_clip, as_trained):
     clip = vit_clip()
-    classifier = IPCLIP.from_options(BuildContext(clip, 3, torch.nn.Identity), start_layer=2, input_size=32)
+    classifier = as_trained(IPCLIP(clip, start_layer=2, input_size=32))
     text = VocabularyEncoder(clip.embed_dim, clip.text_width, templates="single")(Vocabulary(("a", "b", "c")), clip)
     images = Images.from_list([torch.rand(3, 40, 50) * 255], divisor=32)
     proposals = Proposals(torch.randn(1, 4, 16, 16), images.padded_size)
@@ -62,6 +62,6 @@ def test_an_untrained_student_is_its_teacher_and_a_changed_one_is_pulled_back(st
 
 
 def test_a_classifier_without_a_tower_is_refused(step):
-    step.classifier = torch.nn.Identity()
-    with pytest.raises(UserError, match=r"SelfDistillationLoss needs a classifier.*Identity.*IPCLIP"):
+    step.classifier = MaskClassifier()
+    with pytest.raises(UserError, match=r"SelfDistillationLoss needs a classifier.*MaskClassifier.*IPCLIP"):
         SelfDistillationLoss()(step)

@@ -12,6 +12,7 @@ import torch
 
 from maft.building import build_model
 from maft.checkpoint.io import write_safetensors
+from maft.checkpoint.loading import InitialWeights
 from maft.config import load_config
 from maft.data.miniature import ensure_miniature
 from maft.mining.folder import MiningFolder
@@ -33,7 +34,7 @@ def config(work: Path, output: Path, *overrides):
 def prepare(work: Path) -> None:
     ensure_miniature(work / "datasets/miniature", {"train": IMAGES, "val": 4})
     torch.manual_seed(0)
-    model = build_model(config(work, work, "MODEL.WEIGHTS", ""))
+    model = build_model(config(work, work), InitialWeights())
     with torch.no_grad():
         # Untrained masks are near 0.5 everywhere; without spread, one rounding error would decide about pixels.
         for name, parameter in model.named_parameters():

@@ -46,8 +46,8 @@ def test_an_image_counts_a_noun_once():
 
 
 def test_all_words_of_the_miniature_world_are_nouns():
-    from maft.miniature.captions import TEMPLATES
     from maft.miniature.classes import miniature_classes
+    from maft.miniature.scene import TEMPLATES
 
     for name in miniature_classes().names:
         for template in TEMPLATES:

@@ -3,7 +3,6 @@ import multiprocessing
 import pytest
 import torch
 
-from maft.errors import UserError
 from maft.proposals.criterion import SetCriterion
 from maft.structures import Proposals, Targets
 
@@ -109,13 +108,6 @@ def test_half_precision_predictions_give_float32_losses():
     with torch.autocast("cpu", dtype=torch.bfloat16):
         losses = SetCriterion(**POINTS)(proposals, [two_targets(), no_target()])
     assert all(value.dtype == torch.float32 and value.isfinite() for value in losses.values())
-
-
-def test_refuses_unknown_options():
-    with pytest.raises(UserError, match="'iou'"):
-        SetCriterion(**{**FOCAL, "mask_loss": "iou"})
-    with pytest.raises(UserError, match="IMPORTANCE_SAMPLE_RATIO 2"):
-        SetCriterion(**POINTS, importance_sample_ratio=2)
 
 
 def count_in_one_process(rank, address, results):

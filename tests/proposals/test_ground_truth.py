@@ -28,7 +28,7 @@ def test_every_mask_with_its_label_and_padding_slots_marked():
 
 
 def test_a_fixed_number_of_slots_in_training_only():
-    proposer = PROPOSERS.build("GroundTruth", {"NUM_MASKS": 2}, None)
+    proposer = PROPOSERS.build("GroundTruth", {"NUM_MASKS": 2})
     assert proposer.train()(IMAGES, None, None, targets([3, 1])).masks.shape[1] == 2
     assert proposer.eval()(IMAGES, None, None, targets([3, 1])).masks.shape[1] == 3
 
@@ -41,5 +41,5 @@ def test_images_without_masks_give_one_invalid_slot():
 def test_says_that_annotations_are_missing():
     with pytest.raises(UserError, match="needs annotated images"):
         GroundTruth()(IMAGES, None, None, None)
-    with pytest.raises(UserError, match="NUM_MASKS is -1"):
-        GroundTruth(num_masks=-1)
+    with pytest.raises(UserError, match=r"NUM_MASKS is -1, but it must be a whole number of at least 0\."):
+        PROPOSERS.build("GroundTruth", {"NUM_MASKS": -1})

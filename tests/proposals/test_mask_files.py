@@ -27,9 +27,9 @@ def masks():
     return masks
 
 
-def run(path, images=IMAGES, items=(ITEM,)):
-    proposer = PROPOSERS.build("MaskFiles", {"PATH": str(path)}, None).eval()
-    return proposer(images, None, None, batched_inputs=list(items))
+def run(path, images=IMAGES, records=(ITEM,)):
+    proposer = PROPOSERS.build("MaskFiles", {"PATH": str(path)}).eval()
+    return proposer(images, None, None, records=list(records))
 
 
 def run_length(mask, *, compressed=True):
@@ -81,7 +81,7 @@ def test_one_file_for_all_images_and_polygons(tmp_path, masks):
     (tmp_path / "all.json").write_text(json.dumps(entries))
     check(run(tmp_path / "all.json"), masks[[0, 2]])
     # An image of which the file says nothing has no masks.
-    assert not run(tmp_path / "all.json", items=[{**ITEM, "image_id": 9}]).valid.any()
+    assert not run(tmp_path / "all.json", records=[{**ITEM, "image_id": 9}]).valid.any()
 
 
 def test_masks_follow_the_resized_image(tmp_path, masks):
@@ -127,7 +127,7 @@ def test_masks_of_another_size_are_refused(tmp_path, masks, kind):
 
 def test_what_cannot_be_read_is_named(tmp_path):
     with pytest.raises(UserError, match="PATH .*nowhere does not exist"):
-        MaskFiles(str(tmp_path / "nowhere"))
+        MaskFiles(path=str(tmp_path / "nowhere"))
     with pytest.raises(UserError, match="No masks for photos/cat.jpg: expected the folder .*cat, or cat.png or cat.js"):
         run(tmp_path)
     file = tmp_path / "cat.json"
@@ -152,8 +152,8 @@ def test_what_cannot_be_read_is_named(tmp_path):
 
 def test_it_refuses_training_and_images_without_names(tmp_path):
     with pytest.raises(UserError, match="do not follow the augmentation"):
-        MaskFiles(str(tmp_path)).train()(IMAGES, None, None, batched_inputs=[ITEM])
+        MaskFiles(path=str(tmp_path)).train()(IMAGES, None, None, records=[ITEM])
     with pytest.raises(UserError, match="came without one"):
-        run(tmp_path, items=[{}])
+        run(tmp_path, records=[{}])
     with pytest.raises(UserError, match="needs the images' file names"):
-        MaskFiles(str(tmp_path)).eval()(IMAGES, None, None)
+        MaskFiles(path=str(tmp_path)).eval()(IMAGES, None, None)

@@ -13,9 +13,10 @@ from torch import nn
 from maft.checkpoint.key_map import KeyMap, load_strictly
 from maft.checkpoint.official.maskformer import HEAD_RULES as RULES
 from maft.errors import UserError
+from maft.interfaces import BuildContext
 from maft.layers.transformer import Transformer
-from maft.proposals.maskformer import FPNPixelDecoder, MaskFormerHead
-from maft.registry import PROPOSERS, BuildContext
+from maft.proposals.maskformer import FPNPixelDecoder
+from maft.registry import PROPOSERS
 from maft.structures import Images, Targets, TextClassifier
 
 DIM, CLASSES = 12, 4
@@ -84,7 +85,7 @@ def test_class_logits_are_scaled_cosines():
     proposer, text, (images, _) = build().eval(), texts(), batch()
     logits = proposer(images, text, None).class_logits
     features = proposer.backbone(images.normalized(proposer.pixel_mean, proposer.pixel_std))
-    embeddings, _ = proposer.head(features, all_layers=False)
+    embeddings, _ = proposer.predict(features, all_layers=False)
     expected = 100 * F.normalize(embeddings[-1], dim=-1) @ torch.cat([text.embeddings, text.void]).T
     torch.testing.assert_close(logits, expected, atol=1e-4, rtol=1e-4)
     assert logits.abs().max() <= 100.001
@@ -153,14 +154,14 @@ def test_transformer_does_not_care_for_the_order_of_tokens_or_queries(encoder_la
 
 
 def test_features_of_the_transformers_width_are_not_projected():
-    assert isinstance(MaskFormerHead(CHANNELS, embedding_dim=DIM, hidden_dim=32, conv_dim=32).input_proj, nn.Identity)
-    head = MaskFormerHead(CHANNELS, embedding_dim=DIM, hidden_dim=32, conv_dim=32, transformer_feature="res4")
-    assert head.input_proj.weight.shape == (32, 24, 1, 1)
+    wide = {"HIDDEN_DIM": 32, "HEADS": 4}
+    assert isinstance(build(**wide).input_proj, nn.Identity)
+    assert build(**wide, TRANSFORMER_FEATURE="res4").input_proj.weight.shape == (32, 24, 1, 1)
 
 
 def test_a_single_embedding_layer_is_a_projection():
-    head = build(EMBEDDING_LAYERS=1).head
-    assert [tuple(layer.weight.shape) for layer in head.class_embed.layers] == [(DIM, 24)]
+    layers = build(EMBEDDING_LAYERS=1).class_embed.layers
+    assert [tuple(layer.weight.shape) for layer in layers] == [(DIM, 24)]
 
 
 def test_refusals():
@@ -168,6 +169,10 @@ def test_refusals():
         build(TRANSFORMER_FEATURE="res6")
     with pytest.raises(UserError, match="multiple of HEADS 5"):
         build(HEADS=5)
+    with pytest.raises(UserError, match=r"EMBEDDING_LAYERS is 0, but it must be a whole number of at least 1\."):
+        build(EMBEDDING_LAYERS=0)
+    with pytest.raises(UserError, match=r"PIXEL_MEAN takes a list of 3 \(a number each\), not the list \[1, 2\]\."):
+        build(PIXEL_MEAN=[1, 2])
     with pytest.raises(UserError, match="Did you mean NUM_QUERIES"):
         build(NUM_QUERY=5)
     with pytest.raises(UserError, match=r"query_embed.weight: \(9, 24\) in the checkpoint, \(7, 24\) in the model"):
@@ -192,8 +197,7 @@ def test_released_models_fit_both_ways(golden_dir):
 
 
 def test_official_encoder_layers_have_a_place():
-    head = MaskFormerHead(CHANNELS, embedding_dim=DIM, hidden_dim=24, heads=3, conv_dim=32, encoder_layers=2,
-                          decoder_layers=1, pre_norm=True)  # fmt: skip
+    proposer = build(ENCODER_LAYERS=2, PRE_NORM=True)
     rules = KeyMap(RULES)
     official = {
         "layers.1.self_attn.in_proj_weight": "encoder.1.self_attn.in_proj_weight",
@@ -201,7 +205,7 @@ def test_official_encoder_layers_have_a_place():
     }
     for theirs, ours in official.items():
         assert rules.rename(f"predictor.transformer.encoder.{theirs}") == f"transformer.{ours}"
-        assert f"transformer.{ours}" in head.state_dict()
+        assert f"transformer.{ours}" in proposer.state_dict()
 
 
 @pytest.mark.parametrize("case", ["maskformer_head", "set_criterion"])

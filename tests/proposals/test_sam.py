@@ -5,12 +5,10 @@ import builtins
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
 
 from maft.errors import UserError
 from maft.proposals.sam import SAM
 from maft.proposals.sam_model import (
-    SAMGeometry,
     drop_islands,
     fill_holes,
     load_sam,
@@ -80,8 +78,8 @@ def test_same_masks_as_the_pipeline_of_transformers(model):
     proposer = SAM(model, **OPEN, points_per_batch=4)
     with torch.no_grad():
         embedding = model.get_image_embeddings(proposer.prepare(images))
-        points = point_grid(3, (height, width), pixels.device)[:, None]
-        logits, _ = proposer._decode(embedding, (height, width), points=points)
+        points = point_grid(3, (height, width), pixels.device)
+        logits, _ = proposer._decode(embedding, (height, width), points)
     stabilities = stability(proposer.geometry.full_size(logits.flatten(0, 1), (height, width)), 1.0).sort().values
     # Between the two that are furthest apart, where rounding decides nothing.
     gap = int(stabilities.diff().argmax())
@@ -115,58 +113,16 @@ def test_filters_leave_an_invalid_slot_when_nothing_passes(model, images):
     assert proposals.masks.shape[1] == 1 and not proposals.valid.any() and not proposals.masks.any()
 
 
-def test_prompts_of_the_user_give_one_mask_each(model, images):
-    inputs = [
-        {"prompt_boxes": [[5, 5, 30, 30], [0, 0, 59, 39]], "prompt_points": [[10, 20]]},
-        {"prompt_points": [[[3, 4], [20, 50]]], "prompt_point_labels": [[1, 0]]},
-    ]
-    proposals = SAM(model, **OPEN)(images, None, None, batched_inputs=inputs)
-    assert proposals.valid.tolist() == [[True] * 3, [True, False, False]]
-
-    # The decoder itself, called by hand for the first box.
-    geometry = SAMGeometry(model)
-    embedding = model.get_image_embeddings(SAM(model, **OPEN).prepare(images))
-    embedding = [maps[:1] for maps in embedding] if geometry.squashes else embedding[:1]
-    scale = torch.tensor([64 / 60, (64 if geometry.squashes else 43) / 40])
-    box = (torch.tensor([[5.0, 5], [30, 30]]) * scale).view(1, 1, 4)
-    with torch.no_grad():
-        logits = model(image_embeddings=embedding, input_boxes=box, multimask_output=False).pred_masks[0, :, :1]
-    logits = F.interpolate(logits, (64, 64), mode="bilinear") if not geometry.squashes else logits
-    if not geometry.squashes:
-        logits = logits[..., :43, :]
-    mask = F.interpolate(logits, (40, 60), mode="bilinear")[0, 0] > 0
-    assert torch.equal(proposals.masks[0, 0, :40, :60].bool(), mask)
-
-
-def test_an_empty_list_of_prompts_is_no_mask(model, images):
-    proposals = SAM(model, **OPEN)(images, None, None, batched_inputs=[{"prompt_boxes": torch.zeros(0, 4)}] * 2)
-    assert not proposals.valid.any()
-
-
-@pytest.mark.parametrize(
-    ("prompts", "complaint"),
-    [
-        ({"prompt_boxes": [[1, 2, 3]]}, r"'prompt_boxes' .* shape \(1, 3\)"),
-        ({"prompt_points": [1.0, 2.0]}, "'prompt_points' .* must be"),
-        ({"prompt_points": [[1, 2]], "prompt_point_labels": [1, 1]}, "'prompt_point_labels' must hold"),
-        ({"prompt_points": [[1, 2]], "prompt_point_labels": [5]}, "'prompt_point_labels' must hold"),
-    ],
-)
-def test_prompts_of_another_shape_are_refused(model, images, prompts, complaint):
-    with pytest.raises(UserError, match=complaint):
-        SAM(model, **OPEN)(images, None, None, batched_inputs=[prompts, prompts])
-
-
 def test_nothing_in_it_trains(model):
     proposer = SAM(model).train()
-    assert not proposer.model.training and not any(p.requires_grad for p in proposer.parameters())
+    assert not proposer.model.training and not list(proposer.trainable_parameters())
     assert proposer.iou_threshold == (0.8 if proposer.geometry.squashes else 0.88)
 
 
 def test_weights_from_a_folder(model, images, tmp_path):
     model.save_pretrained(tmp_path)
     options = {key.upper(): value for key, value in OPEN.items()}
-    loaded = PROPOSERS.build("SAM", {"WEIGHTS": str(tmp_path), **options}, None)
+    loaded = PROPOSERS.build("SAM", {"PRETRAINED": str(tmp_path), **options})
     assert torch.equal(loaded(images, None, None).masks, SAM(model, **OPEN)(images, None, None).masks)
 
 
@@ -209,13 +165,16 @@ def test_says_how_to_install_transformers(monkeypatch):
         load_sam("facebook/sam-vit-huge")
 
 
-def test_other_models_and_numbers_are_refused(model):
+def test_other_models_and_numbers_are_refused():
     with pytest.raises(UserError, match="runs SamModel or Sam2Model of transformers, not a 'Linear' model"):
         SAM(torch.nn.Linear(2, 2))
-    with pytest.raises(UserError, match="POINTS_PER_SIDE is 0"):
-        SAM(model, points_per_side=0)
-    with pytest.raises(UserError, match="MIN_REGION_AREA is -1"):
-        SAM(model, min_region_area=-1)
+    for option, value, least in (("POINTS_PER_SIDE", 0, 1), ("MIN_REGION_AREA", -1, 0)):
+        with pytest.raises(
+            UserError, match=f"SAM.{option} is {value}, but it must be a whole number of at least {least}"
+        ):
+            PROPOSERS.build("SAM", {option: value})
+    with pytest.raises(UserError, match="NMS_THRESHOLD is 1.5, but it must be a number of at least 0 and at most 1"):
+        PROPOSERS.build("SAM", {"NMS_THRESHOLD": 1.5})
 
 
 def test_grid_points_are_cell_centres():

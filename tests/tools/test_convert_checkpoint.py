@@ -59,7 +59,7 @@ def labels(predictor):
 def test_what_is_written_predicts_like_the_original_and_needs_nothing_else(
     convert, tiny_configs, file, maft, tmp_path, output, capsys
 ):
-    stage_one = "MODEL.WEIGHTS", "/some/stage_one"
+    stage_one = "MODEL.START_FROM", "[{'FILE': '/some/stage_one'}]"
     convert(file, tmp_path / output, "--from", "maft", "--config-file", tiny_configs / "maft.yaml", *stage_one)
     assert f"{len(maft.state_dict())} tensors of MAFT" in capsys.readouterr().out
     written = next((tmp_path / "out").glob("*.safetensors"))
@@ -70,7 +70,7 @@ def test_what_is_written_predicts_like_the_original_and_needs_nothing_else(
     for source in (tmp_path / "out", written):
         # The weights of this CLIP do not exist: those in the checkpoint are used.
         predictor = Predictor.from_pretrained(source, ["MODEL.CLIP.PRETRAINED", "nowhere.pt"])
-        assert predictor.cfg.MODEL.WEIGHTS_MAY_LACK == []
+        assert predictor.cfg.MODEL.START_FROM == []
         np.testing.assert_array_equal(labels(predictor), labels(reference))
 
 

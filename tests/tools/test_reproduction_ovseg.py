@@ -6,7 +6,7 @@ import pytest
 from reproduction.methods import OVSEG_TABLE
 from reproduction.ovseg import FINE_TUNING, PROMPTS, hand_over, mine_pairs, stage_runs
 
-from maft.config import load_config
+from maft.config import load_config, start_from
 from maft.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -25,11 +25,12 @@ def load(run):
 def test_prompts_after_fine_tuning_start_from_its_clip_and_rows_share_the_fine_tuning():
     first, second = stage_runs(FOLDER, (FINE_TUNING, PROMPTS), seed=2)
     assert [first] == stage_runs(FOLDER, (FINE_TUNING,), seed=2)
-    assert load(first).MODEL.CLIP.PRETRAINED == ""
-    assert str(first.folder / "model_final/model.safetensors") == load(second).MODEL.CLIP.PRETRAINED
+    assert load(first).MODEL.START_FROM == []
+    fine_tuned = str(first.folder / "model_final/model.safetensors")
+    assert [{"FILE": fine_tuned, "TAKE": "clip"}] == load(second).MODEL.START_FROM
     assert load(first).MODEL.REGION_CLIP.TRAIN == "tower" and load(second).MODEL.REGION_CLIP.TRAIN == "prompts"
     alone = stage_runs(FOLDER, (PROMPTS,), seed=2)[0]
-    assert load(alone).MODEL.CLIP.PRETRAINED == "" and alone.folder != second.folder
+    assert load(alone).MODEL.START_FROM == [] and alone.folder != second.folder
     assert load(first).DATASETS.TRAIN == load(second).DATASETS.TRAIN == load(alone).DATASETS.TRAIN
     assert load(first).SEED == 2
 
@@ -42,12 +43,13 @@ def test_rows_differ_in_nothing_but_the_tuned_clip(method):
     if method.stages:
         last = stage_runs(FOLDER, method.stages, seed=1)[-1]
         weights = str(last.folder / "model_final/model.safetensors")
-        assert weights == cfg.MODEL.CLIP.PRETRAINED
+        rules = {tuple(rule.take): rule.file for rule in start_from(cfg)}
+        assert rules.pop(()) == start_from(frozen)[0].file and rules.pop(("clip",)) == weights
         depth = load(last).MODEL.REGION_CLIP.MASK_PROMPT_DEPTH
         assert bool(depth) == (PROMPTS in method.stages)
         assert crops.pop("MASK_PROMPT_DEPTH", 0) == depth
-        assert crops.pop("MASK_PROMPTS", "") == (weights if depth else "")
-        cfg.MODEL.CLIP.PRETRAINED = ""
+        assert rules == ({("mask_prompts",): weights} if depth else {})
+        cfg.MODEL.START_FROM = frozen.MODEL.START_FROM
     assert cfg.SEED == frozen.SEED
     assert cfg == frozen
     assert method.run(FOLDER, seed=1).eval_only
@@ -55,7 +57,7 @@ def test_rows_differ_in_nothing_but_the_tuned_clip(method):
 
 def test_prompts_are_handed_over_only_when_there_are_some():
     overrides = hand_over(stage_runs(FOLDER, (FINE_TUNING,), seed=1))
-    assert overrides[::2] == ("MODEL.CLIP.PRETRAINED",)
+    assert "mask_prompts" not in overrides[1] and overrides[-1] == "0"
 
 
 def test_mining_outside_the_repository_says_where_to_go(tmp_path, monkeypatch):

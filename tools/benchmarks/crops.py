@@ -3,25 +3,10 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor
 
 from benchmarks.inputs import random_mask_logits
 from benchmarks.measure import Comparison, Form, compare
-from maft.layers.crops import crop_regions, tight_boxes
-
-
-def crop_one_by_one(
-    image: Tensor, masks: Tensor, boxes: Tensor, size: tuple[int, int], *, fill: Tensor, align_corners: bool = False
-) -> tuple[Tensor, Tensor]:
-    """`maft.layers.crops.crop_regions` by its definition: each region is cut, filled and interpolated by itself."""
-    regions, region_masks = [], []
-    for mask, (left, top, right, bottom) in zip(masks.float(), boxes.tolist(), strict=True):
-        cut, window = image[:, top:bottom, left:right], mask[None, top:bottom, left:right]
-        filled = cut * window + (1 - window) * fill[:, None, None]
-        regions.append(F.interpolate(filled[None], size, mode="bicubic", align_corners=align_corners))
-        region_masks.append(F.interpolate(window[None], size, mode="nearest"))
-    return torch.cat(regions), torch.cat(region_masks)
+from maft.layers.crops import crop_regions, crop_regions_by_definition, tight_boxes
 
 
 @torch.no_grad()
@@ -37,7 +22,7 @@ def run(
         Form("all regions in one gather", lambda: crop_regions(image, masks, tight_boxes(masks), target, fill=fill)),
         Form(
             "loop over regions",
-            lambda: crop_one_by_one(image, masks, tight_boxes(masks), target, fill=fill),
+            lambda: crop_regions_by_definition(image, masks, tight_boxes(masks), target, fill=fill),
             tolerance=1e-4,
         ),
     ]

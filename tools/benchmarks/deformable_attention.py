@@ -5,26 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from benchmarks.measure import Comparison, Form, compare
-from maft.layers.deformable_attention import FeatureLevels, deformable_attention
-
-
-def attention_by_grid_sample(
-    values: Tensor, sizes: Sequence[tuple[int, int]], locations: Tensor, weights: Tensor
-) -> Tensor:
-    """The operator's definition, level by level; arguments and result as `deformable_attention`'s."""
-    batch, _, heads, width = values.shape
-    queries = locations.shape[1]
-    total = values.new_zeros(batch * heads, width, queries)
-    for level, part in enumerate(values.split([h * w for h, w in sizes], dim=1)):
-        maps = part.permute(0, 2, 3, 1).reshape(batch * heads, width, *sizes[level])
-        grid = 2 * locations[:, :, :, level].transpose(1, 2).flatten(0, 1) - 1
-        sampled = F.grid_sample(maps, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
-        total = total + (sampled * weights[:, :, :, level].transpose(1, 2).flatten(0, 1)[:, None]).sum(-1)
-    return total.view(batch, heads * width, queries).transpose(1, 2)
+from maft.layers.deformable_attention import FeatureLevels, deformable_attention, deformable_attention_by_definition
 
 
 def run(
@@ -51,7 +35,7 @@ def run(
         return deformable_attention(inputs[0], levels, *inputs[1:])
 
     def theirs() -> Tensor:
-        return attention_by_grid_sample(inputs[0], sizes, *inputs[1:])
+        return deformable_attention_by_definition(inputs[0], levels, *inputs[1:])
 
     def without_gradients(form: Callable[[], Tensor]) -> Callable[[], Tensor]:
         return torch.no_grad()(form)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
@@ -12,32 +10,7 @@ from benchmarks.measure import Comparison, Form, compare
 from maft.classifiers.ip_clip import IPCLIP
 from maft.classifiers.masked_crops import MaskedCrops
 from maft.clip import CLIPEncoder, load_clip
-from maft.clip.vit import embed_patches, project_tokens, run_block, run_blocks
 from maft.structures import Images, Proposals
-
-
-def joint_sequence(visual: Any, pixels: Tensor, visible: Tensor, start_layer: int) -> Tensor:
-    """The definition (MAFT, section 3.2): class rows and patches in one sequence under one attention mask.
-
-    Args:
-        visual: a plain CLIP ViT.
-        pixels: (B, 3, h, w) normalised.
-        visible: (B, Q, P) bool, the patches of each proposal.
-
-    Returns:
-        (B, Q, D), not normalised.
-    """
-    tokens, _ = embed_patches(visual, pixels, align_corners=True)
-    tokens = run_blocks(visual, tokens, 0, start_layer)
-    batch, rows, patches = visible.shape
-    allowed = torch.zeros(batch, 1, rows + patches, rows + patches, dtype=torch.bool, device=visible.device)
-    allowed[:, 0, :rows, :rows] = torch.eye(rows, dtype=torch.bool, device=visible.device)
-    allowed[:, 0, :rows, rows:] = visible
-    allowed[:, 0, rows:, rows:] = True
-    tokens = torch.cat([tokens[:, :1].expand(-1, rows, -1), tokens[:, 1:]], dim=1)
-    for block in visual.transformer.resblocks[start_layer:]:
-        tokens = run_block(block, tokens, allowed)
-    return project_tokens(visual, tokens[:, :rows])
 
 
 @torch.no_grad()
@@ -58,8 +31,8 @@ def run(
     proposals = Proposals(masks, images.padded_size)
     texts = random_texts(171, clip.embed_dim)
     texts.embeddings, texts.row_class = texts.embeddings.to(device), texts.row_class.to(device)
-    classifier = IPCLIP(None, start_layer=start_layer, input_size=size, train="none").eval()
-    crops = MaskedCrops(None, None, input_size=clip.image_size[0]).eval()
+    classifier = IPCLIP(clip, start_layer=start_layer, input_size=size, train="none").eval()
+    crops = MaskedCrops(clip).eval()
 
     def ours() -> Tensor:
         embeddings = classifier(images, proposals, texts, clip).embeddings
@@ -69,9 +42,8 @@ def run(
     def joint() -> Tensor:
         pixels = classifier.prepare(images, clip)
         side = size // clip.patch_size
-        embeddings = joint_sequence(
-            clip.visual, pixels, classifier.visible_patches(images, proposals, (side, side)), start_layer
-        )
+        visible = classifier.visible_patches(images, proposals, (side, side))
+        embeddings = classifier.encode_proposals_by_definition(clip.visual, pixels, visible)
         texts.logits(embeddings)
         return embeddings
 

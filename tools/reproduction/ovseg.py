@@ -47,7 +47,7 @@ def stage_runs(folder: Path, stages: Sequence[Stage], seed: int) -> list[Run]:
     for count, stage in enumerate(stages, start=1):
         overrides = (*stage.overrides, "DATASETS.TRAIN", f"['pairs:{_pairs(folder) / 'pairs.tsv'}']", "SEED", str(seed))
         if runs:
-            overrides += ("MODEL.CLIP.PRETRAINED", _weights(runs[-1]))
+            overrides += ("MODEL.START_FROM", str([{"FILE": _weights(runs[-1]), "TAKE": "clip"}]))
         name = ", then ".join(earlier.name for earlier in stages[:count])
         slug = name.replace(",", "").replace(" ", "_")
         runs.append(Run(f"{QUICKSTART}/{stage.config}", overrides, folder / "ovseg_clip" / slug / f"seed_{seed}"))
@@ -58,11 +58,13 @@ def hand_over(runs: Sequence[Run]) -> tuple[str, ...]:
     """KEY VALUE pairs that put the last stage's CLIP, and its mask prompts if it has some, into a segmentor."""
     last = runs[-1]
     depth = load_config(last.config, list(last.overrides)).MODEL.REGION_CLIP.MASK_PROMPT_DEPTH
-    overrides: tuple[str, ...] = ("MODEL.CLIP.PRETRAINED", _weights(last))
+    rules: list[dict[str, str]] = [
+        {"FILE": f"{QUICKSTART}/proposer.safetensors"},
+        {"FILE": _weights(last), "TAKE": "clip"},
+    ]
     if depth:
-        node = "MODEL.CLASSIFIER.MaskedCrops"
-        overrides += (f"{node}.MASK_PROMPT_DEPTH", str(depth), f"{node}.MASK_PROMPTS", _weights(last))
-    return overrides
+        rules.append({"FILE": _weights(last), "TAKE": "mask_prompts", "INTO": "classifier.mask_prompts"})
+    return "MODEL.START_FROM", str(rules), "MODEL.CLASSIFIER.MaskedCrops.MASK_PROMPT_DEPTH", str(depth)
 
 
 def tune_clip(folder: Path, stages: Sequence[Stage], seed: int) -> float:

@@ -12,8 +12,8 @@ from PIL import Image
 from tabulate import tabulate
 
 from maft.data.catalog import class_names
-from maft.data.loader import load_records
 from maft.data.reading import read_image, read_labels
+from maft.data.records import load_records
 from maft.files import atomic_path
 from maft.predictor import Predictor
 from maft.visualize import side_by_side

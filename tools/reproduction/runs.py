@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from maft.config import default_config, load_config
+from maft.config import load_config
+from maft.config_keys import default_config
 from maft.errors import UserError
 from maft.files import write_json_atomic
 
@@ -118,12 +119,7 @@ def ground_truth_masks(run: Run) -> Run:
     weights = ("MODEL.WEIGHTS", str(run.folder / "model_final")) if not run.eval_only else ()
     return Run(
         run.config,
-        (
-            *run.overrides,
-            *weights,
-            *("MODEL.PROPOSER.NAME", "GroundTruth", "MODEL.PROPOSER.WEIGHTS", ""),
-            *("MODEL.WEIGHTS_LEAVE_OUT", "['proposer.']"),
-        ),
+        (*run.overrides, *weights, "MODEL.PROPOSER.NAME", "GroundTruth"),
         run.folder.with_name(run.folder.name + "_ground_truth_masks"),
         eval_only=True,
     )

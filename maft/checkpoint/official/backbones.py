@@ -4,19 +4,14 @@ from __future__ import annotations
 
 from maft.checkpoint.key_map import KeyMap, Rule
 
-# Detectron2's ResNet is ours too; the pattern only refuses tensors of anything else.
+# Detectron2's ResNet is ours too; the patterns only refuse tensors of anything else.
 RESNET_RULES: tuple[Rule, ...] = ((r"((?:stem|res[2-5])\..*)", r"\1"),)
 
-# The official Swin (MaskFormer, OVSeg), without the checkpoint's prefix.
+# Detectron2's Swin keeps the official names (MaskFormer, OVSeg).
 SWIN_RULES: tuple[Rule, ...] = (
-    # A buffer that the window size alone determines.
-    (r"layers\.\d+\.blocks\.\d+\.attn\.relative_position_index", None),
     # Attention masks for the pretraining size, in ImageNet checkpoints.
     (r"layers\.\d+\.blocks\.\d+\.attn_mask", None),
-    *((rf"norm{index}\.(weight|bias)", rf"norms.res{index + 2}.\1") for index in range(4)),
-    (r"(absolute_pos_embed)", r"\1"),
-    (r"(patch_embed\.(?:proj|norm)\.(?:weight|bias))", r"\1"),
-    (r"(layers\.\d+\.(?:blocks\.\d+|downsample)\..+)", r"\1"),
+    (r"((?:patch_embed\.(?:proj|norm)|layers\.\d+|norm[0-3])\..+|absolute_pos_embed)", r"\1"),
 )
 
 # With or without the prefix of a whole model.

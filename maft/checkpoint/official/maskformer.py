@@ -33,7 +33,7 @@ PROMPT_RULES: tuple[Rule, ...] = ((r"mask_embedding", "tokens"),)
 # ZSSeg and OVSeg without CLIP; a model has one of the two backbones.
 PROPOSER_PARTS: Parts = (
     ("backbone.", "proposer.backbone.", (*RESNET_RULES, *SWIN_RULES)),
-    ("sem_seg_head.", "proposer.head.", HEAD_RULES),
+    ("sem_seg_head.", "proposer.", HEAD_RULES),
     _CRITERION,
 )
 
@@ -67,7 +67,7 @@ ZEGFORMER_PARTS: Parts = (
     ("backbone.", "proposer.backbone.", RESNET_RULES),
     ("sem_seg_head.predictor.clip_model.", "clip.", CLIP_RULES),
     ("sem_seg_head.predictor.", "vocabulary_encoder.", ((r"bg_feature", "void_embedding"),)),
-    ("sem_seg_head.", "proposer.head.", _ZEGFORMER_HEAD),
+    ("sem_seg_head.", "proposer.", _ZEGFORMER_HEAD),
     ("clip_model.", "clip.", CLIP_RULES),
     _CRITERION,
 )

@@ -8,12 +8,19 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from maft.checkpoint.key_map import KeyMap, Rule
+from maft.checkpoint.official.backbones import KEY_MAP as BACKBONE_KEY_MAP
 from maft.checkpoint.official.backbones import RESNET_RULES
 from maft.checkpoint.official.clip import RULES as CLIP_RULES
 from maft.checkpoint.official.clip import TOWER_RULES
 from maft.checkpoint.official.mask2former import RULES as MASK2FORMER_RULES
 from maft.checkpoint.official.mask_adapter import KEY_MAP as MASK_ADAPTER_KEY_MAP
-from maft.checkpoint.official.maskformer import OVSEG_PARTS, ZEGFORMER_PARTS, ZSSEG_LEARNED_PROMPTS, ZSSEG_PARTS
+from maft.checkpoint.official.maskformer import (
+    OVSEG_PARTS,
+    PROMPT_RULES,
+    ZEGFORMER_PARTS,
+    ZSSEG_LEARNED_PROMPTS,
+    ZSSEG_PARTS,
+)
 from maft.errors import UserError
 
 Value = TypeVar("Value")
@@ -129,6 +136,18 @@ RELEASES: tuple[Release, ...] = (
         (_SHARED_CLIP, r"mask_adapter\.", r"cdt\."),
         (r"sem_seg_head\.",),
         MASK_ADAPTER_KEY_MAP,
+    ),
+    Release(
+        "OVSeg's CLIP",
+        (r"visual\.mask_embedding", r"token_embedding\."),
+        (),
+        KeyMap.nested([("visual.", "mask_prompts.", PROMPT_RULES), ("", "clip.", CLIP_RULES)]),
+    ),
+    Release(
+        "ImageNet backbone",
+        (r"(?:backbone\.)?(?:stem\.conv1|patch_embed\.proj)\.",),
+        (r"sem_seg_head\.",),
+        BACKBONE_KEY_MAP,
     ),
 )
 

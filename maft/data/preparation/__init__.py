@@ -1,1 +1,1 @@
-"""From original downloads to the trees that the catalogue expects; one module a dataset, doors in ``datasets/``."""
+"""From original downloads to the trees that the catalogue expects; modules by family, doors in ``datasets/``."""

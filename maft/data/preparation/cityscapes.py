@@ -14,12 +14,14 @@ import numpy as np
 from maft.data.catalog import dataset
 from maft.data.label_sets import LabelSet
 from maft.data.preparation.command import Count, Options
-from maft.data.preparation.jobs import convert_labels, read_map, require, require_files, stems
+from maft.data.preparation.jobs import require, require_files
+from maft.data.preparation.labels import convert_labels
 from maft.data.preparation.panoptic import Segments, convert_panoptic
+from maft.data.reading import files_by_stem, read_map
 from maft.errors import UserError
 
 
-def prepare(options: Options) -> list[Count]:
+def prepare_cityscapes(options: Options) -> list[Count]:
     """Converts ``cityscapes/gtFine``: label maps beside the originals, the panoptic form in folders of its own.
 
     Raises:
@@ -34,14 +36,14 @@ def prepare(options: Options) -> list[Count]:
     counts = []
     for split in options.splits:
         row = dataset(f"cityscapes_{split}")
-        truth = city / "gtFine" / split
-        images = stems(city / "leftImg8bit" / split, "_leftImg8bit.png")
+        images = sorted(files_by_stem(options.root / row.images, row.image_suffix))
         labels, instances = (
-            {stem: truth / f"{stem}_gtFine_{kind}Ids.png" for stem in images} for kind in ("label", "instance")
+            {stem: city / "gtFine" / split / f"{stem}_gtFine_{kind}Ids.png" for stem in images}
+            for kind in ("label", "instance")
         )
         require_files(row, labels.values(), "label maps")
         require_files(row, instances.values(), "instance maps")
-        counts.append(convert_labels(row, options.root, labels, read_map, workers=options.workers, drop_empty=False))
+        counts.append(convert_labels(row, options, labels, read_map))
         read = partial(read_segments, row.classes)
         counts += convert_panoptic(dataset(f"cityscapes_panoptic_{split}"), options, instances, read)
     return counts
@@ -57,14 +59,10 @@ def read_segments(classes: LabelSet, path: Path) -> Segments:
     if instance.ndim != 2:
         raise UserError(f"{path} is not an instance map of Cityscapes: download it again.")
     index = {id_: position for position, id_ in enumerate(classes.category_ids)}
-    things = set(classes.things)
-    found = Segments(np.zeros(instance.shape, np.int32), [], [], [])
+    found = Segments(instance.shape)
     for value in np.unique(instance).tolist():
         position = index.get(value // 1000 if value >= 1000 else value)
-        if position is None:
-            continue
-        found.classes.append(position)
-        found.countable.append(position in things)
-        found.crowd.append(position in things and value < 1000)
-        found.ids[instance == value] = len(found.classes)
+        if position is not None:
+            countable = position in classes.things
+            found.add(instance == value, position, countable=countable, crowd=countable and value < 1000)
     return found

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,17 +54,19 @@ class Count:
         return text
 
 
-def main(prepare: Callable[[Options], list[Count]], description: str, arguments: Sequence[str] | None = None) -> int:
-    """Parses the command line, runs a preparation and prints the counts."""
-    parser = ToolParser(
-        description=description
-    )  # fmt: skip
+def run(prepare: Callable[[Options], list[Count]], description: str | None) -> None:
+    """Entry of the scripts in ``datasets/``: parses the command line, runs a preparation and prints the counts."""
+    run_tool(lambda: _main(prepare, description or ""))
+
+
+def _main(prepare: Callable[[Options], list[Count]], description: str) -> None:
+    parser = ToolParser(description=description)
     parser.add_argument(
         "--root", type=Path, default=datasets_root(), help="folder of all datasets (default %(default)s)"
     )
     parser.add_argument("--splits", nargs="+", choices=("train", "val"), default=("train", "val"))
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes (default %(default)s)")
-    given = parser.parse_args(arguments)
+    given = parser.parse_args()
     if given.workers < 1:
         raise UserError(f"--workers {given.workers}: give at least one process.")
     if not given.root.is_dir():
@@ -72,11 +74,10 @@ def main(prepare: Callable[[Options], list[Count]], description: str, arguments:
             f"The folder of all datasets {given.root} does not exist: create it, unpack the download there, or set "
             "--root or the environment variable DETECTRON2_DATASETS."
         )
-    with only_one(given.root, prepare.__module__.rpartition(".")[2]):
+    with only_one(given.root, prepare.__name__.removeprefix("prepare_")):
         counts = prepare(Options(given.root, tuple(dict.fromkeys(given.splits)), given.workers))
     for count in counts:
         print(count)
-    return 0
 
 
 @contextmanager
@@ -102,8 +103,3 @@ def only_one(root: Path, name: str) -> Iterator[None]:
                 f"Another process prepares {name} in {root} at this moment: wait until it has finished, or end it."
             ) from error
         yield
-
-
-def run(prepare: Callable[[Options], list[Count]], description: str | None) -> None:
-    """Entry of the scripts in ``datasets/``."""
-    run_tool(lambda: main(prepare, description or ""))

@@ -10,19 +10,12 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
-import numpy as np
-from numpy.typing import NDArray
-from PIL import Image
 from tqdm import tqdm
 
 from maft.data.catalog import DatasetRow
-from maft.data.label_rules import LabelTable
-from maft.data.preparation.command import Count
-from maft.data.records import read_labels_report, write_labels_report
 from maft.errors import UserError
-from maft.files import atomic_path
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
@@ -46,15 +39,6 @@ def require(row: DatasetRow, sources: Mapping[Path, str]) -> None:
         raise UserError(
             f"Missing: {'; '.join(missing)}. Download from {row.homepage} and unpack as datasets/README.md draws."
         )
-
-
-def stems(folder: Path, suffix: str) -> list[str]:
-    """Sorted names of the files with a suffix below a folder, relative, without the suffix."""
-    return sorted(
-        str(path.relative_to(folder)).removesuffix(suffix)
-        for path in folder.rglob(f"*{suffix}")
-        if not path.name.startswith(".")
-    )
 
 
 def read_list(file: Path) -> list[str]:
@@ -111,74 +95,3 @@ def _end_with(parent: int) -> None:
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
-
-
-def save_labels(labels: NDArray[np.integer], path: Path) -> None:
-    """Writes a label map atomically: uint8 as PNG, uint16 as deflated TIFF."""
-    with atomic_path(path) as temporary:
-        Image.fromarray(labels).save(temporary, **({"compression": "tiff_deflate"} if path.suffix == ".tif" else {}))
-
-
-def read_map(path: Path) -> NDArray[np.integer]:
-    """A label map as stored: (h, w) integers; palette images give their indices.
-
-    Raises:
-        UserError: the file is damaged.
-    """
-    try:
-        with Image.open(path) as image:
-            return np.asarray(image)
-    except (OSError, SyntaxError, ValueError) as error:
-        raise UserError(f"{path} cannot be read ({error}): download it again.") from None
-
-
-def convert_labels(
-    row: DatasetRow,
-    root: Path,
-    sources: Mapping[str, Any],
-    read: Callable[[Any], NDArray[np.integer]],
-    *,
-    workers: int,
-    drop_empty: bool,
-) -> Count:
-    """Makes the label maps of a dataset and the report that says that they are complete.
-
-    Args:
-        row: the dataset.
-        root: the folder of all datasets.
-        sources: stem of an image -> whatever ``read`` needs.
-        read: picklable; gives the raw (h, w) label map.
-        workers: number of processes.
-        drop_empty: write no label map for images without a labelled pixel (training sets: nothing to learn there).
-
-    Raises:
-        UserError: a source is damaged or holds an unknown id.
-    """
-    folder = root / row.labels
-    clean_unfinished(folder)
-    table = LabelTable(row.classes, row.label_rule, seen_only=row.seen_only)
-    targets = {stem: folder / f"{stem}{row.label_suffix}" for stem in sources}
-    report = read_labels_report(folder)
-    known = set(report["without_labels"]) if report and drop_empty else set()
-    todo = [stem for stem in sources if stem not in known and not targets[stem].is_file()]
-    empty = run_jobs(
-        partial(_convert, read, table, drop_empty),
-        [(sources[stem], targets[stem]) for stem in todo],
-        workers=workers,
-        description=row.name,
-    )
-    known |= {stem for stem, is_empty in zip(todo, empty) if is_empty}
-    without = sorted(known & sources.keys())
-    write_labels_report(folder, without, {stem: path for stem, path in targets.items() if stem not in known})
-    return Count(f"{row.name} label maps", len(sources) - len(without), row.images_expected, len(without))
-
-
-def _convert(
-    read: Callable[[Any], NDArray[np.integer]], table: LabelTable, drop_empty: bool, job: tuple[Any, Path]
-) -> bool:
-    source, target = job
-    labels = table(read(source), str(source[0] if isinstance(source, tuple) else source))
-    empty = drop_empty and bool((labels == table.ignore_label).all())
-    if not empty:
-        save_labels(labels, target)
-    return empty

@@ -16,25 +16,27 @@ from pycocotools import mask as coco_mask
 from maft.data.catalog import DatasetRow
 from maft.data.preparation.command import Count, Options
 from maft.data.preparation.jobs import clean_unfinished, run_jobs
-from maft.data.records import read_annotation
+from maft.data.reading import panoptic_colours, read_annotation
 from maft.files import atomic_path, write_json_atomic
 
 
-@dataclass(frozen=True)
 class Segments:
     """The segments of one image.
 
     Attributes:
         ids: (h, w) int32, 0 for void, k for the k-th segment.
-        classes: class index of segments 1, 2, ...
-        countable: whether each segment is one instance (or a crowd of them) of a thing class.
-        crowd: whether each segment is a crowd that nobody took apart.
+        listed: of each segment its class index, whether it is one instance (or a crowd of them) of a thing class, and
+            whether it is a crowd that nobody took apart.
     """
 
-    ids: NDArray[np.int32]
-    classes: list[int]
-    countable: list[bool]
-    crowd: list[bool]
+    def __init__(self, size: tuple[int, ...]) -> None:
+        self.ids = np.zeros(size, np.int32)
+        self.listed: list[tuple[int, bool, bool]] = []
+
+    def add(self, mask: NDArray[np.bool_], class_index: int, *, countable: bool, crowd: bool = False) -> None:
+        """Lays a segment with an (h, w) mask over those that are there."""
+        self.listed.append((class_index, countable, crowd))
+        self.ids[mask] = len(self.listed)
 
 
 def convert_panoptic(
@@ -62,7 +64,7 @@ def convert_panoptic(
     panoptic, objects = (read_annotation(file, "annotations")["annotations"] for file in files)
     return [
         Count(f"{row.name} panoptic maps", len(panoptic), row.images_expected),
-        Count(f"{row.name} segments", sum(len(entry["segments_info"]) for entry in panoptic)),
+        Count(f"{row.name} segments", sum(len(annotation["segments_info"]) for annotation in panoptic)),
         Count(f"{row.name} instances", len(objects)),
     ]
 
@@ -78,26 +80,25 @@ def _convert(read: Callable[[Any], Segments], row: DatasetRow, job: tuple[Any, P
     source, target = job
     found = read(source)
     if not target.is_file():
-        colours = np.stack([found.ids % 256, found.ids // 256 % 256, found.ids // 65536], axis=-1).astype(np.uint8)
         with atomic_path(target) as temporary:
-            Image.fromarray(colours).save(temporary)
+            Image.fromarray(panoptic_colours(found.ids)).save(temporary)
     segments, objects = [], []
-    for position, index in enumerate(found.classes):
-        mask = found.ids == position + 1
+    for number, (class_index, countable, crowd) in enumerate(found.listed, start=1):
+        mask = found.ids == number
         # A later segment may have covered this one entirely.
         if not mask.any():
             continue
         encoded = coco_mask.encode(np.asfortranarray(mask.astype(np.uint8)))
-        entry = {
-            "category_id": row.classes.category_ids[index],
+        annotation = {
+            "category_id": row.classes.category_ids[class_index],
             "area": int(mask.sum()),
             "bbox": [int(side) for side in coco_mask.toBbox(encoded)],
-            "iscrowd": int(found.crowd[position]),
+            "iscrowd": int(crowd),
         }
-        segments.append({"id": position + 1, **entry})
-        if found.countable[position]:
+        segments.append({"id": number, **annotation})
+        if countable:
             run_lengths = {"size": list(mask.shape), "counts": encoded["counts"].decode("ascii")}
-            objects.append({**entry, "segmentation": run_lengths})
+            objects.append({**annotation, "segmentation": run_lengths})
     height, width = found.ids.shape
     return _Annotation((height, width), segments, objects)
 
@@ -117,7 +118,7 @@ def _write_json(row: DatasetRow, files: tuple[Path, Path], found: Mapping[str, _
         images.append({"id": name, "file_name": f"{stem}{row.image_suffix}", "height": height, "width": width})
         panoptic.append({"image_id": name, "file_name": f"{name}.png", "segments_info": annotation.segments})
         first = len(objects) + 1
-        objects += [{"id": first + k, "image_id": name, **entry} for k, entry in enumerate(annotation.objects)]
+        objects += [{"id": first + k, "image_id": name, **parts} for k, parts in enumerate(annotation.objects)]
     write_json_atomic(files[0], {"images": images, "annotations": panoptic, "categories": categories})
     countable = [category for category in categories if category["isthing"]]
     write_json_atomic(files[1], {"images": images, "annotations": objects, "categories": countable})

@@ -1,0 +1,304 @@
+"""What every component must do, as tests that a component joins in three lines (pytest collects the methods)::
+
+    class TestMaxPooling(ClassifierConformance):
+        name = "MaxPooling"
+        options = {"MASK_THRESHOLD": 0.5}
+
+They run on the CPU with a shipped tiny CLIP and random inputs. Shape letters as in `maft.interfaces`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from maft.backbones import backbone_from_config
+from maft.clip import CLIPEncoder, VocabularyEncoder, load_clip
+from maft.config_keys import default_config
+from maft.interfaces import BuildContext, ClassScores, MaskClassifier, Proposer, TrainingStep
+from maft.registry import CLASSIFIERS, ENSEMBLES, LOSSES, PROPOSERS
+from maft.structures import Images, Proposals, Targets, TextClassifier, Vocabulary
+
+SIZES = [(64, 96), (96, 64)]
+NAMES = ("cat", "dog", "brick")
+
+
+@cache
+def tiny_clip(name: str) -> CLIPEncoder:
+    """A shipped tiny CLIP: ``tiny_vit`` or ``tiny_convnext``."""
+    return load_clip(name)
+
+
+def context(clip: CLIPEncoder) -> BuildContext:
+    """Of a model with three classes and a narrow ResNet-18."""
+    cfg = default_config()
+    cfg.MODEL.BACKBONE.NAME, cfg.MODEL.BACKBONE.FREEZE_AT = "build_basic_resnet_backbone", 0
+    resnet = cfg.MODEL.RESNETS
+    resnet.DEPTH, resnet.NORM, resnet.STEM_OUT_CHANNELS, resnet.RES2_OUT_CHANNELS = 18, "FrozenBN", 8, 16
+    resnet.OUT_FEATURES = ["res2", "res3", "res4", "res5"]
+    return BuildContext(clip, len(NAMES), lambda: backbone_from_config(cfg))
+
+
+def texts(clip: CLIPEncoder, names: tuple[str, ...] = NAMES, *, void: bool = True) -> TextClassifier:
+    """Embeddings of class names."""
+    torch.manual_seed(1)
+    return VocabularyEncoder(clip.embed_dim, clip.text_width, templates="single", void=void)(Vocabulary(names), clip)
+
+
+def batch(*sizes: tuple[int, int], divisor: int = 32) -> Images:
+    """Random images."""
+    torch.manual_seed(2)
+    return Images.from_list([torch.randint(0, 256, (3, *size)).float() for size in sizes], divisor)
+
+
+def with_noisy_padding(images: Images) -> Images:
+    """The same images with noise where nothing should look."""
+    noise = torch.rand_like(images.pixels) * 255
+    return Images(torch.where(images.inside(), images.pixels, noise), images.sizes)
+
+
+def ground_truth(images: Images, masks: int = 2) -> list[Targets]:
+    """Rectangles of the first classes inside each image."""
+    found = []
+    for _ in images.sizes:
+        shown = torch.zeros(masks, *images.padded_size, dtype=torch.bool)
+        for index in range(masks):
+            shown[index, 8 * index : 8 * index + 32, 4 * index : 4 * index + 40] = True
+        found.append(Targets(torch.arange(masks), shown))
+    return found
+
+
+def predictions(images: Images, masks: int = 5) -> Proposals:
+    """Mask logits of smooth random blobs at a quarter of the images' size, with class logits."""
+    torch.manual_seed(3)
+    height, width = images.padded_size
+    coarse = torch.randn(len(images.sizes), max(masks, 1), height // 16, width // 16)[:, :masks] * 4
+    logits = coarse.repeat_interleave(4, -1).repeat_interleave(4, -2)
+    scores = torch.randn(len(images.sizes), masks, len(NAMES) + 1)
+    return Proposals(logits, images.padded_size, class_logits=scores)
+
+
+def assert_trains(losses: Mapping[str, Tensor], parameters: list[nn.Parameter]) -> None:
+    """A backward pass gives finite gradients, and some of them are not zero."""
+    torch.stack(list(losses.values())).sum().backward()
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    assert gradients, "no trainable parameter has a gradient"
+    assert all(gradient.isfinite().all() for gradient in gradients)
+    assert any(gradient.any() for gradient in gradients)
+
+
+class _Conformance:
+    """What a test class states.
+
+    Attributes:
+        name: of the component in its registry.
+        options: as a config has them.
+        clip: the tiny CLIP it runs on.
+    """
+
+    name: ClassVar[str]
+    options: ClassVar[Mapping[str, Any]] = {}
+    clip: ClassVar[str] = "tiny_vit"
+
+    def prepare(self, folder: Path) -> Mapping[str, Any]:
+        """Hook: further options, once the files they name have been written into a folder."""
+        return {}
+
+
+class ProposerConformance(_Conformance):
+    """Of a proposer; ``records`` are the Detectron2 dicts it is given."""
+
+    records: ClassVar[list[dict[str, Any]]] = [{"file_name": "one.png"}, {"file_name": "two.png"}]
+
+    def build(self, folder: Path) -> Proposer:
+        torch.manual_seed(0)
+        options = {**self.options, **self.prepare(folder)}
+        return PROPOSERS.build(self.name, options, context(tiny_clip(self.clip))).eval()
+
+    def propose(self, proposer: Proposer, images: Images, names: tuple[str, ...] = NAMES) -> Proposals:
+        clip = tiny_clip(self.clip)
+        targets = ground_truth(images) if proposer.needs_targets or proposer.training else None
+        # Images of one size are two looks at the first file.
+        records = [self.records[SIZES.index(size)] for size in images.sizes]
+        return proposer(images, texts(clip, names), clip, targets, records)
+
+    @torch.no_grad()
+    def test_masks_span_the_padded_batch(self, tmp_path: Path) -> None:
+        proposer = self.build(tmp_path)
+        images = batch(*SIZES, divisor=proposer.size_divisibility)
+        proposals = self.propose(proposer, images)
+        count = proposals.masks.shape[1]
+        assert proposals.masks.shape[0] == 2 and count >= 1 and proposals.masks.is_floating_point()
+        assert proposals.padded_size == images.padded_size and proposals.masks.isfinite().all()
+        assert proposals.are_logits or (proposals.masks.min() >= 0 and proposals.masks.max() <= 1)
+        assert proposals.class_logits is None or proposals.class_logits.shape == (2, count, len(NAMES) + 1)
+        for flags in (proposals.valid, proposals.labels):
+            assert flags is None or flags.shape == (2, count)
+
+    @torch.no_grad()
+    def test_one_class_is_enough(self, tmp_path: Path) -> None:
+        proposals = self.propose(self.build(tmp_path), batch(SIZES[0]), ("cat",))
+        assert proposals.class_logits is None or proposals.class_logits.shape[-1] == 2
+
+    @torch.no_grad()
+    def test_neither_padding_nor_another_image_changes_an_image(self, tmp_path: Path) -> None:
+        proposer = self.build(tmp_path)
+        images = batch(SIZES[0], SIZES[0], divisor=proposer.size_divisibility)
+        alone = Images(images.pixels[:1], images.sizes[:1])
+        expected, found = self.propose(proposer, alone), self.propose(proposer, with_noisy_padding(images))
+        count = expected.masks.shape[1]
+        torch.testing.assert_close(found.masks[:1, :count], expected.masks, rtol=1e-3, atol=1e-3)
+
+    def test_what_trains_gets_gradients(self, tmp_path: Path) -> None:
+        proposer = self.build(tmp_path)
+        if not (parameters := list(proposer.trainable_parameters())):
+            return
+        images, clip = batch(*SIZES, divisor=proposer.size_divisibility), tiny_clip(self.clip)
+        proposals = self.propose(proposer.train(), images)
+        losses = proposer.losses(proposals, texts(clip), ground_truth(images))
+        assert losses and all(loss.dim() == 0 and loss.isfinite() for loss in losses.values())
+        assert_trains(losses, parameters)
+        empty = proposer.losses(self.propose(proposer, images), texts(clip), ground_truth(images, 0))
+        torch.stack(list(empty.values())).sum().backward()
+
+    @torch.no_grad()
+    def test_saved_and_loaded_it_proposes_the_same(self, tmp_path: Path) -> None:
+        first, second = self.build(tmp_path), self.build(tmp_path)
+        for parameter in first.parameters():
+            parameter.add_(0.01)
+        second.load_state_dict(first.state_dict())
+        images = batch(SIZES[0], divisor=first.size_divisibility)
+        torch.testing.assert_close(self.propose(second, images).masks, self.propose(first, images).masks)
+
+    @torch.no_grad()
+    def test_it_runs_in_half_precision(self, tmp_path: Path) -> None:
+        with torch.autocast("cpu", torch.bfloat16):
+            proposals = self.propose(self.build(tmp_path), batch(SIZES[0]))
+        assert proposals.masks.isfinite().all()
+
+
+class ClassifierConformance(_Conformance):
+    """Of a mask classifier."""
+
+    def build(self, folder: Path) -> MaskClassifier:
+        torch.manual_seed(0)
+        options = {**self.options, **self.prepare(folder)}
+        return CLASSIFIERS.build(self.name, options, context(tiny_clip(self.clip))).eval()
+
+    def logits(self, classifier: MaskClassifier, images: Images, proposals: Proposals, **options: Any) -> Tensor:
+        clip = tiny_clip(self.clip)
+        return classifier(images, proposals, texts(clip, **options), clip).logits
+
+    @torch.no_grad()
+    def test_every_mask_gets_a_score_for_every_class(self, tmp_path: Path) -> None:
+        classifier, images = self.build(tmp_path), batch(*SIZES)
+        for masks in (predictions(images), predictions(images, 1)):
+            binary = replace(masks, masks=(masks.masks > 0).float(), are_logits=False)
+            for proposals in (masks, binary):
+                count = proposals.masks.shape[1]
+                assert self.logits(classifier, images, proposals).shape == (2, count, len(NAMES) + 1)
+                found = self.logits(classifier, images, proposals, void=False)
+                assert found.shape == (2, count, len(NAMES)) and found.isfinite().all()
+
+    @torch.no_grad()
+    def test_no_mask_an_empty_mask_and_one_class_are_enough(self, tmp_path: Path) -> None:
+        classifier, images = self.build(tmp_path), batch(*SIZES)
+        assert self.logits(classifier, images, predictions(images, 0)).shape == (2, 0, len(NAMES) + 1)
+        empty = replace(predictions(images), masks=torch.full_like(predictions(images).masks, -9.0))
+        assert self.logits(classifier, images, empty).isfinite().all()
+        assert self.logits(classifier, images, predictions(images), names=("cat",), void=False).shape == (2, 5, 1)
+
+    @torch.no_grad()
+    def test_neither_padding_nor_another_image_changes_an_image(self, tmp_path: Path) -> None:
+        classifier, images = self.build(tmp_path), batch((60, 90), (60, 90))
+        proposals = predictions(images)
+        alone = self.logits(classifier, Images(images.pixels[:1], images.sizes[:1]), proposals.image(0))
+        found = self.logits(classifier, with_noisy_padding(images), proposals)
+        torch.testing.assert_close(found[:1], alone, rtol=1e-3, atol=1e-3)
+
+    def test_what_trains_gets_gradients(self, tmp_path: Path) -> None:
+        classifier, images, clip = self.build(tmp_path).train(), batch(*SIZES), tiny_clip(self.clip)
+        parameters = [*classifier.trainable_parameters(), *classifier.trainable_clip_parameters(clip)]
+        if not parameters:
+            return
+        for parameter in parameters:
+            parameter.requires_grad_(True)
+        try:
+            masks = classifier.training_proposals(predictions(images), ground_truth(images))
+            assert_trains({"logits": self.logits(classifier, images, masks, void=False).square().mean()}, parameters)
+        finally:
+            clip.requires_grad_(False)
+
+    @torch.no_grad()
+    def test_saved_and_loaded_it_names_the_same(self, tmp_path: Path) -> None:
+        first, second, images = self.build(tmp_path), self.build(tmp_path), batch(SIZES[0])
+        for parameter in first.parameters():
+            parameter.add_(0.01)
+        second.load_state_dict(first.state_dict())
+        masks = predictions(images)
+        torch.testing.assert_close(self.logits(second, images, masks), self.logits(first, images, masks))
+
+    @torch.no_grad()
+    def test_logits_are_in_single_precision_also_under_autocast(self, tmp_path: Path) -> None:
+        images = batch(SIZES[0])
+        with torch.autocast("cpu", torch.bfloat16):
+            found = self.logits(self.build(tmp_path), images, predictions(images))
+        assert found.dtype == torch.float32 and found.isfinite().all()
+
+
+class LossConformance(_Conformance):
+    """Of a loss, on a batch of the classifier ``classifier`` with ``classifier_options``."""
+
+    classifier: ClassVar[str] = "IPCLIP"
+    classifier_options: ClassVar[Mapping[str, Any]] = {"START_LAYER": 2, "INPUT_SIZE": 96}
+
+    def losses(self, masks: int) -> tuple[dict[str, Tensor], list[nn.Parameter]]:
+        """The losses of a batch with so many annotated masks an image, and what they may train."""
+        torch.manual_seed(0)
+        clip, images = load_clip(self.clip), batch(*SIZES)
+        classifier = CLASSIFIERS.build(self.classifier, self.classifier_options, context(clip)).train()
+        parameters = [*classifier.trainable_parameters(), *classifier.trainable_clip_parameters(clip)]
+        for parameter in parameters:
+            parameter.requires_grad_(True)
+        targets, text = ground_truth(images, masks), texts(clip)
+        proposals = classifier.training_proposals(predictions(images), targets)
+        classification = classifier(images, proposals, text, clip)
+        step = TrainingStep(images, text, proposals, classification, targets, classifier, clip)
+        return LOSSES.build(self.name, self.options)(step), parameters
+
+    def test_losses_are_finite_scalars_that_train(self) -> None:
+        losses, parameters = self.losses(2)
+        assert losses and all(name.startswith("loss_") for name in losses)
+        assert all(loss.dim() == 0 and loss.isfinite() for loss in losses.values())
+        torch.stack(list(losses.values())).sum().backward()
+        assert all(parameter.grad.isfinite().all() for parameter in parameters if parameter.grad is not None)
+
+    def test_images_without_masks_leave_a_gradient_path(self) -> None:
+        losses, _ = self.losses(0)
+        total = torch.stack(list(losses.values())).sum()
+        assert total.isfinite()
+        total.backward()
+
+
+class EnsembleConformance(_Conformance):
+    """Of an ensemble."""
+
+    def probabilities(self, classes: int, queries: int, seen: list[bool]) -> Tensor:
+        torch.manual_seed(0)
+        logits = torch.randn(2, queries, classes + 1) * 5
+        valid = torch.arange(queries).expand(2, -1) % 2 == 0
+        scores = ClassScores(logits, torch.randn(2, queries, classes) * 5, logits[..., -1:], valid, torch.tensor(seen))
+        return ENSEMBLES.build(self.name, self.options)(scores)
+
+    def test_probabilities_stay_between_0_and_1(self) -> None:
+        for classes, seen in ((3, [True, False, True]), (3, [False] * 3), (3, [True] * 3), (1, [False])):
+            for queries in (0, 4):
+                found = self.probabilities(classes, queries, seen)
+                assert found.shape[:2] == (2, queries) and found.shape[2] in (classes, classes + 1)
+                assert found.isfinite().all() and (found >= 0).all() and (found <= 1).all()

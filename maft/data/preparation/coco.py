@@ -1,0 +1,84 @@
+"""COCO: the 171 labels of COCO-Stuff-164k with the 156 seen ones, and the semantic form of COCO panoptic's 133."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from maft.data.catalog import dataset
+from maft.data.preparation.command import Count, Options
+from maft.data.preparation.jobs import require, require_files
+from maft.data.preparation.labels import convert_labels
+from maft.data.reading import files_by_stem, read_annotation, read_map, read_panoptic_ids
+from maft.errors import UserError
+
+# One panoptic PNG and the category of each segment id in it.
+Source = tuple[Path, dict[int, int]]
+
+
+def prepare_coco_stuff(options: Options) -> list[Count]:
+    """Converts ``coco/stuffthingmaps``.
+
+    Raises:
+        UserError: the download is incomplete or damaged.
+    """
+    coco = options.root / "coco"
+    needed = {}
+    for split in options.splits:
+        needed[coco / f"{split}2017"] = f"{split}2017.zip"
+        needed[coco / "stuffthingmaps" / f"{split}2017"] = "stuffthingmaps_trainval2017.zip"
+    require(dataset("coco_stuff_val"), needed)
+    counts = []
+    for split in options.splits:
+        raw = coco / "stuffthingmaps" / f"{split}2017"
+        sources = {stem: raw / f"{stem}.png" for stem in sorted(files_by_stem(coco / f"{split}2017", ".jpg"))}
+        require_files(dataset("coco_stuff_val"), sources.values(), "stuffthingmaps")
+        names = ("coco_stuff_train", "coco_stuff_train_seen") if split == "train" else ("coco_stuff_val",)
+        for name in names:
+            counts.append(convert_labels(dataset(name), options, sources, read_map, drop_empty=split == "train"))
+    return counts
+
+
+def prepare_coco_panoptic(options: Options) -> list[Count]:
+    """Converts ``coco/panoptic_{train,val}2017``.
+
+    Raises:
+        UserError: the download is incomplete or damaged.
+    """
+    coco = options.root / "coco"
+    needed, archive = {}, "panoptic_annotations_trainval2017.zip"
+    for split in options.splits:
+        needed[coco / f"{split}2017"] = f"{split}2017.zip"
+        needed[coco / "annotations" / f"panoptic_{split}2017.json"] = archive
+        needed[coco / f"panoptic_{split}2017"] = f"panoptic_{split}2017.zip inside {archive}"
+    require(dataset("coco_133_val"), needed)
+    counts = []
+    for split in options.splits:
+        row = dataset(f"coco_133_{split}")
+        table = read_annotation(coco / "annotations" / f"panoptic_{split}2017.json", "annotations")
+        sources: dict[str, Source] = {}
+        for annotation in table["annotations"]:
+            path = coco / f"panoptic_{split}2017" / annotation["file_name"]
+            sources[path.stem] = (path, {s["id"]: s["category_id"] for s in annotation["segments_info"]})
+        require_files(row, (path for path, _ in sources.values()), "panoptic PNGs")
+        require_files(row, (coco / f"{split}2017" / f"{stem}.jpg" for stem in sources), "images")
+        counts.append(convert_labels(row, options, sources, read_categories))
+    return counts
+
+
+def read_categories(source: Source) -> NDArray[np.integer]:
+    """(h, w) category ids of a panoptic PNG, 0 where there is no segment.
+
+    Raises:
+        UserError: the PNG is damaged, not RGB, or holds a segment that its JSON does not know.
+    """
+    path, categories = source
+    ids = read_panoptic_ids(path)
+    present, inverse = np.unique(ids, return_inverse=True)
+    unknown = [int(id_) for id_ in present if id_ and int(id_) not in categories]
+    if unknown:
+        raise UserError(f"{path} holds the segment {unknown[0]}, which its JSON does not list: download both again.")
+    values = np.array([categories.get(int(id_), 0) for id_ in present], np.int32)
+    return values[inverse].reshape(ids.shape)

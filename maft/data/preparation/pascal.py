@@ -1,0 +1,112 @@
+"""Pascal VOC 2012 and Pascal Context.
+
+VOC: 20 classes (background ignored), 21 with background, and the 15 seen ones of the zero-shot split. Context: the
+459-class label maps of the .mat files -> PC-459 and its 59 frequent classes, PC-59.
+"""
+
+from __future__ import annotations
+
+import zlib
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.io import loadmat
+from scipy.io.matlab import MatReadError
+
+from maft.data.catalog import dataset
+from maft.data.preparation.command import Count, Options
+from maft.data.preparation.jobs import read_list, require, require_files
+from maft.data.preparation.labels import convert_labels
+from maft.data.reading import read_annotation, read_map
+from maft.errors import UserError
+
+_SBD = "http://home.bharathh.info/pubs/codes/SBD/download.html"
+
+
+def prepare_voc(options: Options) -> list[Count]:
+    """Converts ``VOCdevkit/VOC2012/SegmentationClass``, for training ``SegmentationClassAug`` where it is there.
+
+    Raises:
+        UserError: the download is incomplete or damaged.
+    """
+    voc, archive = options.root / "VOCdevkit" / "VOC2012", "VOCtrainval_11-May-2012.tar"
+    row = dataset("voc_20_val")
+    lists = {s: _training_list(voc) if s == "train" else _list(voc, "Segmentation", s) for s in options.splits}
+    folders = {s: voc / f"SegmentationClass{'Aug' if lists[s].stem == 'trainaug' else ''}" for s in options.splits}
+    require(row, dict.fromkeys((voc / "JPEGImages", *lists.values(), *folders.values()), archive))
+    counts = []
+    for split in options.splits:
+        sources = {Path(name).stem: folders[split] / f"{Path(name).stem}.png" for name in read_list(lists[split])}
+        require_files(row, sources.values(), f"label maps of {lists[split].name}")
+        require_files(row, (voc / "JPEGImages" / f"{stem}.jpg" for stem in sources), "images")
+        print(f"{split}: {len(sources)} images of {lists[split].name}, labels of {folders[split].name}")
+        names = ("voc_20_train", "voc_20_train_seen") if split == "train" else ("voc_20_val", "voc_21_val")
+        for name in names:
+            counts.append(convert_labels(dataset(name), options, sources, read_map, drop_empty=split == "train"))
+    return counts
+
+
+def _training_list(voc: Path) -> Path:
+    augmented, folder = _list(voc, "Segmentation", "trainaug"), voc / "SegmentationClassAug"
+    if augmented.is_file() != folder.is_dir():
+        raise UserError(
+            f"Missing: {folder if augmented.is_file() else augmented}. The 10,582 augmented training images need both "
+            f"SegmentationClassAug/ and ImageSets/Segmentation/trainaug.txt (labels of {_SBD}); remove the other one "
+            "to use the 1,464 of VOC."
+        )
+    return augmented if augmented.is_file() else _list(voc, "Segmentation", "train")
+
+
+def _list(voc: Path, task: str, name: str) -> Path:
+    return voc / "ImageSets" / task / f"{name}.txt"
+
+
+def prepare_pascal_context(options: Options) -> list[Count]:
+    """Converts ``VOCdevkit/VOC2010/trainval/*.mat``.
+
+    Raises:
+        UserError: the download is incomplete or damaged.
+    """
+    voc, archive = options.root / "VOCdevkit" / "VOC2010", "VOCtrainval_03-May-2010.tar"
+    row = dataset("pascal_context_59_val")
+    needed = {voc / "JPEGImages": archive, voc / "trainval": "trainval.tar.gz, the 459-class labels"}
+    merged = voc / "trainval_merged.json"
+    if not merged.is_file():
+        needed |= {_list(voc, "Main", split): archive for split in options.splits}
+    require(row, needed)
+    phases = _phases(merged) if merged.is_file() else {s: read_list(_list(voc, "Main", s)) for s in options.splits}
+    counts = []
+    for split in options.splits:
+        sources = {stem: voc / "trainval" / f"{stem}.mat" for stem in phases[split]}
+        require_files(row, sources.values(), "label files (.mat)")
+        require_files(row, (voc / "JPEGImages" / f"{stem}.jpg" for stem in sources), "images")
+        origin = merged.name if merged.is_file() else f"ImageSets/Main/{split}.txt"
+        print(f"{split}: {len(sources)} images of {origin}")
+        for classes in (59, 459):
+            counts.append(
+                convert_labels(dataset(f"pascal_context_{classes}_{split}"), options, sources, read_label_map)
+            )
+    return counts
+
+
+def read_label_map(path: Path) -> NDArray[np.integer]:
+    """(h, w) class ids 0..459 of a .mat file, 0 meaning unlabelled.
+
+    Raises:
+        UserError: the file is damaged or has no ``LabelMap``.
+    """
+    try:
+        return loadmat(path, variable_names=["LabelMap"])["LabelMap"].astype(np.int32)
+    except KeyError:
+        raise UserError(f"{path} has no LabelMap: it is not of Pascal Context.") from None
+    except (MatReadError, OSError, ValueError, TypeError, NotImplementedError, zlib.error) as error:
+        raise UserError(f"{path} cannot be read ({error}): download it again.") from None
+
+
+def _phases(merged: Path) -> dict[str, list[str]]:
+    images = read_annotation(merged, "images")["images"]
+    return {
+        split: sorted(Path(image["file_name"]).stem for image in images if image.get("phase") == split)
+        for split in ("train", "val")
+    }

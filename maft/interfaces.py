@@ -1,0 +1,261 @@
+"""What a proposer, a mask classifier, a loss and an ensemble are: the one file to read before writing one.
+
+A component is a class with one of these bases, registered in `maft.registry` and chosen by its name in a config. Its
+options are the keyword-only parameters of its constructor (`maft.options`). What a base class does by default is
+written at its method; nothing else is ever asked of a component.
+
+Shape letters: B images, Q proposals, C classes, D width of CLIP's joint space, (H, W) padded size of the batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from maft.errors import UserError
+from maft.structures import Classification, Images, Proposals, Targets, TextClassifier
+
+if TYPE_CHECKING:
+    from maft.clip import CLIPEncoder
+
+
+@dataclass(frozen=True)
+class BuildContext:
+    """What a component may need from the model under construction, besides its own options.
+
+    Attributes:
+        clip: the shared CLIP.
+        num_classes: number of classes of the training vocabulary, 0 without one.
+        backbone: builds the Detectron2 backbone that ``MODEL.BACKBONE`` names; called only by components that use one.
+        pretrained_clip: loads CLIP as ``MODEL.CLIP`` names it, where ``clip`` comes from a checkpoint that may have
+            tuned it; None where ``clip`` is that CLIP.
+    """
+
+    clip: CLIPEncoder
+    num_classes: int
+    backbone: Callable[[], nn.Module]
+    pretrained_clip: Callable[[], CLIPEncoder] | None = None
+
+
+class Component:
+    """Anything that a config chooses by name."""
+
+    @classmethod
+    def from_options(cls, context: BuildContext, **options: Any) -> Any:
+        """Builds the component; override it only to give the constructor something of the context.
+
+        Args:
+            context: the model under construction.
+            options: keyword arguments of the constructor, checked against its annotations.
+        """
+        return cls(**options)
+
+
+class Proposer(Component, nn.Module):
+    """Answers where something could be: images -> `Proposals`.
+
+    Attributes:
+        size_divisibility: images are padded to a multiple of it.
+        needs_targets: asks for the annotated masks at test as well.
+        brings_weights: its constructor has filled every parameter with trained weights, so that no checkpoint needs to
+            hold them.
+    """
+
+    size_divisibility: int = 32
+    needs_targets: bool = False
+    brings_weights: bool = False
+
+    def forward(
+        self,
+        images: Images,
+        text: TextClassifier,
+        clip: CLIPEncoder,
+        targets: list[Targets] | None = None,
+        records: Sequence[dict[str, Any]] | None = None,
+    ) -> Proposals:
+        """Proposes masks.
+
+        Args:
+            images: the batch, raw RGB in 0..255.
+            text: embeddings of the vocabulary in use, for proposers that read or score classes.
+            clip: the shared CLIP, for proposers that use its features.
+            targets: annotated masks (n, H, W) and labels of every image; in training, and with ``needs_targets``.
+            records: the Detectron2 dicts of the batch, with ``file_name`` and ``image_id`` where a dataset gave them.
+
+        Returns:
+            masks (B, Q, h, w) and what else `Proposals` documents; Q is at least 1, free slots are not ``valid``.
+        """
+        raise NotImplementedError
+
+    def losses(self, proposals: Proposals, text: TextClassifier, targets: list[Targets]) -> dict[str, Tensor]:
+        """Weighted scalar losses of ``proposals`` by name, in training unless frozen; by default none."""
+        return {}
+
+    def trainable_parameters(self) -> Iterable[nn.Parameter]:
+        """What trains unless ``MODEL.PROPOSER.FROZEN``: by default all that require a gradient after construction."""
+        return [parameter for parameter in self.parameters() if parameter.requires_grad]
+
+
+class MaskClassifier(Component, nn.Module):
+    """Answers what is under a mask: images and `Proposals` -> `Classification`.
+
+    Attributes:
+        brings_weights: its constructor has filled every parameter with trained weights, so that no checkpoint needs to
+            hold them.
+        starts_from_clip: every parameter starts as a copy of CLIP's, so that a training needs no file for them.
+    """
+
+    brings_weights: bool = False
+    starts_from_clip: bool = False
+
+    def forward(self, images: Images, proposals: Proposals, text: TextClassifier, clip: CLIPEncoder) -> Classification:
+        """Names masks.
+
+        Args:
+            images: the batch, raw RGB in 0..255; ``clip.normalize(images)`` gives CLIP's input.
+            proposals: masks (B, Q, h, w), Q may be 0; in training without gradient.
+            text: embeddings of the vocabulary; ``text.logits(embeddings)`` compares with it in float32.
+            clip: the shared CLIP.
+
+        Returns:
+            logits (B, Q, C), or (B, Q, C + 1) with void last when ``text.void`` is not None.
+        """
+        raise NotImplementedError
+
+    def trainable_parameters(self) -> Iterable[nn.Parameter]:
+        """What trains unless ``MODEL.CLASSIFIER.FROZEN``: by default all that require a gradient after construction."""
+        return [parameter for parameter in self.parameters() if parameter.requires_grad]
+
+    def trainable_clip_parameters(self, clip: CLIPEncoder) -> Iterable[nn.Parameter]:
+        """What it trains of the shared CLIP, which is frozen otherwise; by default nothing."""
+        return ()
+
+    def training_proposals(self, proposals: Proposals, targets: list[Targets]) -> Proposals:
+        """The masks it trains on, given those of the proposer; by default these."""
+        return proposals
+
+    def encode_image(self, images: Images, clip: CLIPEncoder, *, teacher: bool = False) -> Tensor:
+        """Embeddings (B, D) of whole images by the tower it tunes, or with ``teacher`` by CLIP's own frozen one.
+
+        Raises:
+            UserError: it tunes no image tower.
+        """
+        raise UserError(
+            f"SelfDistillationLoss needs a classifier that fine-tunes an image tower, which {type(self).__name__} does "
+            "not: use IPCLIP or remove the loss from MODEL.LOSSES."
+        )
+
+    def teacher_features(self, images: Images, clip: CLIPEncoder) -> Tensor:
+        """Dense features (B, C, h, w) of the image tower as pre-trained, where it tunes the shared one.
+
+        Raises:
+            UserError: it does not.
+        """
+        raise UserError(
+            f"RepresentationCompensationLoss needs a classifier that tunes CLIP's trunk, which {type(self).__name__} "
+            "does not: use MAFTPlus or remove the loss from MODEL.LOSSES."
+        )
+
+
+@dataclass
+class TrainingStep:
+    """One batch as a loss sees it, from raw images to class scores.
+
+    Attributes:
+        images: the padded batch.
+        text: text embeddings of the training vocabulary.
+        proposals: masks outside the autograd graph; for some classifiers mixed with ground truth.
+        classification: the classifier's scores of those proposals.
+        targets: ground truth of each image, masks at the padded size.
+        classifier: the mask classifier itself.
+        clip: the frozen CLIP, teacher of distillation losses.
+    """
+
+    images: Images
+    text: TextClassifier
+    proposals: Proposals
+    classification: Classification
+    targets: list[Targets]
+    classifier: MaskClassifier
+    clip: CLIPEncoder
+
+
+class Loss(Component, nn.Module):
+    """A loss of the mask classifier."""
+
+    def forward(self, step: TrainingStep) -> dict[str, Tensor]:
+        """Weighted scalar losses by name (``loss_...``), each with a gradient path also when nothing counts.
+
+        Args:
+            step: the batch.
+        """
+        raise NotImplementedError
+
+
+@dataclass
+class ClassScores:
+    """Input of an ensemble.
+
+    Attributes:
+        proposer: (B, Q, C + 1) logits of the proposer, void last, or None.
+        classifier: (B, Q, C) logits of the mask classifier without void, or None.
+        classifier_void: (B, Q, 1) its void logits, or None.
+        valid: (B, Q) bool, masks that the classifier could see.
+        seen: (C,) bool, classes of the training vocabulary.
+    """
+
+    proposer: Tensor | None
+    classifier: Tensor | None
+    classifier_void: Tensor | None
+    valid: Tensor
+    seen: Tensor
+
+    def proposer_probabilities(self) -> Tensor:
+        """(B, Q, C + 1) softmax over classes and void; raises `UserError` when the proposer gives none."""
+        if self.proposer is None:
+            raise UserError(
+                "This ensemble needs class scores of the proposer, and this proposer gives none: set "
+                "MODEL.ENSEMBLE.NAME to ClassifierAlone."
+            )
+        return self.proposer.softmax(dim=-1)
+
+    def classifier_probabilities(self) -> Tensor:
+        """(B, Q, C) softmax over the classes, void left out before it; raises `UserError` without a classifier."""
+        if self.classifier is None:
+            raise UserError(
+                "This ensemble needs a mask classifier: set MODEL.CLASSIFIER.NAME, or MODEL.ENSEMBLE.NAME to "
+                "ProposerAlone."
+            )
+        return self.classifier.softmax(dim=-1)
+
+
+class Ensemble(Component):
+    """How class scores of proposer and classifier become one."""
+
+    def __call__(self, scores: ClassScores) -> Tensor:
+        """(B, Q, C) or (B, Q, C + 1) probabilities, void last; a row of zeros takes its proposal out of the result."""
+        raise NotImplementedError
+
+
+class Trainable(nn.Module):
+    """A model that the trainer can train: what ``MODEL.META_ARCHITECTURE`` names."""
+
+    def forward(self, records: list[dict[str, Any]]) -> Any:
+        """In training mode weighted scalar losses by name, otherwise results, of a batch of mapped records."""
+        raise NotImplementedError
+
+    def brought_weights(self) -> list[str]:
+        """Names of parts whose weights no checkpoint needs to hold, see ``brings_weights``; by default none."""
+        return []
+
+    def started_weights(self) -> list[str]:
+        """Names of parts that start from trained weights without a file; by default those of `brought_weights`."""
+        return self.brought_weights()
+
+    @torch.no_grad()
+    def after_optimizer_step(self) -> None:
+        """Called by the trainer after every optimiser step, before a checkpoint is written; by default nothing."""
