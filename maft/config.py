@@ -12,6 +12,7 @@ from detectron2.config import CfgNode
 from pydantic import Field
 
 from maft.config_checks import check_not_ignored, one_sentence, refuse_removed
+from maft.config_files import parse_yaml, read_config_file
 from maft.config_keys import default_config
 from maft.errors import UserError, closest
 from maft.options import check_options, options_of
@@ -30,20 +31,21 @@ def load_config(
             ``overrides`` name it as well.
 
     Raises:
-        UserError: the file is missing or not YAML, or a key or value does not exist or fit.
+        UserError: a file is missing or no plain YAML, or a key or value does not exist or fit.
     """
     path, overrides = Path(file), list(overrides or [])
-    if not path.is_file():
-        raise UserError(f"Config file {path} does not exist: check --config-file.")
+    content = read_config_file(path)
     cfg = default_config()
+    if content.get("VERSION", cfg.VERSION) != cfg.VERSION:
+        raise UserError(f"Config {path}: VERSION is {content['VERSION']!r}, but {cfg.VERSION} is the only one here.")
     try:
-        cfg.merge_from_file(str(path), allow_unsafe=False)
+        cfg.merge_from_other_cfg(CfgNode(content))
         own_files = {name for name in cfg.IMPORTS if str(name).endswith(".py")}
         # A merged node forgets that new keys are allowed in it; overrides may name options the file leaves out.
         for node in (cfg.MODEL.PROPOSER, cfg.MODEL.CLASSIFIER, cfg.MODEL.ENSEMBLE, cfg.MODEL.LOSSES):
             node.set_new_allowed(True)
         cfg.merge_from_other_cfg(_nested(overrides))
-    except (KeyError, ValueError, AssertionError, yaml.YAMLError, FileNotFoundError) as error:
+    except (KeyError, ValueError, AssertionError, yaml.YAMLError) as error:
         raise UserError(f"Config {path}: {one_sentence(error, default_config())}") from error
     if own_files and not trusted and "IMPORTS" not in overrides[::2]:
         raise UserError(
@@ -164,5 +166,11 @@ def _nested(overrides: list[str]) -> CfgNode:
             node = node.setdefault(parent, CfgNode())
             if not isinstance(node, CfgNode):
                 raise UserError(f"Override {key}: {parent} is a value, set by another override, and has no keys.")
-        node[last] = CfgNode._decode_cfg_value(value)
+        node[last] = _decoded(value)
     return root
+
+
+def _decoded(text: str) -> Any:
+    """The value of an override: a Python literal, as in Detectron2, or a list as a YAML file has it."""
+    value = CfgNode._decode_cfg_value(text)
+    return parse_yaml(text) if value == text and text.startswith("[") else value

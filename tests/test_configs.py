@@ -124,6 +124,15 @@ def test_an_override_that_cannot_be_is_explained_in_one_sentence(overrides, sent
     assert sentence in str(raised.value) and "\n" not in str(raised.value)
 
 
+def test_a_list_may_be_written_as_in_yaml():
+    cfg = load_config(
+        FOLDER / "quickstart/maft.yaml", ["MODEL.START_FROM", "[{FILE: a b.pth, TAKE: [clip, proposer]}]"]
+    )
+    assert cfg.MODEL.START_FROM == [{"FILE": "a b.pth", "TAKE": ["clip", "proposer"]}]
+    with pytest.raises(UserError, match="while parsing"):
+        load_config(FOLDER / "quickstart/maft.yaml", ["MODEL.START_FROM", "[{FILE: a"])
+
+
 def test_a_start_layer_outside_the_tower_is_refused_before_anything_trains():
     cfg = load_config(FOLDER / "maft/maft_vitb16_coco-stuff-171.yaml", ["MODEL.CLASSIFIER.IPCLIP.START_LAYER", "12"])
     with pytest.raises(

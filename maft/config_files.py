@@ -1,0 +1,128 @@
+"""Config files as plain data: YAML without tags, and the files that ``_BASE_`` names, merged."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Hashable
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from maft.errors import UserError, first_line
+
+_MOST_LEVELS = 20
+_BASE_KEY = "_BASE_"
+# Tags of files that other programs wrote -> what a plain file has instead.
+_PYTHON_TAGS = {
+    "python/tuple": "a list, [a, b]",
+    "python/unicode": "the text alone",
+    "python/name": "the name as a text",
+}
+
+
+class _PlainLoader(yaml.SafeLoader):
+    """YAML of texts, numbers, flags, lists and mappings with texts as keys, each key once."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        self.flatten_mapping(node)
+        seen: set[str] = set()
+        for key, _ in node.value:
+            name = self.construct_object(key, deep=True)
+            if not isinstance(name, str):
+                raise yaml.MarkedYAMLError(problem=f"the key {name!r} is no text", problem_mark=key.start_mark)
+            if name in seen:
+                raise yaml.MarkedYAMLError(problem=f"the key {name} stands there twice", problem_mark=key.start_mark)
+            seen.add(name)
+        return super().construct_mapping(node, deep)
+
+    def refuse_tag(self, node: yaml.Node) -> Any:
+        tag = node.tag.replace("tag:yaml.org,2002:", "")
+        kind = next((kind for kind in _PYTHON_TAGS if tag.startswith(kind)), None)
+        advice = f"write {_PYTHON_TAGS[kind]}" if kind else "write plain YAML"
+        problem = f"the tag !!{tag} would run code or make an object, which no config does: {advice}"
+        raise yaml.MarkedYAMLError(problem=problem, problem_mark=node.start_mark)
+
+
+_PlainLoader.add_constructor(None, _PlainLoader.refuse_tag)  # type: ignore[type-var]
+# Dates are texts here: nothing in a config is one.
+for _first, _resolvers in list(_PlainLoader.yaml_implicit_resolvers.items()):
+    _PlainLoader.yaml_implicit_resolvers[_first] = [r for r in _resolvers if r[0] != "tag:yaml.org,2002:timestamp"]
+
+
+def read_yaml(path: str | os.PathLike[str]) -> Any:
+    """The content of a YAML file as plain data.
+
+    Raises:
+        UserError: the file cannot be read, is no YAML, holds tags, a key twice or one that is no text, or itself.
+    """
+    try:
+        return parse_yaml(Path(path).read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise UserError(f"Config {path}{_place(error)}.") from None
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is no UTF-8 text"
+        raise UserError(f"Config {path} cannot be read ({reason}): check the path.") from None
+
+
+def parse_yaml(text: str) -> Any:
+    """Plain data from YAML text; raises yaml.YAMLError for anything else."""
+    try:
+        value = yaml.load(text, _PlainLoader)
+        _check_depth(value, 0)
+    except RecursionError:
+        raise yaml.YAMLError("it is nested too deeply") from None
+    except ValueError as error:
+        # Numbers beyond what Python parses, characters that are none.
+        raise yaml.YAMLError(first_line(error)) from None
+    return value
+
+
+def _check_depth(value: Any, level: int) -> None:
+    """Raises YAMLError for data deeper than any config, which also finds an anchor that holds itself."""
+    if level > _MOST_LEVELS:
+        raise yaml.YAMLError(f"it is nested more than {_MOST_LEVELS} levels deep, or holds itself")
+    for part in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+        _check_depth(part, level + 1)
+
+
+def _place(error: yaml.YAMLError) -> str:
+    if isinstance(error, yaml.MarkedYAMLError) and error.problem:
+        line = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
+        return f"{line}: {error.problem}"
+    return f": {first_line(error)}"
+
+
+def read_config_file(path: str | os.PathLike[str], _outer: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """A config with what its ``_BASE_`` files hold, as nested mappings; later files win, the file itself most.
+
+    Raises:
+        UserError: see `read_yaml`; or a base is no local file, is missing, or leads back to a file above it.
+    """
+    file = Path(path)
+    if not file.is_file():
+        if _outer:
+            raise UserError(f"Config {_outer[-1]}: its {_BASE_KEY} {file} does not exist: correct the path.")
+        raise UserError(f"Config file {file} does not exist: check --config-file.")
+    chain = (*_outer, file.resolve())
+    if chain[-1] in _outer:
+        raise UserError(f"Config {file}: its {_BASE_KEY} leads back to itself: remove one of them.")
+    content = {} if (content := read_yaml(file)) is None else content
+    if not isinstance(content, dict):
+        raise UserError(f"Config {file} holds a {type(content).__name__} and no keys with values: see configs/.")
+    bases = content.pop(_BASE_KEY, [])
+    merged: dict[str, Any] = {}
+    for base in [bases] if isinstance(bases, str) else bases if isinstance(bases, list) else [bases]:
+        if not isinstance(base, str) or "://" in base:
+            raise UserError(f"Config {file}: {_BASE_KEY} is {base!r}, but it must be the path of a local file.")
+        _merge(merged, read_config_file(file.parent / Path(base).expanduser(), chain))
+    return _merge(merged, content)
+
+
+def _merge(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    for key, value in above.items():
+        if isinstance(value, dict) and isinstance(below.get(key), dict):
+            _merge(below[key], value)
+        else:
+            below[key] = value
+    return below
