@@ -7,12 +7,18 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator
+from typing import Any
 
 from maft.errors import ToolParser, run_tool
 from maft.options import REQUIRED, Option, describe
 from maft.registry import CLASSIFIERS, ENSEMBLES, LOSSES, PROPOSERS, Registry, import_components
 
-REGISTRIES = (PROPOSERS, CLASSIFIERS, LOSSES, ENSEMBLES)
+REGISTRIES: dict[Registry[Any], str] = {
+    PROPOSERS: "Proposers",
+    CLASSIFIERS: "Mask classifiers",
+    LOSSES: "Losses",
+    ENSEMBLES: "Ensembles",
+}
 
 
 def summary(component: type) -> str:
@@ -55,9 +61,11 @@ def main() -> None:
         if wanted not in [name for _, name in known]:
             parser.error(f"there is no component {wanted!r}: {', '.join(name for _, name in known)}")
     listed = [(registry, name) for registry, name in known if not arguments.names or name in arguments.names]
+    if arguments.markdown:
+        print(f"# Components and their options\n\nWritten by `{parser.prog} --markdown`.\n")
     for position, (registry, name) in enumerate(listed):
         if position == 0 or listed[position - 1][0] is not registry:
-            title = registry.kind.capitalize() + "s"
+            title = REGISTRIES[registry]
             print(f"## {title}\n" if arguments.markdown else f"{title}\n")
         print("\n".join((markdown if arguments.markdown else plain_text)(registry, name)) + "\n")
 

@@ -14,7 +14,8 @@ from pydantic import Field
 from maft.config_checks import check_not_ignored, one_sentence, refuse_removed
 from maft.config_files import parse_yaml, read_config_file
 from maft.config_keys import default_config
-from maft.errors import UserError, closest
+from maft.config_values import check_values
+from maft.errors import UserError, closest, shown
 from maft.options import check_options, options_of
 from maft.registry import CLASSIFIERS, ENSEMBLES, LOSSES, PROPOSERS, Registry, import_components
 
@@ -37,7 +38,9 @@ def load_config(
     content = read_config_file(path)
     cfg = default_config()
     if content.get("VERSION", cfg.VERSION) != cfg.VERSION:
-        raise UserError(f"Config {path}: VERSION is {content['VERSION']!r}, but {cfg.VERSION} is the only one here.")
+        raise UserError(
+            f"Config {path}: VERSION is {shown(content['VERSION'])}, but {cfg.VERSION} is the only one here."
+        )
     try:
         cfg.merge_from_other_cfg(CfgNode(content))
         own_files = {name for name in cfg.IMPORTS if str(name).endswith(".py")}
@@ -52,6 +55,7 @@ def load_config(
             f"Config {path} came with a checkpoint and asks to run {', '.join(sorted(own_files))}: if you trust that "
             f"code, say so with IMPORTS '{list(cfg.IMPORTS)}'."
         )
+    check_values(cfg, default_config())
     cfg.IMPORTS = [_located(name, path.parent) for name in cfg.IMPORTS]
     import_components(cfg.IMPORTS)
     check_not_ignored(cfg)

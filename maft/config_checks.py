@@ -3,69 +3,43 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Any
 
 from detectron2.config import CfgNode, get_cfg
 
-from maft.errors import UserError, closest
-
-_AT_LEAST = {
-    "SOLVER.MAX_ITER": 1,
-    "SOLVER.IMS_PER_BATCH": 1,
-    "SOLVER.ACCUMULATE": 1,
-    "SOLVER.LOG_PERIOD": 1,
-    "SOLVER.WARMUP_ITERS": 0,
-    "SOLVER.CHECKPOINT_PERIOD": 0,
-    "SOLVER.KEEP_CHECKPOINTS": 0,
-    "SOLVER.PICTURE_PERIOD": 0,
-    "TEST.EVAL_PERIOD": 0,
-    "TEST.VISUALIZE": 0,
-    "DATALOADER.NUM_WORKERS": 0,
-    "INPUT.PADDED_SIZE": 0,
-}
-_PAIRS = ("SOLVER.LR_MULTIPLIERS", "SOLVER.WEIGHT_DECAY_OVERRIDES")
-
-
-def check_options(cfg: CfgNode) -> None:
-    """Checks iterations, periods, sizes and lists of pairs.
-
-    Raises:
-        UserError: one of them cannot be meant.
-    """
-    for key, least in _AT_LEAST.items():
-        if (value := _value(cfg, key)) < least:
-            raise UserError(f"{key} is {value}: it must be at least {least}.")
-    for key in _PAIRS:
-        for entry in _value(cfg, key):
-            if not _is_name_and_number(entry):
-                raise UserError(f"{key} holds {entry!r}: each entry is [part of a parameter name, number].")
-    sizes = cfg.INPUT.MIN_SIZE_TRAIN
-    if not sizes or min(sizes) < 1:
-        raise UserError(f"INPUT.MIN_SIZE_TRAIN is {list(sizes)}: list one or more lengths in pixels.")
-
-
-def _value(cfg: CfgNode, key: str) -> Any:
-    node = cfg
-    for part in key.split("."):
-        node = node[part]
-    return node
-
-
-def _is_name_and_number(entry: Any) -> bool:
-    if not isinstance(entry, (list, tuple)) or len(entry) != 2:
-        return False
-    return isinstance(entry[0], str) and isinstance(entry[1], (int, float))
-
+from maft.errors import UserError, closest, shown
 
 # Detectron2's keys that change results there and that nothing here reads -> what to do instead.
 _IGNORED = {
     "MODEL.PIXEL_MEAN": "proposers and CLIP bring their own normalisation",
     "MODEL.PIXEL_STD": "proposers and CLIP bring their own normalisation",
+    "MODEL.KEYPOINT_ON": "there are no keypoints",
+    "MODEL.LOAD_PROPOSALS": "use the proposer MaskFiles",
+    "MODEL.SEM_SEG_HEAD": "the proposer's own options stand under MODEL.PROPOSER",
+    "MODEL.PANOPTIC_FPN": "MODEL.INFERENCE says how segments are joined",
+    **{
+        f"MODEL.{part}": "there are no box detectors here"
+        for part in (
+            "PROPOSAL_GENERATOR", "ANCHOR_GENERATOR", "RPN", "ROI_HEADS", "ROI_BOX_HEAD", "ROI_BOX_CASCADE_HEAD",
+            "ROI_MASK_HEAD", "ROI_KEYPOINT_HEAD", "RETINANET",
+        )
+    },
+    "INPUT.MASK_FORMAT": "masks are always bitmaps",
+    "DATASETS.PROPOSAL_FILES_TRAIN": "use the proposer MaskFiles",
+    "DATASETS.PROPOSAL_FILES_TEST": "use the proposer MaskFiles",
+    "DATASETS.PRECOMPUTED_PROPOSAL_TOPK_TRAIN": "use the proposer MaskFiles",
+    "DATASETS.PRECOMPUTED_PROPOSAL_TOPK_TEST": "use the proposer MaskFiles",
+    "DATALOADER.REPEAT_THRESHOLD": "every image is drawn equally often",
+    "DATALOADER.REPEAT_SQRT": "every image is drawn equally often",
     "SOLVER.REFERENCE_WORLD_SIZE": "IMS_PER_BATCH is the global batch, set it and BASE_LR",
-    "TEST.AUG.ENABLED": "there is no test-time augmentation",
-    "TEST.PRECISE_BN.ENABLED": "choose a frozen or synchronised norm",
+    "TEST.AUG": "there is no test-time augmentation",
+    "TEST.PRECISE_BN": "choose a frozen or synchronised norm",
+    "TEST.DETECTIONS_PER_IMAGE": "use MODEL.INFERENCE.MAX_INSTANCES",
+    "TEST.EXPECTED_RESULTS": "use TEST.EXPECTED",
+    "TEST.KEYPOINT_OKS_SIGMAS": "there are no keypoints",
     "VIS_PERIOD": "use SOLVER.PICTURE_PERIOD",
-}
+}  # fmt: skip
 
 # yacs shows both classes by their full names, and all lines of a group of keys.
 _MISMATCH = re.compile(
@@ -75,7 +49,7 @@ _MISMATCH = re.compile(
 )
 
 
-_UNKNOWN = re.compile(r"Non-existent config key: (?P<key>[\w.]+)", re.DOTALL)
+_UNKNOWN = re.compile(r"Non-existent config key: (?P<key>.*)", re.DOTALL)
 
 
 def check_not_ignored(cfg: CfgNode) -> None:
@@ -85,8 +59,23 @@ def check_not_ignored(cfg: CfgNode) -> None:
         given, default = cfg, defaults
         for part in key.split("."):
             given, default = given[part], default[part]
-        if given != default:
-            raise UserError(f"{key} is {given}, but this key of Detectron2 has no effect here: {advice}.")
+        if _plain(given) != _plain(default):
+            key, given = _first_difference(key, given, default)
+            raise UserError(f"{key} is {shown(given)}, but this key of Detectron2 has no effect here: {advice}.")
+
+
+def _plain(value: Any) -> Any:
+    """Tuples as the lists that a dumped config has for them."""
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, (list, tuple)) else value
+
+
+def _first_difference(key: str, given: Any, default: Any) -> tuple[str, Any]:
+    if isinstance(given, CfgNode) and isinstance(default, CfgNode):
+        name = next(name for name in given if _plain(given[name]) != _plain(default[name]))
+        return _first_difference(f"{key}.{name}", given[name], default[name])
+    return key, given
 
 
 # Keys of earlier versions -> what to write instead.
@@ -126,10 +115,10 @@ def one_sentence(error: Exception, defaults: CfgNode) -> str:
     if (unknown := _UNKNOWN.fullmatch(text)) is not None:
         key = unknown["key"]
         refuse_removed(key)
-        return f"there is no key {key}.{closest(key, keys_of(defaults))}"
+        return f"there is no key {key if key.isprintable() else shown(key)}.{closest(key, keys_of(defaults))}"
     if (mismatch := _MISMATCH.fullmatch(text)) is not None:
         expected, given, key = mismatch["expected"], mismatch["given"], mismatch["key"]
         if expected == "CfgNode":
             return f"{key} is a group of keys and cannot be set to a {given}: set one of its keys."
-        return f"{key} takes a {expected}, not the {given} {mismatch['value']!r}."
+        return f"{key} takes a {expected}, not the {given} {shown(mismatch['value'])}."
     return text.splitlines()[0].rstrip(".") + "." if text else f"{type(error).__name__}."

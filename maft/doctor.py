@@ -15,12 +15,13 @@ import tempfile
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from maft.errors import UserError, run_tool
 
 PROBLEMS = ("missing", "mismatch")
 INSTALL = "run `make install`, or `pip install -e .` in an environment of your own"
-_MODULES = {"open-clip-torch": "open_clip", "pillow": "PIL", "pyyaml": "yaml", "opencv-python-headless": "cv2"}
+_MODULES = {"open_clip_torch": "open_clip", "pillow": "PIL", "pyyaml": "yaml", "opencv-python-headless": "cv2"}
 _OPTIONAL_EXTRAS = {"app": "the demo app", "sam": "SAM proposals"}
 _LOW_DISK = 5 * 2**30
 
@@ -31,7 +32,7 @@ class Check:
 
     Attributes:
         part: what was looked at.
-        status: "ok", "missing" or "mismatch" (problems: exit status 1), "absent" (optional), "warning" or "info".
+        status: "ok", "missing" or "mismatch" (problems: exit status 1), "absent" (optional) or "warning".
         found: version or value.
         advice: what to do about it; never empty for a problem or a warning.
     """
@@ -49,14 +50,18 @@ def check_python(version: tuple[int, int, int] = sys.version_info[:3]) -> Check:
     return Check("python", "mismatch", found, "use Python 3.10 to 3.13: delete .venv and run `make install PYTHON=...`")
 
 
+def _requirement(line: str) -> Any:
+    # Not at the top: the doctor has something to say where packaging is missing, too.
+    from packaging.requirements import Requirement
+
+    return Requirement(line)
+
+
 def check_requirement(line: str, advice: str = INSTALL) -> Check:
     """Check one requirement as metadata writes it (``"timm<2,>=1.0.9"``): importable and of a fitting version?"""
-    from packaging.requirements import Requirement
-    from packaging.utils import canonicalize_name
-
-    requirement = Requirement(line)
+    requirement = _requirement(line)
     name = requirement.name
-    module_name = _MODULES.get(canonicalize_name(name), name.replace("-", "_"))
+    module_name = _MODULES.get(name, name.replace("-", "_"))
     try:
         module = _import(module_name)
     except ModuleNotFoundError as error:
@@ -69,7 +74,7 @@ def check_requirement(line: str, advice: str = INSTALL) -> Check:
         version = metadata.version(name)
     except metadata.PackageNotFoundError:
         # The same module from another distribution, such as opencv-python, or from a checkout.
-        version = getattr(module, "__version__", "")
+        version = vars(module).get("__version__", "")
     if version and not requirement.specifier.contains(version, prereleases=True):
         return Check(name, "mismatch", version, f"{requirement.specifier} is needed: {advice}")
     return Check(name, "ok", version or "of unknown version")
@@ -77,9 +82,7 @@ def check_requirement(line: str, advice: str = INSTALL) -> Check:
 
 def check_optional(line: str, extra: str, purpose: str) -> Check:
     """Check a requirement of an extra without importing it, which may take seconds."""
-    from packaging.requirements import Requirement
-
-    requirement = Requirement(line)
+    requirement = _requirement(line)
     advice = f"for {purpose}: run `make install EXTRAS=dev,{extra}`"
     try:
         version = metadata.version(requirement.name)
@@ -93,14 +96,11 @@ def check_optional(line: str, extra: str, purpose: str) -> Check:
 def check_packages() -> list[Check]:
     """Every dependency of the project, required ones first."""
     try:
-        lines = metadata.requires("maft") or []
-        from packaging.requirements import Requirement
-    except (metadata.PackageNotFoundError, ModuleNotFoundError) as error:
-        missing = "packaging" if isinstance(error, ModuleNotFoundError) else "maft"
-        return [Check(missing, "missing", "-", f"it is not installed in this Python: {INSTALL}")]
+        requirements = [_requirement(line) for line in metadata.requires("maft") or []]
+    except ModuleNotFoundError as error:
+        return [Check(str(error.name).split(".")[0], "missing", "-", f"it is not installed in this Python: {INSTALL}")]
     required, optional = [], []
-    for line in lines:
-        requirement = Requirement(line)
+    for requirement in requirements:
         marker, requirement.marker = requirement.marker, None
         if marker is None or marker.evaluate({"extra": ""}):
             required.append(check_requirement(str(requirement)))
@@ -113,12 +113,10 @@ def check_packages() -> list[Check]:
 
 def check_torchvision_fits_torch() -> Check:
     """torchvision's compiled operators must have been built for this torch: metadata names it, and one is run."""
-    from packaging.requirements import Requirement
-
     part, advice = "torchvision for torch", "install the two together: `pip install --upgrade torch torchvision`"
     try:
         torch_version = metadata.version("torch")
-        requirements = [Requirement(line) for line in metadata.requires("torchvision") or []]
+        requirements = [_requirement(line) for line in metadata.requires("torchvision") or []]
     except metadata.PackageNotFoundError as error:
         return Check(part, "missing", f"no {error.name}", INSTALL)
     for requirement in requirements:
@@ -149,13 +147,10 @@ def check_detectron2() -> Check:
 def _detectron2_source(file: str) -> str:
     """Where the imported copy comes from: its distribution if one owns it, and its folder."""
     folder = Path(file).parent
-    for distribution, words in (("sal-detectron2", "the index's sal-detectron2"), ("detectron2", "upstream")):
-        try:
-            metadata.version(distribution)
-        except metadata.PackageNotFoundError:
-            continue
-        return f"{words} ({folder})"
-    return f"a checkout on the path ({folder})"
+    owners = metadata.packages_distributions().get("detectron2", [])
+    if "sal-detectron2" in owners:
+        return f"the index's sal-detectron2 ({folder})"
+    return f"{'upstream' if owners else 'a checkout on the path'} ({folder})"
 
 
 def check_gpu() -> Check:

@@ -52,7 +52,12 @@ class WeightedProduct(Ensemble):
 
     Args:
         weight: in [0, 1].
+
+    Attributes:
+        classifier_alone_at_zero: official special case: weight 0 names valid proposals by q alone.
     """
+
+    classifier_alone_at_zero = True
 
     def __init__(self, *, weight: Fraction) -> None:
         self.weight = weight
@@ -67,22 +72,15 @@ class WeightedProduct(Ensemble):
         return torch.where(scores.valid[..., None], clip, torch.ones_like(clip))
 
     def __call__(self, scores: ClassScores) -> Tensor:
+        if self.weight == 0 and self.classifier_alone_at_zero:
+            return ClassifierAlone(valid_only=True)(scores)
         exponent = self.exponent(scores)
         proposer = scores.proposer_probabilities()[..., :-1]
         return proposer**exponent * self.classifier(scores) ** (1 - exponent)
 
 
-class ValidClassifierAtZero(WeightedProduct):
-    """With weight 0, the official special case: valid proposals with the classifier's scores alone."""
-
-    def __call__(self, scores: ClassScores) -> Tensor:
-        if self.weight == 0:
-            return ClassifierAlone(valid_only=True)(scores)
-        return super().__call__(scores)
-
-
 @ENSEMBLES.register()
-class FreeSegEnsemble(ValidClassifierAtZero):
+class FreeSegEnsemble(WeightedProduct):
     """FreeSeg's and ZSSeg's rule: p^w q^(1-w) for seen classes, p^(1-w) q^w for unseen ones."""
 
     def __init__(self, *, weight: Fraction = 0.8) -> None:
@@ -90,7 +88,7 @@ class FreeSegEnsemble(ValidClassifierAtZero):
 
 
 @ENSEMBLES.register()
-class OVSegEnsemble(ValidClassifierAtZero):
+class OVSegEnsemble(WeightedProduct):
     """OVSeg's rule: p^(1-w) q^w for every class."""
 
     def __init__(self, *, weight: Fraction = 0.7) -> None:
@@ -108,6 +106,8 @@ class ZegFormerEnsemble(WeightedProduct):
     one. l is 2/3 in the paper.
     """
 
+    classifier_alone_at_zero = False
+
     def __init__(self, *, weight: Fraction = 2 / 3) -> None:
         super().__init__(weight=weight)
 
@@ -121,7 +121,11 @@ class ZegFormerEnsemble(WeightedProduct):
 def geometric_ensemble(
     proposer: Tensor, classifier: Tensor, seen: Tensor, alpha: Tensor | float, beta: Tensor | float
 ) -> Tensor:
-    """FC-CLIP's geometric ensemble (equation 7 of the paper), as logits.
+    """FC-CLIP's geometric ensemble, as logits.
+
+    With p = softmax(in-vocabulary logits without void) and q = softmax(out-of-vocabulary logits), the joint score of a
+    seen class is p^(1 - alpha) q^alpha, that of an unseen one p^(1 - beta) q^beta, and that of void the proposer's
+    probability v of it; a softmax over the logarithms of the classes' scores shares out the remaining 1 - v.
 
     Args:
         proposer: (..., C + 1) in-vocabulary logits, void last.
@@ -133,7 +137,7 @@ def geometric_ensemble(
     Returns:
         (..., C + 1) logarithms of the joint probabilities, void last.
     """
-    # The logarithm of the product, which stays finite where a probability of either side underflows.
+    # The logarithm of the product stays finite where a probability of either side underflows.
     inside, outside = proposer[..., :-1].log_softmax(-1), classifier.log_softmax(-1)
     seen_scores = (1 - alpha) * inside + alpha * outside
     unseen_scores = (1 - beta) * inside + beta * outside

@@ -17,6 +17,13 @@ def closest(word: str, known: Iterable[str]) -> str:
     return f" Did you mean {match[0]}?" if match else ""
 
 
+def shown(value: object, length: int = 200) -> str:
+    """A value as a message shows it: its ``repr``, cut in the middle when it is longer than ``length`` characters."""
+    text = repr(value)
+    half = length // 2
+    return text if len(text) <= length else f"{text[:half]} ... {text[-half:]} ({len(text)} characters)"
+
+
 def first_line(error: BaseException) -> str:
     """What an exception says, without its further lines; the name of its type when it says nothing."""
     return next(iter(str(error).splitlines()), "") or type(error).__name__

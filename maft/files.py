@@ -11,6 +11,8 @@ from typing import Any
 
 from maft.errors import UserError
 
+# It can only be read by setting it, which would be visible to other threads at any later time.
+os.umask(_UMASK := os.umask(0o077))
 _DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
@@ -32,6 +34,8 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     _check_writable(temporary)
     try:
         yield temporary
+        # Some writers make files that only their owner may read.
+        temporary.chmod(0o666 & ~_UMASK)
         os.replace(temporary, target)
     except OSError as error:
         if error.errno in _DISK_FULL:

@@ -58,7 +58,7 @@ def image_result(
             best = semantic_labels(class_scores, shown, size, penalty)
         else:
             scores = semantic_scores(class_scores, shown, size)
-            best = labels_of_scores(scores, penalty)
+            best = labels_of_scores([scores], penalty)
             result["sem_seg"] = scores if penalty is None else scores - penalty[:, None, None]
         # An argmax over the scores could not tell a pixel that no mask covers from one of the first class.
         result["sem_seg_labels"], result["sem_seg_confidence"] = best
@@ -71,7 +71,7 @@ def image_result(
         )
     if options["panoptic"]:
         result["panoptic_seg"] = panoptic_inference(
-            _with_void(probabilities, classes),
+            F.pad(probabilities, (0, classes + 1 - probabilities.shape[-1])),
             soft,
             things,
             object_mask_threshold=options["object_mask_threshold"],
@@ -85,12 +85,6 @@ def image_result(
             things=things if options["panoptic"] else None,
         )
     return result
-
-
-def _with_void(probabilities: Tensor, classes: int) -> Tensor:
-    if probabilities.shape[-1] > classes:
-        return probabilities
-    return torch.cat([probabilities, probabilities.new_zeros((len(probabilities), 1))], dim=-1)
 
 
 def resize_map(values: Tensor, size: tuple[int, int]) -> Tensor:
@@ -123,23 +117,19 @@ def keep_best_proposals(probabilities: Tensor) -> Tensor:
 def semantic_labels(
     probabilities: Tensor, masks: Tensor, size: tuple[int, int], penalty: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """(H, W) int64 class of the highest semantic score, -1 where no mask says anything, and that score.
-
-    Args:
-        probabilities, masks, size: as in `semantic_scores`, of which a few classes' exist at a time.
-        penalty: (C,) subtracted from the score of each class (ZegFormer's calibration), or None.
-    """
-    return _best_classes(
+    """`labels_of_scores` of the `semantic_scores` of these arguments, of which a few classes' exist at a time."""
+    return labels_of_scores(
         (semantic_scores(part, masks, size) for part in probabilities.split(_CLASSES_AT_A_TIME, dim=1)), penalty
     )
 
 
-def labels_of_scores(scores: Tensor, penalty: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """The result of `semantic_labels` from (C, H, W) scores that no penalty was subtracted from yet."""
-    return _best_classes([scores], penalty)
+def labels_of_scores(parts: Iterable[Tensor], penalty: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """(H, W) int64 class of the highest semantic score, -1 where no mask says anything, and that score.
 
-
-def _best_classes(parts: Iterable[Tensor], penalty: Tensor | None) -> tuple[Tensor, Tensor]:
+    Args:
+        parts: (c, H, W) scores of all classes, part after part.
+        penalty: (C,) subtracted from the score of each class (ZegFormer's calibration), or None.
+    """
     best: Tensor | None = None
     covered: Tensor | None = None
     start = 0
@@ -168,7 +158,7 @@ def panoptic_inference(
     object_mask_threshold: float,
     overlap_threshold: float,
 ) -> tuple[Tensor, list[dict[str, Any]]]:
-    """Non-overlapping segments (MaskFormer, section 3.4): each pixel goes to the proposal with the best score.
+    """Non-overlapping segments (MaskFormer's rule): each pixel goes to the proposal with the best score.
 
     Args:
         probabilities: (Q, C + 1), void last.

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 
 import numpy as np
@@ -10,28 +12,18 @@ import torch
 import torch.nn.functional as F
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
+from torchvision.ops import sigmoid_focal_loss
 
 from maft.structures import Targets
 
 Match = tuple[Tensor, Tensor]
 
 
-class Draws:
-    """The random draws of matching and point sampling, from torch's generators; a subclass may replay recorded ones."""
-
-    def rand(self, *size: int, device: torch.device) -> Tensor:
-        """Uniform numbers in [0, 1)."""
-        return torch.rand(*size, device=device)
-
-    def randperm(self, count: int, device: torch.device) -> Tensor:
-        """A random permutation of ``count`` numbers."""
-        return torch.randperm(count, device=device)
-
-    def integers(self, below: Tensor) -> Tensor:
-        """One uniform integer in [0, below[i]) for every entry of ``below`` (n,) int64; 0 where that range is empty."""
-        drawn = (torch.rand(below.shape, device=below.device) * below).long()
-        # The product may round up to the bound itself.
-        return drawn.minimum((below - 1).clamp(min=0))
+def random_integers(below: Tensor) -> Tensor:
+    """One uniform integer in [0, below[i]) for every entry of ``below`` (n,) int64; 0 where that range is empty."""
+    drawn = (torch.rand(below.shape, device=below.device) * below).long()
+    # The product may round up to the bound itself.
+    return drawn.minimum((below - 1).clamp(min=0))
 
 
 def sample_points(maps: Tensor, points: Tensor) -> Tensor:
@@ -47,12 +39,12 @@ def sample_points(maps: Tensor, points: Tensor) -> Tensor:
     return F.grid_sample(maps, 2 * points[:, :, None] - 1, align_corners=False)[..., 0]
 
 
-def focal_cost(logits: Tensor, masks: Tensor, alpha: float = 0.25, gamma: float = 2.0) -> Tensor:
+def focal_cost(logits: Tensor, masks: Tensor) -> Tensor:
     """Mean focal loss of every prediction with every target: (Q, P) logits, (n, P) in [0, 1] -> (Q, n)."""
     probability = logits.sigmoid()
-    positive = alpha * (1 - probability) ** gamma * F.softplus(-logits)
-    negative = (1 - alpha) * probability**gamma * F.softplus(logits)
-    return (positive @ masks.T + negative @ (1 - masks).T) / logits.shape[1]
+    inside = 0.25 * (1 - probability) ** 2 * F.softplus(-logits)
+    outside = 0.75 * probability**2 * F.softplus(logits)
+    return (inside @ masks.T + outside @ (1 - masks).T) / logits.shape[1]
 
 
 def cross_entropy_cost(logits: Tensor, masks: Tensor) -> Tensor:
@@ -60,44 +52,48 @@ def cross_entropy_cost(logits: Tensor, masks: Tensor) -> Tensor:
     return (F.softplus(-logits) @ masks.T + F.softplus(logits) @ (1 - masks).T) / logits.shape[1]
 
 
+# Per form of the mask term: the loss of a pixel of mask probability p, and its mean as a cost. Focal loss (Lin et al.,
+# ICCV 2017) is -0.25 (1 - p)^2 log p inside the target and -0.75 p^2 log(1 - p) outside; bce -log p and -log(1 - p).
+Term = Callable[[Tensor, Tensor], Tensor]
+MASK_TERMS: dict[str, tuple[Term, Term]] = {
+    "focal": (sigmoid_focal_loss, focal_cost),
+    "bce": (partial(F.binary_cross_entropy_with_logits, reduction="none"), cross_entropy_cost),
+}
+
+
+def dice_loss(logits: Tensor, masks: Tensor) -> Tensor:
+    """1 - (2 sum p g + 1) / (sum p + sum g + 1) of pairs of a mask p and its target g: (N, P), (N, P) -> (N,)."""
+    probability = logits.sigmoid()
+    return 1 - (2 * (probability * masks).sum(-1) + 1) / (probability.sum(-1) + masks.sum(-1) + 1)
+
+
 def dice_cost(logits: Tensor, masks: Tensor) -> Tensor:
-    """Dice loss, smoothed by one, of every prediction with every target: (Q, P) logits, (n, P) -> (Q, n)."""
+    """`dice_loss` of every prediction with every target: (Q, P) logits, (n, P) -> (Q, n)."""
     probability = logits.sigmoid()
     total = probability.sum(-1)[:, None] + masks.sum(-1)[None]
     return 1 - (2 * probability @ masks.T + 1) / (total + 1)
 
 
+@dataclass(kw_only=True)
 class HungarianMatcher:
-    """Cheapest one-to-one assignment of proposals to ground truth (MaskFormer section 3.2, Mask2Former section 3.3).
+    """Cheapest one-to-one assignment of proposals to ground truth (MaskFormer; on points as in Mask2Former).
 
-    The cost is class_weight * (- softmax probability of the class) + mask_weight * mask cost + dice_weight * dice.
+    The cost of proposal q and target n is
 
-    Args:
-        class_weight: weight of the class term.
-        mask_weight: weight of the mask term.
-        dice_weight: weight of the dice term.
-        mask_loss: ``"focal"`` or ``"bce"``, the form of the mask term.
+        -class_weight * softmax(class logits of q)[label of n] + mask_weight * mean pixel loss + dice_weight * dice loss
+
+    Attributes:
+        class_weight, mask_weight, dice_weight: weights of the terms.
+        mask_loss: ``"focal"`` or ``"bce"``, the form of the mask term, see `MASK_TERMS`.
         num_points: compare masks at this many uniform points per image; 0 compares all pixels of the prediction, the
             ground truth resized to it (nearest).
-        draws: source of the points.
     """
 
-    def __init__(
-        self,
-        *,
-        class_weight: float,
-        mask_weight: float,
-        dice_weight: float,
-        mask_loss: str,
-        num_points: int = 0,
-        draws: Draws | None = None,
-    ) -> None:
-        self.class_weight = class_weight
-        self.mask_weight = mask_weight
-        self.dice_weight = dice_weight
-        self.mask_cost = {"focal": focal_cost, "bce": cross_entropy_cost}[mask_loss]
-        self.num_points = num_points
-        self.draws = draws or Draws()
+    class_weight: float
+    mask_weight: float
+    dice_weight: float
+    mask_loss: str
+    num_points: int = 0
 
     @torch.no_grad()
     def __call__(self, class_logits: Tensor, mask_logits: Tensor, targets: Sequence[Targets]) -> list[Match]:
@@ -130,28 +126,22 @@ class HungarianMatcher:
 
     def _cost(self, class_logits: Tensor, mask_logits: Tensor, target: Targets) -> Tensor:
         """(Q, n) cost of one image."""
-        masks = target.masks.float()
+        masks = target.masks[:, None].float()
         if self.num_points:
-            points = self.draws.rand(1, self.num_points, 2, device=mask_logits.device)
+            points = torch.rand(1, self.num_points, 2, device=mask_logits.device)
             logits = sample_points(mask_logits[None], points)[0]
-            masks = sample_points(masks[None], points)[0] if len(masks) else masks.new_zeros(0, self.num_points)
+            masks = sample_points(masks, points.expand(len(masks), -1, -1))[:, 0]
         else:
             logits = mask_logits.flatten(1)
-            masks = _nearest(masks, (mask_logits.shape[-2], mask_logits.shape[-1])).flatten(1)
+            masks = F.interpolate(masks, mask_logits.shape[-2:], mode="nearest").flatten(1)
         return (
             -self.class_weight * class_logits.softmax(-1)[:, target.labels]
-            + self.mask_weight * self.mask_cost(logits, masks)
+            + self.mask_weight * MASK_TERMS[self.mask_loss][1](logits, masks)
             + self.dice_weight * dice_cost(logits, masks)
         )
 
 
-def _nearest(masks: Tensor, size: tuple[int, int]) -> Tensor:
-    if len(masks) == 0:
-        return masks.new_zeros(0, *size)
-    return F.interpolate(masks[None], size=size, mode="nearest")[0]
-
-
-def ground_truth_slots(targets: Sequence[Targets], slots: int, draws: Draws | None = None) -> tuple[Tensor, Tensor]:
+def ground_truth_slots(targets: Sequence[Targets], slots: int) -> tuple[Tensor, Tensor]:
     """A fixed number of ground-truth masks per image (Mask-Adapter, ground-truth warm-up).
 
     Masks without any pixel are left out; where more than ``slots`` remain, a random subset is taken; free slots hold
@@ -160,84 +150,69 @@ def ground_truth_slots(targets: Sequence[Targets], slots: int, draws: Draws | No
     Returns:
         masks (B, slots, H, W) bool and labels (B, slots) int64.
     """
-    draws = draws or Draws()
     first = targets[0].masks
     masks = first.new_zeros(len(targets), slots, *first.shape[-2:], dtype=torch.bool)
     labels = targets[0].labels.new_full((len(targets), slots), -1)
     for target, mask_row, label_row in zip(targets, masks, labels):
         kept = target.masks.flatten(1).any(-1).nonzero()[:, 0]
         if len(kept) > slots:
-            kept = kept[draws.randperm(len(kept), first.device)[:slots]]
+            kept = kept[torch.randperm(len(kept), device=first.device)[:slots]]
         mask_row[: len(kept)] = target.masks[kept].bool()
         label_row[: len(kept)] = target.labels[kept]
     return masks, labels
 
 
-def mask_iou(left: Tensor, right: Tensor) -> Tensor:
-    """IoU of every pair of binary masks: (Q, h, w) and (n, h, w) -> (Q, n), with 1e-6 added to the union."""
+def soft_iou(left: Tensor, right: Tensor, epsilon: float) -> Tensor:
+    """Soft IoU of every pair of masks, the IoU of binary ones: (Q, h, w) and (n, h, w) in [0, 1] -> (Q, n) float32.
+
+    sum(a b) / (sum a + sum b - sum(a b) + epsilon) over the pixels of masks a and b.
+    """
     a, b = left.flatten(1).float(), right.flatten(1).float()
-    intersection = a @ b.T
-    return intersection / (a.sum(1)[:, None] + b.sum(1)[None] - intersection + 1e-6)
+    common = a @ b.T
+    return common / (a.sum(1)[:, None] + b.sum(1) - common + epsilon)
 
 
-class IoUMatcher:
-    """Pairs of a predicted and a ground-truth mask that overlap well (Mask-Adapter, mixed-mask training).
+@torch.no_grad()
+def match_by_iou(
+    mask_logits: Tensor,
+    targets: Sequence[Targets],
+    *,
+    slots: int = 8,
+    iou_threshold: float = 0.7,
+    mask_threshold: float = 0.5,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Pairs of a predicted and a ground-truth mask that overlap well (Mask-Adapter, IoU-based matching).
 
-    Every non-empty target draws one of the predictions whose IoU with it exceeds the threshold; a prediction may be
-    drawn by several targets. More than ``slots`` pairs are thinned at random; free slots hold zero logits, an empty
-    mask and the label -1.
+    Every non-empty target n draws one of the predictions q with IoU([p_q >= mask_threshold], g_n) > iou_threshold; a
+    prediction may be drawn by several targets. More than ``slots`` pairs of an image are thinned at random; free slots
+    hold zero logits, an empty mask and the label -1.
 
     Args:
+        mask_logits: (B, Q, h, w), p before the sigmoid.
+        targets: ground truth g at any one size.
         slots: pairs kept per image (official 8).
         iou_threshold: least overlap of a pair (official 0.7).
         mask_threshold: mask probability from which a predicted pixel counts (0.4 on FC-CLIP, 0.5 on MAFT+).
-        draws: source of the random choices.
+
+    Returns:
+        predicted mask logits (B, slots, h, w), target masks (B, slots, h, w) in [0, 1] (resized bilinearly, so with
+        soft edges) and labels (B, slots) int64.
     """
-
-    def __init__(
-        self, *, slots: int = 8, iou_threshold: float = 0.7, mask_threshold: float = 0.5, draws: Draws | None = None
-    ) -> None:
-        self.slots = slots
-        self.iou_threshold = iou_threshold
-        self.mask_threshold = mask_threshold
-        self.draws = draws or Draws()
-
-    @torch.no_grad()
-    def __call__(self, mask_logits: Tensor, targets: Sequence[Targets]) -> tuple[Tensor, Tensor, Tensor]:
-        """Matches every image of a batch.
-
-        Args:
-            mask_logits: (B, Q, h, w).
-            targets: ground truth at any one size.
-
-        Returns:
-            predicted mask logits (B, slots, h, w), target masks (B, slots, h, w) in [0, 1] (resized bilinearly, so
-            with soft edges) and labels (B, slots) int64.
-        """
-        batch, _, height, width = mask_logits.shape
-        predicted = mask_logits.new_zeros(batch, self.slots, height, width)
-        wanted = torch.zeros_like(predicted)
-        labels = targets[0].labels.new_full((batch, self.slots), -1)
-        for row, (logits, target) in enumerate(zip(mask_logits, targets)):
-            valid = target.masks.flatten(1).any(-1).nonzero()[:, 0]
-            if not len(valid):
-                continue
-            masks = F.interpolate(target.masks[valid][None].float(), (height, width), mode="bilinear")[0]
-            iou = mask_iou(logits.sigmoid() >= self.mask_threshold, masks > 0.5)
-            queries, chosen = self._pairs(iou)
-            predicted[row, : len(queries)] = logits[queries]
-            wanted[row, : len(queries)] = masks[chosen].to(wanted.dtype)
-            labels[row, : len(queries)] = target.labels[valid][chosen]
-        return predicted, wanted, labels
-
-    def _pairs(self, iou: Tensor) -> Match:
-        """At most ``slots`` (query, target) pairs from an IoU matrix (Q, n)."""
-        candidate = iou > self.iou_threshold
+    batch, _, height, width = mask_logits.shape
+    predicted = mask_logits.new_zeros(batch, slots, height, width)
+    wanted = torch.zeros_like(predicted)
+    labels = targets[0].labels.new_full((batch, slots), -1)
+    for row, (logits, target) in enumerate(zip(mask_logits, targets)):
+        valid = target.masks.flatten(1).any(-1)
+        masks = F.interpolate(target.masks[valid][:, None].float(), (height, width), mode="bilinear")[:, 0]
+        candidate = soft_iou(logits.sigmoid() >= mask_threshold, masks > 0.5, epsilon=1e-6) > iou_threshold
         count = candidate.sum(0)
-        drawn = self.draws.integers(count)
-        # The drawn-th candidate of a column is where the running count of candidates first exceeds the draw.
-        queries = (candidate.cumsum(0) > drawn).int().argmax(0)
+        # The drawn-th candidate of a target is where the running count of candidates first exceeds the draw.
+        queries = (candidate.cumsum(0) > random_integers(count)).int().argmax(0)
         chosen = count.nonzero()[:, 0]
-        if len(chosen) > self.slots:
-            chosen = chosen[self.draws.randperm(len(chosen), iou.device)[: self.slots]]
-        return queries[chosen], chosen
+        if len(chosen) > slots:
+            chosen = chosen[torch.randperm(len(chosen), device=chosen.device)[:slots]]
+        predicted[row, : len(chosen)] = logits[queries[chosen]]
+        wanted[row, : len(chosen)] = masks[chosen].to(wanted.dtype)
+        labels[row, : len(chosen)] = target.labels[valid][chosen]
+    return predicted, wanted, labels

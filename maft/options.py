@@ -17,7 +17,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import ConfigDict, Field, PydanticSchemaGenerationError, TypeAdapter, ValidationError
 
-from maft.errors import UserError, closest
+from maft.errors import UserError, closest, shown
 
 Positive = Annotated[int, Field(ge=1)]
 NonNegative = Annotated[int, Field(ge=0)]
@@ -82,12 +82,12 @@ class Option:
         first = next((item for item in found if not item["type"].endswith(("_type", "_required"))), found[0])
         within = any(isinstance(part, int) for part in first["loc"])
         if not within and first["type"] == "literal_error":
-            return f"{key} is {value!r}; choose one of: {describe(self.annotation).removeprefix('one of ')}."
+            return f"{key} is {shown(value)}; choose one of: {describe(self.annotation).removeprefix('one of ')}."
         if not within and any(name in first.get("ctx", {}) for name in _BOUNDS):
-            return f"{key} is {value!r}, but it must be {describe(self.annotation)}."
+            return f"{key} is {shown(value)}, but it must be {describe(self.annotation)}."
         if not within and first["type"] == "finite_number":
             return f"{key} is {value}, but it must be a finite number."
-        return f"{key} takes {describe(self.annotation)}, not the {type(value).__name__} {value!r}."
+        return f"{key} takes {describe(self.annotation)}, not the {type(value).__name__} {shown(value)}."
 
     def describe(self) -> str:
         """Type and default in words."""

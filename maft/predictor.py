@@ -87,9 +87,9 @@ class Predictor:
         self._resize = T.ResizeShortestEdge([cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MIN_SIZE_TEST], cfg.INPUT.MAX_SIZE_TEST)
 
     @classmethod
-    def from_config(cls, file: str | os.PathLike[str], weights: str = "", overrides: Sequence[str] = ()) -> Predictor:
-        """From a YAML file, with weights of your own and Detectron2-style overrides (KEY VALUE ...)."""
-        return cls(load_config(file, [*overrides, *(["MODEL.WEIGHTS", str(weights)] if weights else [])]))
+    def from_config(cls, file: str | os.PathLike[str], overrides: Sequence[str] = ()) -> Predictor:
+        """From a YAML file, with Detectron2-style overrides (KEY VALUE ...), such as MODEL.WEIGHTS and its value."""
+        return cls(load_config(file, overrides))
 
     @classmethod
     def from_pretrained(cls, folder: str | os.PathLike[str], overrides: Sequence[str] = ()) -> Predictor:
@@ -109,7 +109,7 @@ class Predictor:
         """From a YAML config, or from a checkpoint (see `from_pretrained`)."""
         if Path(path).is_dir() or Path(path).suffix == ".safetensors":
             return cls.from_pretrained(path, overrides)
-        return cls.from_config(path, overrides=overrides)
+        return cls.from_config(path, overrides)
 
     @torch.no_grad()
     def __call__(self, image: ImageLike, class_names: Sequence[str] | None = None) -> Prediction:

@@ -28,11 +28,13 @@ from maft.layers.distributed import gathered
 
 
 def contrastive_loss(image_features: Tensor, text_features: Tensor, logit_scale: Tensor) -> Tensor:
-    """Mean of the two cross-entropies between the images and the texts of the global batch.
+    """CLIP's symmetric loss of image embeddings u and text embeddings t of unit length, with the scale s:
 
-    Pair i is the only positive of image i and of text i: equal nouns in a batch are each other's negatives, as in
-    OVSeg's fine-tuning. Every process computes the whole loss, with gradients through its own rows; their average over
-    the processes is the gradient of one process with the whole batch.
+        -1/2 mean_i ( log softmax_j(s u_i . t_j) at j = i  +  log softmax_j(s u_j . t_i) at j = i )
+
+    i and j run over the global batch. Pair i is the only positive of image i and of text i: equal nouns in a batch are
+    each other's negatives, as in OVSeg's fine-tuning. Every process computes the whole loss, with gradients through its
+    own rows; their average over the processes is the gradient of one process with the whole batch.
 
     Args:
         image_features, text_features: (n, D) of unit length, n pairs of this process, the same n in each.
@@ -101,10 +103,8 @@ class RegionCLIP(Trainable):
                 "MODEL.START_FROM [{FILE: the fine-tuned model_final, TAKE: clip}]."
             )
         clip = load_clip(cfg.MODEL.CLIP.NAME, cfg.MODEL.CLIP.PRETRAINED, weights=clip_weights)
-        prompts = None
-        if options.MASK_PROMPT_DEPTH:
-            size = cfg.INPUT.REGIONS.SIZE
-            prompts = MaskPrompts(clip.visual, options.MASK_PROMPT_DEPTH, (size, size))
+        depth, size = options.MASK_PROMPT_DEPTH, cfg.INPUT.REGIONS.SIZE
+        prompts = MaskPrompts(clip.visual, depth, (size, size)) if depth else None
         return {"clip": clip, "mask_prompts": prompts, "train": options.TRAIN}
 
     def forward(self, records: list[dict[str, Any]]) -> dict[str, Tensor]:
@@ -134,10 +134,8 @@ class RegionCLIP(Trainable):
         Returns:
             (n, D) of unit length.
         """
-        if self.mask_prompts is not None:
-            features = self.mask_prompts(self.clip.visual, regions, masks)
-        else:
-            features = self.clip.encode_image(regions)
+        prompts = self.mask_prompts
+        features = self.clip.encode_image(regions) if prompts is None else prompts(self.clip.visual, regions, masks)
         return F.normalize(features.float(), dim=-1)
 
     @torch.no_grad()

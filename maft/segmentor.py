@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from detectron2.config import CfgNode, configurable
 from detectron2.modeling import META_ARCH_REGISTRY
 from torch import Tensor, nn
@@ -67,29 +68,21 @@ class OpenVocabSegmentor(Trainable):
         things: Sequence[bool] | None = None,
     ) -> None:
         super().__init__()
-        self.clip = clip
-        self.vocabulary_encoder = vocabulary_encoder
-        self.proposer = proposer
-        self.classifier = classifier
-        self.ensemble = ensemble
+        self.clip, self.vocabulary_encoder = clip, vocabulary_encoder
+        self.proposer, self.classifier, self.ensemble = proposer, classifier, ensemble
         self.losses = nn.ModuleDict(losses)
-        self.freeze_proposer = freeze_proposer
-        self.dropout_when_frozen = dropout_when_frozen
+        self.freeze_proposer, self.dropout_when_frozen = freeze_proposer, dropout_when_frozen
         self.freeze_classifier = freeze_classifier
         self.inference_options = inference
-        self._vocabulary = vocabulary
-        self._things = things
+        self._vocabulary, self._things = vocabulary, things
         self._choose_trainable_parameters()
 
     @classmethod
     def from_config(cls, cfg: CfgNode, clip_weights: Mapping[str, Tensor] | None = None) -> dict[str, Any]:
         """Arguments from a config; ``clip_weights`` replace those that ``MODEL.CLIP.PRETRAINED`` names."""
-        model = cfg.MODEL
+        model, names = cfg.MODEL, cfg.MODEL.VOCABULARY
         clip = load_clip(model.CLIP.NAME, model.CLIP.PRETRAINED, weights=clip_weights)
-        names = model.VOCABULARY
-        training = None
-        if cfg.DATASETS.TRAIN:
-            training = catalogue_vocabulary(cfg.DATASETS.TRAIN[0], names.CLASS_NAMES)
+        training = catalogue_vocabulary(cfg.DATASETS.TRAIN[0], names.CLASS_NAMES) if cfg.DATASETS.TRAIN else None
         context = BuildContext(
             clip=clip,
             num_classes=len(training) if training else 0,
@@ -101,21 +94,14 @@ class OpenVocabSegmentor(Trainable):
             options = component_options(registry, node)
             return next((registry.build(name, options, context) for name in chosen(registry, node)), None)
 
-        classifier = built(CLASSIFIERS, model.CLASSIFIER)
+        of_texts = {key.lower(): names[key] for key in ("TEMPLATES", "SYNONYMS", "VOID", "TRAIN_VOID", "CACHE_DIR")}
         return {
             "clip": clip,
             "vocabulary_encoder": VocabularyEncoder(
-                embed_dim=clip.embed_dim,
-                text_width=clip.text_width,
-                templates=names.TEMPLATES,
-                synonyms=names.SYNONYMS,
-                void=names.VOID,
-                train_void=names.TRAIN_VOID,
-                logit_scale=model.CLASSIFIER.LOGIT_SCALE,
-                cache_dir=names.CACHE_DIR,
+                clip.embed_dim, clip.text_width, logit_scale=model.CLASSIFIER.LOGIT_SCALE, **of_texts
             ),
             "proposer": built(PROPOSERS, model.PROPOSER),
-            "classifier": classifier,
+            "classifier": built(CLASSIFIERS, model.CLASSIFIER),
             "ensemble": built(ENSEMBLES, model.ENSEMBLE),
             "losses": {name: LOSSES.build(name, options, context) for name, options in model.LOSSES.items()},
             "freeze_proposer": model.PROPOSER.FROZEN,
@@ -127,7 +113,7 @@ class OpenVocabSegmentor(Trainable):
 
     @property
     def device(self) -> torch.device:
-        return self.clip.pixel_mean.device
+        return self.clip.device
 
     @property
     def vocabulary(self) -> Vocabulary:
@@ -168,10 +154,8 @@ class OpenVocabSegmentor(Trainable):
         if not self.freeze_proposer:
             trainable += self.proposer.trainable_parameters()
         if self.classifier is not None and not self.freeze_classifier:
-            trainable += [
-                *self.classifier.trainable_parameters(),
-                *self.classifier.trainable_clip_parameters(self.clip),
-            ]
+            trainable += self.classifier.trainable_parameters()
+            trainable += self.classifier.trainable_clip_parameters(self.clip)
         for part in (self.clip, self.proposer, self.classifier):
             if part is not None:
                 part.requires_grad_(False)
@@ -190,9 +174,8 @@ class OpenVocabSegmentor(Trainable):
 
     def padded(self, records: Sequence[dict[str, Any]]) -> Images:
         """The images of mapped records as one batch on the model's device."""
-        return Images.from_list(
-            [record["image"].to(self.device) for record in records], self.proposer.size_divisibility
-        )
+        images = [record["image"].to(self.device) for record in records]
+        return Images.from_list(images, self.proposer.size_divisibility)
 
     def forward(self, records: list[dict[str, Any]]) -> dict[str, Tensor] | list[dict[str, Any]]:
         """Losses in training, results otherwise.
@@ -211,7 +194,8 @@ class OpenVocabSegmentor(Trainable):
         if self.training:
             return self._training_losses(images, records)
         with torch.no_grad():
-            return self._results(images, records)
+            proposals = self.propose(images, records)
+            return self.combine(images, proposals, self.classify(images, proposals), records)
 
     def _training_losses(self, images: Images, records: list[dict[str, Any]]) -> dict[str, Tensor]:
         targets = self._targets(images, records)
@@ -246,16 +230,9 @@ class OpenVocabSegmentor(Trainable):
         for record in records:
             instances = record["instances"].to(self.device)
             masks = instances.gt_masks
-            padded = masks.new_zeros((len(masks), height, width), dtype=torch.bool)
-            padded[:, : masks.shape[-2], : masks.shape[-1]] = masks
-            targets.append(Targets(instances.gt_classes, padded))
+            padding = (0, width - masks.shape[-1], 0, height - masks.shape[-2])
+            targets.append(Targets(instances.gt_classes, F.pad(masks, padding)))
         return targets
-
-    def propose_and_classify(
-        self, images: Images, records: list[dict[str, Any]]
-    ) -> tuple[Proposals, Classification | None]:
-        """Masks of a batch and what the classifier says of them, before any ensemble."""
-        return (proposals := self.propose(images, records)), self.classify(images, proposals)
 
     def propose(self, images: Images, records: list[dict[str, Any]]) -> Proposals:
         """Masks of a batch; annotated images let a proposer of ground truth see their targets."""
@@ -274,26 +251,21 @@ class OpenVocabSegmentor(Trainable):
     def class_probabilities(self, proposals: Proposals, classification: Classification | None) -> Tensor:
         """(B, Q, C) or (B, Q, C + 1) joint class probabilities; zero rows for padding slots."""
         batch, queries = proposals.masks.shape[:2]
-        valid = proposals.masks.new_ones((batch, queries), dtype=torch.bool)
-        if classification is not None and classification.valid is not None:
-            valid = classification.valid
-        flags = self.vocabulary.seen or (False,) * len(self.vocabulary)
         scores = ClassScores(
             proposer=proposals.class_logits,
-            classifier=None if classification is None else classification.class_logits,
-            classifier_void=(
-                classification.logits[..., -1:] if classification is not None and classification.has_void else None
-            ),
-            valid=valid,
-            seen=torch.tensor(flags, device=self.device),
+            classifier=None,
+            classifier_void=None,
+            valid=proposals.masks.new_ones((batch, queries), dtype=torch.bool),
+            seen=torch.tensor(self.vocabulary.seen or [False] * len(self.vocabulary), device=self.device),
         )
+        if classification is not None:
+            scores.classifier = classification.class_logits
+            scores.classifier_void = classification.logits[..., -1:] if classification.has_void else None
+            scores.valid = scores.valid if classification.valid is None else classification.valid
         probabilities = self.ensemble(scores)
         if proposals.valid is not None:
             probabilities = probabilities * proposals.valid[..., None]
         return probabilities
-
-    def _results(self, images: Images, records: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        return self.combine(images, *self.propose_and_classify(images, records), records)
 
     def combine(
         self,

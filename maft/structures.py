@@ -118,10 +118,10 @@ class TextClassifier:
         matrix = self.matrix if void else self.embeddings
         with torch.autocast(features.device.type, enabled=False):
             scores = F.normalize(features.float(), dim=-1) @ matrix.float().transpose(-1, -2)
-            return self.class_maximum(scores) * (self.logit_scale if scale is None else scale)
+            return self._class_maximum(scores) * (self.logit_scale if scale is None else scale)
 
-    def class_maximum(self, scores: Tensor) -> Tensor:
-        """Maximum over the synonyms of each class: (..., T [+ 1]) -> (..., C [+ 1])."""
+    def _class_maximum(self, scores: Tensor) -> Tensor:
+        """(..., T [+ 1]) -> (..., C [+ 1]), the maximum over the synonyms of each class."""
         texts = self.row_class.shape[0]
         if texts == self.num_classes:
             return scores
@@ -144,11 +144,10 @@ class Images:
     sizes: list[tuple[int, int]]
 
     @classmethod
-    def from_list(cls, images: Sequence[Tensor], divisor: int = 32, square: int = 0) -> Images:
-        """Pads (3, h, w) images to the largest size of the batch, rounded up to ``divisor`` (or to ``square``)."""
+    def from_list(cls, images: Sequence[Tensor], divisor: int = 32) -> Images:
+        """Pads (3, h, w) images to the largest height and width of the batch, rounded up to ``divisor``."""
         sizes = [(int(image.shape[-2]), int(image.shape[-1])) for image in images]
-        height, width = (max(side) for side in zip(*sizes, strict=True))
-        height, width = (-(-max(side, square) // divisor) * divisor for side in (height, width))
+        height, width = (-(-max(side) // divisor) * divisor for side in zip(*sizes, strict=True))
         pixels = images[0].new_zeros((len(images), 3, height, width), dtype=torch.float32)
         for slot, image, (h, w) in zip(pixels, images, sizes, strict=True):
             slot[:, :h, :w] = image

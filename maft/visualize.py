@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
@@ -22,13 +23,17 @@ _UNLABELLED = (40, 40, 40)
 
 
 @lru_cache(maxsize=32)
-def _palette(count: int) -> Picture:
+def palette(count: int) -> Picture:
+    """(count, 3) uint8 RGB colours, each as far as possible from all before it (in the CIELAB space).
+
+    A longer palette starts with the shorter one.
+    """
     steps = np.linspace(0, 255, 14).round()
     candidates = np.stack(np.meshgrid(steps, steps, steps, indexing="ij"), axis=-1).reshape(-1, 3)
-    coordinates = _oklab(candidates)
+    coordinates = cv2.cvtColor(candidates[None].astype(np.float32) / 255, cv2.COLOR_RGB2Lab)[0]
     lightness, chroma = coordinates[:, 0], np.hypot(coordinates[:, 1], coordinates[:, 2])
     # Near-black, near-white and grey would vanish on paper, on dark photographs or in the unlabelled tone.
-    vivid = (lightness > 0.4) & (lightness < 0.93) & (chroma > 0.06)
+    vivid = (lightness > 30) & (lightness < 92) & (chroma > 20)
     candidates, coordinates = candidates[vivid], coordinates[vivid]
     chosen = [int(np.argmin(np.abs(candidates - (235, 60, 60)).sum(axis=1)))]
     distance = np.full(len(candidates), np.inf)
@@ -38,14 +43,6 @@ def _palette(count: int) -> Picture:
     colours = candidates[np.resize(chosen, count)].astype(np.uint8)
     colours.setflags(write=False)
     return colours
-
-
-def palette(count: int) -> Picture:
-    """(count, 3) uint8 RGB colours, each as far as possible from all before it (in the OKLab space).
-
-    The same on every machine, and a longer palette starts with the shorter one.
-    """
-    return _palette(max(count, 0))
 
 
 def overlay(
@@ -83,12 +80,10 @@ def overlay(
     picture = blended.round().astype(np.uint8)
     if not with_legend:
         return picture
-    return _stacked([picture, _legend_of(labels, names, picture.shape[1])])
+    return _stacked([picture, legend(labels, names, picture.shape[1])])
 
 
-def side_by_side(
-    image: Picture, maps: Mapping[str, NDArray[np.integer]], names: Sequence[str], alpha: float = 0.6
-) -> Picture:
+def side_by_side(image: Picture, maps: Mapping[str, NDArray[np.integer]], names: Sequence[str]) -> Picture:
     """Image and label maps (ground truth, predictions) in a row, above a legend of the classes present.
 
     Args:
@@ -97,18 +92,23 @@ def side_by_side(
     """
     panels = [("image", _enlarged(image, _enlargement(image)))]
     for title, labels in maps.items():
-        panels.append((title, overlay(image, labels, names, alpha, with_legend=False)))
+        panels.append((title, overlay(image, labels, names, with_legend=False)))
     gap = np.full((panels[0][1].shape[0] + _LINE + _MARGIN, _MARGIN, 3), 255, dtype=np.uint8)
     row: list[Picture] = []
     for title, panel in panels:
         row += [_stacked([_text_line(title, panel.shape[1]), panel]), gap]
     strip = np.concatenate(row[:-1], axis=1)
     shown = np.concatenate([labels.ravel() for labels in maps.values()])
-    return _stacked([strip, _legend_of(shown, names, strip.shape[1])])
+    return _stacked([strip, legend(shown, names, strip.shape[1])])
 
 
-def legend(entries: Sequence[tuple[str, Sequence[int]]], width: int) -> Picture:
-    """A list of (name, RGB colour) in as many columns as fit: (h, width, 3) uint8."""
+def legend(labels: NDArray[np.integer], names: Sequence[str], width: int) -> Picture:
+    """The classes present in labels of any shape with their colours, in as many columns as fit: (h, width, 3) uint8."""
+    inside = (labels >= 0) & (labels < len(names))
+    colours = palette(len(names))
+    entries = [(names[index].split(",")[0].strip(), tuple(colours[index])) for index in np.unique(labels[inside])]
+    if not inside.all():
+        entries.append(("unlabelled", _UNLABELLED))
     font = _font()
     texts = [_shortened(name, font, width - 3 * _MARGIN - _FONT_SIZE) for name, _ in entries]
     column = max((int(font.getlength(text)) for text in texts), default=0) + _FONT_SIZE + 3 * _MARGIN
@@ -119,45 +119,28 @@ def legend(entries: Sequence[tuple[str, Sequence[int]]], width: int) -> Picture:
     for place, (text, (_, colour)) in enumerate(zip(texts, entries, strict=True)):
         left = (place // rows) * column + _MARGIN
         top = (place % rows) * _LINE + _MARGIN // 2
-        draw.rectangle((left, top + 2, left + _FONT_SIZE, top + 2 + _FONT_SIZE), fill=tuple(colour), outline=_INK)
+        draw.rectangle((left, top + 2, left + _FONT_SIZE, top + 2 + _FONT_SIZE), fill=colour, outline=_INK)
         draw.text((left + _FONT_SIZE + _MARGIN, top), text, fill=_INK, font=font)
     return np.asarray(sheet)
 
 
-def contact_sheet(
-    pictures: Sequence[Picture], captions: Sequence[str] | None = None, columns: int = 3, cell: int = 480
-) -> Picture:
-    """Pictures in a grid, each shrunk to a width of at most ``cell`` pixels, with its caption above.
+def contact_sheet(pictures: Sequence[Picture], captions: Sequence[str]) -> Picture:
+    """Pictures in rows of three, each shrunk to a width of at most 480 pixels, with its caption above.
 
     Raises:
         ValueError: there is no picture, or not one caption for each.
     """
-    if not pictures:
-        raise ValueError("a contact sheet needs at least one picture")
-    cell = min(cell, max(picture.shape[1] for picture in pictures))
+    width = min(480, max(picture.shape[1] for picture in pictures))
     cells = []
-    for picture, caption in zip(pictures, captions or [""] * len(pictures), strict=True):
-        scale = min(1.0, cell / picture.shape[1])
-        size = (max(1, round(picture.shape[1] * scale)), max(1, round(picture.shape[0] * scale)))
-        shrunk = np.asarray(Image.fromarray(picture).resize(size, Image.Resampling.LANCZOS))
-        cells.append(_stacked([_text_line(caption, cell), shrunk]) if caption else shrunk)
-    columns = min(columns, len(cells))
+    for picture, caption in zip(pictures, captions, strict=True):
+        shrunk = Image.fromarray(picture)
+        shrunk.thumbnail((width, picture.shape[0]), Image.Resampling.LANCZOS)
+        cells.append(_stacked([_text_line(caption, width), np.asarray(shrunk)]))
     rows = []
-    for first in range(0, len(cells), columns):
-        line = cells[first : first + columns]
+    for line in (cells[first : first + 3] for first in range(0, len(cells), 3)):
         height = max(part.shape[0] for part in line)
-        rows.append(np.concatenate([_on_paper(part, height + _MARGIN, cell + _MARGIN) for part in line], axis=1))
+        rows.append(np.concatenate([_on_paper(part, height + _MARGIN, width + _MARGIN) for part in line], axis=1))
     return _stacked(rows)
-
-
-def _legend_of(labels: NDArray[np.integer], names: Sequence[str], width: int) -> Picture:
-    inside = (labels >= 0) & (labels < len(names))
-    present = np.flatnonzero(np.bincount(labels[inside].ravel(), minlength=len(names))).tolist()
-    colours = palette(len(names))
-    entries = [(names[index].split(",")[0].strip(), colours[index].tolist()) for index in present]
-    if not inside.all():
-        entries.append(("unlabelled", list(_UNLABELLED)))
-    return legend(entries, width)
 
 
 def _outlines(labels: NDArray[np.integer]) -> NDArray[np.bool_]:
@@ -204,24 +187,3 @@ def _shortened(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, wi
 @lru_cache(maxsize=1)
 def _font() -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
     return ImageFont.load_default(size=_FONT_SIZE)
-
-
-def _oklab(colours: NDArray[np.floating]) -> NDArray[np.floating]:
-    """sRGB 0..255 to OKLab (Ottosson, 2020), in which equal distances look about equally different."""
-    scaled = colours / 255
-    linear = np.where(scaled <= 0.04045, scaled / 12.92, ((scaled + 0.055) / 1.055) ** 2.4)
-    to_cones = np.array(
-        [
-            [0.4122214708, 0.5363325363, 0.0514459929],
-            [0.2119034982, 0.6806995451, 0.1073969566],
-            [0.0883024619, 0.2817188376, 0.6299787005],
-        ]
-    )
-    to_lab = np.array(
-        [
-            [0.2104542553, 0.7936177850, -0.0040720468],
-            [1.9779984951, -2.4285922050, 0.4505937099],
-            [0.0259040371, 0.7827717662, -0.8086757660],
-        ]
-    )
-    return np.cbrt(linear @ to_cones.T) @ to_lab.T

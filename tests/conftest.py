@@ -153,7 +153,7 @@ def official_state():
     """
     import json
 
-    from maft.checkpoint.official.released import official_name
+    from golden.case import official_name
 
     recorded = json.loads((Path(__file__).parent / "golden" / "maft" / "checkpoint_keys.json").read_text())
     files = {"MAFT": "MAFT_Vitb.pt", "FreeSeg": "freeseg_model.pt"}

@@ -112,7 +112,7 @@ def test_any_pair(config, batch, proposer, classifier):
     model.eval()
     images = Images.from_list([item["image"] for item in batch])
     with torch.no_grad():
-        proposals, classification = model.propose_and_classify(images, batch)
+        classification = model.classify(images, proposals := model.propose(images, batch))
         results = model([{**batch[0], "height": 50, "width": 70}, batch[1]])
     count = proposals.masks.shape[1]
     assert count > 1 and proposals.masks.shape[0] == 2

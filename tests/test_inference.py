@@ -35,7 +35,7 @@ def test_pixels_outside_all_masks_are_void(penalty):
     probabilities = torch.tensor([[0.9, 0.1, 0.0], [0.1, 0.2, 0.7]])
     labels, _ = semantic_labels(probabilities, masks, (4, 4), penalty)
     assert torch.equal(labels == -1, masks.sum(0) == 0)
-    from_scores, _ = labels_of_scores(semantic_scores(probabilities, masks, (4, 4)), penalty)
+    from_scores, _ = labels_of_scores([semantic_scores(probabilities, masks, (4, 4))], penalty)
     assert torch.equal(from_scores, labels)
     nothing, score = semantic_labels(torch.zeros(0, 3), torch.zeros(0, 4, 4), (4, 4))
     assert nothing.eq(-1).all() and not score.any()

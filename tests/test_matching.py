@@ -3,7 +3,17 @@ from itertools import permutations
 import pytest
 import torch
 
-from maft.matching import Draws, HungarianMatcher, IoUMatcher, ground_truth_slots, mask_iou, sample_points
+from maft.matching import (
+    MASK_TERMS,
+    HungarianMatcher,
+    dice_cost,
+    dice_loss,
+    ground_truth_slots,
+    match_by_iou,
+    random_integers,
+    sample_points,
+    soft_iou,
+)
 from maft.structures import Targets
 
 
@@ -32,6 +42,16 @@ def test_finds_the_planted_pairs_and_none_where_there_is_no_target(options):
     (empty, also_empty), (queries, targets) = matcher(**options)(torch.zeros(2, 5, 4), logits, [NONE, TWO])
     assert len(empty) == len(also_empty) == 0
     assert queries.tolist() == [0, 3] and targets.tolist() == [1, 0]
+
+
+@pytest.mark.parametrize(("loss", "cost"), MASK_TERMS.values(), ids=MASK_TERMS)
+def test_costs_are_the_losses_of_every_pair(loss, cost):
+    logits, masks = torch.randn(4, 50) * 3, (torch.rand(3, 50) > 0.5).float()
+    pairs = [(logits[query], masks[target]) for query in range(4) for target in range(3)]
+    expected = torch.stack([loss(*pair).mean() for pair in pairs]).view(4, 3)
+    torch.testing.assert_close(cost(logits, masks), expected)
+    predicted, wanted = (torch.stack(parts) for parts in zip(*pairs))
+    torch.testing.assert_close(dice_cost(logits, masks), dice_loss(predicted, wanted).view(4, 3))
 
 
 def test_is_the_cheapest_of_all_assignments():
@@ -81,21 +101,21 @@ def test_ground_truth_slots_drop_empty_masks_and_draw_a_subset_when_full():
     assert drawn == {(4,), (6,)}
 
 
-def test_iou_matcher_pairs_only_what_overlaps_and_fills_the_rest():
+def test_iou_matching_pairs_only_what_overlaps_and_fills_the_rest():
     logits = torch.full((2, 3, 16, 24), -4.0)
     logits[0, 1][TWO.masks[1]] = 4.0
-    predicted, wanted, labels = IoUMatcher(slots=3)(logits, [TWO, NONE])
+    predicted, wanted, labels = match_by_iou(logits, [TWO, NONE], slots=3)
     assert labels.tolist() == [[0, -1, -1], [-1] * 3]
     assert torch.equal(predicted[0, 0], logits[0, 1]) and torch.equal(wanted[0, 0], TWO.masks[1].float())
     assert not predicted[:, 1:].any() and not wanted[:, 1:].any()
 
 
-def test_iou_matcher_draws_among_all_good_predictions_and_thins_at_random():
+def test_iou_matching_draws_among_all_good_predictions_and_thins_at_random():
     logits = (TWO.masks.float() * 8 - 4)[[0, 1, 0, 1]][None]
     logits = logits + torch.arange(4.0)[:, None, None] / 10
     seen, labels_seen = set(), set()
     for _ in range(40):
-        predicted, _, labels = IoUMatcher(slots=1)(logits, [TWO])
+        predicted, _, labels = match_by_iou(logits, [TWO], slots=1)
         seen |= {q for q in range(4) if torch.equal(predicted[0, 0], logits[0, q])}
         labels_seen.add(int(labels[0, 0]))
     assert seen == {0, 1, 2, 3} and labels_seen == {0, 2}
@@ -103,10 +123,10 @@ def test_iou_matcher_draws_among_all_good_predictions_and_thins_at_random():
 
 def test_iou_of_masks():
     a, b = rectangles((0, 0, 4, 4), (0, 0, 4, 8)), rectangles((0, 0, 4, 4), (8, 8, 9, 9))
-    torch.testing.assert_close(mask_iou(a, b), torch.tensor([[1.0, 0.0], [0.5, 0.0]]))
+    torch.testing.assert_close(soft_iou(a, b, epsilon=1e-6), torch.tensor([[1.0, 0.0], [0.5, 0.0]]))
 
 
 def test_integers_cover_their_range_and_an_empty_range_gives_zero():
     below = torch.tensor([0, 1, 3])
-    drawn = torch.stack([Draws().integers(below) for _ in range(100)])
+    drawn = torch.stack([random_integers(below) for _ in range(100)])
     assert drawn.amax(0).tolist() == [0, 0, 2] and drawn.amin(0).tolist() == [0, 0, 0]

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from golden.engine import learning_rates
 from torch import nn
 
 from maft.building import build_model, model_shapes
@@ -14,7 +15,7 @@ from maft.checkpoint.key_map import differences
 from maft.checkpoint.loading import InitialWeights
 from maft.checkpoint.official.released import convert_released, recognise
 from maft.config import load_config, start_from
-from maft.engine.schedules import build_scheduler, learning_rates
+from maft.engine.schedules import build_scheduler
 
 FOLDER = Path(__file__).resolve().parent.parent / "configs"
 RATES = json.loads((FOLDER.parent / "tests/golden/ovseg/lr_schedules.json").read_text(encoding="utf-8"))

@@ -72,9 +72,10 @@ def draw_sheet(report: Report, count: int, path: Path) -> None:
 
 def main() -> int:
     arguments = parse_arguments()
-    for option in ("workers", "pictures"):
-        if getattr(arguments, option) < (option == "workers"):
-            raise UserError(f"--{option} {getattr(arguments, option)} is too small.")
+    if arguments.workers < 1:
+        raise UserError(f"--workers {arguments.workers} is too small.")
+    if arguments.pictures < 0:
+        raise UserError(f"--pictures {arguments.pictures} is too small.")
     report = check_dataset(arguments.name, workers=arguments.workers)
     print_report(report, arguments.all)
     if arguments.pictures and report.good:

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Mine pairs of masked regions and nouns from captioned images, to fine-tune CLIP on (OVSeg, section 3.2)."""
+"""Mine pairs of masked regions and nouns from captioned images, to fine-tune CLIP on, as OVSeg does."""
 
 import argparse
 from pathlib import Path

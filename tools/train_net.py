@@ -28,7 +28,9 @@ def parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument("--config-file", required=True, metavar="FILE", help="YAML config")
     parser.add_argument(
-        "--eval-only", action="store_true", help="evaluate MODEL.WEIGHTS; with --resume, the last checkpoint"
+        "--eval-only",
+        action="store_true",
+        help="evaluate the weights that the config names; with --resume, the last checkpoint",
     )
     parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint in OUTPUT_DIR")
     parser.add_argument("--num-gpus", type=int, metavar="N", help="GPUs per machine (default: 1 if any); 0: the CPU")

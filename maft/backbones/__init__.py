@@ -16,7 +16,7 @@ from detectron2.modeling.backbone.swin import SwinTransformer
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from maft.errors import UserError
+from maft.errors import UserError, first_line
 
 _BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3)}
 
@@ -46,16 +46,8 @@ def build_basic_resnet_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> ResNet:
     for stage, blocks in enumerate(_BLOCKS[options.DEPTH]):
         width = options.RES2_OUT_CHANNELS * 2**stage
         strides = [1 if stage == 0 else 2] + [1] * (blocks - 1)
-        stages.append(
-            ResNet.make_stage(
-                BasicBlock,
-                blocks,
-                stride_per_block=strides,
-                in_channels=channels,
-                out_channels=width,
-                norm=options.NORM,
-            )
-        )
+        sizes = {"in_channels": channels, "out_channels": width, "norm": options.NORM}
+        stages.append(ResNet.make_stage(BasicBlock, blocks, stride_per_block=strides, **sizes))
         channels = width
     return ResNet(stem, stages, out_features=options.OUT_FEATURES).freeze(cfg.MODEL.BACKBONE.FREEZE_AT)
 
@@ -132,10 +124,15 @@ def backbone_from_config(cfg: CfgNode) -> Any:
     """The Detectron2 backbone that ``MODEL.BACKBONE.NAME`` names.
 
     Raises:
-        UserError: there is none of that name.
+        UserError: there is none of that name, or its options do not go together.
     """
     name = cfg.MODEL.BACKBONE.NAME
     if name not in BACKBONE_REGISTRY:
         known = ", ".join(known for known, _ in BACKBONE_REGISTRY)
         raise UserError(f"Unknown backbone {name!r} in MODEL.BACKBONE.NAME; the known ones are: {known}.")
-    return build_backbone(cfg)
+    try:
+        return build_backbone(cfg)
+    except (AssertionError, ArithmeticError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        raise UserError(
+            f"MODEL.BACKBONE.NAME {name} cannot be built ({type(error).__name__}: {first_line(error)})."
+        ) from error

@@ -11,9 +11,10 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from maft.checkpoint.torchscript import is_torchscript, read_torchscript
 from maft.errors import UserError
 from maft.files import atomic_path
 
@@ -27,6 +28,13 @@ _ALLOWED = {
     ("numpy._core.multiarray", "scalar"),
     ("_codecs", "encode"),
 }
+
+
+# What PyTorch and pickle raise when the bytes make no sense.
+_DAMAGE = (
+    RuntimeError, EOFError, ValueError, ArithmeticError, LookupError, TypeError, AttributeError, MemoryError,
+    AssertionError,
+)  # fmt: skip
 
 
 class _PlainUnpickler(pickle.Unpickler):
@@ -50,12 +58,14 @@ def load_plain_pickle(path: Path) -> Any:
     try:
         with open(path, "rb") as file:
             return _PlainUnpickler(file).load()
-    except (pickle.UnpicklingError, EOFError, ValueError, AttributeError, IndexError, TypeError) as error:
+    except (pickle.UnpicklingError, *_DAMAGE) as error:
         raise UserError(f"{path} is not plain data ({error}): download it again from the official page.") from None
 
 
 _WRAPPERS = ("model", "state_dict", "model_state_dict")
 _DATA_PARALLEL_PREFIX = "module."
+# How many wrappers may lie inside one another: a damaged file may hold one that lies in itself.
+_DEEPEST = 4
 
 
 def read_state_dict(path: str | os.PathLike[str]) -> dict[str, Tensor]:
@@ -73,7 +83,8 @@ def read_state_dict(path: str | os.PathLike[str]) -> dict[str, Tensor]:
         file = file / "model.safetensors"
     if not file.is_file():
         raise UserError(
-            f"Checkpoint {file} does not exist: check the path given as MODEL.WEIGHTS or on the command line."
+            f"Checkpoint {file} does not exist: check the path where it is named (MODEL.WEIGHTS, MODEL.START_FROM or "
+            "the command line)."
         )
     if file.suffix == ".safetensors":
         return _read_safetensors(file)
@@ -94,54 +105,55 @@ def write_safetensors(
     # safetensors refuses tensors that share memory, which tied weights and expanded buffers do
     flat = {name: tensor.detach().to("cpu").contiguous().clone() for name, tensor in tensors.items()}
     with atomic_path(path) as temporary:
-        save_file(flat, str(temporary), metadata=text or None)
+        try:
+            save_file(flat, str(temporary), metadata=text or None)
+        except SafetensorError as error:
+            # It is no OSError, whatever the system said.
+            raise UserError(f"cannot write {path}: {error}; free some space or write elsewhere") from error
 
 
 def _read_safetensors(file: Path) -> dict[str, Tensor]:
     try:
-        with safe_open(str(file), framework="pt") as content:
-            return {name: content.get_tensor(name) for name in content.keys()}  # noqa: SIM118 - not a mapping
+        return load_file(file)
     except SafetensorError as error:
         raise UserError(f"{file} is not a readable safetensors file ({error}): download or copy it again.") from error
 
 
 def _read_torch(file: Path) -> Any:
+    if is_torchscript(file):
+        return read_torchscript(file)
     try:
         return torch.load(file, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        if "TorchScript" in str(error):
-            return _read_torchscript(file)
-        raise UserError(
-            f"{file} is not a checkpoint, or holds more than tensors and would execute code when loaded, which is "
-            "refused: convert it to safetensors where you trust it."
-        ) from error
-    except (RuntimeError, EOFError, ValueError, KeyError, UnicodeDecodeError) as error:
-        if "TorchScript" in str(error):
-            return _read_torchscript(file)
+    except (pickle.UnpicklingError, *_DAMAGE, OSError) as error:
+        if isinstance(error, pickle.UnpicklingError):
+            raise UserError(
+                f"{file} is not a checkpoint, or holds more than tensors and would execute code when loaded, which is "
+                "refused: convert it to safetensors where you trust it."
+            ) from error
         raise UserError(f"{file} is truncated or not a checkpoint: download or copy it again.") from error
 
 
-def _read_torchscript(file: Path) -> dict[str, Tensor]:
-    try:
-        return dict(torch.jit.load(str(file), map_location="cpu").state_dict())
-    except RuntimeError as error:
-        raise UserError(f"{file} is truncated or not a TorchScript archive: download or copy it again.") from error
-
-
 def _unwrap(content: Any, file: Path) -> dict[str, Tensor]:
-    while isinstance(content, Mapping):
-        inner = next((content[key] for key in _WRAPPERS if isinstance(content.get(key), Mapping)), None)
-        if inner is None:
-            break
-        content = inner
-    if not isinstance(content, Mapping):
+    state = content if isinstance(content, Mapping) else {}
+    for _ in range(_DEEPEST):
+        state = next((state[key] for key in _WRAPPERS if isinstance(state.get(key), Mapping)), state)
+    tensors = {str(name): _dense(value, str(name), file) for name, value in state.items() if _is_array(value)}
+    if not tensors:
         raise UserError(f"{file} holds no named tensors: it is not a model checkpoint.")
-    state = {str(name): torch.as_tensor(value) for name, value in content.items() if _is_array(value)}
-    if not state:
-        raise UserError(f"{file} holds no named tensors: it is not a model checkpoint.")
-    if all(name.startswith(_DATA_PARALLEL_PREFIX) for name in state):
-        state = {name[len(_DATA_PARALLEL_PREFIX) :]: value for name, value in state.items()}
-    return state
+    if all(name.startswith(_DATA_PARALLEL_PREFIX) for name in tensors):
+        tensors = {name.removeprefix(_DATA_PARALLEL_PREFIX): value for name, value in tensors.items()}
+    return tensors
+
+
+def _dense(value: Any, name: str, file: Path) -> Tensor:
+    try:
+        tensor = torch.as_tensor(value)
+    except (TypeError, ValueError, RuntimeError):
+        raise UserError(f"{file} holds no numbers under {name}: it is not a model checkpoint.") from None
+    if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_complex() or tensor.is_meta:
+        kind = "quantised" if tensor.is_quantized else "complex" if tensor.is_complex() else "sparse or empty"
+        raise UserError(f"{file} holds a {kind} tensor under {name}: save it as a dense tensor of real numbers.")
+    return tensor
 
 
 def _is_array(value: Any) -> bool:

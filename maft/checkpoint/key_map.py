@@ -13,7 +13,7 @@ from maft.errors import UserError
 
 Shapes = Mapping[str, Tensor | torch.Size]
 
-_QUERIES = ("query_features.weight", "query_embed.weight")
+_QUERIES = "query_embed.weight"
 
 
 def explain(model: Shapes, state: Shapes) -> str:
@@ -111,20 +111,18 @@ class KeyMap:
         return converted
 
 
-def differences(model: Mapping[str, Tensor | torch.Size], state: Mapping[str, Tensor | torch.Size]) -> list[str]:
+def differences(model: Shapes, state: Shapes) -> list[str]:
     """What differs between the names and shapes of a model and of a state dict, one line each."""
-
-    def shape(value: Tensor | torch.Size) -> tuple[int, ...]:
-        return tuple(value.shape) if isinstance(value, Tensor) else tuple(value)
-
-    lines = [f"missing: {name} {shape(value)}" for name, value in model.items() if name not in state]
-    lines += [f"unexpected: {name} {shape(value)}" for name, value in state.items() if name not in model]
-    lines += [
-        f"shape of {name}: {shape(state[name])} in the checkpoint, {shape(value)} in the model"
-        for name, value in model.items()
-        if name in state and shape(state[name]) != shape(value)
+    ours, theirs = ({name: tuple(_shape(value)) for name, value in shapes.items()} for shapes in (model, state))
+    return [
+        *(f"missing: {name} {shape}" for name, shape in ours.items() if name not in theirs),
+        *(f"unexpected: {name} {shape}" for name, shape in theirs.items() if name not in ours),
+        *(
+            f"shape of {name}: {theirs[name]} in the checkpoint, {shape} in the model"
+            for name, shape in ours.items()
+            if theirs.get(name, shape) != shape
+        ),
     ]
-    return lines
 
 
 def load_strictly(

@@ -23,6 +23,7 @@ import logging
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -55,11 +56,9 @@ class _File:
     whole: bool = False
     tensors: Tensors | None = None
 
-    @property
+    @cached_property
     def state(self) -> Tensors:
-        if self.tensors is None:
-            self.tensors = read_weights(self.rule.file)
-        return self.tensors
+        return read_weights(self.rule.file) if self.tensors is None else self.tensors
 
     @property
     def named(self) -> Parts:

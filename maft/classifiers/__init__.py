@@ -1,5 +1,3 @@
-"""Mask classifiers: one file a paper."""
+"""Mask classifiers: one file a paper. Importing the package registers them."""
 
-from maft.classifiers import ip_clip, maft_plus, mask_adapter, mask_pooling, masked_crops
-
-__all__ = ["ip_clip", "maft_plus", "mask_adapter", "mask_pooling", "masked_crops"]
+from maft.classifiers import ip_clip, maft_plus, mask_adapter, mask_pooling, masked_crops  # noqa: F401

@@ -5,6 +5,8 @@ patches that proposal n shows, while patches see all patches and no copy:
 
     softmax(Q K^T / sqrt(d) + M) V,   M = [ M_copies  M_shown ]      M_copies: 0 on the diagonal, -inf elsewhere
                                           [ -inf      0       ]      M_shown:  0 where the patch is shown, else -inf
+
+with Q, K and V the queries, keys and values of the copies followed by the patches, and d the width of a head.
 """
 
 from __future__ import annotations
@@ -70,10 +72,8 @@ def class_rows(
 def _class_row_block(
     block: vit.ResidualAttentionBlock, rows: Tensor, patches: Tensor, visible: Tensor, patches_needed: bool
 ) -> tuple[Tensor, Tensor]:
-    heads = block.attn.num_heads
-    patch_query, patch_key, patch_value = vit.split_heads(vit.in_projection(block, block.ln_1(patches)), heads)
-    row_query, row_key, row_value = vit.split_heads(vit.in_projection(block, block.ln_1(rows)), heads)
-
+    patch_query, patch_key, patch_value = vit.attention_inputs(block, patches)
+    row_query, row_key, row_value = vit.attention_inputs(block, rows)
     scale = row_query.shape[-1] ** -0.5
     to_patches = (row_query * scale) @ patch_key.transpose(-1, -2)
     to_patches = to_patches.masked_fill(~visible[:, None], float("-inf"))
@@ -81,11 +81,10 @@ def _class_row_block(
     # The row's own logit is always finite, so a proposal without patches cannot make the softmax undefined.
     weights = torch.cat([to_patches, to_itself], dim=-1).softmax(-1, dtype=torch.float32).to(row_value.dtype)
     attended = weights[..., :-1] @ patch_value + weights[..., -1:] * row_value
-    rows = vit.finish_block(block, rows, vit.join_heads(attended))
-
+    rows = vit.finish_block(block, rows, attended)
     if patches_needed:
         attended = F.scaled_dot_product_attention(patch_query, patch_key, patch_value)
-        patches = vit.finish_block(block, patches, vit.join_heads(attended))
+        patches = vit.finish_block(block, patches, attended)
     return rows, patches
 
 
@@ -157,10 +156,13 @@ class IPCLIP(MaskClassifier):
             logits (B, Q, C), or (B, Q, C + 1) with void last, and embeddings (B, Q, D) before normalisation.
         """
         pixels = self.prepare(images, clip)
-        grid = (pixels.shape[-2] // clip.patch_size, pixels.shape[-1] // clip.patch_size)
+        grid = (pixels.shape[-2] // clip.stride, pixels.shape[-1] // clip.stride)
         visible = self.visible_patches(images, proposals, grid)
-        embeddings = self.encode_proposals(self._tower(clip), pixels, visible)
-        valid = self._not_empty(images, proposals) if self.drop_empty else None
+        visual: Any = clip.visual if self.visual is None else self.visual
+        embeddings = self.encode_proposals(visual, pixels, visible)
+        valid = None
+        if self.drop_empty:
+            valid = ((proposals.probabilities(images.padded_size) > 0.5) & images.inside()).flatten(2).any(-1)
         return Classification(text.logits(embeddings), embeddings, valid, has_void=text.void is not None)
 
     def prepare(self, images: Images, clip: CLIPEncoder) -> Tensor:
@@ -208,19 +210,5 @@ class IPCLIP(MaskClassifier):
         Args:
             teacher: run CLIP's own frozen tower on the same pixels instead of the fine-tuned one.
         """
-        visual = clip.visual if teacher else self._tower(clip)
-        return vit.encode_vit(visual, self.prepare(images, clip), align_corners=self.position_align_corners)
-
-    def _tower(self, clip: CLIPEncoder) -> vit.VisionTransformer:
-        return clip.visual if self.visual is None else self.visual
-
-    @staticmethod
-    def _not_empty(images: Images, proposals: Proposals) -> Tensor:
-        """(B, Q) bool: some pixel of the image, without its padding, is above 0.5."""
-        valid = [
-            (proposals.image(index).probabilities(proposals.padded_size)[:, :, :height, :width] > 0.5)
-            .flatten(2)
-            .any(-1)
-            for index, (height, width) in enumerate(images.sizes)
-        ]
-        return torch.cat(valid)
+        pixels, visual = self.prepare(images, clip), None if teacher else self.visual
+        return clip.encode_image(pixels, visual=visual, align_corners=self.position_align_corners)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from copy import deepcopy
 from dataclasses import replace
+from functools import cached_property
 from typing import Any, Literal
 
 import torch
@@ -12,10 +13,10 @@ from torch import Tensor, nn
 
 from maft.classifiers.mask_pooling import MaskPooling, require_dense_features
 from maft.clip import CLIPEncoder
-from maft.clip.dense import dense_features
+from maft.clip.dense import dense_features, project_dense
 from maft.errors import UserError
 from maft.interfaces import BuildContext
-from maft.layers.transformer import sine_position_encoding
+from maft.layers.transformer import Attention, position_codes
 from maft.options import Positive
 from maft.registry import CLASSIFIERS
 from maft.structures import Images, TextClassifier
@@ -24,14 +25,18 @@ Form = Literal["post_norm", "res_post_norm"]
 
 
 class ContentDependentTransfer(nn.Module):
-    """One cross-attention from texts to the dense image features.
+    """One cross-attention from texts to the dense image features (MAFT+, content-dependent transfer).
+
+    With T the text rows of CLIP, F the dense features of the image, one row a position, and P their sine position codes
+
+        A = MultiHeadAttention(queries T, keys F + P, values F),    T' = LN(T + MLP(A))
 
     Args:
         width: D.
         num_heads: attention heads.
-        form: "post_norm" is LN(T + MLP(attention)), what the semantic releases were trained with; "res_post_norm" is
-            T + LN(MLP(attention)) with the MLP starting at zero, as in the panoptic release. The official code
-            chooses by ``TEST.PANOPTIC_ON``, so some published rows run weights in the other form.
+        form: "post_norm" is the above, what the semantic releases were trained with; "res_post_norm" is
+            T' = T + LN(MLP(A)) with the MLP, one linear layer, starting at zero, as in the panoptic release. The
+            official code chooses by ``TEST.PANOPTIC_ON``, so some published rows run weights in the other form.
 
     Raises:
         UserError: the heads do not divide the width.
@@ -44,7 +49,7 @@ class ContentDependentTransfer(nn.Module):
                 f"TRANSFER_HEADS is {num_heads}, but {num_heads} attention heads do not divide the {width} channels of "
                 "CLIP's joint space."
             )
-        self.attention = nn.MultiheadAttention(width, num_heads, batch_first=True)
+        self.attention = Attention(width, num_heads)
         self.mlp = nn.Linear(width, width)
         self.norm = nn.LayerNorm(width)
         self.form = form
@@ -64,13 +69,11 @@ class ContentDependentTransfer(nn.Module):
         """
         rows = text.matrix.expand(len(features), -1, -1)
         values = features.flatten(2).transpose(1, 2)
-        size = (int(features.shape[-2]), int(features.shape[-1]))
-        position = sine_position_encoding(size, features.shape[1], device=features.device)
         # Rows that are compared with 100 times a cosine want full precision.
         with torch.autocast(features.device.type, enabled=False):
             values = values.float()
-            keys = values + position.flatten(1).T
-            attended = self.mlp(self.attention(rows.float(), keys, values, need_weights=False)[0])
+            keys = values + position_codes(features)
+            attended = self.mlp(self.attention(rows.float(), keys, values))
             rows = self.norm(rows + attended) if self.form == "post_norm" else rows + self.norm(attended)
         if text.void is None:
             return replace(text, embeddings=rows)
@@ -104,8 +107,6 @@ class MAFTPlus(MaskPooling):
         self.text_transfer = ContentDependentTransfer(embed_dim, transfer_heads, form=text_transfer)
         self.rows_in_memory_order = rows_in_memory_order
         self._load_teacher = load_teacher
-        # In a tuple it is no submodule: evaluation does without it, and checkpoints hold one tower.
-        self._teacher: tuple[nn.Module, ...] = ()
 
     @classmethod
     def from_options(cls, context: BuildContext, **options: Any) -> Any:
@@ -115,14 +116,19 @@ class MAFTPlus(MaskPooling):
             UserError: CLIP is a ViT.
         """
         require_dense_features(context.clip, "MAFTPlus")
-        return cls(context.clip.embed_dim, _pretrained_tower(context), **options)
+        if load := context.pretrained_clip:
+            return cls(context.clip.embed_dim, lambda: load().visual, **options)
+        # Copied now, before training changes it.
+        tower = deepcopy(context.clip.visual)
+        return cls(context.clip.embed_dim, lambda: tower, **options)
 
-    @property
+    @cached_property
     def teacher(self) -> nn.Module:
-        """The image tower as pre-trained, frozen and in eval mode."""
-        if not self._teacher:
-            self._teacher = (self._load_teacher().eval().requires_grad_(False),)
-        return self._teacher[0]
+        """The image tower as pre-trained, frozen and in eval mode.
+
+        It is no submodule: evaluation does without it, and checkpoints hold one tower.
+        """
+        return self._load_teacher().eval().requires_grad_(False)
 
     def trainable_parameters(self) -> Iterator[nn.Parameter]:
         """The text transfer."""
@@ -133,21 +139,13 @@ class MAFTPlus(MaskPooling):
         head = ("trunk.head.", "head.", "attnpool.")
         return (parameter for name, parameter in clip.visual.named_parameters() if not name.startswith(head))
 
-    def texts(self, text: TextClassifier, dense: Tensor, clip: Any) -> TextClassifier:
+    def texts(self, text: TextClassifier, dense: Tensor, clip: CLIPEncoder) -> TextClassifier:
         """Texts adapted to each image."""
-        return self.text_transfer(text, clip.project_dense(dense, rows_in_memory_order=self.rows_in_memory_order))
+        projected = project_dense(clip.visual, dense, rows_in_memory_order=self.rows_in_memory_order)
+        return self.text_transfer(text, projected)
 
     @torch.no_grad()
     def teacher_features(self, images: Images, clip: CLIPEncoder) -> Tensor:
         """The pre-trained tower's dense features (B, C, H/32, W/32)."""
         teacher = self.teacher.to(images.pixels.device)
         return dense_features(teacher, clip.normalize(images))["dense"]
-
-
-def _pretrained_tower(context: BuildContext) -> Callable[[], nn.Module]:
-    if context.pretrained_clip is not None:
-        load = context.pretrained_clip
-        return lambda: load().visual
-    # Copied now, before training changes it.
-    tower = deepcopy(context.clip.visual)
-    return lambda: tower

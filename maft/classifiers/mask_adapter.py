@@ -8,12 +8,14 @@ from typing import Annotated, Any, Literal
 import torch
 import torch.nn.functional as F
 from pydantic import Field
+from timm.models.convnext import ConvNeXtBlock
 from torch import Tensor, nn
 
 from maft.classifiers.maft_plus import ContentDependentTransfer
-from maft.classifiers.mask_pooling import dense_features, require_dense_features, weighted_mean
+from maft.classifiers.mask_pooling import require_dense_features, weighted_mean
 from maft.classifiers.mixed_masks import MixedMaskTraining
 from maft.clip import CLIPEncoder
+from maft.clip.dense import project_dense, project_pooled
 from maft.interfaces import BuildContext
 from maft.options import Positive
 from maft.registry import CLASSIFIERS
@@ -23,33 +25,14 @@ from maft.structures import Classification, Images, Proposals, TextClassifier
 class ChannelNorm(nn.Module):
     """LayerNorm over the last axis, a type of its own: the released recipe decays these weights, unlike LayerNorm's."""
 
-    def __init__(self, channels: int, eps: float = 1e-6) -> None:
+    def __init__(self, channels: int, **factory: Any) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.ones(channels))
-        self.bias = nn.Parameter(torch.zeros(channels))
-        self.eps = eps
+        self.weight = nn.Parameter(torch.ones(channels, **factory))
+        self.bias = nn.Parameter(torch.zeros(channels, **factory))
 
     def forward(self, values: Tensor) -> Tensor:
         """(..., channels) -> (..., channels)."""
-        return F.layer_norm(values, self.weight.shape, self.weight, self.bias, self.eps)
-
-
-class ConvNeXtBlock(nn.Module):
-    """7x7 depthwise convolution and an MLP with layer scale, residual (ConvNeXt), channels last."""
-
-    def __init__(self, channels: int, layer_scale: float = 1e-6) -> None:
-        super().__init__()
-        self.depthwise = nn.Conv2d(channels, channels, 7, padding=3, groups=channels)
-        self.norm = ChannelNorm(channels)
-        self.expand = nn.Linear(channels, 4 * channels)
-        self.reduce = nn.Linear(4 * channels, channels)
-        self.gamma = nn.Parameter(torch.full((channels,), layer_scale))
-
-    def forward(self, values: Tensor) -> Tensor:
-        """(N, h, w, channels) -> (N, h, w, channels)."""
-        change = self.depthwise(values.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
-        change = self.reduce(F.gelu(self.expand(self.norm(change))))
-        return values + self.gamma * change
+        return F.layer_norm(values, self.weight.shape, self.weight, self.bias, eps=1e-6)
 
 
 class MaskAdapterHead(nn.Module):
@@ -85,7 +68,7 @@ class MaskAdapterHead(nn.Module):
         self.mask_norm2 = ChannelNorm(mask_channels)
         self.mask_projection = nn.Conv2d(mask_channels, embed_dim, 1)
         self.fuse = nn.Conv2d(embed_dim, channels, 1)
-        self.blocks = nn.ModuleList(ConvNeXtBlock(channels) for _ in range(num_blocks))
+        self.blocks = nn.ModuleList(ConvNeXtBlock(channels, norm_layer=ChannelNorm) for _ in range(num_blocks))
         self.norm = nn.LayerNorm(channels)
         self.to_maps = nn.Conv2d(channels, num_maps, 1)
         self.channels = channels
@@ -93,7 +76,7 @@ class MaskAdapterHead(nn.Module):
         self.chunk_megabytes = chunk_megabytes
 
     def by_definition(self, features: Tensor, masks: Tensor) -> Tensor:
-        """`forward` as the paper writes it: every mask is embedded to E channels and added to the image features.
+        """`forward` as the paper writes it: A = Conv(LN(ConvNeXt(Fuse(F + e(m))))), the mask m embedded to E channels.
 
         Args:
             features: (B, E, h, w).
@@ -102,10 +85,11 @@ class MaskAdapterHead(nn.Module):
         count = masks.shape[1]
         embedded = self._embedded(masks.flatten(0, 1)[:, None]).permute(0, 3, 1, 2)
         repeated = features.repeat_interleave(count, dim=0)
-        values = self.fuse(repeated + self.mask_projection(embedded)).permute(0, 2, 3, 1)
+        values = self.fuse(repeated + self.mask_projection(embedded))
         for block in self.blocks:
             values = block(values)
-        return self.to_maps(self.norm(values).permute(0, 3, 1, 2)).unflatten(0, (-1, count))
+        values = self.norm(values.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+        return self.to_maps(values).unflatten(0, (-1, count))
 
     def forward(self, features: Tensor, masks: Tensor) -> Tensor:
         """Activation maps before the sigmoid.
@@ -142,10 +126,12 @@ class MaskAdapterHead(nn.Module):
         embedded = self._embedded(masks.flatten(0, 1)[:, None])
         weight = self.fuse.weight.flatten(1) @ self.mask_projection.weight.flatten(1)
         values = F.linear(embedded, weight).unflatten(0, (batch, -1)) + image[:, None]
-        values = values.flatten(0, 1)
+        # Channels stay last in memory: a block permutes them there and back without a copy.
+        values = values.flatten(0, 1).permute(0, 3, 1, 2)
         for block in self.blocks:
             values = block(values)
-        maps = F.linear(self.norm(values), self.to_maps.weight.flatten(1), self.to_maps.bias)
+        values = self.norm(values.permute(0, 2, 3, 1))
+        maps = F.linear(values, self.to_maps.weight.flatten(1), self.to_maps.bias)
         return maps.permute(0, 3, 1, 2).unflatten(0, (batch, -1))
 
     def _embedded(self, masks: Tensor) -> Tensor:
@@ -237,11 +223,11 @@ class MaskAdapter(MixedMaskTraining):
             logits (B, Q, C), or (B, Q, C + 1) with void last, scaled by CLIP's own temperature; embeddings
             (B, Q, D), the mean over the maps of a mask; a mask without any pixel is not valid.
         """
-        dense = dense_features(images, proposals, clip)
-        projected = clip.project_dense(dense, rows_in_memory_order=self.rows_in_memory_order)
+        dense = (proposals.clip_features or clip.dense_features(images))["dense"]
+        projected = project_dense(clip.visual, dense, rows_in_memory_order=self.rows_in_memory_order)
         masks = self.adapter_masks(proposals)
         maps = self.head(projected, masks)
-        embeddings = clip.project_pooled(pool_through_maps(maps, dense)).mean(2)
+        embeddings = project_pooled(clip.visual, pool_through_maps(maps, dense)).mean(2)
         if self.text_transfer is not None:
             text = self.text_transfer(text, projected)
         logits = text.logits(embeddings, clip.temperature)

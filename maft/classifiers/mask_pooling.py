@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from maft.clip import CLIPEncoder
+from maft.clip.dense import attention_pool, project_pooled
 from maft.errors import UserError
 from maft.interfaces import BuildContext, MaskClassifier
 from maft.registry import CLASSIFIERS
@@ -22,14 +23,6 @@ def require_dense_features(clip: CLIPEncoder, classifier: str) -> None:
             "set MODEL.CLIP.NAME to a ConvNeXt such as convnext_large_d_320 or a ResNet such as RN50, "
             "or use the classifier IPCLIP or MaskedCrops."
         )
-
-
-def dense_features(images: Images, proposals: Proposals, clip: CLIPEncoder) -> Tensor:
-    """The input of CLIP's head (B, C, H/32, W/32): the proposer's when CLIP is its backbone, so that it runs once."""
-    features = proposals.clip_features
-    if features is None:
-        features = clip.dense_features(clip.normalize(images))
-    return features["dense"]
 
 
 def weighted_mean(features: Tensor, weights: Tensor) -> Tensor:
@@ -77,12 +70,13 @@ class MaskPooling(MaskClassifier):
             logits (B, Q, C), or (B, Q, C + 1) with void last, scaled by CLIP's own temperature; embeddings
             (B, Q, D); a proposal without a cell of the feature map is not valid.
         """
-        dense = dense_features(images, proposals, clip)
+        # Where CLIP is the proposer's backbone, it runs once.
+        dense = (proposals.clip_features or clip.dense_features(images))["dense"]
         inside = self.inside(proposals, (dense.shape[-2], dense.shape[-1]))
         if clip.kind == "resnet":
-            embeddings = clip.attention_pool(dense, inside)
+            embeddings = attention_pool(clip.visual, dense, inside)
         else:
-            embeddings = clip.project_pooled(mask_pool(dense, inside))
+            embeddings = project_pooled(clip.visual, mask_pool(dense, inside))
         text = self.texts(text, dense, clip)
         logits = text.logits(embeddings, clip.temperature)
         return Classification(logits, embeddings, inside.flatten(2).any(-1), has_void=text.void is not None)

@@ -13,7 +13,6 @@ from torch import Tensor, nn
 
 from maft.clip import CLIPEncoder
 from maft.clip.mask_prompts import MaskPrompts
-from maft.clip.vit import encode_vit
 from maft.errors import UserError
 from maft.interfaces import BuildContext, MaskClassifier
 from maft.layers.crops import crop_regions, expand_boxes, tight_boxes
@@ -28,7 +27,9 @@ _NODE = "MODEL.CLASSIFIER.MaskedCrops"
 class MaskedCrops(MaskClassifier):
     """Cuts every proposal out of the image, fills its background and embeds it with CLIP's image tower.
 
-    Also the classifier of ZSSeg (defaults, without prompts) and FreeSeg (``resize_align_corners``).
+    With x the image, m the mask's probabilities, b = [m > mask_threshold] and f the fill colour, what CLIP sees of a
+    proposal is resize(crop(b x + (1 - b) f, box of b)); with matting m takes the place of b in the sum. Also the
+    classifier of ZSSeg (defaults, without prompts) and FreeSeg (``resize_align_corners``).
 
     Args:
         clip: the shared CLIP, whose image tower is copied when it trains, and run itself otherwise.
@@ -117,9 +118,7 @@ class MaskedCrops(MaskClassifier):
         binary, boxes = binary[valid], boxes[valid]
         pixels = images.pixels[index, :, :height, :width]
         normalized = (pixels - clip.pixel_mean[:, None, None]) / clip.pixel_std[:, None, None]
-        background = torch.zeros_like(clip.pixel_mean)
-        if self.fill == "zero":
-            background = -clip.pixel_mean / clip.pixel_std
+        background = torch.zeros_like(clip.pixel_mean) if self.fill == "mean" else -clip.pixel_mean / clip.pixel_std
         regions, region_masks = crop_regions(
             normalized,
             masks[valid].to(normalized.dtype) if self.matting else binary,
@@ -140,12 +139,13 @@ class MaskedCrops(MaskClassifier):
         Returns:
             (n, D), not normalised.
         """
-        embeddings = [
-            self._encode(*chunk, clip)
-            for chunk in zip(regions.split(self.crops_per_chunk), region_masks.split(self.crops_per_chunk))
-            if len(chunk[0])
-        ]
-        return torch.cat(embeddings) if embeddings else regions.new_zeros(0, clip.embed_dim)
+        if not len(regions):
+            return regions.new_zeros(0, clip.embed_dim)
+        chunks = zip(regions.split(self.crops_per_chunk), region_masks.split(self.crops_per_chunk))
+        if self.mask_prompts is None:
+            return torch.cat([clip.encode_image(pixels, visual=self.visual) for pixels, _ in chunks])
+        visual = clip.visual if self.visual is None else self.visual
+        return torch.cat([self.mask_prompts(visual, *chunk) for chunk in chunks])
 
     def encode_image(self, images: Images, clip: CLIPEncoder, *, teacher: bool = False) -> Tensor:
         """The tower on whole images squashed to a square, as self-distillation compares it: (B, D), not normalised.
@@ -160,14 +160,4 @@ class MaskedCrops(MaskClassifier):
             raise UserError(f"SelfDistillationLoss needs {_NODE}.TRAIN tower or all: no image tower is fine-tuned now.")
         square, corners = (self.input_size, self.input_size), self.resize_align_corners
         pixels = F.interpolate(clip.normalize(images), square, mode="bicubic", align_corners=corners)
-        return clip.encode_image(pixels) if teacher else self._encode_plain(pixels, clip)
-
-    def _encode(self, regions: Tensor, region_masks: Tensor, clip: CLIPEncoder) -> Tensor:
-        if self.mask_prompts is not None:
-            return self.mask_prompts(clip.visual if self.visual is None else self.visual, regions, region_masks)
-        return self._encode_plain(regions, clip)
-
-    def _encode_plain(self, pixels: Tensor, clip: CLIPEncoder) -> Tensor:
-        if self.visual is None:
-            return clip.encode_image(pixels)
-        return encode_vit(self.visual, pixels) if clip.kind == "vit" else self.visual(pixels)
+        return clip.encode_image(pixels, visual=None if teacher else self.visual)

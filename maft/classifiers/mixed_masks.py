@@ -10,7 +10,7 @@ from torch import Tensor
 from maft.errors import UserError
 from maft.interfaces import MaskClassifier
 from maft.layers.grid_masks import grid_probabilities
-from maft.matching import Draws, IoUMatcher, ground_truth_slots
+from maft.matching import ground_truth_slots, match_by_iou
 from maft.options import Fraction, NonNegative
 from maft.structures import Proposals, Targets
 
@@ -47,7 +47,6 @@ class MixedMaskTraining(MaskClassifier):
         super().__init__()
         if num_ground_truth + num_matched == 0:
             raise UserError("NUM_GROUND_TRUTH and NUM_MATCHED are both 0, so that there is no mask to train on.")
-        self.draws = Draws()
         self.num_ground_truth, self.num_matched = num_ground_truth, num_matched
         self.iou_threshold, self.match_threshold, self.mask_threshold = iou_threshold, match_threshold, mask_threshold
         self.threshold_free_slots = threshold_free_slots
@@ -64,15 +63,14 @@ class MixedMaskTraining(MaskClassifier):
             masks (B, num_ground_truth + 2 * num_matched, H/8, W/8) in [0, 1] with their ``labels`` (-1 in free
             slots), and as ``pairs`` the slots of each matched prediction and its target.
         """
-        true_masks, true_labels = ground_truth_slots(targets, self.num_ground_truth, self.draws)
-        matcher = IoUMatcher(
+        true_masks, true_labels = ground_truth_slots(targets, self.num_ground_truth)
+        predicted, wanted, labels = match_by_iou(
+            proposals.masks if proposals.are_logits else proposals.masks.logit(eps=1e-6),
+            targets,
             slots=self.num_matched,
             iou_threshold=self.iou_threshold,
             mask_threshold=self.match_threshold,
-            draws=self.draws,
         )
-        logits = proposals.masks if proposals.are_logits else proposals.masks.logit(eps=1e-6)
-        predicted, wanted, labels = matcher(logits, targets)
         binary = predicted.sigmoid() > self.mask_threshold
         if not self.threshold_free_slots:
             binary &= (labels >= 0)[..., None, None]

@@ -1,4 +1,4 @@
-"""Dense features of convolutional CLIP towers and their projection to the joint space (FC-CLIP, section 3.2).
+"""Dense features of convolutional CLIP towers and their projection to the joint space (FC-CLIP).
 
 Shape letters: B images, Q masks, C channels of the last stage, D joint embedding, (h, w) its grid (stride 32).
 """
@@ -10,10 +10,11 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from open_clip.modified_resnet import AttentionPool2d, ModifiedResNet
+from open_clip.modified_resnet import ModifiedResNet
 from open_clip.timm_model import TimmModel
 from torch import Tensor, nn
 
+from maft.clip.vit import resize_position_embedding
 from maft.errors import UserError
 
 STAGES = ("res2", "res3", "res4", "res5")
@@ -22,11 +23,6 @@ STAGES = ("res2", "res3", "res4", "res5")
 def is_convnext(visual: object) -> bool:
     """Whether the tower is a timm ConvNeXt inside open_clip's adaptor."""
     return isinstance(visual, TimmModel) and type(visual.trunk).__name__ == "ConvNeXt"
-
-
-def is_resnet(visual: object) -> bool:
-    """Whether the tower is CLIP's ResNet with attention pooling."""
-    return isinstance(visual, ModifiedResNet)
 
 
 def dense_channels(visual: Any) -> dict[str, int]:
@@ -109,9 +105,11 @@ def attention_pool(visual: Any, features: Tensor, visible: Tensor | None = None)
         (B, Q, D), or (B, D) without masks.
     """
     pool = _resnet(visual).attnpool
-    height, width = features.shape[-2:]
     tokens = features.flatten(2).transpose(1, 2)
-    position = _pool_position(pool, (height, width)).to(tokens.dtype)
+    side = math.isqrt(pool.positional_embedding.shape[0] - 1)
+    position = resize_position_embedding(
+        pool.positional_embedding, (side, side), (features.shape[-2], features.shape[-1]), mode="bilinear"
+    ).to(tokens.dtype)
     query = tokens.mean(1, keepdim=True) + position[:1]
     keys = tokens + position[1:]
     mask = None
@@ -130,16 +128,6 @@ def attention_pool(visual: Any, features: Tensor, visible: Tensor | None = None)
     )
     pooled = pool.c_proj(attended.transpose(1, 2).flatten(2))
     return pooled[:, 0] if visible is None else pooled
-
-
-def _pool_position(pool: AttentionPool2d, grid: tuple[int, int]) -> Tensor:
-    position = pool.positional_embedding
-    side = math.isqrt(position.shape[0] - 1)
-    if (side, side) == grid:
-        return position
-    spatial = position[1:].transpose(0, 1).reshape(1, -1, side, side)
-    spatial = F.interpolate(spatial, size=grid, mode="bilinear", align_corners=False)
-    return torch.cat([position[:1], spatial.flatten(2)[0].transpose(0, 1)])
 
 
 def _resnet(visual: Any) -> ModifiedResNet:

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from open_clip.constants import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
+from open_clip.modified_resnet import ModifiedResNet
 from open_clip.tokenizer import SimpleTokenizer
 from open_clip.transformer import VisionTransformer
 from torch import Tensor, nn
@@ -35,7 +36,7 @@ class CLIPEncoder(nn.Module):
         embed_dim: D, width of the joint space.
         text_width: width of the text transformer.
         image_size: native input size (height, width).
-        stride: pixels per token or per cell of the last feature map.
+        stride: pixels per token, a ViT's patch size, or per cell of the last feature map.
 
     Raises:
         UserError: a tower is of a kind that is not supported.
@@ -83,11 +84,6 @@ class CLIPEncoder(nn.Module):
         return self.model.visual
 
     @property
-    def patch_size(self) -> int:
-        """Side of a ViT's patch in pixels; the stride of a convolutional tower."""
-        return self.stride
-
-    @property
     def device(self) -> torch.device:
         return self.pixel_mean.device
 
@@ -122,39 +118,24 @@ class CLIPEncoder(nn.Module):
         """CLIP's own factor of the cosine, at most 100."""
         return self.model.logit_scale.exp().clamp(max=100)
 
-    def encode_image(self, pixels: Tensor, *, align_corners: bool = False) -> Tensor:
+    def encode_image(self, pixels: Tensor, *, visual: nn.Module | None = None, align_corners: bool = False) -> Tensor:
         """Image embeddings (B, D), not normalised.
 
         Args:
             pixels: (B, 3, h, w) normalised with ``pixel_mean`` and ``pixel_std``, of any size.
+            visual: a tuned copy of the image tower that is run in its place.
             align_corners: how a ViT's position embedding is resized to another grid.
         """
+        tower: Any = self.visual if visual is None else visual
         if self.kind == "vit":
-            return vit.encode_vit(self.model.visual, pixels, align_corners=align_corners)
+            return vit.encode_vit(tower, pixels, align_corners=align_corners)
         if self.kind == "resnet":
-            return dense.attention_pool(self.model.visual, dense.dense_features(self.model.visual, pixels)["dense"])
-        return self.model.visual(pixels)
+            return dense.attention_pool(tower, dense.dense_features(tower, pixels)["dense"])
+        return tower(pixels)
 
-    def dense_features(self, pixels: Tensor) -> dict[str, Tensor]:
+    def dense_features(self, images: Images) -> dict[str, Tensor]:
         """Feature maps of a convolutional tower, see :func:`maft.clip.dense.dense_features`."""
-        return dense.dense_features(self.model.visual, pixels)
-
-    @property
-    def dense_channels(self) -> dict[str, int]:
-        """Channels of the maps that :meth:`dense_features` returns; raises `UserError` for a ViT."""
-        return dense.dense_channels(self.model.visual)
-
-    def project_dense(self, features: Tensor, *, rows_in_memory_order: bool = False) -> Tensor:
-        """(B, C, h, w) -> (B, D, h, w), see :func:`maft.clip.dense.project_dense`."""
-        return dense.project_dense(self.model.visual, features, rows_in_memory_order=rows_in_memory_order)
-
-    def project_pooled(self, vectors: Tensor) -> Tensor:
-        """(..., C) -> (..., D), see :func:`maft.clip.dense.project_pooled`."""
-        return dense.project_pooled(self.model.visual, vectors)
-
-    def attention_pool(self, features: Tensor, visible: Tensor | None = None) -> Tensor:
-        """A ResNet's attention pool per mask, see :func:`maft.clip.dense.attention_pool`."""
-        return dense.attention_pool(self.model.visual, features, visible)
+        return dense.dense_features(self.visual, self.normalize(images))
 
     def text_parameters(self) -> list[tuple[str, nn.Parameter]]:
         """Names and parameters of the text tower, in a fixed order."""
@@ -199,7 +180,7 @@ def _kind(visual: nn.Module, name: str) -> str:
         return "vit"
     if dense.is_convnext(visual):
         return "convnext"
-    if dense.is_resnet(visual):
+    if isinstance(visual, ModifiedResNet):
         return "resnet"
     raise UserError(
         f"The image tower of {name} ({type(visual).__name__}) is not supported: "

@@ -13,6 +13,12 @@ from maft.errors import UserError
 class MaskPrompts(nn.Module):
     """Prompt tokens for a stock open_clip ViT, one per position and depth.
 
+    Where k is 1 for a patch with any pixel of the region and 0 for a blank one, and E_d are the prompts of depth d,
+
+        T_0 = k * patches + (1 - k) * E_0,    T_d = k * T + (1 - k) * E_d   with T the patches' tokens after block d,
+
+    d = 1 .. depth - 1. The class token is never replaced, and there is no attention mask.
+
     Args:
         visual: the tower the prompts are for; read for its sizes, not kept.
         depth: how often blank patches are replaced: 1 before the class token and position embedding are added, every

@@ -41,8 +41,10 @@ def require_plain_vit(visual: nn.Module, purpose: str) -> VisionTransformer:
     return visual
 
 
-def resize_position_embedding(position: Tensor, native: Grid, grid: Grid, *, align_corners: bool = False) -> Tensor:
-    """Position embedding (1 + native patches, W) resized bicubically to another grid: (1 + P, W).
+def resize_position_embedding(
+    position: Tensor, native: Grid, grid: Grid, *, align_corners: bool = False, mode: str = "bicubic"
+) -> Tensor:
+    """Position embedding (1 + native patches, W) resized to another grid: (1 + P, W).
 
     The class row is kept. MAFT resizes with ``align_corners=True``, open_clip and OVSeg without.
     """
@@ -50,7 +52,7 @@ def resize_position_embedding(position: Tensor, native: Grid, grid: Grid, *, ali
         return position
     patches = position[1:].reshape(1, *native, -1).permute(0, 3, 1, 2)
     # Half precision has no bicubic kernel on every device.
-    patches = F.interpolate(patches.float(), size=grid, mode="bicubic", align_corners=align_corners)
+    patches = F.interpolate(patches.float(), size=grid, mode=mode, align_corners=align_corners)
     patches = patches.to(position.dtype).flatten(2)[0].transpose(0, 1)
     return torch.cat([position[:1], patches])
 
@@ -84,9 +86,8 @@ def run_block(block: ResidualAttentionBlock, tokens: Tensor, bias: Tensor | None
     Args:
         bias: added to the attention logits, or boolean (True = may attend); broadcastable to (B, heads, L, L).
     """
-    query, key, value = split_heads(in_projection(block, block.ln_1(tokens)), block.attn.num_heads)
-    attended = F.scaled_dot_product_attention(query, key, value, attn_mask=bias)
-    return finish_block(block, tokens, join_heads(attended))
+    query, key, value = attention_inputs(block, tokens)
+    return finish_block(block, tokens, F.scaled_dot_product_attention(query, key, value, attn_mask=bias))
 
 
 def run_blocks(
@@ -109,26 +110,18 @@ def encode_vit(visual: VisionTransformer, pixels: Tensor, *, align_corners: bool
     return project_tokens(visual, run_blocks(visual, tokens)[:, 0])
 
 
-def in_projection(block: ResidualAttentionBlock, tokens: Tensor) -> Tensor:
-    """Query, key and value of a block in one: (B, L, W) -> (B, L, 3W)."""
-    return F.linear(tokens, block.attn.in_proj_weight, block.attn.in_proj_bias)
-
-
-def split_heads(projected: Tensor, heads: int) -> tuple[Tensor, Tensor, Tensor]:
-    """(B, L, 3W) -> query, key, value of (B, heads, L, W / heads)."""
-    batch, length, width = projected.shape
-    query, key, value = projected.view(batch, length, 3, heads, width // (3 * heads)).permute(2, 0, 3, 1, 4).unbind(0)
+def attention_inputs(block: ResidualAttentionBlock, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Query, key and value of normalised tokens: (B, L, W) -> three of (B, heads, L, W / heads)."""
+    batch, length, width = tokens.shape
+    heads = block.attn.num_heads
+    projected = F.linear(block.ln_1(tokens), block.attn.in_proj_weight, block.attn.in_proj_bias)
+    query, key, value = projected.view(batch, length, 3, heads, width // heads).permute(2, 0, 3, 1, 4)
     return query, key, value
 
 
-def join_heads(attended: Tensor) -> Tensor:
-    """(B, heads, L, W / heads) -> (B, L, W)."""
-    return attended.transpose(1, 2).flatten(2)
-
-
 def finish_block(block: ResidualAttentionBlock, tokens: Tensor, attended: Tensor) -> Tensor:
-    """What a block does after its attention: output projection and MLP, both residual, on (B, L, W)."""
-    tokens = tokens + block.ls_1(block.attn.out_proj(attended))
+    """What a block does after its attention (B, heads, L, W / heads): output projection and MLP, both residual."""
+    tokens = tokens + block.ls_1(block.attn.out_proj(attended.transpose(1, 2).flatten(2)))
     return tokens + block.ls_2(block.mlp(block.ln_2(tokens)))
 
 

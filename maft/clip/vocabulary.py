@@ -6,7 +6,6 @@ import hashlib
 import json
 import logging
 from collections.abc import Sequence
-from functools import cache
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -33,7 +32,8 @@ def prompt_templates(templates: str | Sequence[str]) -> tuple[str, ...]:
     """
     if isinstance(templates, str):
         if templates in TEMPLATE_SETS:
-            return _read(templates)
+            file = files("maft.clip") / "templates" / f"{templates}.txt"
+            return tuple(file.read_text(encoding="utf-8").splitlines())
         if "{}" not in templates:
             raise UserError(
                 f"Unknown prompt template set {templates!r} in MODEL.VOCABULARY.TEMPLATES; the known ones are: "
@@ -48,12 +48,6 @@ def prompt_templates(templates: str | Sequence[str]) -> tuple[str, ...]:
     return tuple(templates)
 
 
-@cache
-def _read(name: str) -> tuple[str, ...]:
-    text = (files("maft.clip") / "templates" / f"{name}.txt").read_text(encoding="utf-8")
-    return tuple(text.splitlines())
-
-
 PROMPTS_PER_BATCH = 128
 SYNONYM_RULES = ("whole", "average", "max")
 
@@ -63,9 +57,9 @@ log = logging.getLogger(__name__)
 class VocabularyEncoder(nn.Module):
     """Turns a vocabulary into the rows that name masks.
 
-    Every prompt is encoded and L2-normalised; the prompts of one text are averaged and normalised again (MAFT and
-    OVSeg section "text features"; FC-CLIP section 3.3). Embeddings are kept under the text, the templates and the
-    weights of the text tower, so a class occurring in two datasets is encoded once.
+    The row of a text w is normalised(mean over the templates k of normalised(CLIP(k with w in it))), to unit length
+    both times, as in all systems here. Embeddings are kept under the text, the templates and the weights of the text
+    tower, so a class occurring in two datasets is encoded once.
 
     Args:
         embed_dim: D.
@@ -158,20 +152,18 @@ class VocabularyEncoder(nn.Module):
         if fresh:
             kept.update(zip(fresh, self._encode(fresh, clip), strict=True))
             if file:
-                _write_cache(file, kept)
+                rows = torch.stack([row.cpu() for row in kept.values()])
+                write_safetensors(file, {"rows": rows}, {"texts": list(kept)})
         return {text: kept[text].to(clip.device) for text in texts}
 
     def _encode(self, texts: Sequence[str], clip: CLIPEncoder) -> Tensor:
         """(n, D) float32 on CLIP's device."""
         prompts = [template.replace("{}", text) for text in texts for template in self.templates]
+        starts = range(0, len(prompts), PROMPTS_PER_BATCH)
         batches = []
-        with tqdm(
-            total=len(prompts), desc="Encoding class names", unit="prompt", delay=2, leave=False, disable=None
-        ) as progress:
-            for start in range(0, len(prompts), PROMPTS_PER_BATCH):
-                tokens = clip.tokenize(prompts[start : start + PROMPTS_PER_BATCH])
-                batches.append(F.normalize(clip.encode_text(tokens.to(clip.device)).float(), dim=-1))
-                progress.update(len(tokens))
+        for start in tqdm(starts, desc="Encoding class names", unit="batch", delay=2, leave=False, disable=None):
+            tokens = clip.tokenize(prompts[start : start + PROMPTS_PER_BATCH])
+            batches.append(F.normalize(clip.encode_text(tokens.to(clip.device)).float(), dim=-1))
         return torch.cat(batches).view(len(texts), len(self.templates), -1).mean(1)
 
     def _cache_file(self, clip: CLIPEncoder) -> Path | None:
@@ -189,7 +181,3 @@ def _read_cache(file: Path) -> dict[str, Tensor]:
     except (UserError, SafetensorError, KeyError, ValueError) as error:
         log.warning("Text embeddings in %s are unreadable (%s) and are computed again.", file, error)
         return {}
-
-
-def _write_cache(file: Path, rows: dict[str, Tensor]) -> None:
-    write_safetensors(file, {"rows": torch.stack([row.cpu() for row in rows.values()])}, {"texts": list(rows)})

@@ -66,7 +66,7 @@ _HUB = "https://huggingface.co"
 _HUB_FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
 
 
-def download_weights(name: str, tag: str, config: Mapping[str, Any], cache_dir: str | Path | None = None) -> Path:
+def download_weights(name: str, tag: str, config: Mapping[str, Any]) -> Path:
     """Path of the weights of an open_clip tag, downloaded unless they are already there.
 
     A copy in OpenAI's own folder (``~/.cache/clip``), whose checksum open_clip verifies, and one in the Hugging Face
@@ -74,26 +74,24 @@ def download_weights(name: str, tag: str, config: Mapping[str, Any], cache_dir: 
 
     Args:
         config: open_clip's entry for the tag ("url", "hf_hub").
-        cache_dir: folder of downloads; default: the two above.
 
     Raises:
         UserError: the download is impossible; the sentence names the file, its address and where to put it.
     """
-    folder = str(Path(cache_dir).expanduser()) if cache_dir else None
     url = str(config.get("url", ""))
     repository, _, file = str(config.get("hf_hub", "")).rpartition("/")
-    archive = Path(folder or "~/.cache/clip").expanduser() / Path(url).name if url else None
+    archive = Path("~/.cache/clip").expanduser() / Path(url).name if url else None
     at_hand = archive is not None and archive.is_file()
     if not at_hand:
         for candidate in [file] if file else _HUB_FILES:
-            kept = try_to_load_from_cache(repository, candidate, cache_dir=folder) if repository else None
+            kept = try_to_load_from_cache(repository, candidate) if repository else None
             if isinstance(kept, str):
                 return Path(kept)
     try:
         if not at_hand:
             # The hub's client retries an unknown host for most of a minute.
             _check_reachable(_HUB if repository else url)
-        return Path(download_pretrained(dict(config), prefer_hf_hub=not at_hand, cache_dir=folder))
+        return Path(download_pretrained(dict(config), prefer_hf_hub=not at_hand))
     except (URLError, OSError, RuntimeError, ValueError) as error:
         page = f"{_HUB}/{repository}/resolve/main/{file or _HUB_FILES[0]}"
         place = f" and put it at {archive}, or set" if archive else " and set"

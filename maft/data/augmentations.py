@@ -5,7 +5,7 @@ All randomness comes from ``numpy.random``, of colours from ``random``: seeding 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -16,10 +16,6 @@ from detectron2.projects.point_rend import ColorAugSSDTransform
 from fvcore.transforms.transform import Transform, TransformList
 from numpy.typing import NDArray
 from PIL import Image
-
-from maft.errors import UserError
-
-LABEL_RESIZE_RULES = ("pillow", "torch")
 
 Step: TypeAlias = T.Augmentation | Transform
 
@@ -135,21 +131,15 @@ def augmentations_from_config(cfg: CfgNode, is_train: bool, *, ignore_label: int
     Args:
         ignore_label: category that the crop's single-category limit does not count.
         padding_label: what large-scale jitter pads label maps with.
-
-    Raises:
-        UserError: an option has a value that is not one of its choices.
     """
     options = cfg.INPUT
     if not is_train:
         return shortest_edge_augmentations([options.MIN_SIZE_TEST], options.MAX_SIZE_TEST)
-    one_of("INPUT.RANDOM_FLIP", options.RANDOM_FLIP, ("none", "horizontal", "vertical"))
-    one_of("INPUT.MIN_SIZE_TRAIN_SAMPLING", options.MIN_SIZE_TRAIN_SAMPLING, ("choice", "range"))
     color, flip = options.FORMAT if options.COLOR_AUG_SSD else "", options.RANDOM_FLIP
     jitter = options.LARGE_SCALE_JITTER
     if jitter.SIZE:
         return large_scale_jitter(jitter.SIZE, jitter.SCALE, padding_label=padding_label, color=color, flip=flip)
     crop = options.CROP
-    one_of("INPUT.CROP.TYPE", crop.TYPE, ("relative_range", "relative", "absolute", "absolute_range"))
     return shortest_edge_augmentations(
         options.MIN_SIZE_TRAIN,
         options.MAX_SIZE_TRAIN,
@@ -167,9 +157,3 @@ def _flips(direction: str) -> list[Step]:
     if direction == "none":
         return []
     return [T.RandomFlip(horizontal=direction == "horizontal", vertical=direction == "vertical")]
-
-
-def one_of(key: str, value: str, choices: Iterable[str]) -> None:
-    """Raises `UserError` when the value of a config key is none of its choices."""
-    if value not in choices:
-        raise UserError(f"{key} is {value!r}, which is not one of: {', '.join(choices)}.")

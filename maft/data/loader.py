@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -27,13 +26,6 @@ Mapper = Callable[[Record], "Record | None"]
 SampleKey = tuple[int, int, int]
 
 _RETRIES = 100
-
-
-@dataclass(frozen=True)
-class _Failure:
-    """Carries a user's mistake out of a worker process, where an exception would become a traceback."""
-
-    message: str
 
 
 class BatchSampler(Sampler[list[SampleKey]]):
@@ -99,7 +91,7 @@ class BatchSampler(Sampler[list[SampleKey]]):
 
 
 class MappedRecords(Dataset):
-    """Mapped records by index; in place of one that cannot be used stands what to say of it."""
+    """Mapped records by index; in place of one that cannot be used stands the error that says why."""
 
     def __init__(self, records: Sequence[Record], mapper: Mapper) -> None:
         self.records, self.mapper = records, mapper
@@ -107,11 +99,12 @@ class MappedRecords(Dataset):
     def __len__(self) -> int:
         return len(self.records)
 
-    def __getitem__(self, key: Any) -> Record | _Failure | None:
+    def __getitem__(self, key: Any) -> Record | UserError | None:
         try:
             return self.mapped(key)
         except UserError as error:
-            return _Failure(str(error))
+            # Raised in a worker process, it would come out with a traceback in its message.
+            return error
 
     def mapped(self, key: Any) -> Record | None:
         """The mapped record of a key; raises `UserError` where a file cannot be used."""
@@ -159,8 +152,8 @@ class Batches:
     def __iter__(self) -> Iterator[list[Record]]:
         for batch in self.loader:
             for record in batch:
-                if isinstance(record, _Failure):
-                    raise UserError(record.message)
+                if isinstance(record, UserError):
+                    raise record
             yield batch
 
 
@@ -190,12 +183,8 @@ def build_train_loader(
         seed: of order and augmentation, the same in all processes.
 
     Raises:
-        UserError: see `load_records` and `BatchSampler`; or an option of DATALOADER does not fit.
+        UserError: see `load_records` and `BatchSampler`; or records lack the size to group by.
     """
-    if cfg.DATALOADER.SAMPLER_TRAIN != "TrainingSampler":
-        raise UserError(
-            f"DATALOADER.SAMPLER_TRAIN {cfg.DATALOADER.SAMPLER_TRAIN!r} is not supported: TrainingSampler is."
-        )
     records = load_records(cfg.DATASETS.TRAIN)
     groups = None
     if cfg.DATALOADER.ASPECT_RATIO_GROUPING and not cfg.INPUT.PADDED_SIZE:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from dataclasses import KW_ONLY, dataclass
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from detectron2.structures import Instances
 from numpy.typing import NDArray
 from torch import Tensor
 
-from maft.data.augmentations import LABEL_RESIZE_RULES, LabelledImage, Step, augmentations_from_config, one_of
+from maft.data.augmentations import LabelledImage, Step, augmentations_from_config
 from maft.data.reading import Record, read_image, read_labels, read_panoptic_ids
 from maft.data.records import register
 from maft.errors import UserError
@@ -28,6 +29,7 @@ _LABEL_KEYS = {"semantic": "sem_seg_file_name", "panoptic": "pan_seg_file_name"}
 NO_SEGMENT = -1
 
 
+@dataclass
 class SegmentationMapper:
     """Reads, augments and pads one image and its targets.
 
@@ -54,29 +56,19 @@ class SegmentationMapper:
         UserError: a file is missing, broken or of the wrong size, or a label map holds an unknown id.
     """
 
-    def __init__(
-        self,
-        augmentations: Sequence[Step],
-        *,
-        targets: str | None,
-        num_classes: int = 0,
-        ignore_label: int = 255,
-        image_format: str = "RGB",
-        padded_size: int = 0,
-        label_resize: str = "pillow",
-        skip_unlabelled: bool = False,
-    ) -> None:
-        if targets is not None:
-            one_of("INPUT.MAPPER", targets, _LABEL_KEYS)
-        one_of("INPUT.LABEL_RESIZE", label_resize, LABEL_RESIZE_RULES)
-        self.augmentations = T.AugmentationList(list(augmentations))
-        self.targets = targets
-        self.num_classes = num_classes
-        self.ignore_label = ignore_label
-        self.image_format = image_format
-        self.padded_size = padded_size
-        self.label_resize = label_resize
-        self.skip_unlabelled = skip_unlabelled
+    augmentations: Sequence[Step]
+    _: KW_ONLY
+    targets: str | None
+    num_classes: int = 0
+    ignore_label: int = 255
+    image_format: str = "RGB"
+    padded_size: int = 0
+    label_resize: str = "pillow"
+    skip_unlabelled: bool = False
+
+    def __post_init__(self) -> None:
+        if self.targets not in (None, *_LABEL_KEYS):
+            raise UserError(f"INPUT.MAPPER {self.targets!r} gives no masks: use {' or '.join(_LABEL_KEYS)}.")
 
     @classmethod
     def from_config(
@@ -89,7 +81,7 @@ class SegmentationMapper:
             datasets: names of the datasets whose labels are read, default ``DATASETS.TRAIN`` or ``DATASETS.TEST``.
 
         Raises:
-            UserError: the datasets disagree on classes or ignore label, or an option is misspelt.
+            UserError: the datasets disagree on classes or ignore label, or ``INPUT.MAPPER`` gives no masks.
         """
         kind = targets or (cfg.INPUT.MAPPER if is_train else None)
         datasets = datasets or (cfg.DATASETS.TRAIN if is_train else cfg.DATASETS.TEST)
@@ -123,10 +115,12 @@ class SegmentationMapper:
             return None
 
         labelled = LabelledImage(image, labels, self.label_resize, categories)
-        self.augmentations(labelled)
-        record["image"] = self._padded(torch.from_numpy(_contiguous(labelled.image.transpose(2, 0, 1))), PADDING_VALUE)
+        T.AugmentationList(list(self.augmentations))(labelled)
+        # Flips are negative strides, which torch refuses.
+        pixels = np.ascontiguousarray(labelled.image.transpose(2, 0, 1))
+        record["image"] = self._padded(torch.from_numpy(pixels), PADDING_VALUE)
         if labelled.labels is not None:
-            target = self._padded(torch.from_numpy(_contiguous(labelled.labels)).long(), void)
+            target = self._padded(torch.from_numpy(np.ascontiguousarray(labelled.labels)).long(), void)
             if categories is None:
                 record["sem_seg"], classes = target, torch.unique(target)
                 classes = classes[classes != void]
@@ -167,21 +161,17 @@ class SegmentationMapper:
     def _number_segments(
         self, ids: NDArray[np.int32], segments: list[dict[str, Any]], path: str
     ) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
-        known = np.array([segment["id"] for segment in segments], dtype=np.int64)
+        numbers = {segment["id"]: number for number, segment in enumerate(segments)}
         categories = [self.ignore_label if s.get("iscrowd", 0) else s["category_id"] for s in segments]
         wrong = [c for c in categories if c != self.ignore_label and not 0 <= c < self.num_classes]
         if wrong:
             raise UserError(f"Panoptic map {path} has category {wrong[0]}, outside 0..{self.num_classes - 1}.")
         present, inverse = np.unique(ids, return_inverse=True)
-        order = np.argsort(known)
-        slots = np.searchsorted(known, present, sorter=order)
-        numbers = np.append(order, NO_SEGMENT)[slots]
-        found = (numbers != NO_SEGMENT) & (np.append(known, -1)[numbers] == present)
-        strangers = present[~found & (present != 0)]
-        if len(strangers):
-            raise UserError(f"Panoptic map {path} holds segment id {strangers[0]}, which its segments_info lacks.")
-        numbers = np.where(found, numbers, NO_SEGMENT).astype(np.int32)
-        return numbers[inverse].reshape(ids.shape), np.array([*categories, self.ignore_label], dtype=np.int64)
+        strangers = set(present.tolist()) - numbers.keys() - {0}
+        if strangers:
+            raise UserError(f"Panoptic map {path} holds segment id {min(strangers)}, which its segments_info lacks.")
+        table = np.array([numbers.get(id_, NO_SEGMENT) for id_ in present.tolist()], dtype=np.int32)
+        return table[inverse].reshape(ids.shape), np.array([*categories, self.ignore_label], dtype=np.int64)
 
     def _padded(self, values: Tensor, fill: int) -> Tensor:
         if not self.padded_size:
@@ -223,8 +213,3 @@ def _label_set(datasets: Sequence[str]) -> tuple[int, int]:
         listed = ", ".join(f"{name} ({classes} classes, ignore {ignore})" for name, (classes, ignore) in found.items())
         raise UserError(f"Datasets trained together must share classes and ignore label: {listed}.")
     return next(iter(found.values()))
-
-
-def _contiguous(array: NDArray[np.generic]) -> NDArray[np.generic]:
-    # Flips are negative strides, which torch refuses.
-    return np.ascontiguousarray(array)

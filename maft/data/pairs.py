@@ -13,7 +13,6 @@ from torch import Tensor
 from torchvision.transforms import InterpolationMode, RandomResizedCrop
 from torchvision.transforms import functional as TF
 
-from maft.data.augmentations import one_of
 from maft.data.reading import Record, reading
 from maft.errors import UserError
 
@@ -84,7 +83,6 @@ class RegionPairMapper:
     """
 
     def __init__(self, size: int, *, mask_source: str = "alpha", template: str = "{}") -> None:
-        one_of("INPUT.REGIONS.MASK", mask_source, ("alpha", "colour"))
         if template.count("{}") != 1:
             raise UserError(f"INPUT.REGIONS.TEMPLATE {template!r} needs exactly one {{}} where the title goes.")
         self.size, self.mask_source, self.template = size, mask_source, template

@@ -16,7 +16,7 @@ from maft.data.catalog import TABLE, DatasetRow, dataset
 from maft.data.folder import FOLDER_PREFIX, checked_files
 from maft.data.pairs import PAIRS_PREFIX, read_pairs
 from maft.data.reading import Record, files_by_stem, read_annotation, reading
-from maft.errors import UserError
+from maft.errors import UserError, first_line
 from maft.files import write_json_atomic
 
 
@@ -249,6 +249,16 @@ def with_segments(row: DatasetRow, records: list[Record]) -> list[Record]:
         advice = _advice(row, "images" if row.name.startswith("coco") else "labels")
         raise UserError(f"Dataset {row.name} has no panoptic annotation {missing}: {advice}.")
     table = read_annotation(file, "images", "annotations", "categories")
+    try:
+        return _joined(row, file, folder, table, records)
+    except (LookupError, TypeError, AttributeError, ValueError) as error:
+        raise UserError(
+            f"Panoptic annotation {file} is not in COCO's format ({type(error).__name__}: {first_line(error)}): "
+            "download or prepare it again."
+        ) from error
+
+
+def _joined(row: DatasetRow, file: Path, folder: Path, table: dict[str, Any], records: list[Record]) -> list[Record]:
     labels = row.classes
     index = {id_: position for position, id_ in enumerate(labels.category_ids)}
     things = set(labels.things)
@@ -270,6 +280,7 @@ def with_segments(row: DatasetRow, records: list[Record]) -> list[Record]:
         record["segments_info"] = [
             {
                 **segment,
+                "id": int(segment["id"]),
                 "category_id": index[segment["category_id"]],
                 "isthing": index[segment["category_id"]] in things,
             }

@@ -26,6 +26,7 @@ from maft.files import write_text_atomic
 
 _POINTER = "last_checkpoint"
 _PREFIX = "iter_"
+_STATE = {"iteration", "seed", "optimizer", "scaler", "loader"}
 
 logger = logging.getLogger(__name__)
 
@@ -54,8 +55,10 @@ class Checkpointer:
         self._write_folder(target, model, state)
         write_text_atomic(self.folder / _POINTER, target.name + "\n")
         if self.keep > 0:
-            for old in sorted(self.folder.glob(f"{_PREFIX}*"))[: -self.keep]:
-                shutil.rmtree(old)
+            # By age, since a run that went back to an older checkpoint leaves higher numbers behind.
+            for old in self._folders()[self.keep :]:
+                if old != target:
+                    shutil.rmtree(old)
         return target
 
     def save_final(self, model: Mapping[str, Tensor]) -> Path:
@@ -64,17 +67,35 @@ class Checkpointer:
         self._write_folder(target, model, None)
         return target
 
-    def last(self) -> Path | None:
-        """The newest complete checkpoint folder, None when there is none."""
-        pointer = self.folder / _POINTER
-        if not pointer.is_file():
-            return None
-        target = self.folder / pointer.read_text().strip()
-        return target if target.is_dir() else None
+    def _folders(self) -> list[Path]:
+        """All checkpoint folders, the newest first."""
+        return sorted(self.folder.glob(f"{_PREFIX}*"), key=lambda folder: folder.stat().st_mtime_ns, reverse=True)
 
     def exists(self) -> bool:
         """Whether the output folder holds results of an earlier training run."""
-        return self.last() is not None or (self.output_dir / "model_final").exists()
+        return bool(self._folders()) or (self.output_dir / "model_final").exists()
+
+    def latest(self) -> tuple[Path, dict[str, Tensor], dict[str, Any]] | None:
+        """(folder, model tensors, trainer state) of the newest intact checkpoint; None when there is no folder at all.
+
+        ``last_checkpoint`` names the first one to try, the others follow by age; each that is missing or damaged is
+        one line of the log.
+
+        Raises:
+            UserError: there are folders and none of them can be read.
+        """
+        pointer = self.folder / _POINTER
+        named = [self.folder / pointer.read_text().strip()] if pointer.is_file() else []
+        faults = []
+        for folder in (*named, *(other for other in self._folders() if other not in named)):
+            try:
+                return folder, *self.read(folder)
+            except UserError as error:
+                faults.append(str(error))
+                logger.warning("%s", error)
+        if faults:
+            raise UserError(f"No checkpoint in {self.folder} can be resumed from: {faults[0]}")
+        return None
 
     def read(self, folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """(model tensors, trainer state) of a checkpoint folder.
@@ -82,14 +103,12 @@ class Checkpointer:
         Raises:
             UserError: a file is missing or damaged.
         """
-        file = folder / "trainer.pt"
         try:
-            state = torch.load(file, map_location="cpu", weights_only=True)
-        except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
-            raise UserError(
-                f"Cannot resume from {folder}: {file.name} is missing or damaged; "
-                f"write the name of an older folder into {self.folder / _POINTER}."
-            ) from error
+            state = torch.load(folder / "trainer.pt", map_location="cpu", weights_only=True)
+            if not isinstance(state, dict) or not state.keys() >= _STATE:
+                raise ValueError("it is no trainer state")
+        except (OSError, RuntimeError, EOFError, ValueError, LookupError, TypeError, pickle.UnpicklingError) as error:
+            raise UserError(f"Checkpoint {folder} cannot be resumed from: trainer.pt is missing or damaged.") from error
         return read_state_dict(folder), state
 
     def _write_folder(self, target: Path, model: Mapping[str, Tensor], state: Mapping[str, Any] | None) -> None:

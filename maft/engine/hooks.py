@@ -1,20 +1,21 @@
-"""What happens beside the optimiser steps: schedule, checkpoints, evaluation, pictures."""
+"""What happens beside the optimiser steps and is not among Detectron2's hooks."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from operator import attrgetter
+from types import MethodType
 from typing import Any
 
 import numpy as np
 import torch
 from detectron2.engine import HookBase
-from detectron2.evaluation.testing import flatten_results_dict
+from detectron2.engine.hooks import EvalHook
 from detectron2.utils import comm
 from torch import nn
 
 from maft.engine.checkpointer import Checkpointer
 from maft.errors import UserError
-from maft.interfaces import Trainable
 
 
 class CompiledParts(HookBase):
@@ -31,9 +32,9 @@ class CompiledParts(HookBase):
     def __init__(self, model: nn.Module, names: Sequence[str]) -> None:
         self.waiting = set(names)
         for name in names:
-            owner, attribute = _find(model, name)
+            method = _find(model, name)
             # A compiled module would have other parameter names, and Module.compile cannot tell that it is not called.
-            setattr(owner, attribute, self._watched(name, torch.compile(getattr(owner, attribute))))
+            setattr(method.__self__, method.__name__, self._watched(name, torch.compile(method)))
 
     def _watched(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
         def call(*arguments: Any, **options: Any) -> Any:
@@ -50,18 +51,14 @@ class CompiledParts(HookBase):
             )
 
 
-def _find(model: nn.Module, name: str) -> tuple[nn.Module, str]:
-    owner, _, method = name.rpartition(".")
+def _find(model: nn.Module, name: str) -> MethodType:
     try:
-        return model.get_submodule(name), "forward"
+        part = attrgetter(name)(model)
     except AttributeError:
-        pass
-    try:
-        parent = model.get_submodule(owner)
-        if callable(getattr(parent, method)):
-            return parent, method
-    except AttributeError:
-        pass
+        part = None
+    method = part.forward if isinstance(part, nn.Module) else part
+    if isinstance(method, MethodType):
+        return method
     raise UserError(f"SOLVER.COMPILE names {name!r}, which is no submodule or method of the model.")
 
 
@@ -69,75 +66,30 @@ def _due(iterations: int, period: int) -> bool:
     return period > 0 and iterations % period == 0
 
 
-class StepScheduler(HookBase):
-    """Steps the learning-rate schedule after every iteration and logs the rate of the largest parameter group."""
-
-    def before_train(self) -> None:
-        groups = self.trainer.optimizer.param_groups
-        self._largest = max(range(len(groups)), key=lambda index: len(groups[index]["params"]))
-
-    def after_step(self) -> None:
-        rate = self.trainer.optimizer.param_groups[self._largest]["lr"]
-        self.trainer.storage.put_scalar("lr", rate, smoothing_hint=False)
-        self.trainer.scheduler.step()
-
-
-class AfterOptimizerStep(HookBase):
-    """Calls the model's ``after_optimizer_step`` after every step. Register it before the checkpoint's hook: what it
-    changes belongs to the iteration that is saved."""
-
-    def __init__(self, model: Trainable) -> None:
-        self.model = model
-
-    def after_step(self) -> None:
-        self.model.after_optimizer_step()
-
-
 class PeriodicCheckpoint(HookBase):
-    """Saves a resumable checkpoint every ``period`` iterations and after the last one. Register it after the
-    scheduler's hook, whose step belongs to the iteration that is saved."""
+    """Saves a resumable checkpoint of ``model`` (without its data-parallel wrapper) every ``period`` iterations and
+    after the last one. Register it after the hooks that change what belongs to the iteration that is saved."""
 
-    def __init__(self, checkpointer: Checkpointer, period: int) -> None:
-        self.checkpointer, self.period = checkpointer, period
+    def __init__(self, model: nn.Module, checkpointer: Checkpointer, period: int) -> None:
+        self.model, self.checkpointer, self.period = model, checkpointer, period
 
     def after_step(self) -> None:
         iterations = self.trainer.iter + 1
         last = iterations == self.trainer.max_iter
         if comm.is_main_process() and (last or _due(iterations, self.period)):
-            model = self.trainer.plain_model.state_dict()
+            model = self.model.state_dict()
             self.checkpointer.save(model, self.trainer.checkpoint_state(iterations))
             if last:
                 self.checkpointer.save_final(model)
         comm.synchronize()
 
 
-class PeriodicEvaluation(HookBase):
-    """Evaluates every ``period`` iterations and after the last one; numbers go to the event storage.
-
-    Args:
-        evaluate: returns nested dicts of numbers by dataset and metric; called in every process.
-    """
-
-    def __init__(self, evaluate: Callable[[], Mapping[str, Any]], period: int) -> None:
-        self.evaluate, self.period = evaluate, period
-        self.results: Mapping[str, Any] = {}
-
-    def after_step(self) -> None:
-        iterations = self.trainer.iter + 1
-        if _due(iterations, self.period) and iterations != self.trainer.max_iter:
-            self._run()
+class PeriodicEvaluation(EvalHook):
+    """Detectron2's, but nothing is evaluated after an exception, even if it came in the last iteration."""
 
     def after_train(self) -> None:
-        # Also reached after an exception, when there is nothing to evaluate.
         if self.trainer.iter == self.trainer.max_iter:
-            self._run()
-
-    def _run(self) -> None:
-        self.results = self.evaluate() or {}
-        flat = flatten_results_dict(dict(self.results))
-        numbers = {name: float(value) for name, value in flat.items() if isinstance(value, (int, float))}
-        self.trainer.storage.put_scalars(smoothing_hint=False, **numbers)
-        comm.synchronize()
+            super().after_train()
 
 
 class PredictionPictures(HookBase):

@@ -52,19 +52,8 @@ class Processes:
             raise UserError("Several machines need --dist-url tcp://HOST:PORT, an address of the first machine.")
 
 
-def started_by_torchrun() -> bool:
-    """Whether torchrun (or a compatible launcher) started this process."""
-    return all(name in os.environ for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"))
-
-
 def choose_processes(
-    *,
-    device: str,
-    num_gpus: int | None = None,
-    num_processes: int | None = None,
-    machines: int = 1,
-    machine_rank: int = 0,
-    url: str = "auto",
+    *, device: str, num_gpus: int | None = None, num_processes: int | None = None, **machines: Any
 ) -> Processes:
     """Turns command line options into processes.
 
@@ -72,6 +61,7 @@ def choose_processes(
         device: ``MODEL.DEVICE``.
         num_gpus: GPUs per machine; 0 means the CPU, None one GPU where ``device`` asks for it and there is one.
         num_processes: processes per machine on the CPU.
+        machines: ``machines``, ``machine_rank`` and ``url`` of `Processes`.
 
     Raises:
         UserError: an unknown device, more GPUs than the machine has, or options that contradict each other.
@@ -91,8 +81,8 @@ def choose_processes(
     if num_gpus is None and num_processes is None and device.startswith("cuda") and present:
         num_gpus = 1
     if num_gpus:
-        return Processes("cuda", num_gpus, machines, machine_rank, url)
-    return Processes("cpu", num_processes or 1, machines, machine_rank, url)
+        return Processes("cuda", num_gpus, **machines)
+    return Processes("cpu", num_processes or 1, **machines)
 
 
 def launch(
@@ -100,7 +90,7 @@ def launch(
 ) -> None:
     """Runs ``function(*arguments)`` in every process of the run and waits for them.
 
-    Under torchrun this process is one of them already and ``processes`` only names the device.
+    Under torchrun or a compatible launcher this process is one of them already and ``processes`` only names the device.
 
     Args:
         imports: ``IMPORTS`` of the config, which a process that is started here has to import again.
@@ -108,7 +98,7 @@ def launch(
     Raises:
         UserError: the first one raised in any process; or no port is free, or the processes cannot meet.
     """
-    if started_by_torchrun():
+    if all(name in os.environ for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")):
         local_rank = int(os.environ["LOCAL_RANK"])
         local_size = int(os.environ.get("LOCAL_WORLD_SIZE", os.environ["WORLD_SIZE"]))
         _join(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Iterable
 
 from detectron2.config import CfgNode
 from detectron2.solver import build_lr_scheduler
@@ -13,42 +12,31 @@ from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
 from maft.errors import UserError
 
-Factor = Callable[[int], float]
 
+def warmup_poly(solver: CfgNode, iteration: int) -> float:
+    """(1 - i / MAX_ITER)^POLY_POWER from the first iteration, times a linear warm-up, never below END_FACTOR after it.
 
-def warmup_poly(
-    max_iter: int, *, power: float, end: float = 0.0, warmup_iters: int = 0, warmup_factor: float = 1.0
-) -> Factor:
-    """(1 - i / max_iter)^power from the first iteration, times a linear warm-up, never below ``end`` after it.
-
-    The rule of DeepLab and of Detectron2's ``WarmupPolyLR``.
+    The rule of DeepLab and of its ``WarmupPolyLR`` in Detectron2, whose state would fix MAX_ITER for a resumed run.
     """
-
-    def factor(iteration: int) -> float:
-        decayed = max(1.0 - iteration / max_iter, 0.0) ** power
-        if iteration < warmup_iters:
-            share = iteration / warmup_iters
-            return decayed * (warmup_factor * (1.0 - share) + share)
-        return max(decayed, end)
-
-    return factor
+    decayed = max(1.0 - iteration / solver.MAX_ITER, 0.0) ** solver.POLY_POWER
+    if iteration >= solver.WARMUP_ITERS:
+        return max(decayed, solver.END_FACTOR)
+    share = iteration / solver.WARMUP_ITERS
+    return decayed * (solver.WARMUP_FACTOR * (1.0 - share) + share)
 
 
-def warmup_then_cosine(max_iter: int, *, warmup_iters: int = 0, end: float = 0.0) -> Factor:
-    """Linear warm-up (i + 1) / warmup_iters, then a half cosine from 1 to ``end`` over the remaining iterations.
+def warmup_then_cosine(solver: CfgNode, iteration: int) -> float:
+    """Linear warm-up (i + 1) / WARMUP_ITERS, then a half cosine from 1 to END_FACTOR over the remaining iterations.
 
     The rule of open_clip's training, which OVSeg's CLIP fine-tuning follows.
     """
-
-    def factor(iteration: int) -> float:
-        if iteration < warmup_iters:
-            return (iteration + 1) / warmup_iters
-        share = (iteration - warmup_iters) / max(max_iter - warmup_iters, 1)
-        return end + (1.0 - end) * 0.5 * (1.0 + math.cos(math.pi * min(share, 1.0)))
-
-    return factor
+    if iteration < solver.WARMUP_ITERS:
+        return (iteration + 1) / solver.WARMUP_ITERS
+    share = (iteration - solver.WARMUP_ITERS) / max(solver.MAX_ITER - solver.WARMUP_ITERS, 1)
+    return solver.END_FACTOR + (1.0 - solver.END_FACTOR) * 0.5 * (1.0 + math.cos(math.pi * min(share, 1.0)))
 
 
+_OURS = {"WarmupPolyLR": warmup_poly, "WarmupThenCosineLR": warmup_then_cosine}
 # Detectron2's own; multi-step and cosine there multiply with a warm-up given by SOLVER.WARMUP_FACTOR and _ITERS.
 _DETECTRON2 = ("WarmupMultiStepLR", "WarmupCosineLR", "WarmupStepWithFixedGammaLR")
 
@@ -63,33 +51,24 @@ def build_scheduler(cfg: CfgNode, optimizer: Optimizer) -> LRScheduler:
     name = solver.LR_SCHEDULER_NAME
     if name in _DETECTRON2:
         return build_lr_scheduler(cfg, optimizer)
-    if name == "WarmupPolyLR":
-        if solver.WARMUP_METHOD != "linear":
-            raise UserError(f"SOLVER.WARMUP_METHOD {solver.WARMUP_METHOD!r} does not go with WarmupPolyLR: use linear.")
-        factor = warmup_poly(
-            solver.MAX_ITER,
-            power=solver.POLY_POWER,
-            end=solver.END_FACTOR,
-            warmup_iters=solver.WARMUP_ITERS,
-            warmup_factor=solver.WARMUP_FACTOR,
-        )
-    elif name == "WarmupThenCosineLR":
-        factor = warmup_then_cosine(solver.MAX_ITER, warmup_iters=solver.WARMUP_ITERS, end=solver.END_FACTOR)
-    else:
-        known = ", ".join(("WarmupPolyLR", "WarmupThenCosineLR", *_DETECTRON2))
+    if name not in _OURS:
+        known = ", ".join((*_OURS, *_DETECTRON2))
         raise UserError(f"Unknown schedule {name!r} in SOLVER.LR_SCHEDULER_NAME; the known ones are: {known}.")
-    return LambdaLR(optimizer, factor)
+    if name == "WarmupPolyLR" and solver.WARMUP_METHOD != "linear":
+        raise UserError(f"SOLVER.WARMUP_METHOD {solver.WARMUP_METHOD!r} does not go with WarmupPolyLR: use linear.")
+    return LambdaLR(optimizer, lambda iteration: _OURS[name](solver, iteration))
 
 
-def learning_rates(scheduler: LRScheduler, iterations: Iterable[int]) -> list[list[float]]:
-    """The rates of all parameter groups at the given iterations, in any order, without stepping the optimiser."""
-    present = scheduler.last_epoch
-    rates = []
+def set_iteration(scheduler: LRScheduler, iteration: int) -> None:
+    """Puts a schedule, and the rates of its optimiser, where they are before an iteration (counted from 0).
+
+    Every schedule here is a function of the iteration alone.
+    """
+    scheduler.last_epoch = iteration
     with warnings.catch_warnings():
-        # PyTorch expects get_lr to be called by step alone.
-        warnings.simplefilter("ignore", UserWarning)
-        for iteration in iterations:
-            scheduler.last_epoch = iteration
-            rates.append([float(rate) for rate in scheduler.get_lr()])
-    scheduler.last_epoch = present
-    return rates
+        # PyTorch expects a scheduler to be asked for rates by its own step.
+        warnings.simplefilter("ignore")
+        rates = scheduler.get_lr()
+    for group, rate in zip(scheduler.optimizer.param_groups, rates, strict=True):
+        group["lr"] = rate
+    scheduler._last_lr = rates

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -13,14 +13,7 @@ from torch.optim import Optimizer
 
 from maft.errors import UserError
 
-_NORM_TYPES: tuple[type[nn.Module], ...] = (
-    nn.modules.batchnorm._BatchNorm,
-    nn.modules.instancenorm._InstanceNorm,
-    nn.GroupNorm,
-    nn.LayerNorm,
-    nn.RMSNorm,
-    nn.LocalResponseNorm,
-)
+_NORM_TYPES = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
 
 logger = logging.getLogger(__name__)
 
@@ -67,16 +60,6 @@ def _is_bias(name: str) -> bool:
     return name.rpartition(".")[2] == "bias"
 
 
-def named_trainable(model: nn.Module) -> Iterator[tuple[str, nn.Module, nn.Parameter]]:
-    """(full name, owning module, parameter) of every parameter that requires a gradient, each once."""
-    seen: set[nn.Parameter] = set()
-    for prefix, module in model.named_modules():
-        for name, parameter in module.named_parameters(prefix, recurse=False):
-            if parameter.requires_grad and parameter not in seen:
-                seen.add(parameter)
-                yield name, module, parameter
-
-
 def parameter_groups(model: nn.Module, solver: CfgNode) -> list[dict[str, Any]]:
     """One optimiser group per (learning rate, weight decay), with the parameters' names under ``"names"``.
 
@@ -84,9 +67,10 @@ def parameter_groups(model: nn.Module, solver: CfgNode) -> list[dict[str, Any]]:
         UserError: nothing in the model requires a gradient.
     """
     groups: dict[tuple[float, float], dict[str, Any]] = {}
-    for name, module, parameter in named_trainable(model):
+    trainable = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    for name, parameter in trainable.items():
         rate = solver.BASE_LR * learning_rate_factor(name, solver)
-        decay = weight_decay(name, module, parameter, solver)
+        decay = weight_decay(name, model.get_submodule(name.rpartition(".")[0]), parameter, solver)
         group = groups.setdefault((rate, decay), {"params": [], "names": [], "lr": rate, "weight_decay": decay})
         group["params"].append(parameter)
         group["names"].append(name)
@@ -95,35 +79,23 @@ def parameter_groups(model: nn.Module, solver: CfgNode) -> list[dict[str, Any]]:
             "Nothing in this model can be trained: MODEL.PROPOSER and MODEL.CLASSIFIER are frozen or have no "
             "trainable part; set FROZEN False for one of them."
         )
-    names = [name for group in groups.values() for name in group["names"]]
     for part, _ in solver.LR_MULTIPLIERS:
-        if not any(part in name for name in names):
+        if not any(part in name for name in trainable):
             logger.warning("SOLVER.LR_MULTIPLIERS: no trainable parameter has %r in its name.", part)
     return list(groups.values())
 
 
 def build_optimizer(cfg: CfgNode, model: nn.Module) -> Optimizer:
-    """The optimiser that ``SOLVER.OPTIMIZER`` names, over the trainable parameters of ``model``.
+    """The optimiser that ``SOLVER.OPTIMIZER`` names (ADAMW or SGD), over the trainable parameters of ``model``.
 
     Raises:
-        UserError: the optimiser is unknown, or nothing is trainable.
+        UserError: nothing is trainable.
     """
     solver = cfg.SOLVER
     groups = parameter_groups(model, solver)
     if solver.OPTIMIZER == "ADAMW":
         return torch.optim.AdamW(groups, lr=solver.BASE_LR, betas=tuple(solver.BETAS), eps=solver.EPS)
-    if solver.OPTIMIZER == "SGD":
-        return torch.optim.SGD(groups, lr=solver.BASE_LR, momentum=solver.MOMENTUM, nesterov=solver.NESTEROV)
-    raise UserError(f"Unknown optimiser {solver.OPTIMIZER!r} in SOLVER.OPTIMIZER; the known ones are: ADAMW, SGD.")
-
-
-def check_clipping(clip: CfgNode) -> None:
-    """Raises UserError when ``SOLVER.CLIP_GRADIENTS.CLIP_TYPE`` is unknown."""
-    if clip.ENABLED and clip.CLIP_TYPE not in ("full_model", "norm", "value"):
-        raise UserError(
-            f"Unknown SOLVER.CLIP_GRADIENTS.CLIP_TYPE {clip.CLIP_TYPE!r}; use full_model (global norm), "
-            "norm (each parameter's) or value."
-        )
+    return torch.optim.SGD(groups, lr=solver.BASE_LR, momentum=solver.MOMENTUM, nesterov=solver.NESTEROV)
 
 
 def clip_gradients(parameters: Iterable[nn.Parameter], clip: CfgNode) -> Tensor | None:

@@ -6,7 +6,7 @@ import contextlib
 import logging
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,7 +22,8 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from maft.data.loader import TrainingLoader
-from maft.engine.solver import check_clipping, clip_gradients
+from maft.engine.schedules import set_iteration
+from maft.engine.solver import clip_gradients
 from maft.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -63,18 +64,12 @@ class Trainer(TrainerBase):
         autocast: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        check_clipping(clip)
         self.model, self.loader, self.optimizer, self.scheduler = model, loader, optimizer, scheduler
         self.seed, self.max_iter, self.clip, self.accumulate, self.autocast = seed, max_iter, clip, accumulate, autocast
         self.parameters = [p for group in optimizer.param_groups for p in group["params"]]
         self.device = self.parameters[0].device
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=autocast is torch.float16)
         self._batches: Iterator[list[dict[str, Any]]] | None = None
-
-    @property
-    def plain_model(self) -> nn.Module:
-        """The model without its data-parallel wrapper."""
-        return self.model.module if isinstance(self.model, DistributedDataParallel) else self.model
 
     def train(self, start_iter: int, max_iter: int) -> None:
         """Trains iterations ``start_iter`` to ``max_iter - 1``.
@@ -105,7 +100,9 @@ class Trainer(TrainerBase):
             self._batches = iter(self.loader)
         batch = next(self._batches)
         waited = time.perf_counter() - start
-        seed_all_rng(_mixed_seed(self.seed, self.iter, comm.get_rank()))
+        # Neighbouring integers as seeds would give related streams; hashing them gives unrelated ones.
+        mixed = np.random.SeedSequence((self.seed, self.iter, comm.get_rank()))
+        seed_all_rng(int(mixed.generate_state(1)[0]))
 
         self.optimizer.zero_grad()
         losses: dict[str, Tensor] = {}
@@ -163,7 +160,6 @@ class Trainer(TrainerBase):
             "iteration": iterations,
             "seed": self.seed,
             "optimizer": self.optimizer.state_dict(),
-            "scheduler": self.scheduler.state_dict(),
             "scaler": self.scaler.state_dict(),
             "loader": self.loader.state_dict(),
         }
@@ -171,27 +167,42 @@ class Trainer(TrainerBase):
     def restore(self, state: Mapping[str, Any]) -> int:
         """Takes over a `checkpoint_state` and returns the iteration to go on with.
 
+        The optimiser's moments are the checkpoint's; rates, decays and all else of the solver are the config's, which
+        people resume with to change them. So the schedule is not restored but set to the iteration.
+
         Raises:
-            UserError: the optimiser's parameters are not those of this model.
+            UserError: the checkpoint is of other parameters or of another optimiser.
         """
-        names = [group["names"] for group in self.optimizer.param_groups]
-        if [group.get("names") for group in state["optimizer"]["param_groups"]] != names:
-            raise UserError(
-                "The checkpoint to resume from was trained with other trainable parameters, learning-rate multipliers "
-                "or weight-decay rules: resume with the config beside it, or train into another OUTPUT_DIR."
-            )
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.scheduler.load_state_dict(state["scheduler"])
-        self.scaler.load_state_dict(state["scaler"])
-        self.seed = state["seed"]
+        self.optimizer.load_state_dict(self._moments(state["optimizer"]))
+        if self.scaler.is_enabled() and state["scaler"]:
+            self.scaler.load_state_dict(state["scaler"])
+        set_iteration(self.scheduler, state["iteration"])
         if state["loader"] != self.loader.state_dict():
             logger.warning(
                 "The checkpoint was trained on other data (%s, now %s): the order of images differs from that of an "
                 "unbroken run.", state["loader"], self.loader.state_dict(),
             )  # fmt: skip
-        return state["iteration"]
+        return int(state["iteration"])
+
+    def _moments(self, saved: Mapping[str, Any]) -> dict[str, Any]:
+        """A state of this optimiser with the moments that another grouping of the same parameters has."""
+        own = self.optimizer.state_dict()
+        places = [_indices(groups["param_groups"]) for groups in (own, saved)]
+        if places[0].keys() != places[1].keys():
+            other = sorted(places[0].keys() ^ places[1].keys())
+            raise UserError(
+                f"The checkpoint to resume from was trained with other trainable parameters (such as {other[0]}): "
+                "resume with the config beside it, or train into another OUTPUT_DIR."
+            )
+        # Of the groups' keys those of this optimiser alone, such as its momentum, tell it from another one.
+        if saved["param_groups"][0].keys() != own["param_groups"][0].keys():
+            raise UserError(
+                "The checkpoint to resume from was trained with another SOLVER.OPTIMIZER, whose state does not fit: "
+                "resume with that one, or train from MODEL.WEIGHTS into another OUTPUT_DIR."
+            )
+        state = {places[0][name]: saved["state"][old] for name, old in places[1].items() if old in saved["state"]}
+        return {"param_groups": own["param_groups"], "state": state}
 
 
-def _mixed_seed(*parts: int) -> int:
-    # Neighbouring integers as seeds would give related streams; hashing them gives unrelated ones.
-    return int(np.random.SeedSequence(parts).generate_state(1)[0])
+def _indices(groups: Sequence[Mapping[str, Any]]) -> dict[str, int]:
+    return {name: index for group in groups for name, index in zip(group.get("names", ()), group["params"])}

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import inspect
-import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.engine import HookBase
-from detectron2.engine.hooks import IterationTimer, PeriodicWriter
+from detectron2.engine import HookBase, create_ddp_model
+from detectron2.engine.hooks import CallbackHook, IterationTimer, LRScheduler, PeriodicWriter
 from detectron2.utils import comm
 from detectron2.utils.env import seed_all_rng
 from detectron2.utils.events import CommonMetricPrinter, EventWriter, JSONWriter, TensorboardXWriter
@@ -22,22 +20,14 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from maft.building import build_model
-from maft.checkpoint.io import read_state_dict
 from maft.checkpoint.loading import InitialWeights
-from maft.config_checks import check_options
 from maft.data.loader import Mapper, build_train_loader
 from maft.data.mappers import SegmentationMapper
 from maft.data.pairs import RegionPairMapper
 from maft.data.records import load_records
 from maft.engine.checkpointer import Checkpointer
-from maft.engine.hooks import (
-    AfterOptimizerStep,
-    CompiledParts,
-    PeriodicCheckpoint,
-    PeriodicEvaluation,
-    PredictionPictures,
-    StepScheduler,
-)
+from maft.engine.hooks import CompiledParts, PeriodicCheckpoint, PeriodicEvaluation, PredictionPictures
+from maft.engine.resuming import drop_metrics_from, log_changes
 from maft.engine.schedules import build_scheduler
 from maft.engine.solver import build_optimizer
 from maft.engine.trainer import Trainer
@@ -62,9 +52,8 @@ def run(cfg: CfgNode, eval_only: bool = False, resume: bool = False) -> Mapping[
         the results of the last evaluation, as `maft.evaluation.evaluate` gives them; empty without test data.
 
     Raises:
-        UserError: see `train`.
+        UserError: see `train`; or ``OUTPUT_DIR`` holds checkpoints that a new run would mix with its own.
     """
-    check_options(cfg)
     if cfg.DATASETS.TEST:
         # A mistake in the final evaluation should not come to light after days of training.
         check_evaluation(cfg, cfg.DATASETS.TEST)
@@ -73,19 +62,14 @@ def run(cfg: CfgNode, eval_only: bool = False, resume: bool = False) -> Mapping[
                 load_records([name], "DATASETS.TEST")
     elif eval_only:
         raise UserError("DATASETS.TEST is empty: name at least one dataset to evaluate on.")
-    if not eval_only and not resume:
-        check_unused(cfg)
-    set_up(cfg)
-    return _evaluate_only(cfg, resume) if eval_only else train(cfg, resume=resume)
-
-
-def check_unused(cfg: CfgNode) -> None:
-    """Raises UserError when ``OUTPUT_DIR`` holds checkpoints that a new run would mix with its own."""
-    if Checkpointer(cfg.OUTPUT_DIR, cfg).exists():
+    if not eval_only and not resume and Checkpointer(cfg.OUTPUT_DIR, cfg).exists():
         raise UserError(
             f"OUTPUT_DIR {cfg.OUTPUT_DIR} already holds checkpoints of a training run: continue it with --resume, "
             "or choose another OUTPUT_DIR."
         )
+    set_up(cfg)
+    seed = cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed()
+    return _evaluate_only(cfg, seed, resume) if eval_only else train(cfg, seed, resume=resume)
 
 
 def set_up(cfg: CfgNode) -> None:
@@ -110,35 +94,56 @@ def set_up(cfg: CfgNode) -> None:
     )  # fmt: skip
 
 
-def train(cfg: CfgNode, *, resume: bool = False) -> Mapping[str, Any]:
+def train(cfg: CfgNode, seed: int, *, resume: bool = False) -> Mapping[str, Any]:
     """Trains to ``SOLVER.MAX_ITER`` and returns the results of the final evaluation.
+
+    Args:
+        seed: the same in all processes; a resumed run goes on with its own unless ``SEED`` names one.
 
     Raises:
         UserError: data, weights, options or the checkpoint to resume from do not fit.
     """
     checkpointer = Checkpointer(cfg.OUTPUT_DIR, cfg, keep=cfg.SOLVER.KEEP_CHECKPOINTS)
-    folder = checkpointer.last() if resume else None
-    tensors, state = checkpointer.read(folder) if folder else (None, None)
-    weights = InitialWeights.from_config(cfg) if tensors is None else InitialWeights.of_model(tensors, str(folder))
-    if resume and folder is None:
-        logger.info("Nothing to resume from in %s: training starts at iteration 0.", cfg.OUTPUT_DIR)
+    latest = checkpointer.latest() if resume else None
+    if latest:
+        folder, tensors, state = latest
+        start, weights = state["iteration"], InitialWeights.of_model(tensors, str(folder))
+        logger.info("Resuming from %s at iteration %d.", folder, start)
+        log_changes(folder / "config.yaml", cfg)
+        seed = cfg.SEED if cfg.SEED >= 0 else state["seed"]
+    else:
+        state, start, weights = None, 0, InitialWeights.from_config(cfg)
+        if resume:
+            logger.info("Nothing to resume from in %s: training starts at iteration 0.", cfg.OUTPUT_DIR)
 
-    seed = state["seed"] if state else _shared_seed(cfg.SEED)
     seed_all_rng(seed)
     model = build_model(cfg, weights, training=True)
     if cfg.DATASETS.TEST or cfg.SOLVER.PICTURE_PERIOD:
         _segmentor(model)
     trainer = build_trainer(cfg, model, seed)
-    start = 0
     if state:
-        start = trainer.restore(state)
-        logger.info("Resuming from %s at iteration %d.", folder, start)
+        trainer.restore(state)
+    end = cfg.SOLVER.MAX_ITER
+    if start > end:
+        logger.warning(
+            "The checkpoint is of iteration %d, beyond SOLVER.MAX_ITER %d: it is evaluated as it is.",
+            start,
+            end,
+        )
     if comm.is_main_process():
-        _drop_metrics_from(Path(cfg.OUTPUT_DIR) / "metrics.json", start)
-    evaluation = PeriodicEvaluation(lambda: _evaluate(cfg, model), cfg.TEST.EVAL_PERIOD)
+        drop_metrics_from(Path(cfg.OUTPUT_DIR) / "metrics.json", start)
+        if start >= end and not (Path(cfg.OUTPUT_DIR) / "model_final").exists():
+            # The run ended between its last checkpoint and this folder.
+            checkpointer.save_final(model.state_dict())
+    results: dict[str, Any] = {}
+
+    def evaluation() -> dict[str, Any]:
+        results.update(evaluate(cfg, _segmentor(model)) if cfg.DATASETS.TEST else {})
+        return results
+
     trainer.register_hooks(_hooks(cfg, model, checkpointer, evaluation, start))
-    trainer.train(start, cfg.SOLVER.MAX_ITER)
-    return evaluation.results
+    trainer.train(start, max(start, end))
+    return results
 
 
 def build_trainer(cfg: CfgNode, model: nn.Module, seed: int) -> Trainer:
@@ -149,21 +154,15 @@ def build_trainer(cfg: CfgNode, model: nn.Module, seed: int) -> Trainer:
     """
     solver = cfg.SOLVER
     share = comm.get_world_size() * solver.ACCUMULATE
-    if solver.ACCUMULATE < 1 or solver.IMS_PER_BATCH % share:
+    if solver.IMS_PER_BATCH % share:
         raise UserError(
             f"SOLVER.IMS_PER_BATCH {solver.IMS_PER_BATCH} is the global batch and must be a multiple of "
             f"{comm.get_world_size()} processes x SOLVER.ACCUMULATE {solver.ACCUMULATE}."
         )
-    if solver.AMP.ENABLED and solver.AMP.DTYPE not in _AUTOCAST:
-        raise UserError(f"SOLVER.AMP.DTYPE {solver.AMP.DTYPE!r} is not one of: {', '.join(_AUTOCAST)}.")
     optimizer = build_optimizer(cfg, model)
-    loader = build_train_loader(
-        cfg,
-        _training_mapper(cfg),
-        seed=seed,
-        rank=comm.get_rank(),
-        world_size=comm.get_world_size(),
-    )
+    pairs = cfg.INPUT.MAPPER == "region_pairs"
+    mapper: Mapper = RegionPairMapper.from_config(cfg) if pairs else SegmentationMapper.from_config(cfg, is_train=True)
+    loader = build_train_loader(cfg, mapper, seed=seed, rank=comm.get_rank(), world_size=comm.get_world_size())
     return Trainer(
         _distributed(cfg, model),
         loader,
@@ -177,43 +176,26 @@ def build_trainer(cfg: CfgNode, model: nn.Module, seed: int) -> Trainer:
     )
 
 
-def _training_mapper(cfg: CfgNode) -> Mapper:
-    if cfg.INPUT.MAPPER == "region_pairs":
-        return RegionPairMapper.from_config(cfg)
-    return SegmentationMapper.from_config(cfg, is_train=True)
-
-
 def _distributed(cfg: CfgNode, model: nn.Module) -> nn.Module:
-    if comm.get_world_size() == 1:
-        return model
-    devices = [torch.cuda.current_device()] if cfg.MODEL.DEVICE.startswith("cuda") else None
     # Buffers are constants here; newer PyTorch calls the option otherwise.
     known = inspect.signature(DistributedDataParallel).parameters
-    constant_buffers: dict[str, Any] = {
-        "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers": False
-    }
-    return DistributedDataParallel(
+    return create_ddp_model(
         model,
-        device_ids=devices,
+        device_ids=[torch.cuda.current_device()] if cfg.MODEL.DEVICE.startswith("cuda") else None,
         find_unused_parameters=cfg.SOLVER.FIND_UNUSED_PARAMETERS,
-        **constant_buffers,
+        **{"forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers": False},
     )
 
 
-def _shared_seed(seed: int) -> int:
-    """``SEED``, or a random one that all processes agree on when it is negative."""
-    return seed if seed >= 0 else comm.shared_random_seed()
-
-
 def _hooks(
-    cfg: CfgNode, model: Trainable, checkpointer: Checkpointer, evaluation: PeriodicEvaluation, start: int
+    cfg: CfgNode, model: Trainable, checkpointer: Checkpointer, evaluation: Callable[[], dict[str, Any]], start: int
 ) -> list[HookBase]:
     hooks: list[HookBase] = [
         IterationTimer(),
-        AfterOptimizerStep(model),
-        StepScheduler(),
-        PeriodicCheckpoint(checkpointer, cfg.SOLVER.CHECKPOINT_PERIOD),
-        evaluation,
+        CallbackHook(after_step=lambda _: model.after_optimizer_step()),
+        LRScheduler(),
+        PeriodicCheckpoint(model, checkpointer, cfg.SOLVER.CHECKPOINT_PERIOD),
+        PeriodicEvaluation(cfg.TEST.EVAL_PERIOD, evaluation),
     ]
     if cfg.SOLVER.COMPILE:
         # Before the hooks that save: a run that compiles nothing should leave no checkpoint.
@@ -221,42 +203,30 @@ def _hooks(
     if cfg.SOLVER.PICTURE_PERIOD:
         hooks.append(PredictionPictures(lambda: draw_predictions(cfg, _segmentor(model)), cfg.SOLVER.PICTURE_PERIOD))
     if comm.is_main_process():
-        hooks.append(PeriodicWriter(_writers(cfg, start), cfg.SOLVER.LOG_PERIOD))
+        # Each entry is the median of what happened since the one before.
+        period = cfg.SOLVER.LOG_PERIOD
+        writers: list[EventWriter] = [
+            CommonMetricPrinter(cfg.SOLVER.MAX_ITER, window_size=period),
+            JSONWriter(str(Path(cfg.OUTPUT_DIR) / "metrics.json"), window_size=period),
+            TensorboardXWriter(cfg.OUTPUT_DIR, window_size=period, purge_step=start),
+        ]
+        hooks.append(PeriodicWriter(writers, period))
     return hooks
 
 
-def _writers(cfg: CfgNode, start: int) -> list[EventWriter]:
-    # Each entry is the median of what happened since the one before.
-    period = cfg.SOLVER.LOG_PERIOD
-    return [
-        CommonMetricPrinter(cfg.SOLVER.MAX_ITER, window_size=period),
-        JSONWriter(str(Path(cfg.OUTPUT_DIR) / "metrics.json"), window_size=period),
-        TensorboardXWriter(cfg.OUTPUT_DIR, window_size=period, purge_step=start),
-    ]
-
-
-def _drop_metrics_from(file: Path, iteration: int) -> None:
-    """Drops the lines that an interrupted run wrote after the checkpoint it is resumed from."""
-    if not file.is_file():
-        return
-    kept = []
-    for line in file.read_text().splitlines():
-        # A killed process may leave half a line.
-        with contextlib.suppress(json.JSONDecodeError):
-            if json.loads(line).get("iteration", 0) < iteration:
-                kept.append(line + "\n")
-    write_text_atomic(file, "".join(kept))
-
-
-def _evaluate_only(cfg: CfgNode, resume: bool) -> Mapping[str, Any]:
-    seed_all_rng(_shared_seed(cfg.SEED))
-    folder = Checkpointer(cfg.OUTPUT_DIR, cfg).last() if resume else None
-    model = build_model(cfg, InitialWeights.of_model(read_state_dict(folder), str(folder)) if folder else None)
-    return _evaluate(cfg, model)
-
-
-def _evaluate(cfg: CfgNode, model: Trainable) -> Mapping[str, Any]:
-    return evaluate(cfg, _segmentor(model)) if cfg.DATASETS.TEST else {}
+def _evaluate_only(cfg: CfgNode, seed: int, resume: bool) -> Mapping[str, Any]:
+    seed_all_rng(seed)
+    weights = None
+    if resume:
+        latest = Checkpointer(cfg.OUTPUT_DIR, cfg).latest()
+        if latest is None:
+            raise UserError(
+                f"--resume: there is no checkpoint in OUTPUT_DIR {cfg.OUTPUT_DIR} to evaluate; leave --resume out to "
+                "evaluate MODEL.WEIGHTS."
+            )
+        weights = InitialWeights.of_model(latest[1], str(latest[0]))
+    model = build_model(cfg, weights)
+    return evaluate(cfg, _segmentor(model))
 
 
 def _segmentor(model: Trainable) -> OpenVocabSegmentor:

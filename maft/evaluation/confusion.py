@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 
 import numpy as np
 import torch
-import torch.distributed as dist
+from detectron2.utils import comm
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -38,13 +38,7 @@ class ConfusionMatrix:
         rows = self._inside(prediction)
         columns = self._inside(truth.to(prediction.device, non_blocking=True))
         counts = torch.bincount(rows * size + columns, minlength=size * size).view(size, size)
-        if self.counts.device != counts.device:
-            self.counts = self.counts.to(counts.device)
-        self.counts += counts
-
-    def total(self) -> Tensor:
-        """(C + 1, C + 1) int64 counts of all processes together; integers, so the sum is exact in any order."""
-        return sum_over_processes(self.counts)
+        self.counts = self.counts.to(counts.device) + counts
 
     def _inside(self, labels: Tensor) -> Tensor:
         flat = labels.reshape(-1).long()
@@ -52,13 +46,8 @@ class ConfusionMatrix:
 
 
 def sum_over_processes(table: Tensor) -> Tensor:
-    """The sum of a table over all processes, in each of them; has to be called by all."""
-    if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
-        return table
-    # NCCL reduces on the GPU only, and a process without images still holds its zeros on the CPU.
-    total = table.cuda() if dist.get_backend() == "nccl" else table.clone()
-    dist.all_reduce(total)
-    return total
+    """The sum of a table over all processes, on the CPU of each of them; has to be called by all."""
+    return torch.stack(comm.all_gather(table.cpu())).sum(dim=0)
 
 
 @dataclass(frozen=True)
@@ -93,28 +82,37 @@ class SemanticScores:
             iou = np.where(pixels > 0, hits / (pixels + predicted - hits), np.nan)
         return cls(iou, accuracy, pixels, predicted, hits)
 
-    def mean_iou(self, classes: NDArray[np.bool_] | None = None, *, count_predicted: bool = False) -> float:
+    def only(self, classes: NDArray[np.bool_]) -> SemanticScores:
+        """The scores of some classes, (C,) bool."""
+        return SemanticScores(*(values[classes] for values in astuple(self)))
+
+    def means(self) -> dict[str, float]:
+        """Both mean IoUs, class accuracy and pixel accuracy by the names under which they are reported."""
+        return {
+            "mIoU": self.mean_iou(),
+            "mIoU_or_predicted": self.mean_iou(count_predicted=True),
+            "mACC": self.mean_accuracy(),
+            "pACC": self.pixel_accuracy(),
+        }
+
+    def mean_iou(self, *, count_predicted: bool = False) -> float:
         """Mean IoU.
 
         Args:
-            classes: (C,) which classes take part, default all.
             count_predicted: the denominator of Detectron2 up to v0.6, under which MAFT, MAFT+ and OVSeg published: a
                 class that is predicted somewhere but absent from the ground truth counts with IoU 0. Otherwise, as
                 Detectron2 does today, only classes in the ground truth count.
         """
-        taking_part = np.ones(len(self.iou), dtype=bool) if classes is None else classes
         counted = (self.pixels > 0) | (self.predicted > 0) if count_predicted else self.pixels > 0
-        return _ratio(np.nansum(self.iou[taking_part]), int((counted & taking_part).sum()))
+        return _ratio(np.nansum(self.iou), counted.sum())
 
-    def mean_accuracy(self, classes: NDArray[np.bool_] | None = None) -> float:
+    def mean_accuracy(self) -> float:
         """Mean class accuracy over the classes in the ground truth."""
-        taking_part = np.ones(len(self.iou), dtype=bool) if classes is None else classes
-        return _ratio(np.nansum(self.accuracy[taking_part]), int(((self.pixels > 0) & taking_part).sum()))
+        return _ratio(np.nansum(self.accuracy), (self.pixels > 0).sum())
 
-    def pixel_accuracy(self, classes: NDArray[np.bool_] | None = None) -> float:
-        """Share of true pixels (of ``classes``) that were found."""
-        taking_part = np.ones(len(self.iou), dtype=bool) if classes is None else classes
-        return _ratio(self.hits[taking_part].sum(), self.pixels[taking_part].sum())
+    def pixel_accuracy(self) -> float:
+        """Share of true pixels that were found."""
+        return _ratio(self.hits.sum(), self.pixels.sum())
 
     def frequency_weighted_iou(self) -> float:
         """IoU averaged with the classes' share of true pixels as weight."""

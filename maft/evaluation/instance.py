@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import torch
 from detectron2.evaluation import DatasetEvaluator
+from detectron2.evaluation.coco_evaluation import instances_to_coco_json
 from detectron2.utils import comm
 from numpy.typing import NDArray
-from pycocotools import mask as mask_api
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from torch import Tensor
@@ -31,7 +31,7 @@ class InstanceEvaluator(DatasetEvaluator):
         truth: annotations in COCO's format, as read from its JSON: images, categories and annotations.
         category_ids: label index -> category id in ``truth``; label indices need not be contiguous.
         class_names: label index -> name.
-        tasks: "segm" (masks) and, where predictions have boxes, "bbox".
+        tasks: "segm" (masks) and "bbox".
 
     The result is the same in every process; `evaluate` has to be called by all of them.
     """
@@ -58,26 +58,14 @@ class InstanceEvaluator(DatasetEvaluator):
 
         Args:
             records: with ``"image_id"``.
-            outputs: dicts with ``"instances"``: Instances with ``pred_masks`` (n, H, W), ``pred_classes`` (n,) label
-                indices, ``scores`` (n,), for the task "bbox" also ``pred_boxes``. Other classes are left out.
+            outputs: dicts with ``"instances"``: Instances with ``pred_masks`` (n, H, W), ``pred_boxes``, ``scores``
+                (n,) and ``pred_classes`` (n,) label indices; those that are no category are left out.
         """
         for record, output in zip(records, outputs, strict=True):
-            instances = output["instances"].to("cpu")
-            classes = instances.pred_classes.tolist()
-            kept = [place for place, label in enumerate(classes) if label in self.category_ids]
-            masks = np.asarray(instances.pred_masks[kept], dtype=np.uint8)
-            encoded = mask_api.encode(np.asfortranarray(masks.transpose(1, 2, 0))) if kept else []
-            for place, mask in zip(kept, encoded, strict=True):
-                prediction = {
-                    "image_id": record["image_id"],
-                    "category_id": self.category_ids[classes[place]],
-                    "score": float(instances.scores[place]),
-                    "segmentation": {"size": mask["size"], "counts": mask["counts"].decode()},
-                }
-                if "bbox" in self.tasks:
-                    left, top, right, bottom = instances.pred_boxes.tensor[place].tolist()
-                    prediction["bbox"] = [left, top, right - left, bottom - top]
-                self.predictions.append(prediction)
+            for found in instances_to_coco_json(output["instances"].to("cpu"), record["image_id"]):
+                if found["category_id"] in self.category_ids:
+                    found["category_id"] = self.category_ids[found["category_id"]]
+                    self.predictions.append(found)
 
     def evaluate(self) -> dict[str, dict[str, float]]:
         """Percentages under each task: AP, AP50, AP75, APs, APm, APl and ``AP-<class>``; NaN without ground truth."""
@@ -95,12 +83,12 @@ class InstanceEvaluator(DatasetEvaluator):
             measured.evaluate()
             measured.accumulate()
             measured.summarize()
-        results = {name: _percent(value) for name, value in zip(_SUMMARY, measured.stats[:6], strict=True)}
+        results = {name: _percent(value) for name, value in zip(_SUMMARY, measured.stats[:6, None], strict=True)}
         # (IoU thresholds, recalls, categories, areas, detections): all areas, the largest number of detections.
         precision = measured.eval["precision"][:, :, :, 0, -1]
         columns = {category: place for place, category in enumerate(measured.params.catIds)}
         for label, category in self.category_ids.items():
-            results[f"AP-{self.class_names[label]}"] = _mean_precision(precision[:, :, columns[category]])
+            results[f"AP-{self.class_names[label]}"] = _percent(precision[:, :, columns[category]])
         return results
 
     def state(self) -> dict[str, Tensor]:
@@ -121,10 +109,7 @@ def _coco(truth: Mapping[str, Any]) -> COCO:
     return coco
 
 
-def _mean_precision(precision: NDArray[np.float64]) -> float:
-    valid = precision[precision > -1]
+def _percent(values: NDArray[np.float64]) -> float:
+    # COCO writes -1 where there is nothing to measure.
+    valid = values[values > -1]
     return 100 * float(valid.mean()) if len(valid) else float("nan")
-
-
-def _percent(value: float) -> float:
-    return 100 * float(value) if value >= 0 else float("nan")

@@ -60,25 +60,47 @@ class PanopticEvaluator(DatasetEvaluator):
         prediction: Tensor,
         predicted_segments: Sequence[dict[str, Any]],
     ) -> None:
-        """Counts one image: (H, W) segment ids and the segments they mean; ids without a segment are void."""
-        overlaps = _overlaps(
-            truth.to(prediction.device),
-            [segment["id"] for segment in true_segments],
-            prediction,
-            [segment["id"] for segment in predicted_segments],
-        )
+        """Counts one image: (H, W) segment ids and the segments they mean; 0 is void.
+
+        A match has IoU > 0.5 and is therefore unique. Crowds (groups) are never matched and never missed.
+        """
+        height, width = len(true_segments) + 1, len(predicted_segments) + 1
+        truth = truth.to(prediction.device)
+        rows, columns = _positions(truth, true_segments), _positions(prediction, predicted_segments)
+        unlisted = truth.flatten()[(rows == 0) & (truth.flatten() != 0)]
+        if len(unlisted):
+            raise UserError(
+                f"A panoptic map holds segment {int(unlisted[0])}, which its annotation does not list: download or "
+                "prepare both again."
+            )
+        # (n + 1, m + 1) pixels shared by each true and predicted segment, row and column 0 for void.
+        overlaps = torch.bincount(rows * width + columns, minlength=height * width).view(height, width).cpu().numpy()
         crowd = np.array([bool(segment.get("iscrowd", 0)) for segment in true_segments], dtype=bool)
         true_classes = np.array([segment["category_id"] for segment in true_segments], dtype=np.int64)
         predicted_classes = np.array([segment["category_id"] for segment in predicted_segments], dtype=np.int64)
-        counts = image_counts(overlaps, true_classes, crowd, predicted_classes, len(self.class_names))
-        self.table += torch.from_numpy(counts)
+
+        counts = self.table.numpy()
+        shared = overlaps[1:, 1:].astype(np.float64)
+        true_area = overlaps[1:].sum(axis=1, keepdims=True)
+        predicted_area = overlaps[:, 1:].sum(axis=0)
+        in_void = overlaps[0, 1:]
+        with np.errstate(divide="ignore", invalid="ignore"):
+            iou = shared / (true_area + predicted_area - shared - in_void)
+        same_class = true_classes[:, None] == predicted_classes
+        match = same_class & ~crowd[:, None] & (iou > 0.5)
+        np.add.at(counts[0], true_classes, np.where(match, iou, 0).sum(axis=1))
+        np.add.at(counts[1], true_classes, match.sum(axis=1))
+        in_crowd = (shared * (same_class & crowd[:, None])).sum(axis=0)
+        wrong = ~match.any(axis=0) & (in_void + in_crowd <= 0.5 * predicted_area)
+        np.add.at(counts[2], predicted_classes[wrong], 1)
+        np.add.at(counts[3], true_classes[~match.any(axis=1) & ~crowd], 1)
 
     def evaluate(self) -> dict[str, dict[str, float]]:
         """Percentages under ``"panoptic_seg"``: PQ, SQ, RQ, and with ``_th`` and ``_st`` over things and stuff.
 
         A mean is over the classes that occur in ground truth or prediction. Has to be called by all processes.
         """
-        table = sum_over_processes(self.table).cpu().numpy()
+        table = sum_over_processes(self.table).numpy()
         quality, occurs = qualities(table), table[1:].sum(axis=0) > 0
         results = {}
         for suffix, part in (("", np.ones_like(self.things)), ("_th", self.things), ("_st", ~self.things)):
@@ -100,61 +122,18 @@ class PanopticEvaluator(DatasetEvaluator):
 
 
 def qualities(table: NDArray[np.float64]) -> NDArray[np.float64]:
-    """(C, 3) PQ, SQ, RQ as fractions from the (4, C) counts of `image_counts`; 0 for classes that do not occur."""
+    """(C, 3) PQ, SQ, RQ as fractions from a `PanopticEvaluator`'s (4, C) table; 0 for classes that do not occur."""
     iou, hits, false_positives, false_negatives = table
     size = hits + (false_positives + false_negatives) / 2
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.nan_to_num(np.stack([iou / size, iou / hits, hits / size], axis=1))
 
 
-def image_counts(
-    overlaps: NDArray[np.int64],
-    true_classes: NDArray[np.int64],
-    crowd: NDArray[np.bool_],
-    predicted_classes: NDArray[np.int64],
-    num_classes: int,
-) -> NDArray[np.float64]:
-    """Matches the segments of one image (a match has IoU > 0.5 and is therefore unique).
-
-    Args:
-        overlaps: (n + 1, m + 1) pixels shared by each true and predicted segment, row and column 0 for void.
-        true_classes: (n,) label indices.
-        crowd: (n,) segments that are groups: never matched, never missed.
-        predicted_classes: (m,) label indices.
-
-    Returns:
-        (4, num_classes): sum of IoU, true positives, false positives, false negatives.
-    """
-    counts = np.zeros((4, num_classes))
-    shared = overlaps[1:, 1:].astype(np.float64)
-    true_area = overlaps[1:].sum(axis=1, keepdims=True)
-    predicted_area = overlaps[:, 1:].sum(axis=0)
-    in_void = overlaps[0, 1:]
-    with np.errstate(divide="ignore", invalid="ignore"):
-        iou = shared / (true_area + predicted_area - shared - in_void)
-    same_class = true_classes[:, None] == predicted_classes
-    match = same_class & ~crowd[:, None] & (iou > 0.5)
-    np.add.at(counts[0], true_classes, np.where(match, iou, 0).sum(axis=1))
-    np.add.at(counts[1], true_classes, match.sum(axis=1))
-    in_crowd = (shared * (same_class & crowd[:, None])).sum(axis=0)
-    wrong = ~match.any(axis=0) & (in_void + in_crowd <= 0.5 * predicted_area)
-    np.add.at(counts[2], predicted_classes[wrong], 1)
-    np.add.at(counts[3], true_classes[~match.any(axis=1) & ~crowd], 1)
-    return counts
-
-
-def _overlaps(truth: Tensor, true_ids: list[int], prediction: Tensor, predicted_ids: list[int]) -> NDArray[np.int64]:
-    rows, columns = _positions(truth, true_ids), _positions(prediction, predicted_ids)
-    width = len(predicted_ids) + 1
-    counts = torch.bincount(rows * width + columns, minlength=(len(true_ids) + 1) * width)
-    return counts.view(len(true_ids) + 1, width).cpu().numpy()
-
-
-def _positions(ids: Tensor, known: list[int]) -> Tensor:
-    """(pixels,) 1 + place of each id in ``known``, 0 for the others."""
+def _positions(ids: Tensor, segments: Sequence[dict[str, Any]]) -> Tensor:
+    """(pixels,) 1 + place of the segment of each id, 0 for ids without one."""
     flat = ids.reshape(-1).long()
-    if not known:
+    if not segments:
         return torch.zeros_like(flat)
-    ascending, order = torch.tensor(known, device=ids.device).sort()
-    slots = torch.searchsorted(ascending, flat).clamp_(max=len(known) - 1)
+    ascending, order = torch.tensor([segment["id"] for segment in segments], device=ids.device).sort()
+    slots = torch.searchsorted(ascending, flat).clamp_(max=len(segments) - 1)
     return torch.where(ascending[slots] == flat, order[slots] + 1, 0)

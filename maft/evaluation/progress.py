@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
 import functools
 import hashlib
 import json
@@ -10,10 +9,12 @@ import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import torch
+from detectron2.utils.logger import log_every_n_seconds
 from torch import nn
 
 from maft.checkpoint.io import read_metadata, read_state_dict, write_safetensors
@@ -23,7 +24,7 @@ logger = logging.getLogger(__name__)
 
 # Least time between two savings of a state, and between two lines of progress.
 SAVE_SECONDS = 60.0
-_LOG_SECONDS = 5.0
+_LOG_SECONDS = 5
 # The first images pay for caches and autotuning; they do not count in the time per image.
 _WARM_UP = 3
 
@@ -106,7 +107,7 @@ class Clock:
 
     def images(self, loader: Iterable[Any]) -> Iterator[Any]:
         """The batches of a loader, one image each."""
-        logged = start = time.perf_counter()
+        start = time.perf_counter()
         batches = iter(loader)
         while True:
             with self.measuring("data"):
@@ -115,11 +116,9 @@ class Clock:
                 break
             yield batch
             self.count += 1
-            now = time.perf_counter()
-            if now - logged > _LOG_SECONDS:
-                logged = now
-                left = datetime.timedelta(seconds=round((now - start) / self.count * (self.total - self.count)))
-                logger.info("Evaluated %d of %d images (%s), %s left.", self.count, self.total, self._times(), left)
+            left = round((time.perf_counter() - start) / self.count * (self.total - self.count))
+            line = f"Evaluated {self.count} of {self.total} images ({self._times()}), {timedelta(seconds=left)} left."
+            log_every_n_seconds(logging.INFO, line, _LOG_SECONDS)
             if self.count == min(_WARM_UP, self.total - 1):
                 self._seconds = dict.fromkeys(self._seconds, 0.0)
                 self._counted_from = self.count

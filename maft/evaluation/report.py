@@ -89,24 +89,12 @@ def write_results(folder: Path, results: Results, facts: Mapping[str, Any]) -> N
     write_json_atomic(folder / "results.json", {**facts, "results": numbers})
 
 
-def write_per_class(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Writes one CSV line a class; the columns are the keys of the first row, undefined numbers are left empty."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    for row in rows:
-        writer.writerow(
-            {key: "" if isinstance(value, float) and math.isnan(value) else value for key, value in row.items()}
-        )
-    write_text_atomic(path, text.getvalue())
-
-
-def per_class_rows(results: Results, classes: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Gathers the per-class numbers of all tasks.
+def write_per_class(path: Path, results: Results, classes: Sequence[Mapping[str, Any]]) -> None:
+    """Writes one CSV line a class with the per-class numbers of all tasks; undefined ones (NaN) are left empty.
 
     Args:
         results: of the evaluators; per-class metrics are called ``<metric>-<class name>``.
-        classes: one mapping a class with at least ``name``; its other entries become columns of their own.
+        classes: one mapping a class with at least ``name``; its entries are the first columns.
     """
     metrics = dict.fromkeys(
         (task, name.removesuffix("-" + row["name"]))
@@ -115,10 +103,13 @@ def per_class_rows(results: Results, classes: Sequence[Mapping[str, Any]]) -> li
         for name in values
         if name.endswith("-" + row["name"]) and "-" not in name.removesuffix("-" + row["name"])
     )
-    return [
-        {**row, **{metric: results[task].get(f"{metric}-{row['name']}", math.nan) for task, metric in metrics}}
-        for row in classes
-    ]
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow([*classes[0], *(metric for _, metric in metrics)])
+    for row in classes:
+        numbers = [results[task].get(f"{metric}-{row['name']}", math.nan) for task, metric in metrics]
+        writer.writerow([*row.values(), *("" if math.isnan(number) else number for number in numbers)])
+    write_text_atomic(path, text.getvalue())
 
 
 def _find(metric: str, results: Results) -> float:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import re
 from collections.abc import Mapping, Sequence
@@ -17,7 +16,7 @@ from detectron2.utils import comm
 from maft.data.catalog import DatasetRow, class_names, dataset
 from maft.data.loader import build_test_loader
 from maft.data.mappers import SegmentationMapper
-from maft.data.reading import Record
+from maft.data.reading import Record, read_annotation
 from maft.data.records import load_records
 from maft.errors import UserError
 from maft.evaluation.instance import InstanceEvaluator
@@ -29,7 +28,6 @@ from maft.evaluation.report import (
     definition,
     expected_table,
     metrics,
-    per_class_rows,
     results_table,
     write_per_class,
     write_results,
@@ -65,10 +63,7 @@ def check_evaluation(cfg: CfgNode, names: Sequence[str]) -> None:
     Raises:
         UserError: a dataset does not exist, or an option cannot be used on it.
     """
-    for expected in cfg.TEST.EXPECTED:
-        if len(expected) != 3:
-            raise UserError(f"TEST.EXPECTED holds {list(expected)}: each entry is [dataset, metric, value].")
-        metric = expected[1]
+    for _, metric, _ in cfg.TEST.EXPECTED:
         if not definition(metric.rpartition("/")[2]):
             raise UserError(f"TEST.EXPECTED holds the metric {metric!r}, which does not exist; there is {metrics()}.")
     for name in names:
@@ -87,12 +82,19 @@ def evaluate_dataset(cfg: CfgNode, model: OpenVocabSegmentor, name: str) -> Resu
         "dataset": name,
         "protocol": cfg.TEST.PROTOCOL,
         "weights": cfg.MODEL.WEIGHTS,
+        "start_from": [dict(entry) for entry in cfg.MODEL.START_FROM],
         "vocabulary": list(words.names),
         "test_size": [cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST],
     }
     # The weights themselves are part of the fingerprint; where they came from and where they run is not.
     parts = {key: value for key, value in cfg.MODEL.items() if key not in ("WEIGHTS", "START_FROM", "DEVICE")}
-    identity = {**facts, "weights": "", "model": parts, "images": [record["file_name"] for record in records]}
+    identity = {
+        **facts,
+        "weights": "",
+        "start_from": [],
+        "model": parts,
+        "images": [record["file_name"] for record in records],
+    }
     state = EvaluationState(
         folder / f"unfinished_{comm.get_rank()}_of_{comm.get_world_size()}.safetensors",
         evaluators,
@@ -169,7 +171,7 @@ def _instances(row: DatasetRow, image_ids: set[Any]) -> dict[str, Any]:
     file = row.root / row.instances_json
     if not file.is_file():
         raise UserError(f"Dataset {row.name} has no instance annotation {file}: see datasets/README.md.")
-    truth = json.loads(file.read_text(encoding="utf-8"))
+    truth = read_annotation(file, "images", "annotations")
     known = {image["id"] for image in truth["images"]}
     if not image_ids <= known:
         stranger = sorted(image_ids - known, key=str)[0]
@@ -191,7 +193,7 @@ def _report(cfg: CfgNode, row: DatasetRow, name: str, folder: Path, results: Res
         for columns, seen in zip(classes, row.seen):
             columns["seen"] = int(seen)
     write_results(folder, results, {**facts, "expected": [list(pair) for pair in expected]})
-    write_per_class(folder / "per_class.csv", per_class_rows(results, classes))
+    write_per_class(folder / "per_class.csv", results, classes)
     logger.info("All numbers: %s; per class: %s", folder / "results.json", folder / "per_class.csv")
     if expected:
         logger.info("%s, measured and published:\n%s", cfg.TEST.REPRODUCES or name, expected_table(expected, results))

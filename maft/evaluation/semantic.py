@@ -16,7 +16,7 @@ from maft.data.catalog import DatasetRow, class_names, vocabulary
 from maft.data.mappers import check_labels
 from maft.data.reading import Record, read_labels
 from maft.errors import UserError
-from maft.evaluation.confusion import ConfusionMatrix, SemanticScores, harmonic_mean
+from maft.evaluation.confusion import ConfusionMatrix, SemanticScores, harmonic_mean, sum_over_processes
 from maft.structures import Vocabulary
 
 
@@ -54,9 +54,6 @@ def predicted_labels(output: dict[str, Any], classes: int) -> Tensor:
     return scores.argmax(dim=0)
 
 
-PROTOCOLS = ("generalized", "unseen_only")
-
-
 class SemanticEvaluator(DatasetEvaluator):
     """Accumulates a confusion matrix on the model's device; class scores of an image are dropped at once.
 
@@ -68,7 +65,7 @@ class SemanticEvaluator(DatasetEvaluator):
             classes are offered to the model (predictions index them, in label order), and only their pixels count.
 
     Raises:
-        UserError: the protocol is unknown or needs a split that the dataset does not have.
+        UserError: the protocol needs a split that the dataset does not have.
     """
 
     def __init__(
@@ -79,8 +76,6 @@ class SemanticEvaluator(DatasetEvaluator):
         seen: Sequence[bool] | None = None,
         protocol: str = "generalized",
     ) -> None:
-        if protocol not in PROTOCOLS:
-            raise UserError(f"TEST.PROTOCOL is {protocol!r}, which is not one of: {', '.join(PROTOCOLS)}.")
         self.seen = None if seen is None or all(seen) else np.array(seen, dtype=bool)
         if protocol == "unseen_only" and self.seen is None:
             raise UserError("TEST.PROTOCOL is 'unseen_only', but the dataset has no unseen classes: use 'generalized'.")
@@ -88,9 +83,10 @@ class SemanticEvaluator(DatasetEvaluator):
         self.ignore_label = ignore_label
         self.protocol = protocol
         offered = [i for i in range(len(class_names)) if protocol == "generalized" or not (seen and seen[i])]
-        # Predictions and labels both become positions among the offered classes; -1 is nothing or ignored.
+        # Predictions and labels both become positions among the offered classes; -1 is nothing or ignored, and the last
+        # entry of the table keeps it so.
         self.offered = torch.tensor(offered)
-        self._position = torch.full((len(class_names),), -1)
+        self._position = torch.full((len(class_names) + 1,), -1)
         self._position[self.offered] = torch.arange(len(offered))
         self.reset()
 
@@ -133,9 +129,7 @@ class SemanticEvaluator(DatasetEvaluator):
         labels = labels.to(prediction.device)
         truth = torch.where(labels == self.ignore_label, -1, labels)
         if self.protocol == "unseen_only":
-            inside = (truth >= 0) & (truth < len(self.class_names))
-            position = self._position.to(labels.device)
-            truth = torch.where(inside, position[(truth * inside).long()], -1)
+            truth = self._position.to(truth.device)[truth.long()]
         self.confusion.update(prediction, truth)
 
     def evaluate(self) -> dict[str, dict[str, float]]:
@@ -144,16 +138,13 @@ class SemanticEvaluator(DatasetEvaluator):
         ``mIoU`` averages over the classes in the ground truth, ``mIoU_or_predicted`` over those in ground truth or
         prediction; with a split also ``seen_``, ``unseen_`` and ``harmonic_`` versions of both and of accuracy.
         """
-        scores = SemanticScores.of(self.confusion.total())
-        results = {
-            "mIoU": scores.mean_iou(),
-            "mIoU_or_predicted": scores.mean_iou(count_predicted=True),
-            "fwIoU": scores.frequency_weighted_iou(),
-            "mACC": scores.mean_accuracy(),
-            "pACC": scores.pixel_accuracy(),
-        }
+        scores = SemanticScores.of(sum_over_processes(self.confusion.counts))
+        results = {**scores.means(), "fwIoU": scores.frequency_weighted_iou()}
         if self.seen is not None and self.protocol == "generalized":
-            results.update(split_scores(scores, self.seen))
+            seen, unseen = scores.only(self.seen).means(), scores.only(~self.seen).means()
+            for name, value in seen.items():
+                results |= {f"seen_{name}": value, f"unseen_{name}": unseen[name]}
+                results[f"harmonic_{name}"] = harmonic_mean(value, unseen[name])
         for place, index in enumerate(self.offered.tolist()):
             results[f"IoU-{self.class_names[index]}"] = float(scores.iou[place])
             results[f"ACC-{self.class_names[index]}"] = float(scores.accuracy[place])
@@ -166,20 +157,3 @@ class SemanticEvaluator(DatasetEvaluator):
     def load_state(self, state: dict[str, Tensor]) -> None:
         """Continues from the `state` of an earlier run."""
         self.confusion.counts = state["confusion"].clone()
-
-
-def split_scores(scores: SemanticScores, seen: np.ndarray) -> dict[str, float]:
-    """Scores over the seen classes, over the unseen ones, and their harmonic means."""
-    results = {}
-    parts = {"seen": seen, "unseen": ~seen}
-    metrics = {
-        "mIoU": scores.mean_iou,
-        "mIoU_or_predicted": lambda classes: scores.mean_iou(classes, count_predicted=True),
-        "mACC": scores.mean_accuracy,
-        "pACC": scores.pixel_accuracy,
-    }
-    for name, metric in metrics.items():
-        values = [metric(classes) for classes in parts.values()]
-        results.update({f"{part}_{name}": value for part, value in zip(parts, values, strict=True)})
-        results[f"harmonic_{name}"] = harmonic_mean(*values)
-    return results

@@ -1,4 +1,4 @@
-"""Cuts masked regions out of an image and resizes them, all regions of an image at once (OVSeg section 3.2).
+"""Cuts masked regions out of an image and resizes them, all regions of an image at once (OVSeg).
 
 Every region is its mask's bounding box with the pixels outside the mask replaced by a fill colour, resized to a square
 without keeping its aspect ratio: the image bicubically (A = -0.75, no antialiasing), the mask by nearest neighbour.
@@ -86,7 +86,7 @@ def crop_regions(
         size: (height, width) of the regions.
         fill: (3,) colour of pixels outside the mask, on the image's scale.
         align_corners: how the image, not the mask, is resized.
-        taps_at_once: bound on the working memory, about 30 bytes each.
+        taps_at_once: bound on the working memory beside that of one region, about 30 bytes each.
 
     Returns:
         regions (N, 3, *size) float and region masks (N, 1, *size) float.
@@ -106,7 +106,12 @@ def crop_regions(
     regions = image.new_empty(len(boxes), height, width, 3)
     heights = bottom - top
     taps_at_once = taps_at_once or (_CPU_TAPS if image.device.type == "cpu" else _GPU_TAPS)
-    for chunk in _chunks(heights, taps_at_once // (4 * width)):
+    # Consecutive boxes whose rows, but for those of one box, are at most so many.
+    lines_at_once = max(1, taps_at_once // (4 * width))
+    groups = torch.div(heights.cumsum(0) - heights, lines_at_once, rounding_mode="floor")
+    stop = 0
+    for count in groups.unique_consecutive(return_counts=True)[1].tolist():
+        chunk = slice(stop, stop := stop + count)
         tall = heights[chunk]
         # Every source row of every box of the chunk, one after the other.
         start = tall.cumsum(0) - tall
@@ -139,31 +144,12 @@ def crop_regions(
     return regions.permute(0, 3, 1, 2), region_masks[:, None].to(image.dtype)
 
 
-def _chunks(heights: Tensor, most: int) -> list[slice]:
-    """Consecutive slices whose heights add up to ``most`` or that hold a single entry."""
-    slices, start, total = [], 0, 0
-    for index, height in enumerate(heights.tolist()):
-        if index > start and total + height > most:
-            slices.append(slice(start, index))
-            start, total = index, 0
-        total += height
-    if len(heights):
-        slices.append(slice(start, len(heights)))
-    return slices
-
-
-def _scale(length: Tensor, target: int, align_corners: bool) -> Tensor:
-    """Source pixels per target pixel, (N, 1) float32."""
-    if align_corners:
-        return ((length - 1).float() / max(target - 1, 1))[:, None]
-    return (length.float() / target)[:, None]
-
-
 def _cubic_taps(length: Tensor, target: int, align_corners: bool) -> tuple[Tensor, Tensor]:
     """Source positions and weights, each (N, target, 4), of a bicubic resize of ``length`` (N,) pixels."""
     grid = torch.arange(target, device=length.device)
+    scale = (length - 1).float() / max(target - 1, 1) if align_corners else length.float() / target
     # torch rounds the product and the subtraction once, together, to float32.
-    scale = _scale(length, target, align_corners).double()
+    scale = scale[:, None].double()
     source = (scale * grid if align_corners else scale * (grid + 0.5) - 0.5).float()
     floor = source.floor()
     fraction = (source - floor)[..., None]
@@ -177,5 +163,5 @@ def _cubic_taps(length: Tensor, target: int, align_corners: bool) -> tuple[Tenso
 
 def _nearest_taps(length: Tensor, target: int) -> Tensor:
     """Source positions of torch's "nearest" (floor) resize: (N, target)."""
-    position = (torch.arange(target, device=length.device) * _scale(length, target, False)).floor().long()
+    position = (torch.arange(target, device=length.device) * (length.float() / target)[:, None]).floor().long()
     return position.minimum(length[:, None] - 1)

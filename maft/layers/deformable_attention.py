@@ -1,4 +1,4 @@
-"""Multi-scale deformable attention in plain PyTorch (Deformable DETR section 4.1), without a compiled operator."""
+"""Multi-scale deformable attention in plain PyTorch (Deformable DETR), without a compiled operator."""
 
 from __future__ import annotations
 
@@ -55,7 +55,10 @@ def _neighbours(coordinate: Tensor, length: Tensor) -> tuple[Tensor, Tensor]:
 def deformable_attention_by_definition(
     values: Tensor, levels: FeatureLevels, locations: Tensor, weights: Tensor
 ) -> Tensor:
-    """What `deformable_attention` computes, level by level: values sampled with `grid_sample`, then summed."""
+    """What `deformable_attention` computes, level by level: sum_l sum_p w_qlp v_l(x_qlp) for every query q and head.
+
+    v_l is the map of values of level l, read bilinearly at location x_qlp and zero outside; w_qlp weighs point p.
+    """
     batch, _, heads, width = values.shape
     queries = locations.shape[1]
     total = values.new_zeros(batch * heads, width, queries)
@@ -124,12 +127,9 @@ class DeformableAttention(nn.Module):
         samples = num_heads * num_levels * num_points
         self.sampling_offsets = nn.Linear(width, samples * 2)
         self.attention_weights = nn.Linear(width, samples)
-        self.value_projection = nn.Linear(width, width)
-        self.output_projection = nn.Linear(width, width)
-        self.reset_parameters()
-
-    def reset_parameters(self) -> None:
-        """Point p of every head starts p + 1 cells away, each head in a direction of its own; weights start equal."""
+        self.value_proj = nn.Linear(width, width)
+        self.output_proj = nn.Linear(width, width)
+        # Point p of every head starts p + 1 cells away, each head in a direction of its own; weights start equal.
         angle = torch.arange(self.num_heads) * (2 * math.pi / self.num_heads)
         direction = torch.stack([angle.cos(), angle.sin()], dim=-1)
         direction = direction / direction.abs().amax(-1, keepdim=True)
@@ -140,7 +140,7 @@ class DeformableAttention(nn.Module):
             self.sampling_offsets.bias.copy_(offsets.expand(-1, self.num_levels, -1, -1).flatten())
         nn.init.zeros_(self.attention_weights.weight)
         nn.init.zeros_(self.attention_weights.bias)
-        for projection in (self.value_projection, self.output_projection):
+        for projection in (self.value_proj, self.output_proj):
             nn.init.xavier_uniform_(projection.weight)
             nn.init.zeros_(projection.bias)
 
@@ -148,9 +148,9 @@ class DeformableAttention(nn.Module):
         """Attends from queries (B, S, width), one per token and with position, to tokens (B, S, width)."""
         batch, count, width = tokens.shape
         heads, samples = self.num_heads, (self.num_heads, self.num_levels, self.num_points)
-        values = self.value_projection(tokens).view(batch, count, heads, width // heads)
+        values = self.value_proj(tokens).view(batch, count, heads, width // heads)
         offsets = self.sampling_offsets(queries).view(batch, count, *samples, 2)
         weights = self.attention_weights(queries).view(batch, count, heads, -1).softmax(-1).view(batch, count, *samples)
         # Offsets are in cells of the level they are on.
         locations = levels.centres[:, None, None, None] + offsets / levels.extent[:, None]
-        return self.output_projection(deformable_attention(values, levels, locations, weights))
+        return self.output_proj(deformable_attention(values, levels, locations, weights))

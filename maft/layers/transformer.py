@@ -11,30 +11,30 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 
-def sine_position_encoding(
-    size: tuple[int, int], channels: int, *, device: torch.device | None = None, temperature: float = 10000.0
-) -> Tensor:
-    """Two-dimensional sine encoding normalised to [0, 2 pi] (DETR appendix A.4).
+def position_codes(features: Tensor, temperature: float = 10000.0) -> Tensor:
+    """Two-dimensional sine codes of the positions of a map, normalised to [0, 2 pi], as DETR has them.
+
+    Channel 2i of the y part is sin(y / temperature^(2i / half)), channel 2i + 1 the cosine of the same; half is the
+    number of channels of each part.
 
     Args:
-        size: (height, width) of the map.
-        channels: even number of channels: the first half encodes y, the second x; sine on even and cosine on odd ones.
+        features: (B, C, h, w), C even: the first half of the codes is of y, the second of x.
 
     Returns:
-        (channels, height, width) float32.
+        (h * w, C) float32, row by row.
     """
-    half = channels // 2
+    channels, height, width = features.shape[1:]
+    half, device = channels // 2, features.device
     index = torch.arange(half, device=device)
     frequency = temperature ** (2 * torch.div(index, 2, rounding_mode="floor") / half)
 
     def axis(length: int) -> Tensor:
         position = torch.arange(1, length + 1, dtype=torch.float32, device=device)
         angle = (position / (length + 1e-6) * 2 * math.pi)[:, None] / frequency
-        return torch.where(index % 2 == 0, angle.sin(), angle.cos()).T
+        return torch.where(index % 2 == 0, angle.sin(), angle.cos())
 
-    height, width = size
-    rows, columns = axis(height), axis(width)
-    return torch.cat([rows[:, :, None].expand(-1, -1, width), columns[:, None, :].expand(-1, height, -1)])
+    rows, columns = axis(height)[:, None].expand(-1, width, -1), axis(width).expand(height, -1, -1)
+    return torch.cat([rows, columns], dim=-1).flatten(0, 1)
 
 
 class MLP(nn.Module):
@@ -51,47 +51,71 @@ class MLP(nn.Module):
         return self.layers[-1](x)
 
 
+class Attention(nn.MultiheadAttention):
+    """Multi-head attention with a mask that all heads share; its base class wants it repeated for every head."""
+
+    def __init__(self, dim: int, heads: int, dropout: float = 0.0) -> None:
+        super().__init__(dim, heads, dropout=dropout, batch_first=True)
+        nn.init.xavier_uniform_(self.out_proj.weight)
+
+    def forward(self, query: Tensor, key: Tensor, value: Tensor, visible: Tensor | None = None) -> Tensor:  # type: ignore[override]
+        """(B, Q, dim), (B, K, dim), (B, K, dim) and optional bool (B, Q, K), True where seen -> (B, Q, dim)."""
+        parts = zip((query, key, value), self.in_proj_weight.chunk(3), self.in_proj_bias.chunk(3))
+        q, k, v = (
+            F.linear(tokens, weight, bias).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+            for tokens, weight, bias in parts
+        )
+        mask = None if visible is None else visible[:, None]
+        dropout = self.dropout if self.training else 0.0
+        attended = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout)
+        return self.out_proj(attended.transpose(1, 2).flatten(2))
+
+
 class EncoderLayer(nn.Module):
     """Self-attention and feed-forward network, both residual.
 
     Args:
+        attention: of the tokens to each other.
+        dim: their width.
         pre_norm: normalise the input of each sub-layer instead of the sum after it.
     """
 
-    def __init__(self, dim: int, heads: int, feedforward_dim: int, dropout: float, pre_norm: bool) -> None:
+    def __init__(
+        self, attention: nn.Module, dim: int, feedforward_dim: int, dropout: float = 0.0, pre_norm: bool = False
+    ) -> None:
         super().__init__()
         self.pre_norm = pre_norm
-        self.self_attn = nn.MultiheadAttention(dim, heads, dropout=dropout, batch_first=True)
+        self.self_attn = attention
         self.linear1 = nn.Linear(dim, feedforward_dim)
         self.linear2 = nn.Linear(feedforward_dim, dim)
         self.norm1 = nn.LayerNorm(dim)
         self.norm2 = nn.LayerNorm(dim)
         self.dropout = nn.Dropout(dropout)
+        for linear in (self.linear1, self.linear2):
+            nn.init.xavier_uniform_(linear.weight)
 
     def forward(self, x: Tensor, position: Tensor) -> Tensor:
         """Tokens (B, N, dim) and their position codes, broadcastable to them -> (B, N, dim)."""
-        x = self._residual(x, self.norm1, lambda y: self._attend(self.self_attn, y + position, y + position, y))
-        return self._residual(x, self.norm2, self._feed_forward)
+        x = self.residual(x, self.norm1, lambda y: self.self_attn(y + position, y + position, y))
+        return self.residual(x, self.norm2, self.feed_forward)
 
-    def _residual(self, x: Tensor, norm: nn.Module, branch: Callable[[Tensor], Tensor]) -> Tensor:
+    def residual(self, x: Tensor, norm: nn.Module, branch: Callable[[Tensor], Tensor]) -> Tensor:
+        """What a sub-layer adds to its input, and the normalisation before it or after the sum."""
         if self.pre_norm:
             return x + self.dropout(branch(norm(x)))
         return norm(x + self.dropout(branch(x)))
 
-    def _feed_forward(self, x: Tensor) -> Tensor:
+    def feed_forward(self, x: Tensor) -> Tensor:
+        """(..., dim) -> (..., dim)."""
         return self.linear2(self.dropout(F.relu(self.linear1(x))))
-
-    @staticmethod
-    def _attend(attention: nn.MultiheadAttention, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        return attention(query, key, value, need_weights=False)[0]
 
 
 class DecoderLayer(EncoderLayer):
-    """Self-attention among the queries, attention to the image, feed-forward network; arguments as `EncoderLayer`."""
+    """Self-attention among the queries, attention to the image, feed-forward network."""
 
     def __init__(self, dim: int, heads: int, feedforward_dim: int, dropout: float, pre_norm: bool) -> None:
-        super().__init__(dim, heads, feedforward_dim, dropout, pre_norm)
-        self.multihead_attn = nn.MultiheadAttention(dim, heads, dropout=dropout, batch_first=True)
+        super().__init__(Attention(dim, heads, dropout), dim, feedforward_dim, dropout, pre_norm)
+        self.multihead_attn = Attention(dim, heads, dropout)
         self.norm3 = nn.LayerNorm(dim)
 
     def forward(self, x: Tensor, query_position: Tensor, keys: Tensor, memory: Tensor) -> Tensor:  # type: ignore[override]
@@ -104,9 +128,9 @@ class DecoderLayer(EncoderLayer):
             memory: (B, N, dim) image tokens.
         """
         q = query_position
-        x = self._residual(x, self.norm1, lambda y: self._attend(self.self_attn, y + q, y + q, y))
-        x = self._residual(x, self.norm2, lambda y: self._attend(self.multihead_attn, y + q, keys, memory))
-        return self._residual(x, self.norm3, self._feed_forward)
+        x = self.residual(x, self.norm1, lambda y: self.self_attn(y + q, y + q, y))
+        x = self.residual(x, self.norm2, lambda y: self.multihead_attn(y + q, keys, memory))
+        return self.residual(x, self.norm3, self.feed_forward)
 
 
 class Transformer(nn.Module):
@@ -130,15 +154,16 @@ class Transformer(nn.Module):
         pre_norm: bool,
     ) -> None:
         super().__init__()
-        layer = (dim, heads, feedforward_dim, dropout, pre_norm)
-        self.encoder = nn.ModuleList(EncoderLayer(*layer) for _ in range(encoder_layers))
+        self.encoder = nn.ModuleList(
+            EncoderLayer(Attention(dim, heads, dropout), dim, feedforward_dim, dropout, pre_norm)
+            for _ in range(encoder_layers)
+        )
         # Post-norm layers leave normalised tokens behind.
         self.encoder_norm = nn.LayerNorm(dim) if encoder_layers and pre_norm else nn.Identity()
-        self.decoder = nn.ModuleList(DecoderLayer(*layer) for _ in range(decoder_layers))
+        self.decoder = nn.ModuleList(
+            DecoderLayer(dim, heads, feedforward_dim, dropout, pre_norm) for _ in range(decoder_layers)
+        )
         self.decoder_norm = nn.LayerNorm(dim)
-        for parameter in self.parameters():
-            if parameter.dim() > 1:
-                nn.init.xavier_uniform_(parameter)
 
     def forward(self, memory: Tensor, position: Tensor, queries: Tensor) -> Tensor:
         """Decodes queries from an image.

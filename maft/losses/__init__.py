@@ -1,17 +1,9 @@
-"""Losses of the mask classifier: one file a loss."""
+"""Losses of the mask classifier: one file a loss. Importing the package registers them."""
 
-from maft.losses import (
+from maft.losses import (  # noqa: F401
     mask_aware,
     mask_consistency,
     mask_cross_entropy,
     representation_compensation,
     self_distillation,
 )
-
-__all__ = [
-    "mask_aware",
-    "mask_consistency",
-    "mask_cross_entropy",
-    "representation_compensation",
-    "self_distillation",
-]

@@ -11,24 +11,10 @@ from torch import Tensor
 
 from maft.interfaces import Loss, TrainingStep
 from maft.layers.distributed import global_mean
+from maft.matching import soft_iou
 from maft.options import Weight
 from maft.registry import LOSSES
 from maft.structures import Targets
-
-
-def soft_iou(masks: Tensor, targets: Tensor) -> Tensor:
-    """Soft IoU of every target with every mask.
-
-    Args:
-        masks: (N, H, W) float in [0, 1].
-        targets: (n, H, W) bool or float.
-
-    Returns:
-        (n, N) sum(m g) / (sum m + sum g - sum(m g) + 1e-7).
-    """
-    masks, targets = masks.flatten(1), targets.flatten(1).to(masks.dtype)
-    common = targets @ masks.T
-    return common / (masks.sum(1) + targets.sum(1, keepdim=True) - common + 1e-7)
 
 
 def min_max_normalized(values: Tensor, valid: Tensor | None = None) -> Tensor:
@@ -41,10 +27,13 @@ def min_max_normalized(values: Tensor, valid: Tensor | None = None) -> Tensor:
 def mask_aware_loss_by_definition(
     probabilities: Tensor, mask_probabilities: Tensor, targets: Sequence[Targets]
 ) -> Tensor:
-    """`mask_aware_loss` as the papers write it, one pair at a time.
+    """`mask_aware_loss` as the papers write it, one pair at a time: the mean over images, targets k and proposals n of
 
-    The mean over proposals n and targets k of SmoothL1(p_n(c_k), (o_nk - min_m o_mk) / (max_m o_mk - min_m o_mk)),
-    with p_n(c_k) the score of proposal n for the class of target k and o_nk the soft IoU of the two.
+        SmoothL1(p_n(c_k), (o_nk - min_m o_mk) / (max_m o_mk - min_m o_mk))
+        o_nk = sum(m_n g_k) / (sum(m_n) + sum(g_k) - sum(m_n g_k))
+
+    with p_n(c_k) the probability of proposal n for the class of target k, and o_nk the soft IoU of the proposal's mask
+    probabilities m_n and the target's mask g_k. SmoothL1(a, b) is (a - b)^2 / 2 for all a and b in [0, 1].
     """
     terms = []
     for scores, masks, target in zip(probabilities, mask_probabilities, targets):
@@ -67,7 +56,7 @@ def mask_aware_loss(
     *,
     normalize: bool = True,
 ) -> Tensor:
-    """SmoothL1 between class scores and overlaps (MAFT, section 3.3, mask-aware loss; MAFT+, section 3.3).
+    """SmoothL1 between class scores and overlaps (the mask-aware loss of MAFT and MAFT+).
 
     Pairs of one image and one of its targets are pooled over the batch of all processes; each contributes all
     proposals.
@@ -90,7 +79,7 @@ def mask_aware_loss(
             if len(target.labels) == 0 or probabilities.shape[1] == 0 or (counted is not None and not counted.any()):
                 continue
             with torch.no_grad():
-                overlap = soft_iou(mask_probabilities[index].float(), target.masks)
+                overlap = soft_iou(target.masks, mask_probabilities[index], epsilon=1e-7)
                 if normalize:
                     overlap = min_max_normalized(overlap, counted)
             scores = probabilities[index].float()[:, target.labels].T

@@ -14,11 +14,11 @@ from maft.registry import LOSSES
 
 
 def mask_consistency_loss(predicted: Tensor, wanted: Tensor, counted: Tensor) -> Tensor:
-    """Mean cosine distance of paired embeddings (Mask-Adapter, section 3.3), over the pairs of all processes.
+    """Mean of 1 - cos(e_p, e_g) over the pairs of all processes (Mask-Adapter, mask consistency).
 
     Args:
-        predicted: (B, P, D) embeddings of matched predictions.
-        wanted: (B, P, D) embeddings of their targets.
+        predicted: (B, P, D) embeddings e_p of matched predictions.
+        wanted: (B, P, D) embeddings e_g of their targets.
         counted: (B, P) bool, pairs that count.
 
     Returns:

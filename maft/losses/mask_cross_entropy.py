@@ -14,7 +14,7 @@ from maft.registry import LOSSES
 
 
 def mask_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    """Cross-entropy (Mask-Adapter, section 3.3), the mean over the labelled masks of all processes.
+    """Mean of -log softmax(l)[c] over the masks with a label c and logits l of all processes (Mask-Adapter).
 
     Args:
         logits: (B, N, C) or (B, N, C + 1); void is a class that is never right.

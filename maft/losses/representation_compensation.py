@@ -21,8 +21,9 @@ Scales = Annotated[tuple[Positive, ...], Field(min_length=1)]
 def strip_sums(features: Tensor, scales: Sequence[int] = SCALES) -> Tensor:
     """Rectified features, average-pooled at several scales and summed along rows and along columns.
 
-    A map that is not square is first resized to a square of its longer side, while the pooling window stays the
-    ``1 / scale`` part of its own width.
+    With P_n the map of means of relu(features) over windows of the n-th part of its side, the sums of scale n are
+    sum_x P_n[y, x] for every y and sum_y P_n[y, x] for every x. A map that is not square is first resized to a square
+    of its longer side, while the windows stay the n-th part of its own width.
 
     Args:
         features: (B, C, h, w).
@@ -44,11 +45,11 @@ def strip_sums(features: Tensor, scales: Sequence[int] = SCALES) -> Tensor:
 
 
 def representation_compensation_loss(student: Tensor, teacher: Tensor, scales: Sequence[int] = SCALES) -> Tensor:
-    """SmoothL1 between the strip sums of two feature maps (MAFT+, section 3.3).
+    """Mean of SmoothL1(R(s), R(t)), R the strip sums of a feature map (MAFT+, representation compensation).
 
     Args:
-        student: (B, C, h, w), with gradient.
-        teacher: (B, C, h, w), without.
+        student: s (B, C, h, w), with gradient.
+        teacher: t (B, C, h, w), without.
 
     Returns:
         scalar, the mean over all sums.
@@ -79,8 +80,6 @@ class RepresentationCompensationLoss(Loss):
             UserError: the classifier keeps no pre-trained tower.
         """
         teacher = step.classifier.teacher_features(step.images, step.clip)
-        features = step.proposals.clip_features
-        if features is None:
-            features = step.clip.dense_features(step.clip.normalize(step.images))
+        features = step.proposals.clip_features or step.clip.dense_features(step.images)
         loss = representation_compensation_loss(features["dense"], teacher, self.scales)
         return {"loss_representation_compensation": self.weight * loss}

@@ -12,11 +12,11 @@ from maft.registry import LOSSES
 
 
 def self_distillation_loss(student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
-    """SmoothL1 between class probabilities of whole images (MAFT, section 3.3, self-distillation loss).
+    """SmoothL1(softmax(s), softmax(t)) of the tuned and of CLIP's own tower on whole images (MAFT, self-distillation).
 
     Args:
-        student_logits: (B, C) scaled cosines without the void column, with gradient.
-        teacher_logits: (B, C), used without gradient.
+        student_logits: s, (B, C) scaled cosines without the void column, with gradient.
+        teacher_logits: t, (B, C), used without gradient.
 
     Returns:
         scalar, the mean over B x C.

@@ -1,7 +1,4 @@
-"""What scenes are drawn with, in integer arithmetic (no trigonometry at run time): draws, objects and stuff textures.
-
-Sizes of textures are given for a 96-pixel image and scale with it.
-"""
+"""What scenes are drawn with, in integer arithmetic without trigonometry: random draws, objects, stuff textures."""
 
 from collections.abc import Callable
 
@@ -12,6 +9,7 @@ Coordinates = NDArray[np.int64]
 Mask = NDArray[np.bool_]
 Canvas = NDArray[np.int32]
 
+IMAGE_SIZE = 96
 UNIT = 1000  # The nominal radius of an object in its own coordinates.
 # cosines of 0, 6, ... 84 degrees in 1/4096: a table, because libm's last digit differs between machines
 _COSINES = (4096, 4074, 4006, 3896, 3742, 3547, 3314, 3044, 2741, 2408, 2048, 1666, 1266, 852, 428)
@@ -101,7 +99,8 @@ def _cross(u: Coordinates, v: Coordinates) -> Mask:
     return (np.minimum(abs(u), abs(v)) <= 320) & (np.maximum(abs(u), abs(v)) <= 1000)
 
 
-_OUTLINES: dict[str, Callable[[Coordinates, Coordinates], Mask]] = {
+# Where a shape is, from its own coordinates.
+OUTLINES: dict[str, Callable[[Coordinates, Coordinates], Mask]] = {
     "circle": _circle,
     "square": _square,
     "triangle": _triangle,
@@ -111,8 +110,8 @@ _OUTLINES: dict[str, Callable[[Coordinates, Coordinates], Mask]] = {
 }
 
 
-def local_coordinates(size: int, row: int, column: int, radius: int, step: int) -> tuple[Coordinates, Coordinates]:
-    """Coordinates of every pixel of a (size, size) image in a rotated object's own frame.
+def local_coordinates(row: int, column: int, radius: int, step: int) -> tuple[Coordinates, Coordinates]:
+    """Coordinates of every pixel of an image in a rotated object's own frame, two (96, 96) arrays.
 
     Args:
         row, column: centre of the object in pixels.
@@ -120,19 +119,14 @@ def local_coordinates(size: int, row: int, column: int, radius: int, step: int) 
         step: orientation in steps of 6 degrees.
     """
     cosine, sine = rotation(step)
-    down = (np.arange(size, dtype=np.int64) - row)[:, None]
-    right = (np.arange(size, dtype=np.int64) - column)[None, :]
+    down = (np.arange(IMAGE_SIZE, dtype=np.int64) - row)[:, None]
+    right = (np.arange(IMAGE_SIZE, dtype=np.int64) - column)[None, :]
     scale = 4096 * radius
     return (cosine * right + sine * down) * UNIT // scale, (cosine * down - sine * right) * UNIT // scale
 
 
-def outline(shape: str, u: Coordinates, v: Coordinates) -> Mask:
-    """Where a shape is, in its own coordinates."""
-    return _OUTLINES[shape](u, v)
-
-
 def surface(colour: str, pattern: str, u: Coordinates, draws: Draws) -> NDArray[np.int32]:
-    """(size, size, 3) RGB of an object's surface: one slightly varied colour, with pale stripes along one axis."""
+    """(96, 96, 3) RGB of an object's surface: one slightly varied colour, with pale stripes along one axis."""
     base = np.asarray(COLOURS[colour], dtype=np.int32) + draws.array(-14, 14, (3,))
     if pattern == "solid":
         return np.broadcast_to(base, (*u.shape, 3))
@@ -144,10 +138,10 @@ def _shade(colour: tuple[int, int, int], lightness: Canvas) -> Canvas:
     return np.asarray(colour, dtype=np.int32) + lightness[:, :, None]
 
 
-def _cells(draws: Draws, size: int, height: int, width: int, low: int, high: int) -> Canvas:
+def _cells(draws: Draws, height: int, width: int, low: int, high: int) -> Canvas:
     """Random values constant over cells of height x width pixels."""
-    grid = draws.array(low, high, (-(-size // height), -(-size // width)))
-    return grid.repeat(height, axis=0).repeat(width, axis=1)[:size, :size]
+    grid = draws.array(low, high, (-(-IMAGE_SIZE // height), -(-IMAGE_SIZE // width)))
+    return grid.repeat(height, axis=0).repeat(width, axis=1)[:IMAGE_SIZE, :IMAGE_SIZE]
 
 
 def _ramp(position: Canvas, period: int) -> Canvas:
@@ -156,53 +150,50 @@ def _ramp(position: Canvas, period: int) -> Canvas:
     return np.minimum(phase, period - phase)
 
 
-def _grass(draws: Draws, size: int, unit: int) -> Canvas:
-    blades = _cells(draws, size, 6 * unit, unit, -34, 34)
-    return _shade((84, 140, 58), blades)
+def _grass(draws: Draws) -> Canvas:
+    return _shade((84, 140, 58), _cells(draws, 6, 1, -34, 34))
 
 
-def _sand(draws: Draws, size: int, unit: int) -> Canvas:
-    return _shade((214, 190, 140), _cells(draws, size, unit, unit, -16, 16))
+def _sand(draws: Draws) -> Canvas:
+    return _shade((214, 190, 140), _cells(draws, 1, 1, -16, 16))
 
 
-def _water(draws: Draws, size: int, unit: int) -> Canvas:
-    rows, columns = np.indices((size, size), dtype=np.int32)
-    period = draws.integer(7, 11) * unit
-    swell = _ramp(columns + draws.integer(0, 255), 24 * unit) // 4
+def _water(draws: Draws) -> Canvas:
+    rows, columns = np.indices((IMAGE_SIZE, IMAGE_SIZE), dtype=np.int32)
+    period = draws.integer(7, 11)
+    swell = _ramp(columns + draws.integer(0, 255), 24) // 4
     crests = _ramp(rows + swell + draws.integer(0, 255), period)
     return _shade((54, 104, 150), crests * 60 // (period // 2) - 26)
 
 
-def _brick(draws: Draws, size: int, unit: int) -> Canvas:
-    rows, columns = np.indices((size, size), dtype=np.int32)
+def _brick(draws: Draws) -> Canvas:
+    rows, columns = np.indices((IMAGE_SIZE, IMAGE_SIZE), dtype=np.int32)
     rows, columns = rows + draws.integer(0, 255), columns + draws.integer(0, 255)
-    height, width = 8 * unit, 16 * unit
-    courses = rows // height
-    shifted = columns + courses % 2 * (width // 2)
-    mortar = (rows % height < 2 * unit) | (shifted % width < 2 * unit)
-    tones = draws.array(-14, 14, (64,))[(courses * 7 + shifted // width * 3) % 64]
+    courses = rows // 8
+    shifted = columns + courses % 2 * 8
+    mortar = (rows % 8 < 2) | (shifted % 16 < 2)
+    tones = draws.array(-14, 14, (64,))[(courses * 7 + shifted // 16 * 3) % 64]
     return np.where(mortar[:, :, None], np.asarray((190, 178, 166), dtype=np.int32), _shade((150, 72, 54), tones))
 
 
-def _cloud(draws: Draws, size: int, unit: int) -> Canvas:
-    cell = 16 * unit
-    knots = draws.array(-34, 26, (size // cell + 2, size // cell + 2))
-    low, part = np.divmod(np.arange(size), cell)
-    along = knots[low] * (cell - part)[:, None] + knots[low + 1] * part[:, None]
-    puffs = (along[:, low] * (cell - part) + along[:, low + 1] * part) // cell**2
+def _cloud(draws: Draws) -> Canvas:
+    knots = draws.array(-34, 26, (8, 8))
+    low, part = np.divmod(np.arange(IMAGE_SIZE), 16)
+    along = knots[low] * (16 - part)[:, None] + knots[low + 1] * part[:, None]
+    puffs = (along[:, low] * (16 - part) + along[:, low + 1] * part) // 256
     return _shade((206, 218, 232), puffs.astype(np.int32))
 
 
-def _gravel(draws: Draws, size: int, unit: int) -> Canvas:
-    cell = 5 * unit
-    stones = _cells(draws, size, cell, cell, -48, 40)
-    rows, columns = np.indices((size, size), dtype=np.int32)
+def _gravel(draws: Draws) -> Canvas:
+    stones = _cells(draws, 5, 5, -48, 40)
+    rows, columns = np.indices((IMAGE_SIZE, IMAGE_SIZE), dtype=np.int32)
     # Corners darker than centres make the cells read as pebbles, not as a mosaic.
-    edge = abs(rows % cell * 2 - cell + 1) + abs(columns % cell * 2 - cell + 1)
-    return _shade((128, 124, 120), stones - np.maximum(edge - cell, 0) * 12 // unit)
+    edge = abs(rows % 5 * 2 - 4) + abs(columns % 5 * 2 - 4)
+    return _shade((128, 124, 120), stones - np.maximum(edge - 5, 0) * 12)
 
 
-_TEXTURES: dict[str, Callable[[Draws, int, int], Canvas]] = {
+# (96, 96, 3) RGB of each stuff class; values may leave 0..255 a little.
+TEXTURES: dict[str, Callable[[Draws], Canvas]] = {
     "grass": _grass,
     "sand": _sand,
     "water": _water,
@@ -210,8 +201,3 @@ _TEXTURES: dict[str, Callable[[Draws, int, int], Canvas]] = {
     "cloud": _cloud,
     "gravel": _gravel,
 }
-
-
-def draw_texture(name: str, draws: Draws, size: int) -> Canvas:
-    """A (size, size, 3) RGB canvas of one stuff class; values may leave 0..255 a little."""
-    return _TEXTURES[name](draws, size, max(1, size // 96))

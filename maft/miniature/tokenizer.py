@@ -72,10 +72,6 @@ class WordTokenizer:
         """What :meth:`from_file` reads."""
         return {"words": list(self.words), "context_length": self.context_length}
 
-    def encode(self, text: str) -> list[int]:
-        """Ids of a text without start, end and padding."""
-        return self._encode(text, set())
-
     def __call__(self, texts: str | Sequence[str], context_length: int | None = None) -> Tensor:
         """Token rows, int64 of shape (n, context_length): start, words, end, padding.
 
@@ -86,7 +82,7 @@ class WordTokenizer:
         rows = torch.full((len(texts), length), _PAD, dtype=torch.long)
         spelled: set[str] = set()
         for row, text in zip(rows, texts, strict=True):
-            body = self._encode(text, spelled)[: length - 2]
+            body = self.encode(text, spelled)[: length - 2]
             row[: len(body) + 2] = torch.tensor([self.sot_token_id, *body, self.eot_token_id])
         if new := spelled - self._warned:
             self._warned |= new
@@ -97,13 +93,15 @@ class WordTokenizer:
             )
         return rows
 
-    def _encode(self, text: str, spelled: set[str]) -> list[int]:
+    def encode(self, text: str, spelled: set[str] | None = None) -> list[int]:
+        """Ids of a text without start, end and padding; adds words outside the vocabulary to ``spelled``."""
         plain = "".join(c for c in unicodedata.normalize("NFKD", text.lower()) if not unicodedata.combining(c))
         ids: list[int] = []
         for word in re.findall(r"[^\W_]+", plain):
             if word in self._word_id:
                 ids.append(self._word_id[word])
             else:
-                spelled.add(word)
+                if spelled is not None:
+                    spelled.add(word)
                 ids.extend(self._character_id.get(character, self._other_character) for character in word)
         return ids

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Iterable
@@ -11,6 +10,8 @@ from functools import cache
 from pathlib import Path
 
 from HanTa.HanoverTagger import HanoverTagger
+from pydantic import TypeAdapter, ValidationError
+from typing_extensions import TypedDict
 
 from maft.errors import UserError
 
@@ -21,14 +22,9 @@ _TOKENS = re.compile(r"[^\W_]+(?:-[^\W_]+)*|['’]s\b|[^\w\s]")
 _WORD = re.compile(r"[^\W\d_][^\W_]*(?:-[^\W_]+)*")
 
 
-def caption_nouns(caption: str) -> tuple[str, ...]:
-    """The nouns of one caption in lower case, in order, each once; not lemmatised ("dog" and "dogs" are two)."""
-    return nouns_of(tag(caption))
-
-
 def image_nouns(captions: Iterable[str]) -> tuple[str, ...]:
-    """The nouns of all captions of an image, each once."""
-    return tuple(dict.fromkeys(noun for caption in captions for noun in caption_nouns(caption)))
+    """The nouns of all captions of an image in lower case, in order, each once; "dog" and "dogs" are two."""
+    return tuple(dict.fromkeys(noun for caption in captions for noun in nouns_of(tag(caption))))
 
 
 def tag(caption: str) -> list[tuple[str, str]]:
@@ -69,6 +65,25 @@ class CaptionedImage:
         return Path(self.file_name).stem
 
 
+class _Image(TypedDict):
+    id: int
+    file_name: str
+
+
+class _Spoken(TypedDict):
+    id: int
+    image_id: int
+    caption: str
+
+
+class _Captions(TypedDict):
+    images: list[_Image]
+    annotations: list[_Spoken]
+
+
+_CAPTIONS = TypeAdapter(_Captions)
+
+
 def read_captions(path: str | os.PathLike[str]) -> list[CaptionedImage]:
     """The images of a captions file such as COCO's ``captions_train2017.json``, in the order of the file.
 
@@ -77,15 +92,17 @@ def read_captions(path: str | os.PathLike[str]) -> list[CaptionedImage]:
     """
     file = Path(path)
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-        names = {image["id"]: str(image["file_name"]) for image in content["images"]}
-        captions = [(spoken["image_id"], spoken["id"], str(spoken["caption"])) for spoken in content["annotations"]]
+        content = _CAPTIONS.validate_json(file.read_bytes())
+        names = {image["id"]: image["file_name"] for image in content["images"]}
+        captions = [(spoken["image_id"], spoken["id"], spoken["caption"]) for spoken in content["annotations"]]
     except OSError as error:
         raise UserError(f"Captions file {file} cannot be read ({error.strerror}): check the path.") from error
-    except (ValueError, KeyError, TypeError) as error:
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"])) or "the file"
         raise UserError(
-            f'Captions file {file} is not in COCO\'s format ({error}): it needs "images" with id and file_name, and '
-            '"annotations" with id, image_id and caption.'
+            f'Captions file {file} is not in COCO\'s format ({place}: {first["msg"]}): it needs "images" with id and '
+            'file_name, and "annotations" with id, image_id and caption.'
         ) from error
     strangers = {image_id for image_id, _, _ in captions} - names.keys()
     if strangers:

@@ -53,22 +53,17 @@ class Pair:
     score: float | None
 
 
-def best_masks(similarity: Tensor, valid: Tensor) -> Tensor:
+def best_masks(similarity: Tensor) -> tuple[Tensor, Tensor]:
     """For each noun the most similar mask; a mask may serve several nouns, as in OVSeg.
 
     Args:
-        similarity: (M, N) similarity of masks and nouns.
-        valid: (M,) bool, masks that have a pixel.
+        similarity: (M, N) similarity of masks and nouns, M at least 1.
 
     Returns:
-        (N,) int64 indices of masks.
-
-    Raises:
-        ValueError: no mask is valid.
+        (N,) the similarities, and (N,) int64 indices of the masks.
     """
-    if not bool(valid.any()):
-        raise ValueError("there is no valid mask to choose from")
-    return similarity.masked_fill(~valid[:, None], float("-inf")).argmax(dim=0)
+    best = similarity.max(dim=0)
+    return best.values, best.indices
 
 
 class MiningFolder:

@@ -1,4 +1,4 @@
-"""Mines mask-noun pairs from captioned images (OVSeg, section 3.2), over any number of processes.
+"""Mines mask-noun pairs from captioned images as OVSeg does, over any number of processes.
 
 The paper's release has no miner. What it leaves open is settled here as its statistics suggest: nouns are not
 lemmatised and counted once an image; every noun takes the one valid mask whose masked crop CLIP finds most similar to
@@ -12,7 +12,6 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -27,6 +26,7 @@ from maft.config import component_options
 from maft.data.catalog import class_names, dataset
 from maft.data.loader import build_test_loader
 from maft.data.mappers import SegmentationMapper
+from maft.data.reading import Record
 from maft.data.records import load_records
 from maft.engine.training import set_up
 from maft.errors import UserError
@@ -78,18 +78,6 @@ class MiningTask:
         return self.masks, self.captions_per_image if self.captions is not None else 0
 
 
-@dataclass(frozen=True)
-class _Work:
-    """The images of a run with their candidate nouns (empty with ground-truth names)."""
-
-    records: list[dict[str, Any]]
-    nouns: list[tuple[str, ...]]
-
-    @property
-    def images(self) -> list[str]:
-        return [Path(record["file_name"]).stem for record in self.records]
-
-
 def mine(cfg: CfgNode, task: MiningTask) -> dict[str, float]:
     """Mines into ``OUTPUT_DIR``, going on where an earlier run stopped; has to be called by all processes.
 
@@ -100,27 +88,30 @@ def mine(cfg: CfgNode, task: MiningTask) -> dict[str, float]:
         UserError: images, captions, labels or weights cannot be used, or the folder holds another task's results.
     """
     set_up(cfg)
-    work = _find_work(cfg, task)
+    records = [{**record, "position": position} for position, record in enumerate(_find_records(cfg, task))]
+    images = [Path(record["file_name"]).stem for record in records]
+    folder = _folder(cfg, task, images, records)
     if comm.is_main_process():
-        _folder(cfg, task, work).claim()
+        folder.claim()
     comm.synchronize()
-    folder = _folder(cfg, task, work)
-    todo = [position for position, image in enumerate(work.images) if not folder.done(position, image)]
-    if len(todo) < len(work.records):
-        logger.info("%d of %d images are done already.", len(work.records) - len(todo), len(work.records))
+    todo = [record for image, record in zip(images, records) if not folder.done(record["position"], image)]
+    if len(todo) < len(records):
+        logger.info("%d of %d images are done already.", len(records) - len(todo), len(records))
     # All processes share out the same list, made before any of them shortens it.
     comm.synchronize()
     if todo:
-        _mine_images(cfg, task, work, folder, todo)
+        # All nouns in one order, also after an interruption: the same batches give the same numbers.
+        nouns = sorted({noun for record in records for noun in record["nouns"]})
+        _mine_images(cfg, task, nouns, folder, todo)
     comm.synchronize()
     counts = None
     if comm.is_main_process():
-        counts = _finish(task, folder, folder.collect(work.images), len(work.records))
+        counts = _finish(task, folder, folder.collect(images), len(records))
     return comm.all_gather(counts)[0]
 
 
-def _folder(cfg: CfgNode, task: MiningTask, work: _Work) -> MiningFolder:
-    content = "\n".join(f"{image}: {' '.join(nouns)}" for image, nouns in zip(work.images, work.nouns))
+def _folder(cfg: CfgNode, task: MiningTask, images: list[str], records: list[Record]) -> MiningFolder:
+    content = "\n".join(f"{image}: {' '.join(record['nouns'])}" for image, record in zip(images, records))
     model = cfg.MODEL
     settings = {
         "masks": task.masks,
@@ -136,13 +127,13 @@ def _folder(cfg: CfgNode, task: MiningTask, work: _Work) -> MiningFolder:
     return MiningFolder(Path(cfg.OUTPUT_DIR), settings)
 
 
-def _find_work(cfg: CfgNode, task: MiningTask) -> _Work:
+def _find_records(cfg: CfgNode, task: MiningTask) -> list[Record]:
+    """The images of a run with their candidate ``nouns`` (empty with ground-truth names)."""
     labelled = {}
     if task.masks == "ground_truth":
         labelled = {Path(r["file_name"]).stem: r for r in load_records(cfg.DATASETS.TRAIN)}
     if task.captions is None:
-        records = list(labelled.values())[: task.limit or None]
-        return _Work(records, [()] * len(records))
+        return [{**record, "nouns": ()} for record in list(labelled.values())[: task.limit or None]]
     captioned = _captioned(task, labelled)
     if task.images:
         root = Path(task.images)
@@ -159,10 +150,10 @@ def _find_work(cfg: CfgNode, task: MiningTask) -> _Work:
             f"{len(absent)} of {len(records)} captioned images are missing, the first is {absent[0]}: give their "
             "folder with --images."
         )
-    return _Work(records, _nouns(task, captioned))
+    return [{**record, "nouns": found} for record, found in zip(records, _nouns(task, captioned))]
 
 
-def _captioned(task: MiningTask, labelled: dict[str, Any]) -> list[CaptionedImage]:
+def _captioned(task: MiningTask, labelled: dict[str, Record]) -> list[CaptionedImage]:
     assert task.captions is not None
     images = read_captions(task.captions)
     if labelled:
@@ -201,27 +192,23 @@ def _nouns(task: MiningTask, images: Sequence[CaptionedImage]) -> list[tuple[str
     return nouns
 
 
-def _mine_images(cfg: CfgNode, task: MiningTask, work: _Work, folder: MiningFolder, todo: list[int]) -> None:
+def _mine_images(cfg: CfgNode, task: MiningTask, nouns: list[str], folder: MiningFolder, records: list[Record]) -> None:
     model = _model(cfg, task)
-    nouns = sorted({noun for found in work.nouns for noun in found})
-    # All nouns in one order, also after an interruption: the same batches give the same numbers.
     text = model.vocabulary_encoder(Vocabulary(tuple(nouns)), model.clip) if nouns else None
     row = {noun: index for index, noun in enumerate(nouns)}
     names = class_names(cfg.DATASETS.TRAIN[0], cfg.MODEL.VOCABULARY.CLASS_NAMES) if task.captions is None else ()
     targets = cfg.INPUT.MAPPER if task.masks == "ground_truth" else None
     mapper = SegmentationMapper.from_config(cfg, False, targets=targets, datasets=cfg.DATASETS.TRAIN)
-    records = [{**work.records[position], "position": position} for position in todo]
     loader = build_test_loader(records, mapper, workers=cfg.DATALOADER.NUM_WORKERS)
     with torch.no_grad():
         for batch in tqdm(loader, "Mining", unit="image", mininterval=5, disable=not comm.is_main_process()):
-            position = batch[0]["position"]
-            candidates = work.nouns[position]
+            candidates = batch[0]["nouns"]
             regions, masks = torch.zeros(0, 3, 1, 1, dtype=torch.uint8), torch.zeros(0, 1, 1, dtype=torch.bool)
             chosen: Chosen = []
             if candidates or names:
                 rows = None if text is None else text.embeddings[[row[noun] for noun in candidates]]
                 regions, masks, chosen = _image_pairs(model, batch, candidates, rows, names)
-            folder.save(position, work.images[position], regions, masks, chosen)
+            folder.save(batch[0]["position"], Path(batch[0]["file_name"]).stem, regions, masks, chosen)
 
 
 def _model(cfg: CfgNode, task: MiningTask) -> OpenVocabSegmentor:
@@ -235,7 +222,7 @@ def _model(cfg: CfgNode, task: MiningTask) -> OpenVocabSegmentor:
 
 def _image_pairs(
     model: OpenVocabSegmentor,
-    batch: list[dict[str, Any]],
+    batch: list[Record],
     nouns: Sequence[str],
     rows: Tensor | None,
     names: Sequence[str],
@@ -252,9 +239,7 @@ def _image_pairs(
     elif len(regions):
         assert rows is not None
         found = F.normalize(classifier.encode_regions(regions, masks, model.clip).float(), dim=-1)
-        similarity = found @ rows.T
-        best = best_masks(similarity, torch.ones_like(similarity[:, 0], dtype=torch.bool))
-        scores = similarity.gather(0, best[None])[0]
+        scores, best = best_masks(found @ rows.T)
         chosen = list(zip(best.tolist(), nouns, scores.tolist()))
     pixels = regions * model.clip.pixel_std[:, None, None] + model.clip.pixel_mean[:, None, None]
     # The bicubic kernel overshoots at edges.

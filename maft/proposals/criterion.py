@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -12,97 +13,45 @@ from torch import Tensor, nn
 from maft.errors import UserError
 from maft.interfaces import Proposer
 from maft.layers.distributed import global_count, global_mean
-from maft.matching import Draws, HungarianMatcher, Match, sample_points
+from maft.matching import MASK_TERMS, HungarianMatcher, Match, dice_loss, sample_points
 from maft.options import NonNegative, Rgb, Weight
 from maft.structures import Proposals, Targets, TextClassifier
 
 
-def sigmoid_focal_loss(logits: Tensor, masks: Tensor, alpha: float = 0.25, gamma: float = 2.0) -> Tensor:
-    """Focal loss (Lin et al. 2017, equation 5), mean over pixels, sum over masks: (N, P), (N, P) -> scalar."""
-    probability = logits.sigmoid()
-    loss = F.binary_cross_entropy_with_logits(logits, masks, reduction="none")
-    agreement = probability * masks + (1 - probability) * (1 - masks)
-    balance = alpha * masks + (1 - alpha) * (1 - masks)
-    return (balance * loss * (1 - agreement) ** gamma).mean(1).sum()
-
-
-def sigmoid_cross_entropy_loss(logits: Tensor, masks: Tensor) -> Tensor:
-    """Binary cross-entropy, mean over points, sum over masks: (N, P), (N, P) -> scalar."""
-    return F.binary_cross_entropy_with_logits(logits, masks, reduction="none").mean(1).sum()
-
-
-def dice_loss(logits: Tensor, masks: Tensor) -> Tensor:
-    """Dice loss smoothed by one, sum over masks: (N, P), (N, P) -> scalar."""
-    probability = logits.sigmoid()
-    return (1 - (2 * (probability * masks).sum(-1) + 1) / (probability.sum(-1) + masks.sum(-1) + 1)).sum()
-
-
-class SetCriterion(nn.Module):
+@dataclass
+class SetCriterion:
     """Classification and mask losses between proposals and the ground truth they are matched with.
 
     Every decoder layer is matched and supervised on its own, all with the same weights. Mask losses are divided by
     the number of masks of the whole batch, averaged over processes and at least one.
 
-    Args:
-        class_weight, mask_weight, dice_weight, void_weight, mask_loss, supervise_last_auxiliary: as in
-            `SetPredictionProposer`.
-        num_points: compare masks at this many points, most of them where the prediction is uncertain (PointRend);
-            0 compares all pixels at the size of the ground truth.
+    Attributes:
+        matcher: its weights and its form of the mask term are those of the losses too. With ``num_points`` the losses
+            compare masks at as many points, most of them where the prediction is uncertain (PointRend), otherwise at
+            all pixels at the size of the ground truth.
+        void_weight, supervise_last_auxiliary: as in `SetPredictionProposer`.
         oversample_ratio: uniform points drawn per point kept.
         importance_sample_ratio: share of the points that are the most uncertain ones; the rest is uniform.
-        draws: source of the points.
     """
 
-    def __init__(
-        self,
-        *,
-        class_weight: float,
-        mask_weight: float,
-        dice_weight: float,
-        void_weight: float = 0.1,
-        mask_loss: Literal["focal", "bce"] = "focal",
-        num_points: int = 0,
-        oversample_ratio: float = 3.0,
-        importance_sample_ratio: float = 0.75,
-        supervise_last_auxiliary: bool = True,
-        draws: Draws | None = None,
-    ) -> None:
-        super().__init__()
-        self.weights = {"loss_ce": class_weight, "loss_mask": mask_weight, "loss_dice": dice_weight}
-        self.void_weight = void_weight
-        self.mask_loss = {"focal": sigmoid_focal_loss, "bce": sigmoid_cross_entropy_loss}[mask_loss]
-        self.num_points = num_points
-        self.oversample_ratio = oversample_ratio
-        self.importance_sample_ratio = importance_sample_ratio
-        self.supervise_last_auxiliary = supervise_last_auxiliary
-        self.draws = draws or Draws()
-        self.matcher = HungarianMatcher(
-            class_weight=class_weight,
-            mask_weight=mask_weight,
-            dice_weight=dice_weight,
-            mask_loss=mask_loss,
-            num_points=num_points,
-            draws=self.draws,
-        )
+    matcher: HungarianMatcher
+    void_weight: float = 0.1
+    oversample_ratio: float = 3.0
+    importance_sample_ratio: float = 0.75
+    supervise_last_auxiliary: bool = True
 
-    def forward(self, proposals: Proposals, targets: list[Targets]) -> dict[str, Tensor]:
+    def __call__(self, proposals: Proposals, targets: list[Targets]) -> dict[str, Tensor]:
         """Weighted losses of the final prediction (loss_ce, loss_mask, loss_dice) and of each earlier layer (.._0, ..).
 
         Args:
             proposals: mask logits with class_logits (B, Q, C + 1), void last.
             targets: ground truth of each image, masks at the padded size; an image may have none.
         """
-        return {
-            name: value * self.weights[name.rsplit("_", 1)[0] if name[-1].isdigit() else name]
-            for name, value in self.unweighted(proposals, targets).items()
-        }
-
-    def unweighted(self, proposals: Proposals, targets: list[Targets]) -> dict[str, Tensor]:
-        """The same losses before weighting."""
         # Masks become numbers once, not once per layer, for matching and loss alike.
         targets = [Targets(target.labels, target.masks.float()) for target in targets]
-        num_masks = self._number_of_masks(targets, proposals.masks.device)
-        with torch.autocast(proposals.masks.device.type, enabled=False):
+        device = proposals.masks.device
+        num_masks = global_count(sum(len(target.labels) for target in targets), device)
+        with torch.autocast(device.type, enabled=False):
             losses = self._layer(proposals, targets, num_masks)
             supervised = len(proposals.auxiliary) - (not self.supervise_last_auxiliary)
             for index, auxiliary in enumerate(proposals.auxiliary[: max(supervised, 0)]):
@@ -112,23 +61,23 @@ class SetCriterion(nn.Module):
 
     def _layer(self, proposals: Proposals, targets: list[Targets], num_masks: Tensor) -> dict[str, Tensor]:
         assert proposals.class_logits is not None, "the set criterion needs the proposer's class logits"
-        class_logits, mask_logits = proposals.class_logits.float(), proposals.masks.float()
-        matches = self.matcher(class_logits, mask_logits, targets)
-        predicted = torch.cat([masks[queries] for masks, (queries, _) in zip(mask_logits, matches)])
-        wanted = torch.cat([target.masks[chosen] for target, (_, chosen) in zip(targets, matches)])
-        if self.num_points:
+        class_logits, mask_logits, matcher = proposals.class_logits.float(), proposals.masks.float(), self.matcher
+        matches = matcher(class_logits, mask_logits, targets)
+        predicted = torch.cat([masks[queries] for masks, (queries, _) in zip(mask_logits, matches)])[:, None]
+        wanted = torch.cat([target.masks[chosen] for target, (_, chosen) in zip(targets, matches)])[:, None]
+        if matcher.num_points:
             with torch.no_grad():
                 points = self.uncertain_points(predicted)
-                wanted = sample_points(wanted[:, None], points)[:, 0]
-            predicted = sample_points(predicted[:, None], points)[:, 0]
+                wanted = sample_points(wanted, points)
+            predicted = sample_points(predicted, points)
         else:
-            size = (wanted.shape[-2], wanted.shape[-1])
-            predicted = F.interpolate(predicted[:, None], size=size, mode="bilinear", align_corners=False).flatten(1)
-            wanted = wanted.flatten(1)
+            predicted = F.interpolate(predicted, size=wanted.shape[-2:], mode="bilinear", align_corners=False)
+        predicted, wanted = predicted.flatten(1), wanted.flatten(1)
+        pixel_loss = MASK_TERMS[matcher.mask_loss][0](predicted, wanted).mean(1)
         return {
-            "loss_ce": self._class_loss(class_logits, targets, matches),
-            "loss_mask": self.mask_loss(predicted, wanted) / num_masks,
-            "loss_dice": dice_loss(predicted, wanted) / num_masks,
+            "loss_ce": matcher.class_weight * self._class_loss(class_logits, targets, matches),
+            "loss_mask": matcher.mask_weight * pixel_loss.sum() / num_masks,
+            "loss_dice": matcher.dice_weight * dice_loss(predicted, wanted).sum() / num_masks,
         }
 
     def _class_loss(self, class_logits: Tensor, targets: list[Targets], matches: list[Match]) -> Tensor:
@@ -144,20 +93,17 @@ class SetCriterion(nn.Module):
         return global_mean(total, weight[wanted].sum(), minimum=1e-6)
 
     def uncertain_points(self, mask_logits: Tensor) -> Tensor:
-        """Points (N, P, 2) in [0, 1] for mask logits (N, h, w): the most uncertain first, then the uniform ones."""
+        """Points (N, P, 2) in [0, 1] for mask logits (N, 1, h, w): the most uncertain first, then the uniform ones."""
         count, device = len(mask_logits), mask_logits.device
-        important = int(self.importance_sample_ratio * self.num_points)
-        points = self.draws.rand(count, int(self.num_points * self.oversample_ratio), 2, device=device)
-        certainty = sample_points(mask_logits[:, None], points)[:, 0].abs()
+        total = self.matcher.num_points
+        important = int(self.importance_sample_ratio * total)
+        points = torch.rand(count, int(total * self.oversample_ratio), 2, device=device)
+        certainty = sample_points(mask_logits, points)[:, 0].abs()
         chosen = certainty.topk(important, largest=False).indices
         points = points.gather(1, chosen[..., None].expand(-1, -1, 2))
-        if important == self.num_points:
+        if important == total:
             return points
-        return torch.cat([points, self.draws.rand(count, self.num_points - important, 2, device=device)], dim=1)
-
-    @staticmethod
-    def _number_of_masks(targets: list[Targets], device: torch.device) -> Tensor:
-        return global_count(sum(len(target.labels) for target in targets), device)
+        return torch.cat([points, torch.rand(count, total - important, 2, device=device)], dim=1)
 
 
 class SetPredictionProposer(Proposer):
@@ -196,14 +142,15 @@ class SetPredictionProposer(Proposer):
         self.backbone = backbone
         # Padding to less than the coarsest stride would let the levels disagree in size.
         self.size_divisibility = max(int(backbone.size_divisibility), 32) if isinstance(backbone, Backbone) else 32
-        self.criterion = SetCriterion(
+        matcher = HungarianMatcher(
             class_weight=class_weight,
             mask_weight=mask_weight,
             dice_weight=dice_weight,
-            void_weight=void_weight,
             mask_loss=mask_loss,
             num_points=num_points,
-            supervise_last_auxiliary=supervise_last_auxiliary,
+        )
+        self.criterion = SetCriterion(
+            matcher, void_weight=void_weight, supervise_last_auxiliary=supervise_last_auxiliary
         )
         self.register_buffer("pixel_mean", torch.tensor(pixel_mean), persistent=False)
         self.register_buffer("pixel_std", torch.tensor(pixel_std), persistent=False)

@@ -7,7 +7,6 @@ from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
-from detectron2.layers import ShapeSpec
 from torch import Tensor, nn
 
 from maft.errors import UserError
@@ -23,8 +22,9 @@ _CHUNK = 1 << 22
 class TextInteraction(nn.Module):
     """Cross-attention from image tokens to texts, shared by all feature maps (FreeSeg's semantic context interaction).
 
-    Published for all maps in turn, with one property that trained weights depend on: texts are normalised once
-    more before every map, so map i sees them normalised i + 1 times; and the residual is the normalised token.
+    A map of tokens x becomes x' + gamma * Attention(queries x', keys t, values t) with x' = LN(x) and t the texts.
+    Trained weights depend on two of its properties: the residual is the normalised token, and texts are normalised once
+    more before every map, so that map i sees them normalised i + 1 times.
 
     Args:
         width: channels of the feature maps.
@@ -39,13 +39,13 @@ class TextInteraction(nn.Module):
         self.num_heads = num_heads
         self.token_norm = nn.LayerNorm(width)
         self.text_norm = nn.LayerNorm(text_dim)
-        self.query_projection = nn.Linear(width, inner_dim)
-        self.key_projection = nn.Linear(text_dim, inner_dim)
-        self.value_projection = nn.Linear(text_dim, inner_dim)
-        self.output_projection = nn.Linear(inner_dim, width)
+        self.q_proj = nn.Linear(width, inner_dim)
+        self.k_proj = nn.Linear(text_dim, inner_dim)
+        self.v_proj = nn.Linear(text_dim, inner_dim)
+        self.out_proj = nn.Linear(inner_dim, width)
         self.dropout = nn.Dropout(dropout)
         self.gamma = nn.Parameter(torch.full((width,), 0.1))
-        projections = (self.query_projection, self.key_projection, self.value_projection, self.output_projection)
+        projections = (self.q_proj, self.k_proj, self.v_proj, self.out_proj)
         for projection in projections:
             nn.init.xavier_uniform_(projection.weight)
             nn.init.zeros_(projection.bias)
@@ -66,10 +66,10 @@ class TextInteraction(nn.Module):
         def heads(projected: Tensor) -> Tensor:
             return projected.unflatten(-1, (self.num_heads, -1)).transpose(-2, -3)
 
-        query = heads(self.query_projection(tokens))
-        key, value = heads(self.key_projection(texts)), heads(self.value_projection(texts))
+        query = heads(self.q_proj(tokens))
+        key, value = heads(self.k_proj(texts)), heads(self.v_proj(texts))
         weights = self.dropout((query @ key.transpose(-1, -2) * query.shape[-1] ** -0.5).softmax(-1))
-        return self.output_projection((weights @ value).transpose(-2, -3).flatten(-2))
+        return self.out_proj((weights @ value).transpose(-2, -3).flatten(-2))
 
     def _attend(self, tokens: Tensor, texts: Tensor) -> Tensor:
         """Multi-head attention with the token-side projections folded into the few texts.
@@ -82,15 +82,13 @@ class TextInteraction(nn.Module):
             texts: (T, text_dim).
         """
         heads = self.num_heads
-        keys = (
-            self.key_projection(texts).unflatten(-1, (heads, -1)) * (self.key_projection.out_features // heads) ** -0.5
-        )
-        query_weight = self.query_projection.weight.unflatten(0, (heads, -1))
-        query_bias = self.query_projection.bias.unflatten(0, (heads, -1))
+        keys = self.k_proj(texts).unflatten(-1, (heads, -1)) * (self.k_proj.out_features // heads) ** -0.5
+        query_weight = self.q_proj.weight.unflatten(0, (heads, -1))
+        query_bias = self.q_proj.bias.unflatten(0, (heads, -1))
         folded_keys = torch.einsum("thd,hdc->htc", keys, query_weight).flatten(0, 1)
         folded_bias = torch.einsum("thd,hd->ht", keys, query_bias).flatten()
-        values = self.value_projection(texts).unflatten(-1, (heads, -1))
-        output_weight = self.output_projection.weight.unflatten(1, (heads, -1))
+        values = self.v_proj(texts).unflatten(-1, (heads, -1))
+        output_weight = self.out_proj.weight.unflatten(1, (heads, -1))
         folded_values = torch.einsum("thd,chd->htc", values, output_weight).flatten(0, 1)
 
         def attend(part: Tensor) -> Tensor:
@@ -98,7 +96,7 @@ class TextInteraction(nn.Module):
             return self.dropout(scores.softmax(-1)).flatten(-2) @ folded_values
 
         step = max(1, _CHUNK // (len(folded_keys) * len(tokens)))
-        return torch.cat([attend(part) for part in tokens.split(step, dim=1)], dim=1) + self.output_projection.bias
+        return torch.cat([attend(part) for part in tokens.split(step, dim=1)], dim=1) + self.out_proj.bias
 
 
 @PROPOSERS.register()
@@ -117,7 +115,7 @@ class FreeSeg(Mask2Former):
     def __init__(
         self,
         backbone: nn.Module | None,
-        shapes: Mapping[str, ShapeSpec],
+        channels: Mapping[str, int],
         embedding_dim: int,
         *,
         hidden_dim: Positive = 256,
@@ -141,7 +139,7 @@ class FreeSeg(Mask2Former):
             raise UserError("CONV_DIM and MASK_DIM of FreeSeg must be its HIDDEN_DIM: leave them out.")
         super().__init__(
             backbone,
-            shapes,
+            channels,
             embedding_dim,
             conv_dim=hidden_dim,
             mask_dim=hidden_dim,

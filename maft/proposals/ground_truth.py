@@ -8,7 +8,7 @@ from typing import Any
 from maft.clip import CLIPEncoder
 from maft.errors import UserError
 from maft.interfaces import Proposer
-from maft.matching import Draws, ground_truth_slots
+from maft.matching import ground_truth_slots
 from maft.options import NonNegative
 from maft.registry import PROPOSERS
 from maft.structures import Images, Proposals, Targets, TextClassifier
@@ -28,7 +28,6 @@ class GroundTruth(Proposer):
     def __init__(self, *, num_masks: NonNegative = 0) -> None:
         super().__init__()
         self.num_masks = num_masks
-        self.draws = Draws()
 
     def forward(
         self,
@@ -49,5 +48,5 @@ class GroundTruth(Proposer):
             )
         slots = self.num_masks if self.training and self.num_masks else max(len(t.labels) for t in targets)
         # At least one slot: downstream code may then take a maximum over proposals.
-        masks, labels = ground_truth_slots(targets, max(slots, 1), self.draws)
+        masks, labels = ground_truth_slots(targets, max(slots, 1))
         return Proposals(masks.float(), images.padded_size, are_logits=False, valid=labels >= 0, labels=labels)

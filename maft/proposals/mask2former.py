@@ -6,20 +6,18 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import torch
-from detectron2.layers import ShapeSpec
 from torch import Tensor, nn
 
 from maft.clip import CLIPEncoder
+from maft.clip.dense import dense_channels
 from maft.errors import UserError
 from maft.interfaces import BuildContext
 from maft.options import Fraction, NonNegative, Positive, Weight
 from maft.proposals.criterion import SetPredictionProposer
-from maft.proposals.pixel_decoder import PixelDecoder
+from maft.proposals.pixel_decoder import FEATURES, PixelDecoder
 from maft.proposals.transformer_decoder import MaskedAttentionDecoder, MaskPooledClassHead, QueryClassHead
 from maft.registry import PROPOSERS
 from maft.structures import Images, Proposals, Targets, TextClassifier
-
-_CLIP_FEATURES = {"res2": 4, "res3": 8, "res4": 16, "res5": 32}
 
 
 @PROPOSERS.register()
@@ -28,9 +26,9 @@ class Mask2Former(SetPredictionProposer):
 
     Args:
         backbone: detectron2 (what MODEL.BACKBONE names) or clip (the shared tower: FC-CLIP).
-        shapes: of the backbone's features by name.
+        channels: of the backbone's features by name.
         embedding_dim: D, width of CLIP's joint space.
-        num_queries: Q.
+        num_queries: how many there are, and so proposals of an image (Q).
         conv_dim: channels of the pixel decoder.
         mask_dim: channels of the per-pixel embeddings.
         hidden_dim: width of the queries.
@@ -52,7 +50,7 @@ class Mask2Former(SetPredictionProposer):
     def __init__(
         self,
         backbone: nn.Module | None,
-        shapes: Mapping[str, ShapeSpec],
+        channels: Mapping[str, int],
         embedding_dim: int,
         *,
         num_queries: Positive = 100,
@@ -90,7 +88,7 @@ class Mask2Former(SetPredictionProposer):
             raise UserError(f"HIDDEN_DIM {hidden_dim} of the proposer must be a multiple of its HEADS, {heads}.")
         self.align_corners = align_corners
         self.pixel_decoder = PixelDecoder(
-            shapes,
+            channels,
             width=conv_dim,
             mask_dim=mask_dim,
             num_layers=encoder_layers,
@@ -99,7 +97,6 @@ class Mask2Former(SetPredictionProposer):
             ffn_dim=encoder_feedforward_dim,
             dropout=dropout,
         )
-        head: QueryClassHead | MaskPooledClassHead
         if class_head == "query":
             head = QueryClassHead(hidden_dim, embedding_hidden_dim, embedding_dim, embedding_layers)
         else:
@@ -107,7 +104,7 @@ class Mask2Former(SetPredictionProposer):
         self.decoder = MaskedAttentionDecoder(
             width=hidden_dim,
             mask_dim=mask_dim,
-            memory_channels=[conv_dim] * len(self.pixel_decoder.encoder_features),
+            memory_channels=[conv_dim] * len(self.pixel_decoder.input_proj),
             class_head=head,
             num_queries=num_queries,
             num_layers=decoder_layers,
@@ -121,11 +118,10 @@ class Mask2Former(SetPredictionProposer):
     ) -> Any:
         """Raises `UserError` when CLIP shall be the backbone and has no feature maps."""
         if backbone == "clip":
-            channels = context.clip.dense_channels
-            shapes = {name: ShapeSpec(channels=channels[name], stride=s) for name, s in _CLIP_FEATURES.items()}
-            return cls(None, shapes, context.clip.embed_dim, **options)
+            return cls(None, dense_channels(context.clip.visual), context.clip.embed_dim, **options)
         module = context.backbone()
-        return cls(module, module.output_shape(), context.clip.embed_dim, **options)  # type: ignore[operator]
+        channels = {name: shape.channels for name, shape in module.output_shape().items()}  # type: ignore[operator]
+        return cls(module, channels, context.clip.embed_dim, **options)
 
     def forward(
         self,
@@ -141,8 +137,8 @@ class Mask2Former(SetPredictionProposer):
         """
         clip_features = None
         if self.backbone is None:
-            clip_features = clip.dense_features(clip.normalize(images))
-            features = {name: clip_features[name].detach() for name in _CLIP_FEATURES}
+            clip_features = clip.dense_features(images)
+            features = {name: clip_features[name].detach() for name in FEATURES}
         else:
             features = self.backbone(images.normalized(self.pixel_mean, self.pixel_std))
         mask_features, memories = self.pixel_decoder(features)
@@ -151,12 +147,12 @@ class Mask2Former(SetPredictionProposer):
         scale = self.decoder.class_head.scale()
         layers = [
             Proposals(
-                layer.masks,
+                masks,
                 images.padded_size,
-                class_logits=text.logits(layer.embeddings, scale),
+                class_logits=text.logits(embeddings, scale),
                 align_corners=self.align_corners,
             )
-            for layer in self.decoder(memories, mask_features, all_layers=supervised)
+            for embeddings, masks in self.decoder(memories, mask_features, all_layers=supervised)
         ]
         final = layers.pop()
         final.auxiliary = layers

@@ -28,14 +28,14 @@ class MaskFiles(Proposer):
     """Proposer: binary masks read from disk; for evaluation and prediction only, since they follow no augmentation.
 
     Args:
-        path: a folder which holds, for an image ``photos/cat.jpg``, one of
+        path: a COCO json file for all images, whose annotations have an ``"image_id"`` that the dataset knows, or a
+            folder which holds, for an image ``photos/cat.jpg``, the folder ``cat/``, ``cat.png`` or ``cat.json``:
 
-            - ``cat/``: a folder of PNG files, one mask each, every pixel that is not 0 belonging to it;
+            - ``cat/``: PNG files, one mask each, every pixel that is not 0 belonging to it;
             - ``cat.png``: one map, in which every value but 0 is a mask (8 or 16 bit);
             - ``cat.json``: a list of COCO annotations, or an object with that list under ``"annotations"``;
 
-            or a COCO json file for all images, whose annotations have an ``"image_id"`` that the dataset knows. An
-            annotation's ``"segmentation"`` is run-length encoded (compressed or not) or made of polygons.
+            An annotation's ``"segmentation"`` is run-length encoded (compressed or not) or made of polygons.
 
     Raises:
         UserError: the path does not exist.
@@ -98,7 +98,7 @@ class MaskFiles(Proposer):
             values = _checked(read_labels(map_file), size, str(map_file))
             return _stacked([values == value for value in np.unique(values) if value != 0], size)
         if list_file.is_file():
-            return _decoded(_annotation_list(_json(list_file), list_file), size, str(list_file))
+            return _decoded(_annotations(list_file), size, str(list_file))
         raise UserError(
             f"No masks for {record['file_name']}: expected the folder {stem}, or {map_file.name} or {list_file.name} "
             f"in {self.path} (an empty folder stands for no mask)."
@@ -107,7 +107,7 @@ class MaskFiles(Proposer):
     def _annotations_of(self, record: dict[str, Any]) -> list[dict[str, Any]]:
         if self._by_image is None:
             grouped = defaultdict(list)
-            for annotation in _annotation_list(_json(self.path), self.path):
+            for annotation in _annotations(self.path):
                 if "image_id" not in annotation:
                     raise UserError(f"An annotation in {self.path} has no image_id: masks of all images need it.")
                 grouped[str(annotation["image_id"])].append(annotation)
@@ -118,19 +118,16 @@ class MaskFiles(Proposer):
 
 
 def _resized(masks: Tensor, size: tuple[int, int]) -> Tensor:
-    if tuple(masks.shape[-2:]) == size or not len(masks):
-        return masks.new_zeros(0, *size) if not len(masks) else masks
-    return F.interpolate(masks[None].float(), size, mode="bilinear", align_corners=False)[0] >= 0.5
+    if tuple(masks.shape[-2:]) == size:
+        return masks
+    return F.interpolate(masks[:, None].float(), size, mode="bilinear", align_corners=False)[:, 0] >= 0.5
 
 
-def _json(path: Path) -> Any:
+def _annotations(path: Path) -> list[dict[str, Any]]:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UserError(f"Masks file {path} cannot be read as JSON: {error}.") from error
-
-
-def _annotation_list(content: Any, path: Path) -> list[dict[str, Any]]:
     entries = content.get("annotations") if isinstance(content, dict) else content
     if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
         raise UserError(f"{path} must hold a list of COCO annotations, or an object with one under 'annotations'.")
@@ -145,15 +142,48 @@ def _decoded(annotations: list[dict[str, Any]], size: tuple[int, int], place: st
         if not code:
             raise UserError(f"{where} has no segmentation.")
         try:
-            if isinstance(code, list):
-                code = coco_mask.merge(coco_mask.frPyObjects(code, *size))
-            elif isinstance(code["counts"], list):
-                code = coco_mask.frPyObjects(code, *code["size"])
-            mask = coco_mask.decode(code)
-        except (KeyError, TypeError, ValueError, IndexError) as error:
-            raise UserError(f"The segmentation of {where} is neither run-length encoded nor polygons.") from error
-        masks.append(_checked(mask.astype(bool), size, where))
+            mask = _from_polygons(code, size) if isinstance(code, list) else _from_run_lengths(code, where)
+        except (LookupError, TypeError, ValueError, ArithmeticError) as error:
+            raise UserError(
+                f"The segmentation of {where} is neither run-length encoded nor polygons of points near the image."
+            ) from error
+        masks.append(_checked(mask, size, where))
     return _stacked(masks, size)
+
+
+def _from_polygons(code: list[Any], size: tuple[int, int]) -> NDArray[np.bool_]:
+    for polygon in code:
+        points = np.array(polygon, dtype=np.float64)
+        # The library allocates by coordinates, so that far ones exhaust the memory; NaN is not near either.
+        if points.ndim != 1 or len(points) < 6 or len(points) % 2 or not (np.abs(points) <= 10 * max(size)).all():
+            raise ValueError("it is no polygon near the image")
+    return coco_mask.decode(coco_mask.merge(coco_mask.frPyObjects(code, *size))).astype(bool)
+
+
+def _from_run_lengths(code: dict[str, Any], where: str) -> NDArray[np.bool_]:
+    """COCO's run lengths, column by column; the library's own decoder writes beyond a mask that they do not fill."""
+    (height, width), counts = map(int, code["size"]), code["counts"]
+    runs = np.array(_uncompressed(counts.encode("ascii")) if isinstance(counts, str) else counts, dtype=np.int64)
+    if runs.ndim != 1 or (runs < 0).any() or sum(map(int, runs)) != height * width:
+        raise UserError(f"The run lengths of {where} do not fill its {width}x{height} pixels: write the file again.")
+    return np.repeat(np.arange(len(runs)) % 2 == 1, runs).reshape(width, height).T
+
+
+def _uncompressed(text: bytes) -> NDArray[np.int64]:
+    """The run lengths in COCO's text: groups of 5 bits, from the fourth on as differences to the one two before."""
+    codes = np.frombuffer(text, dtype=np.uint8).astype(np.int64) - 48
+    last = codes & 32 == 0
+    if not last.any() or not last[-1]:
+        raise ValueError("it ends within a number")
+    first = np.concatenate(([0], np.flatnonzero(last)[:-1] + 1))
+    shifts = 5 * (np.arange(len(codes)) - np.repeat(first, np.diff(np.append(first, len(codes)))))
+    if shifts.max() > 50:
+        raise ValueError("it has a number of more than 55 bits")
+    runs = np.add.reduceat((codes & 31) << shifts, first)
+    runs -= np.where(codes[last] & 16, 1 << shifts[last] + 5, 0)
+    for start in (1, 2):
+        runs[start::2] = runs[start::2].cumsum()
+    return runs
 
 
 def _checked(mask: NDArray[Any], size: tuple[int, int], place: str) -> NDArray[Any]:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from maft.clip import CLIPEncoder
 from maft.errors import UserError
 from maft.interfaces import BuildContext
-from maft.layers.transformer import MLP, Transformer, sine_position_encoding
+from maft.layers.transformer import MLP, Transformer, position_codes
 from maft.options import Fraction, NonNegative, Positive
 from maft.proposals.criterion import SetPredictionProposer
 from maft.registry import PROPOSERS
@@ -67,7 +67,7 @@ class MaskFormer(SetPredictionProposer):
         backbone: a Detectron2 backbone.
         channels: channels of its features by name, from the highest resolution to the lowest.
         embedding_dim: D, width of CLIP's joint space.
-        num_queries: Q.
+        num_queries: how many there are, and so proposals of an image (Q).
         conv_dim: channels of the pixel decoder.
         mask_dim: channels of the per-pixel embeddings.
         hidden_dim: width of the transformer.
@@ -158,9 +158,8 @@ class MaskFormer(SetPredictionProposer):
         """
         pixels = self.pixel_decoder(features)
         memory = self.input_proj(features[self.transformer_feature])
-        size = (memory.shape[-2], memory.shape[-1])
-        position = sine_position_encoding(size, memory.shape[1], device=memory.device).to(memory.dtype)
-        decoded = self.transformer(memory.flatten(2).mT, position.flatten(1).mT, self.query_embed.weight)
+        position = position_codes(memory).to(memory.dtype)
+        decoded = self.transformer(memory.flatten(2).mT, position, self.query_embed.weight)
         if not all_layers:
             decoded = decoded[-1:]
         return self.class_embed(decoded), torch.einsum("lbqc,bchw->lbqhw", self.mask_embed(decoded), pixels)

@@ -2,52 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import fvcore.nn.weight_init as weight_init
 import torch
 import torch.nn.functional as F
-from detectron2.layers import Conv2d, ShapeSpec
+from detectron2.layers import Conv2d
 from torch import Tensor, nn
 
 from maft.errors import UserError
 from maft.layers.deformable_attention import DeformableAttention, FeatureLevels
-from maft.layers.transformer import sine_position_encoding
+from maft.layers.transformer import EncoderLayer, position_codes
 
+# What the pixel decoder reads of a backbone: strides 4, 8, 16 and 32.
+FEATURES = ("res2", "res3", "res4", "res5")
+# Tokens are ordered from the coarsest level to the finest, the pyramid goes on from there.
+_FINEST, _ENCODED = FEATURES[0], FEATURES[:0:-1]
 _NORM_GROUPS = 32
 
 
-class DeformableEncoderLayer(nn.Module):
+class DeformableEncoderLayer(EncoderLayer):
     """Deformable self-attention and a feed-forward network, each followed by residual and LayerNorm."""
 
-    def __init__(
-        self, width: int, num_heads: int, num_levels: int, num_points: int, ffn_dim: int, dropout: float
-    ) -> None:
-        super().__init__()
-        self.attention = DeformableAttention(width, num_heads, num_levels, num_points)
-        self.attention_norm = nn.LayerNorm(width)
-        self.linear1 = nn.Linear(width, ffn_dim)
-        self.linear2 = nn.Linear(ffn_dim, width)
-        self.ffn_norm = nn.LayerNorm(width)
-        self.dropout = nn.Dropout(dropout)
-        for linear in (self.linear1, self.linear2):
-            nn.init.xavier_uniform_(linear.weight)
-
-    def forward(self, tokens: Tensor, position: Tensor, levels: FeatureLevels) -> Tensor:
+    def forward(self, tokens: Tensor, position: Tensor, levels: FeatureLevels) -> Tensor:  # type: ignore[override]
         """(B, S, width) -> (B, S, width); the position is added to the queries only."""
-        attended = self.attention(tokens + position, tokens, levels)
-        tokens = self.attention_norm(tokens + self.dropout(attended))
-        expanded = self.linear2(self.dropout(F.relu(self.linear1(tokens))))
-        return self.ffn_norm(tokens + self.dropout(expanded))
+        tokens = self.residual(tokens, self.norm1, lambda y: self.self_attn(y + position, y, levels))
+        return self.residual(tokens, self.norm2, self.feed_forward)
 
 
 class PixelDecoder(nn.Module):
-    """Turns backbone features into mask features and multi-scale memories (Mask2Former section 3.2.2).
+    """Turns backbone features into mask features and multi-scale memories (Mask2Former).
 
-    Always computes in float32: sampling locations lose pixels in half precision.
+    A deformable encoder works on res5, res4 and res3, and one step of a feature pyramid joins res2 below it. Always
+    computes in float32: sampling locations lose pixels in half precision.
 
     Args:
-        input_shape: backbone outputs by name, with channels and stride.
+        channels: of the backbone's features by name.
         width: token width, a multiple of 32.
         mask_dim: channels of the mask features.
         num_layers: encoder layers.
@@ -55,21 +45,22 @@ class PixelDecoder(nn.Module):
         num_points: sampled points per head and level.
         ffn_dim: width of the encoder's feed-forward network.
         dropout: dropout in the encoder.
-        encoder_features: names of the levels the encoder works on; finer levels join through the pyramid.
+
+    Raises:
+        UserError: a feature is missing, or the width is no multiple of what it must be.
     """
 
     def __init__(
         self,
-        input_shape: Mapping[str, ShapeSpec],
+        channels: Mapping[str, int],
         *,
-        width: int = 256,
-        mask_dim: int = 256,
-        num_layers: int = 6,
-        num_heads: int = 8,
-        num_points: int = 4,
-        ffn_dim: int = 1024,
+        width: int,
+        mask_dim: int,
+        num_layers: int,
+        num_heads: int,
+        num_points: int,
+        ffn_dim: int,
         dropout: float = 0.0,
-        encoder_features: Sequence[str] = ("res3", "res4", "res5"),
     ) -> None:
         super().__init__()
         if width % _NORM_GROUPS or width % num_heads:
@@ -77,43 +68,31 @@ class PixelDecoder(nn.Module):
                 f"The width {width} of the pixel decoder (CONV_DIM, in FreeSeg HIDDEN_DIM) must be a multiple of "
                 f"{_NORM_GROUPS} (GroupNorm) and of its {num_heads} heads."
             )
-        missing = [name for name in encoder_features if name not in input_shape]
+        missing = [name for name in FEATURES if name not in channels]
         if missing:
             raise UserError(
                 f"The pixel decoder needs the backbone feature {missing[0]!r}, but the backbone gives "
-                f"{', '.join(input_shape)}: add it to MODEL.RESNETS.OUT_FEATURES (or its like)."
+                f"{', '.join(channels)}: add it to MODEL.RESNETS.OUT_FEATURES (or its like)."
             )
-        strides = {name: shape.stride or 1 for name, shape in input_shape.items()}
-        channels = {name: shape.channels or 0 for name, shape in input_shape.items()}
-        # Tokens are ordered from the coarsest level to the finest, the pyramid goes on from there.
-        self.encoder_features = sorted(encoder_features, key=lambda name: -strides[name])
-        finest = strides[self.encoder_features[-1]]
-        self.pyramid_features = sorted(
-            (name for name in input_shape if strides[name] < finest), key=lambda name: -strides[name]
-        )
-        self.input_projections = nn.ModuleList()
-        for name in self.encoder_features:
+        self.input_proj = nn.ModuleList()
+        for name in _ENCODED:
             projection = nn.Conv2d(channels[name], width, 1)
             nn.init.xavier_uniform_(projection.weight)
             nn.init.zeros_(projection.bias)  # type: ignore[arg-type]
-            self.input_projections.append(nn.Sequential(projection, nn.GroupNorm(_NORM_GROUPS, width)))
-        self.level_embedding = nn.Parameter(torch.randn(len(self.encoder_features), width))
+            self.input_proj.append(nn.Sequential(projection, nn.GroupNorm(_NORM_GROUPS, width)))
+        self.level_embed = nn.Parameter(torch.randn(len(_ENCODED), width))
         self.layers = nn.ModuleList(
-            DeformableEncoderLayer(width, num_heads, len(self.encoder_features), num_points, ffn_dim, dropout)
+            DeformableEncoderLayer(
+                DeformableAttention(width, num_heads, len(_ENCODED), num_points), width, ffn_dim, dropout
+            )
             for _ in range(num_layers)
         )
-        self.lateral_convs = nn.ModuleDict()
-        self.output_convs = nn.ModuleDict()
-        for name in self.pyramid_features:
-            norm, output_norm = nn.GroupNorm(_NORM_GROUPS, width), nn.GroupNorm(_NORM_GROUPS, width)
-            self.lateral_convs[name] = Conv2d(channels[name], width, 1, bias=False, norm=norm)
-            self.output_convs[name] = Conv2d(
-                width, width, 3, padding=1, bias=False, norm=output_norm, activation=F.relu
-            )
-            weight_init.c2_xavier_fill(self.lateral_convs[name])
-            weight_init.c2_xavier_fill(self.output_convs[name])
+        norm, output_norm = nn.GroupNorm(_NORM_GROUPS, width), nn.GroupNorm(_NORM_GROUPS, width)
+        self.lateral = Conv2d(channels[_FINEST], width, 1, bias=False, norm=norm)
+        self.output = Conv2d(width, width, 3, padding=1, bias=False, norm=output_norm, activation=F.relu)
         self.mask_features = nn.Conv2d(width, mask_dim, 1)
-        weight_init.c2_xavier_fill(self.mask_features)
+        for conv in (self.lateral, self.output, self.mask_features):
+            weight_init.c2_xavier_fill(conv)
 
     def forward(self, features: Mapping[str, Tensor]) -> tuple[Tensor, list[Tensor]]:
         """Decodes backbone features.
@@ -125,31 +104,16 @@ class PixelDecoder(nn.Module):
             mask features (B, mask_dim, H/4, W/4) and one memory (B, width, h, w) per encoder level, coarse to fine.
         """
         with torch.autocast(next(iter(features.values())).device.type, enabled=False):
-            return self._decode({name: value.float() for name, value in features.items()})
-
-    def _decode(self, features: Mapping[str, Tensor]) -> tuple[Tensor, list[Tensor]]:
-        projected = [
-            projection(features[name]) for projection, name in zip(self.input_projections, self.encoder_features)
-        ]
-        sizes = [(int(level.shape[-2]), int(level.shape[-1])) for level in projected]
-        device, width = projected[0].device, projected[0].shape[1]
-        levels = FeatureLevels.of(sizes, device)
-        position = torch.cat(
-            [
-                sine_position_encoding(size, width, device=device).flatten(1).T + embedding
-                for size, embedding in zip(sizes, self.level_embedding)
-            ]
-        )
-        tokens = torch.cat([level.flatten(2).transpose(1, 2) for level in projected], dim=1)
-        for layer in self.layers:
-            tokens = layer(tokens, position, levels)
-        memories = [
-            part.transpose(1, 2).unflatten(2, size)
-            for part, size in zip(tokens.split([h * w for h, w in sizes], dim=1), sizes)
-        ]
-        finest = memories[-1]
-        for name in self.pyramid_features:
-            lateral = self.lateral_convs[name](features[name])
-            upsampled = F.interpolate(finest, size=lateral.shape[-2:], mode="bilinear", align_corners=False)
-            finest = self.output_convs[name](lateral + upsampled)
-        return self.mask_features(finest), memories
+            features = {name: value.float() for name, value in features.items()}
+            projected = [projection(features[name]) for projection, name in zip(self.input_proj, _ENCODED)]
+            sizes = [(int(level.shape[-2]), int(level.shape[-1])) for level in projected]
+            levels = FeatureLevels.of(sizes, projected[0].device)
+            position = torch.cat([position_codes(level) + code for level, code in zip(projected, self.level_embed)])
+            tokens = torch.cat([level.flatten(2).mT for level in projected], dim=1)
+            for layer in self.layers:
+                tokens = layer(tokens, position, levels)
+            parts = tokens.split([h * w for h, w in sizes], dim=1)
+            memories = [part.mT.unflatten(2, size) for part, size in zip(parts, sizes)]
+            lateral = self.lateral(features[_FINEST])
+            upsampled = F.interpolate(memories[-1], size=lateral.shape[-2:], mode="bilinear", align_corners=False)
+            return self.mask_features(self.output(lateral + upsampled)), memories

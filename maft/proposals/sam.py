@@ -7,19 +7,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torchvision.ops import nms
 
 from maft.clip import CLIPEncoder
 from maft.interfaces import BuildContext, Proposer
 from maft.layers.crops import tight_boxes
 from maft.options import Fraction, NonNegative, Positive
-from maft.proposals.sam_model import (
-    SAMGeometry,
-    load_sam,
-    point_grid,
-    stability,
-    without_duplicates,
-    without_small_regions,
-)
+from maft.proposals.sam_model import SAMGeometry, load_sam, point_grid, stability, without_small_regions
 from maft.registry import PROPOSERS
 from maft.structures import Images, Proposals, Targets, TextClassifier, proposals_of_masks
 
@@ -120,7 +114,7 @@ class SAM(Proposer):
         points = point_grid(self.points_per_side, size, self.pixel_mean.device)
         found = [self._grid_masks(embedding, chunk, size) for chunk in points.split(self.points_per_batch)]
         logits, scores, boxes = (torch.cat(parts) for parts in zip(*found, strict=True))
-        kept = without_duplicates(boxes, scores, self.nms_threshold)
+        kept = nms(boxes.float(), scores, self.nms_threshold)
         masks = self._binary(logits[kept], size)
         if self.min_region_area:
             masks = without_small_regions(masks, self.min_region_area, self.nms_threshold)

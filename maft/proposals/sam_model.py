@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from scipy import ndimage
 from torch import Tensor, nn
 from torchvision.ops import nms
 
@@ -24,62 +24,47 @@ def stability(logits: Tensor, offset: float) -> Tensor:
     return inner / outer
 
 
-def without_duplicates(boxes: Tensor, scores: Tensor, iou_threshold: float) -> Tensor:
-    """Indices of the boxes (n, 4) that no better scored one overlaps by more than the threshold, best first."""
-    return nms(boxes.float(), scores.float(), iou_threshold)
-
-
 def without_small_regions(masks: Tensor, least_area: int, iou_threshold: float) -> Tensor:
     """Fills holes and drops islands below an area, then drops masks that became duplicates of untouched ones.
 
     Args:
         masks: (n, h, w) bool, none of them empty.
         least_area: in pixels.
-        iou_threshold: of boxes, see `without_duplicates`.
+        iou_threshold: of boxes.
 
     Returns:
         (k, h, w) bool, k <= n.
     """
     if not len(masks):
         return masks
-    given = masks.cpu().numpy()
-    cleaned = drop_islands(fill_holes(given, least_area), least_area)
-    untouched = torch.from_numpy((cleaned == given).all(axis=(1, 2))).to(masks.device)
-    result = torch.from_numpy(cleaned).to(masks.device)
-    return result[without_duplicates(tight_boxes(result), untouched, iou_threshold)]
+    cleaned = [drop_islands(fill_holes(mask, least_area), least_area) for mask in masks.cpu().numpy()]
+    result = torch.from_numpy(np.stack(cleaned)).to(masks.device)
+    untouched = (result == masks).flatten(1).all(1)
+    return result[nms(tight_boxes(result).float(), untouched.float(), iou_threshold)]
 
 
-def fill_holes(masks: NDArray[np.bool_], least_area: int) -> NDArray[np.bool_]:
-    """Masks (n, h, w) with the connected parts of their complement that are below an area filled."""
-    labels, sizes = _components(~masks)
-    small = sizes < least_area
+def fill_holes(mask: NDArray[np.bool_], least_area: int) -> NDArray[np.bool_]:
+    """A mask (h, w) with the connected parts of its complement that are below an area filled."""
+    labels, areas = _components(~mask)
+    small = areas < least_area
     small[0] = False
-    return masks | small[labels]
+    return mask | small[labels]
 
 
-def drop_islands(masks: NDArray[np.bool_], least_area: int) -> NDArray[np.bool_]:
-    """Masks (n, h, w) without their connected parts below an area; where all are, the largest one stays."""
-    labels, sizes = _components(masks)
-    owner = np.zeros(len(sizes), dtype=np.int64)
-    inside = labels > 0
-    owner[labels[inside]] = np.nonzero(inside)[0]
-    # Of several values assigned to one place the last stays: the largest component, the first of equal ones.
-    order = np.lexsort((-np.arange(len(sizes)), sizes))
-    order = order[order > 0]
-    largest = np.zeros(len(masks), dtype=np.int64)
-    largest[owner[order]] = order
-    kept = sizes >= least_area
-    kept[largest] = True
+def drop_islands(mask: NDArray[np.bool_], least_area: int) -> NDArray[np.bool_]:
+    """A mask (h, w) without its connected parts below an area; where all are, the largest one stays."""
+    labels, areas = _components(mask)
+    areas[0] = 0
+    kept = areas >= least_area
+    kept[areas.argmax()] = True
     kept[0] = False
     return kept[labels]
 
 
-def _components(masks: NDArray[np.bool_]) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
-    """8-connected components of all masks in one pass: their labels (n, h, w), 0 outside, and areas by label."""
-    within_a_mask = np.zeros((3, 3, 3), dtype=bool)
-    within_a_mask[1] = True
-    labels, count = ndimage.label(masks, structure=within_a_mask)
-    return labels, np.bincount(labels.ravel(), minlength=count + 1)
+def _components(mask: NDArray[np.bool_]) -> tuple[Any, Any]:
+    """8-connected components of a mask: their labels (h, w) int32, 0 outside, and areas by label, (count,) int32."""
+    _, labels, statistics, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8))
+    return labels, statistics[:, cv2.CC_STAT_AREA]
 
 
 _NODE = "MODEL.PROPOSER.SAM"

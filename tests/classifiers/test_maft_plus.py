@@ -11,7 +11,7 @@ from maft.clip import clip_from_config
 from maft.config_keys import default_config
 from maft.errors import UserError
 from maft.interfaces import BuildContext
-from maft.layers.transformer import sine_position_encoding
+from maft.layers.transformer import position_codes
 from maft.registry import CLASSIFIERS
 from maft.structures import Images, Proposals, TextClassifier
 
@@ -44,7 +44,7 @@ def test_transfer_equals_the_attention_it_stands_for(form, void):
     weights, biases = attention.in_proj_weight.chunk(3), attention.in_proj_bias.chunk(3)
     for image in range(2):
         values = features[image].flatten(1).T
-        keys = values + sine_position_encoding((3, 5), 16).flatten(1).T
+        keys = values + position_codes(torch.zeros(1, 16, 3, 5))
         q, k, v = (
             (tokens @ w.T + b).unflatten(1, (4, 4)).transpose(0, 1)
             for tokens, w, b in zip((text.matrix, keys, values), weights, biases, strict=True)
@@ -97,10 +97,10 @@ def test_trunk_and_transfer_train_and_the_head_does_not(clip):
 def test_teacher_stays_as_pretrained_and_out_of_checkpoints(clip):
     classifier, images = build(clip), Images.from_list([255 * torch.rand(3, 64, 64)])
     with torch.no_grad():
-        before = clip.dense_features(clip.normalize(images))["dense"]
+        before = clip.dense_features(images)["dense"]
         for parameter in classifier.trainable_clip_parameters(clip):
             parameter.add_(torch.randn_like(parameter), alpha=0.1)
-        after = clip.dense_features(clip.normalize(images))["dense"]
+        after = clip.dense_features(images)["dense"]
     classifier.train()
     torch.testing.assert_close(classifier.teacher_features(images, clip), before)
     assert not torch.allclose(after, before)

@@ -64,22 +64,6 @@ def test_gradients_of_the_shared_part_are_those_of_the_definition():
         torch.testing.assert_close(ours, direct, rtol=1e-3, atol=1e-3 * float(direct.abs().max()))
 
 
-@torch.no_grad()
-def test_blocks_are_convnext_blocks():
-    """Written out channels first."""
-    block = random_head().blocks[0]
-    values = torch.randn(2, 24, 5, 6)
-    change = F.conv2d(values, block.depthwise.weight, block.depthwise.bias, padding=3, groups=24)
-    mean, variance = change.mean(1, keepdim=True), change.var(1, keepdim=True, unbiased=False)
-    change = (change - mean) / (variance + 1e-6).sqrt()
-    change = change * block.norm.weight.view(-1, 1, 1) + block.norm.bias.view(-1, 1, 1)
-    change = F.gelu(torch.einsum("oc,bchw->bohw", block.expand.weight, change) + block.expand.bias.view(-1, 1, 1))
-    change = torch.einsum("oc,bchw->bohw", block.reduce.weight, change) + block.reduce.bias.view(-1, 1, 1)
-    expected = values + block.gamma.view(-1, 1, 1) * change
-    ours = block(values.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
-    torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-4)
-
-
 def test_pooling_is_a_mean_weighted_by_the_sigmoid():
     maps, features = torch.randn(2, 3, 4, 5, 6), torch.randn(2, 7, 5, 6)
     weights = maps.sigmoid() / maps.sigmoid().sum((-2, -1), keepdim=True)

@@ -52,7 +52,7 @@ def test_mean_under_each_mask_one_by_one():
 def test_features_of_the_proposer_are_used_instead_of_a_second_pass(clip, images, monkeypatch):
     proposals, text, classifier = Proposals(torch.randn(2, 4, 16, 24), images.padded_size), texts(), build(clip)
     expected = classifier(images, proposals, text, clip)
-    proposals.clip_features = clip.dense_features(clip.normalize(images))
+    proposals.clip_features = clip.dense_features(images)
     monkeypatch.setattr(clip.visual, "forward", None)
     monkeypatch.setattr(type(clip), "dense_features", None)
     torch.testing.assert_close(classifier(images, proposals, text, clip).logits, expected.logits)

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from maft.clip import clip_from_config
-from maft.clip.dense import attention_pool
+from maft.clip.dense import attention_pool, dense_channels, dense_features, project_dense, project_pooled
 from maft.errors import UserError
 
 TEXT = {"context_length": 8, "vocab_size": 16, "width": 16, "heads": 2, "layers": 1}
@@ -29,20 +29,20 @@ def convnext():
 def test_maps_have_the_channels_and_strides_they_promise(tower, request):
     clip = request.getfixturevalue(tower)
     assert clip.kind == tower
-    features = clip.dense_features(torch.randn(1, 3, 64, 96))
-    assert {name: value.shape[1] for name, value in features.items()} == clip.dense_channels
+    features = dense_features(clip.visual, torch.randn(1, 3, 64, 96))
+    assert {name: value.shape[1] for name, value in features.items()} == dense_channels(clip.visual)
     for name, stride in zip(("res2", "res3", "res4", "res5", "dense"), (4, 8, 16, 32, 32), strict=True):
         assert features[name].shape[-2:] == (64 // stride, 96 // stride)
-    assert clip.project_dense(features["dense"]).shape == (1, clip.embed_dim, 2, 3)
+    assert project_dense(clip.visual, features["dense"]).shape == (1, clip.embed_dim, 2, 3)
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("tower", ["resnet", "convnext"])
 def test_every_pixel_is_projected_as_a_pooled_vector_would_be(tower, request):
     clip = request.getfixturevalue(tower)
-    dense = torch.randn(2, clip.dense_channels["dense"], 3, 4)
-    projected = clip.project_dense(dense)
-    torch.testing.assert_close(projected[1, :, 2, 1], clip.project_pooled(dense[1, :, 2, 1]))
+    dense = torch.randn(2, dense_channels(clip.visual)["dense"], 3, 4)
+    projected = project_dense(clip.visual, dense)
+    torch.testing.assert_close(projected[1, :, 2, 1], project_pooled(clip.visual, dense[1, :, 2, 1]))
 
 
 @torch.no_grad()
@@ -56,21 +56,23 @@ def test_whole_images_agree_with_open_clip(tower, request):
 @torch.no_grad()
 def test_convnext_head_on_the_mean_feature_is_the_image_embedding(convnext):
     pixels = torch.randn(1, 3, 64, 96)
-    pooled = convnext.dense_features(pixels)["dense"].mean((-2, -1))
-    torch.testing.assert_close(convnext.project_pooled(pooled), convnext.encode_image(pixels), rtol=1e-4, atol=1e-5)
+    pooled = dense_features(convnext.visual, pixels)["dense"].mean((-2, -1))
+    torch.testing.assert_close(
+        project_pooled(convnext.visual, pooled), convnext.encode_image(pixels), rtol=1e-4, atol=1e-5
+    )
 
 
 @torch.no_grad()
 def test_memory_order_rows_mix_positions_and_channels(convnext):
-    dense = torch.randn(1, convnext.dense_channels["dense"], 2, 3)
+    dense = torch.randn(1, dense_channels(convnext.visual)["dense"], 2, 3)
     rows = dense.flatten().view(6, -1)
-    expected = convnext.project_pooled(rows).T.reshape(1, -1, 2, 3)
-    torch.testing.assert_close(convnext.project_dense(dense, rows_in_memory_order=True), expected)
+    expected = project_pooled(convnext.visual, rows).T.reshape(1, -1, 2, 3)
+    torch.testing.assert_close(project_dense(convnext.visual, dense, rows_in_memory_order=True), expected)
 
 
 @torch.no_grad()
 def test_masked_attention_pool_sees_only_its_mask(resnet):
-    dense = torch.randn(1, resnet.dense_channels["dense"], 2, 3)
+    dense = torch.randn(1, dense_channels(resnet.visual)["dense"], 2, 3)
     visible = torch.zeros(1, 3, 2, 3, dtype=torch.bool)
     visible[0, 0, :, 0] = visible[0, 1] = True
     pooled = attention_pool(resnet.visual, dense, visible)
@@ -87,6 +89,6 @@ def test_masked_attention_pool_sees_only_its_mask(resnet):
 
 def test_a_vit_has_no_dense_features(vit_clip):
     clip = vit_clip()
-    for ask in (lambda: clip.dense_features(torch.zeros(1, 3, 32, 32)), lambda: clip.dense_channels):
+    for ask in (lambda: dense_features(clip.visual, torch.zeros(1, 3, 32, 32)), lambda: dense_channels(clip.visual)):
         with pytest.raises(UserError, match=r"convolutional tower.*VisionTransformer.*convnext_large_d_320"):
             ask()

@@ -42,7 +42,7 @@ def activation(clip: CLIPEncoder):
 def test_a_folder_brings_its_weights_sizes_and_normalisation(tmp_path, state):
     clip = load_clip(folder_with(tmp_path / "own", state))
     torch.testing.assert_close(clip.model.visual.proj.data, state["visual.proj"])
-    assert (clip.kind, clip.embed_dim, clip.text_width, clip.image_size, clip.patch_size) == (
+    assert (clip.kind, clip.embed_dim, clip.text_width, clip.image_size, clip.stride) == (
         "vit",
         16,
         16,
@@ -111,12 +111,14 @@ def test_an_impossible_download_says_what_to_fetch_and_where_to_put_it(tmp_path,
         raise OSError("no name")
 
     monkeypatch.setattr("socket.getaddrinfo", unreachable)
+    monkeypatch.setattr("maft.clip.weights.try_to_load_from_cache", lambda *_: None)
+    monkeypatch.setenv("HOME", str(tmp_path))
     for variable in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy", "HF_ENDPOINT"):
         monkeypatch.delenv(variable, raising=False)
     with pytest.raises(UserError, match=r"fetch https://openaipublic.*ViT-B-16\.pt .*put it at .*/ViT-B-16\.pt"):
-        load_clip("ViT-B-16", "openai", cache_dir=tmp_path)
+        load_clip("ViT-B-16", "openai")
     with pytest.raises(UserError, match=r"fetch https://huggingface.co/laion/.*and set MODEL.CLIP.PRETRAINED"):
-        load_clip("convnext_large_d_320", "laion2b_s29b_b131k_ft_soup", cache_dir=tmp_path)
+        load_clip("convnext_large_d_320", "laion2b_s29b_b131k_ft_soup")
 
 
 @pytest.mark.parametrize(

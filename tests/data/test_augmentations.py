@@ -16,7 +16,6 @@ from maft.data.augmentations import (
     shortest_edge_augmentations,
     transform_labels,
 )
-from maft.errors import UserError
 
 
 @pytest.fixture
@@ -125,13 +124,3 @@ def test_config_at_test_only_resizes(cfg):
     (resize,) = augmentations_from_config(cfg, False, ignore_label=255, padding_label=255)
     transform = resize.get_transform(np.zeros((50, 200, 3), np.uint8))
     assert (transform.new_h, transform.new_w) == (25, 100)
-
-
-@pytest.mark.parametrize(
-    ("key", "value"),
-    [("INPUT.RANDOM_FLIP", "sideways"), ("INPUT.MIN_SIZE_TRAIN_SAMPLING", "any"), ("INPUT.CROP.TYPE", "square")],
-)
-def test_misspelt_option_is_named(cfg, key, value):
-    cfg.merge_from_list([key, value])
-    with pytest.raises(UserError, match=f"{key}.*{value}"):
-        augmentations_from_config(cfg, True, ignore_label=255, padding_label=255)

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from maft.data import dataset, ensure_miniature
+from maft.data.catalog import dataset
 from maft.data.checking import check_dataset
+from maft.data.miniature import ensure_miniature
 
 TOOL = Path(__file__).parents[2] / "tools" / "check_data.py"
 

@@ -7,8 +7,9 @@ import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
 
-from maft.data import dataset, dataset_records, register, vocabulary
+from maft.data.catalog import dataset, vocabulary
 from maft.data.reading import read_labels
+from maft.data.records import dataset_records, register
 from maft.errors import UserError
 
 

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from maft.data import TABLE, class_names, label_set
-from maft.data.label_sets import overlap, read_class_list
+from maft.data.catalog import TABLE, class_names
+from maft.data.label_sets import label_set, overlap, read_class_list
 from maft.errors import UserError
 
 SIZES = {

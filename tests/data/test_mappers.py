@@ -183,11 +183,9 @@ def test_panoptic_strangers_are_refused(panoptic_record):
         SegmentationMapper([], targets="panoptic", num_classes=4)(panoptic_record)
 
 
-def test_misspelt_options_are_refused():
-    with pytest.raises(UserError, match="INPUT.MAPPER"):
-        plain("instances")
-    with pytest.raises(UserError, match="INPUT.LABEL_RESIZE"):
-        plain("semantic", label_resize="opencv")
+def test_targets_that_are_no_masks_are_refused():
+    with pytest.raises(UserError, match="INPUT.MAPPER 'region_pairs' gives no masks: use semantic or panoptic"):
+        plain("region_pairs")
 
 
 def test_an_image_without_a_label_file_is_skipped_or_refused(record):

@@ -118,7 +118,7 @@ def test_a_broken_region_is_named(table):
         RegionPairMapper(24)(record)
 
 
-@pytest.mark.parametrize("options", [{"mask_source": "guess"}, {"template": "a photo"}])
+@pytest.mark.parametrize("options", [{"template": "a photo"}, {"template": "{} and {}"}])
 def test_wrong_options(options):
     with pytest.raises(UserError, match="INPUT.REGIONS"):
         RegionPairMapper(24, **options)

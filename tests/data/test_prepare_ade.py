@@ -8,7 +8,8 @@ import pytest
 from pycocotools import mask as coco_mask
 
 from maft.checkpoint.io import load_plain_pickle
-from maft.data import dataset, dataset_records
+from maft.data.catalog import dataset
+from maft.data.records import dataset_records
 from maft.errors import UserError
 
 ADE = "ADEChallengeData2016"

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from maft.data import dataset_records
 from maft.data.checking import check_dataset
+from maft.data.records import dataset_records
 
 # Two cars (26), a group of persons (24), road (7).
 MUNSTER = np.array([[26000, 26001, 24, 7]], np.uint16)

@@ -5,7 +5,8 @@ import json
 import numpy as np
 import pytest
 
-from maft.data import class_names, dataset, dataset_records
+from maft.data.catalog import class_names, dataset
+from maft.data.records import dataset_records
 from maft.errors import UserError
 
 STUFF = "coco/stuffthingmaps"

@@ -7,7 +7,8 @@ import pytest
 from PIL import Image
 from scipy.io import savemat
 
-from maft.data import class_names, dataset_records
+from maft.data.catalog import class_names
+from maft.data.records import dataset_records
 
 VOC = "VOCdevkit/VOC2012"
 CONTEXT = "VOCdevkit/VOC2010"

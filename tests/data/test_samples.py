@@ -12,9 +12,10 @@ import pytest
 import torch
 from PIL import Image
 
-from maft.data import class_names, dataset, dataset_records
+from maft.data.catalog import class_names, dataset
 from maft.data.checking import check_dataset
 from maft.data.mappers import SegmentationMapper
+from maft.data.records import dataset_records
 from maft.evaluation import PanopticEvaluator, SemanticEvaluator
 
 

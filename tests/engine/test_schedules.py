@@ -1,10 +1,11 @@
 import pytest
 import torch
 from detectron2.config import get_cfg
+from golden.engine import learning_rates
 from torch import nn
 
 from maft.config_keys import add_maft_config
-from maft.engine.schedules import build_scheduler, learning_rates
+from maft.engine.schedules import build_scheduler
 from maft.errors import UserError
 
 

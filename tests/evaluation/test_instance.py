@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from detectron2.structures import Instances
+from detectron2.structures import Boxes, Instances
 from golden.evaluation import annotation
 from golden.runner import run_case
 
@@ -38,6 +38,7 @@ def predictions(masks, classes, scores):
         "instances": Instances(
             masks.shape[1:],
             pred_masks=torch.from_numpy(masks),
+            pred_boxes=Boxes(torch.zeros(len(masks), 4)),
             pred_classes=torch.tensor(classes),
             scores=torch.tensor(scores),
         )

@@ -90,3 +90,12 @@ def test_real_annotations_as_their_own_prediction_are_perfect(samples_dir):
     assert results["PQ"] == results["PQ_th"] == results["PQ_st"] == pytest.approx(100)
     with pytest.raises(UserError, match="differ in size"):
         evaluator.process([record], [{"panoptic_seg": (torch.zeros(3, 3), [])}])
+
+
+def test_a_segment_that_the_annotation_does_not_list_is_refused():
+    truth = torch.zeros(8, 8, dtype=torch.int32)
+    truth[:4], truth[4:] = 5, 300
+    predicted = torch.where(truth == 5, 1, 2).int()
+    segments = [{"id": 1, "category_id": 0}, {"id": 2, "category_id": 0}]
+    with pytest.raises(UserError, match="segment 300, which its annotation does not list"):
+        PanopticEvaluator(["a", "b"], [True, False]).add(truth, [{"id": 5, "category_id": 0}], predicted, segments)

@@ -10,7 +10,6 @@ from maft.errors import UserError
 from maft.evaluation.report import (
     definition,
     expected_table,
-    per_class_rows,
     results_table,
     write_per_class,
     write_results,
@@ -51,8 +50,8 @@ def test_json_is_valid_without_nan(tmp_path):
 
 
 def test_csv_has_one_line_a_class_and_one_column_a_metric(tmp_path):
-    rows = per_class_rows(RESULTS, [{"class": 0, "name": "tree"}, {"class": 1, "name": "palm-tree"}])
-    write_per_class(tmp_path / "c.csv", rows)
+    classes = [{"class": 0, "name": "tree"}, {"class": 1, "name": "palm-tree"}]
+    write_per_class(tmp_path / "c.csv", RESULTS, classes)
     with open(tmp_path / "c.csv") as file:
         first, second = csv.DictReader(file)
     assert list(first) == ["class", "name", "IoU", "ACC", "PQ"]

@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from maft.checkpoint.official.released import RELEASES
 from maft.errors import UserError
 
 
@@ -128,6 +129,11 @@ def _system_of(folder: Path) -> str:
         if isinstance(record, Mapping) and isinstance(record.get("system"), str):
             return record["system"]
     return folder.name
+
+
+def official_name(name: str, release: str) -> str | None:
+    """Our name of one parameter of a release; None when the map drops it."""
+    return next(item for item in RELEASES if item.name == release).key_map.rename(name)
 
 
 Outputs = Mapping[str, Tensor]

@@ -19,6 +19,7 @@ from maft.checkpoint.key_map import KeyMap, load_strictly
 from maft.checkpoint.official.clip import RULES, TOWER_RULES
 from maft.classifiers.ip_clip import IPCLIP
 from maft.clip import CLIPEncoder, VocabularyEncoder, clip_from_config, load_clip
+from maft.clip.dense import dense_features, project_dense, project_pooled
 from maft.clip.encoder import BytePairTokenizer
 from maft.clip.vit import embed_patches, project_tokens, run_blocks
 from maft.interfaces import BuildContext
@@ -260,15 +261,15 @@ def clip_convnext_backbone(case: GoldenCase) -> dict[str, Tensor]:
     clip = convnext_clip(case.config, case.device)
     load_recorded_clip(clip, case.weights)
     inputs = case.inputs
-    features = clip.dense_features(inputs["image_normalised"])
+    features = dense_features(clip.visual, inputs["image_normalised"])
     dense = features.pop("dense")
     encoder = vocabulary_encoder(clip, case.config["templates"], None, synonyms="max")
     return {
         **features,
         "clip_vis_dense": dense,
-        "clip_vis_dense_projected": clip.project_dense(dense),
-        "clip_vis_dense_projected_wrong_reshape": clip.project_dense(dense, rows_in_memory_order=True),
-        "visual_prediction": clip.project_pooled(inputs["pooled"]),
+        "clip_vis_dense_projected": project_dense(clip.visual, dense),
+        "clip_vis_dense_projected_wrong_reshape": project_dense(clip.visual, dense, rows_in_memory_order=True),
+        "visual_prediction": project_pooled(clip.visual, inputs["pooled"]),
         "text_features": clip.encode_text(inputs["text_tokens"]),
         "text_classifier": encoder(Vocabulary(tuple(case.config["test_classes"])), clip).embeddings,
     }

@@ -2,20 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from unittest.mock import patch
+
 import torch
 from torch import Tensor
 
 from golden.case import GoldenCase
-from maft.matching import Draws
 
 
-class RecordedDraws(Draws):
+class RecordedDraws:
     """Hands out ``in/rand/NNN_kind`` in call order; a draw of another kind or size than recorded is an error."""
 
     def __init__(self, case: GoldenCase) -> None:
         recorded = case.group("in/rand")
         in_order = sorted(recorded, key=lambda name: int(name.split("_", 1)[0]))
         self._left = [(name.split("_", 1)[1], recorded[name]) for name in in_order]
+
+    @contextmanager
+    def replayed(self) -> Iterator[None]:
+        """In the with block they take the place of what matching and point sampling draw."""
+        with (
+            patch.object(torch, "rand", self.rand),
+            patch.object(torch, "randperm", self.randperm),
+            patch("maft.matching.random_integers", self.integers),
+        ):
+            yield
 
     def _next(self, kind: str, size: tuple[int, ...]) -> Tensor:
         if not self._left:

@@ -3,24 +3,40 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+import warnings
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
 from detectron2.config import CfgNode, get_cfg
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import LRScheduler
 
 from golden.case import GoldenCase, golden_case
 from golden.clip import convnext_clip
 from maft.checkpoint.official.mask_adapter import KEY_MAP as MASK_ADAPTER_KEY_MAP
 from maft.clip import VocabularyEncoder
 from maft.config_keys import add_maft_config
-from maft.engine.schedules import build_scheduler, learning_rates
+from maft.engine.schedules import build_scheduler
 from maft.engine.solver import parameter_groups
 from maft.ensembles import ClassifierAlone
 from maft.interfaces import BuildContext
 from maft.registry import CLASSIFIERS, PROPOSERS
 from maft.segmentor import OpenVocabSegmentor
+
+
+def learning_rates(scheduler: LRScheduler, iterations: Iterable[int]) -> list[list[float]]:
+    """The rates of all parameter groups at the given iterations, in any order, without stepping the optimiser."""
+    present = scheduler.last_epoch
+    rates = []
+    with warnings.catch_warnings():
+        # PyTorch expects get_lr to be called by step alone.
+        warnings.simplefilter("ignore", UserWarning)
+        for iteration in iterations:
+            scheduler.last_epoch = iteration
+            rates.append([float(rate) for rate in scheduler.get_lr()])
+    scheduler.last_epoch = present
+    return rates
 
 
 def _rates(cfg: CfgNode, iterations: list[int]) -> Tensor:

@@ -69,27 +69,21 @@ def set_criterion(case: GoldenCase) -> dict[str, Tensor]:
         Proposals(inputs[f"{layer}/pred_masks"], size, class_logits=inputs[f"{layer}/pred_logits"]) for layer in layers
     )
     main.auxiliary = auxiliary
-    criterion = SetCriterion(
-        class_weight=config["w_ce"],
-        mask_weight=config["w_mask"],
-        dice_weight=config["w_dice"],
-        void_weight=config["eos_coef"],
+    weights = {"ce": config["w_ce"], "mask": config["w_mask"], "dice": config["w_dice"]}
+    if [config["cost_class"], config["cost_mask"], config["cost_dice"]] != list(weights.values()):
+        raise AssertionError("the recorded costs are weighted otherwise than the losses")
+    matcher = HungarianMatcher(
+        class_weight=weights["ce"], mask_weight=weights["mask"], dice_weight=weights["dice"], mask_loss="focal"
     )
-    criterion.matcher = HungarianMatcher(
-        class_weight=config["cost_class"],
-        mask_weight=config["cost_mask"],
-        dice_weight=config["cost_dice"],
-        mask_loss="focal",
-    )
-    weighted = criterion(main, targets)
+    weighted = SetCriterion(matcher, void_weight=config["eos_coef"])(main, targets)
     total = torch.stack(list(weighted.values())).sum()
     total.backward()
     outputs = {f"weighted/{name}": value for name, value in weighted.items()}
-    outputs |= {f"unweighted/{name}": value for name, value in criterion.unweighted(main, targets).items()}
+    outputs |= {f"unweighted/{name}": value / weights[name.split("_")[1]] for name, value in weighted.items()}
     outputs["total"] = total
     outputs |= {f"grad/{name}": inputs[name].grad for name in leaves}  # type: ignore[misc]
     for layer, proposals in zip(layers, [main, *auxiliary]):
         assert proposals.class_logits is not None
-        for image, match in enumerate(criterion.matcher(proposals.class_logits, proposals.masks, targets)):
+        for image, match in enumerate(matcher(proposals.class_logits, proposals.masks, targets)):
             outputs[f"match/{layer}/{image}"] = torch.stack(match)
     return outputs

@@ -12,10 +12,10 @@ from detectron2.modeling import build_backbone
 from detectron2.structures import Instances
 from torch import Tensor
 
-from golden.case import GoldenCase, golden_case
+from golden.case import GoldenCase, golden_case, official_name
 from golden.clip import openai_clip, set_normalisation, vocabulary_encoder
 from maft.checkpoint.key_map import load_strictly
-from maft.checkpoint.official.released import convert_released, official_name, recognise
+from maft.checkpoint.official.released import convert_released, recognise
 from maft.classifiers.ip_clip import IPCLIP
 from maft.config_keys import add_maft_config
 from maft.ensembles import ClassifierAlone, FreeSegEnsemble

@@ -8,15 +8,14 @@ import torch
 from detectron2.structures import Instances
 from torch import Tensor, nn
 
-from golden.case import GoldenCase, golden_case
+from golden.case import GoldenCase, golden_case, official_name
 from golden.clip import convnext_clip
 from golden.draws import RecordedDraws
 from golden.mask_adapter import head_sizes
 from maft.checkpoint.key_map import KeyMap, load_strictly
 from maft.checkpoint.official.clip import TOWER_RULES
-from maft.checkpoint.official.released import convert_released, official_name, recognise
+from maft.checkpoint.official.released import convert_released, recognise
 from maft.classifiers.maft_plus import MAFTPlus
-from maft.classifiers.mixed_masks import MixedMaskTraining
 from maft.clip import CLIPEncoder, VocabularyEncoder
 from maft.data.label_sets import overlap
 from maft.ensembles import ClassifierAlone, FCCLIPEnsemble
@@ -25,8 +24,6 @@ from maft.losses.mask_aware import MaskAwareLoss
 from maft.losses.mask_consistency import MaskConsistencyLoss
 from maft.losses.mask_cross_entropy import MaskCrossEntropyLoss
 from maft.losses.representation_compensation import RepresentationCompensationLoss
-from maft.proposals.criterion import SetPredictionProposer
-from maft.proposals.ground_truth import GroundTruth
 from maft.proposals.mask2former import Mask2Former
 from maft.registry import CLASSIFIERS, PROPOSERS
 from maft.segmentor import OpenVocabSegmentor
@@ -227,7 +224,8 @@ def predictions(case: GoldenCase) -> dict[str, Tensor]:
     model = build_model(case, training=False).eval()
     items = _test_inputs(case)
     images = Images.from_list([item["image"] for item in items], case.config["size_divisibility"])
-    probabilities = model.class_probabilities(*model.propose_and_classify(images, items))
+    proposals = model.propose(images, items)
+    probabilities = model.class_probabilities(proposals, model.classify(images, proposals))
     outputs = {f"mask_cls/{index}": table.log() for index, table in enumerate(probabilities)}
     segments = case.record.get("outputs_json", {}).get("panoptic_segments")
     for index, result in enumerate(cast(list[dict[str, Any]], model(items))):
@@ -268,8 +266,7 @@ _LOSS_NAMES = {
     "maftp_maskadapter_train",
 )
 def training_step(case: GoldenCase) -> dict[str, Tensor]:
-    model, draws = build_model(case, training=True), RecordedDraws(case)
-    _replay(model, draws)
+    model = build_model(case, training=True)
     items, release = [], cast(str, recognise(case.weights))
     for index in range(len(case.record["inputs_json"]["height_width"])):
         image = case.inputs[f"image/{index}"]
@@ -277,7 +274,8 @@ def training_step(case: GoldenCase) -> dict[str, Tensor]:
         instances.gt_classes = case.inputs[f"gt_classes/{index}"]
         instances.gt_masks = case.inputs[f"gt_masks/{index}"].bool()
         items.append({"image": image, "instances": instances})
-    losses = cast(dict[str, Tensor], model.train()(items))
+    with RecordedDraws(case).replayed():
+        losses = cast(dict[str, Tensor], model.train()(items))
     total = torch.stack(list(losses.values())).sum()
     total.backward()
     outputs = {_LOSS_NAMES.get(name, name): value.detach() for name, value in losses.items()}
@@ -299,13 +297,3 @@ def training_step(case: GoldenCase) -> dict[str, Tensor]:
     if "grad_norms" in case.outputs:
         outputs["grad_norms"] = torch.stack([gradient(name).norm() for name in record["grad_norm_names"]])
     return outputs
-
-
-def _replay(model: OpenVocabSegmentor, draws: RecordedDraws) -> None:
-    proposer, classifier = model.proposer, model.classifier
-    if isinstance(proposer, GroundTruth):
-        proposer.draws = draws
-    if isinstance(proposer, SetPredictionProposer):
-        proposer.criterion.draws = proposer.criterion.matcher.draws = draws
-    if isinstance(classifier, MixedMaskTraining):
-        classifier.draws = draws

@@ -8,12 +8,12 @@ import torch
 from detectron2.structures import Instances
 from torch import Tensor
 
-from golden.case import GoldenCase, golden_case
+from golden.case import GoldenCase, golden_case, official_name
 from golden.clip import openai_clip, vocabulary_encoder
 from golden.maskformer import head_options
 from golden.ovseg_backbones import build_resnet, build_swin
 from maft.checkpoint.key_map import load_strictly
-from maft.checkpoint.official.released import convert_released, official_name, recognise
+from maft.checkpoint.official.released import convert_released, recognise
 from maft.classifiers.masked_crops import MaskedCrops
 from maft.ensembles import OVSegEnsemble, ProposerAlone
 from maft.interfaces import BuildContext, Ensemble

@@ -18,7 +18,7 @@ from maft.checkpoint.key_map import KeyMap, Rule, load_strictly
 from maft.checkpoint.official.backbones import RESNET_RULES
 from maft.checkpoint.official.mask2former import DECODER_RULES, PIXEL_DECODER_RULES
 from maft.checkpoint.official.mask2former import RULES as HEAD_RULES
-from maft.matching import IoUMatcher, ground_truth_slots
+from maft.matching import HungarianMatcher, ground_truth_slots, match_by_iou
 from maft.proposals.criterion import SetCriterion
 from maft.proposals.freeseg import TextInteraction
 from maft.proposals.pixel_decoder import PixelDecoder
@@ -51,12 +51,12 @@ def _criterion_outputs(
     criterion: SetCriterion, proposals: Proposals, targets: list[Targets], logits_name: str, masks_name: str
 ) -> dict[str, Tensor]:
     """Unweighted losses, their weighted total and its gradients."""
-    losses = criterion.unweighted(proposals, targets)
-    total = torch.stack(
-        [value * criterion.weights["_".join(name.split("_")[:2])] for name, value in losses.items()]
-    ).sum()
+    losses, matcher = criterion(proposals, targets), criterion.matcher
+    total = torch.stack(list(losses.values())).sum()
     total.backward()
-    outputs: dict[str, Tensor | None] = {**losses, "total_weighted": total}
+    weights = {"ce": matcher.class_weight, "mask": matcher.mask_weight, "dice": matcher.dice_weight}
+    unweighted = {name: value / weights[name.split("_")[1]] for name, value in losses.items()}
+    outputs: dict[str, Tensor | None] = {**unweighted, "total_weighted": total}
     for index, layer in enumerate([*proposals.auxiliary, proposals]):
         assert layer.class_logits is not None
         outputs[logits_name.format(index)] = layer.class_logits.grad
@@ -67,13 +67,13 @@ def _criterion_outputs(
 @golden_case("maft", "set_criterion")
 def maft_set_criterion(case: GoldenCase) -> dict[str, Tensor]:
     config = case.config
-    criterion = SetCriterion(
+    matcher = HungarianMatcher(
         class_weight=config["class_weight"],
         mask_weight=config["mask_weight"],
         dice_weight=config["dice_weight"],
-        void_weight=config["no_object_weight"],
         mask_loss="focal",
     )
+    criterion = SetCriterion(matcher, void_weight=config["no_object_weight"])
     targets = _targets(case, "labels_{}", "masks_{}")
     size = (targets[0].masks.shape[-2], targets[0].masks.shape[-1])
     proposals = _layers(case, "layer_{}/pred_logits", "layer_{}/pred_masks", size)
@@ -82,8 +82,7 @@ def maft_set_criterion(case: GoldenCase) -> dict[str, Tensor]:
     outputs = {name: value.reshape(1) if value.ndim == 0 else value for name, value in outputs.items()}
     for index, layer in enumerate([*proposals.auxiliary, proposals]):
         assert layer.class_logits is not None
-        matches = criterion.matcher(layer.class_logits, layer.masks, targets)
-        for image, match in enumerate(matches):
+        for image, match in enumerate(matcher(layer.class_logits, layer.masks, targets)):
             outputs[f"match/layer_{index}/image_{image}"] = torch.stack(match)
     return outputs
 
@@ -91,39 +90,43 @@ def maft_set_criterion(case: GoldenCase) -> dict[str, Tensor]:
 @golden_case("maskadapter", "set_criterion")
 def maskadapter_set_criterion(case: GoldenCase) -> dict[str, Tensor]:
     config = case.config
-    criterion = SetCriterion(
+    matcher = HungarianMatcher(
         class_weight=config["class_weight"],
         mask_weight=config["mask_weight"],
         dice_weight=config["dice_weight"],
-        void_weight=config["no_object_weight"],
         mask_loss="bce",
         num_points=config["num_points"],
+    )
+    criterion = SetCriterion(
+        matcher,
+        void_weight=config["no_object_weight"],
         oversample_ratio=config["oversample_ratio"],
         importance_sample_ratio=config["importance_sample_ratio"],
-        draws=RecordedDraws(case),
     )
     targets = _targets(case, "gt_classes/{}", "gt_masks/{}")
     size = (targets[0].masks.shape[-2], targets[0].masks.shape[-1])
     proposals = _layers(case, "pred_logits/{}", "pred_masks/{}", size)
-    return _criterion_outputs(criterion, proposals, targets, "grad/pred_logits/{}", "grad/pred_masks/{}")
+    with RecordedDraws(case).replayed():
+        return _criterion_outputs(criterion, proposals, targets, "grad/pred_logits/{}", "grad/pred_masks/{}")
 
 
 @golden_case("maskadapter", "iou_matching", "iou_matching_maft")
 def iou_matching(case: GoldenCase) -> dict[str, Tensor]:
-    config, draws = case.config, RecordedDraws(case)
+    config = case.config
     height, width = case.record["inputs_json"]["padded_size"]
     targets = [
         Targets(t.labels, F.pad(t.masks, (0, width - t.masks.shape[-1], 0, height - t.masks.shape[-2])))
         for t in _targets(case, "gt_classes/{}", "gt_masks/{}")
     ]
-    masks, labels = ground_truth_slots(targets, config["num_gt_masks"], draws)
-    matcher = IoUMatcher(
-        slots=config["max_matches"],
-        iou_threshold=config["iou_threshold"],
-        mask_threshold=config["pred_binarise_threshold"],
-        draws=draws,
-    )
-    predicted, wanted, matched_labels = matcher(case.inputs["pred_masks"], targets)
+    with RecordedDraws(case).replayed():
+        masks, labels = ground_truth_slots(targets, config["num_gt_masks"])
+        predicted, wanted, matched_labels = match_by_iou(
+            case.inputs["pred_masks"],
+            targets,
+            slots=config["max_matches"],
+            iou_threshold=config["iou_threshold"],
+            mask_threshold=config["pred_binarise_threshold"],
+        )
     return {
         "masks": masks,
         "labels": labels,
@@ -133,16 +136,11 @@ def iou_matching(case: GoldenCase) -> dict[str, Tensor]:
     }
 
 
-def input_shape(case: GoldenCase) -> dict[str, ShapeSpec]:
-    """Channels and stride of the recorded backbone features."""
-    features = {name: value for name, value in case.inputs.items() if name.startswith("res")}
-    return {name: ShapeSpec(channels=value.shape[1], stride=2 ** int(name[3:])) for name, value in features.items()}
-
-
-def build_pixel_decoder(config: dict[str, Any], shapes: dict[str, ShapeSpec]) -> PixelDecoder:
+def build_pixel_decoder(case: GoldenCase) -> PixelDecoder:
     """Our pixel decoder from the official options of either release; dropout off, as in every recording."""
+    config = case.config
     return PixelDecoder(
-        shapes,
+        {name: value.shape[1] for name, value in case.inputs.items() if name.startswith("res")},
         width=config["conv_dim"],
         mask_dim=config["mask_dim"],
         num_layers=config["pd_enc_layers" if "pd_enc_layers" in config else "enc_layers"],
@@ -188,7 +186,7 @@ def build_resnet(config: dict[str, Any]) -> nn.Module:
 
 @golden_case("maft", "msdeform_pixel_decoder")
 def maft_pixel_decoder(case: GoldenCase) -> dict[str, Tensor]:
-    model = build_pixel_decoder(case.config, input_shape(case)).to(case.device).eval()
+    model = build_pixel_decoder(case).to(case.device).eval()
     load_strictly(model, KeyMap(PIXEL_DECODER_RULES).convert(case.weights, case.name), case.name)
     with torch.no_grad():
         mask_features, memories = model(case.inputs)
@@ -198,7 +196,7 @@ def maft_pixel_decoder(case: GoldenCase) -> dict[str, Tensor]:
 
 @golden_case("maskadapter", "m2f_pixel_decoder")
 def maskadapter_pixel_decoder(case: GoldenCase) -> dict[str, Tensor]:
-    model = build_pixel_decoder(case.config, input_shape(case)).to(case.device).eval()
+    model = build_pixel_decoder(case).to(case.device).eval()
     load_strictly(model, KeyMap(PIXEL_DECODER_RULES).convert(case.weights, case.name), case.name)
     features = {name: value.requires_grad_() for name, value in case.inputs.items() if name.startswith("res")}
     mask_features, memories = model(features)
@@ -227,13 +225,13 @@ def maskadapter_transformer_decoder(case: GoldenCase) -> dict[str, Tensor]:
     text = _text_classifier(inputs["text_classifier"], case)
     mask_features = inputs["mask_features"].requires_grad_()
     layers = model(memories, mask_features)
-    logits = [text.logits(layer.embeddings, head.scale()) for layer in layers]
+    logits, masks = [text.logits(embedding, head.scale()) for embedding, _ in layers], [mask for _, mask in layers]
     cotangents = inputs["cotangent_logits"], inputs["cotangent_masks"]
-    ((logits[-1] * cotangents[0]).sum() + (layers[-1].masks * cotangents[1]).sum()).backward()
-    outputs = {"pred_logits": logits[-1].detach(), "pred_masks": layers[-1].masks.detach()}
-    for index, layer in enumerate(layers[:-1]):
+    ((logits[-1] * cotangents[0]).sum() + (masks[-1] * cotangents[1]).sum()).backward()
+    outputs = {"pred_logits": logits[-1].detach(), "pred_masks": masks[-1].detach()}
+    for index in range(len(layers) - 1):
         outputs[f"aux/{index}/pred_logits"] = logits[index].detach()
-        outputs[f"aux/{index}/pred_masks"] = layer.masks.detach()
+        outputs[f"aux/{index}/pred_masks"] = masks[index].detach()
     return outputs | _grad_outputs(case, model, DECODER_RULES, {"mask_features": mask_features})
 
 
@@ -256,7 +254,7 @@ def _text_classifier(rows: Tensor, case: GoldenCase) -> TextClassifier:
 def freeseg_head(case: GoldenCase) -> dict[str, Tensor]:
     config, inputs = case.config, case.inputs
     head = nn.Module()
-    head.pixel_decoder = build_pixel_decoder(config, input_shape(case))
+    head.pixel_decoder = build_pixel_decoder(case)
     head.interaction = TextInteraction(
         width=config["conv_dim"],
         text_dim=config["text_dim"],
@@ -267,7 +265,7 @@ def freeseg_head(case: GoldenCase) -> dict[str, Tensor]:
     head.decoder = MaskedAttentionDecoder(
         width=config["hidden_dim"],
         mask_dim=config["mask_dim"],
-        memory_channels=[config["conv_dim"]] * len(head.pixel_decoder.encoder_features),
+        memory_channels=[config["conv_dim"]] * len(head.pixel_decoder.input_proj),
         class_head=QueryClassHead(
             config["hidden_dim"], config["embed_hidden_dim"], config["embedding_dim"], config["embed_layers"]
         ),
@@ -282,8 +280,8 @@ def freeseg_head(case: GoldenCase) -> dict[str, Tensor]:
         mask_features, memories = head.pixel_decoder(inputs)
         *memories, mask_features = head.interaction([*memories, mask_features], inputs["text_features"])
         layers = head.decoder(memories, mask_features)
-    outputs = {"pred_logits": layers[-1].embeddings, "pred_masks": layers[-1].masks}
-    for index, layer in enumerate(layers[:-1]):
-        outputs[f"aux_{index}/pred_logits"] = layer.embeddings
-        outputs[f"aux_{index}/pred_masks"] = layer.masks
+    prefixes = [*(f"aux_{index}/" for index in range(len(layers) - 1)), ""]
+    outputs: dict[str, Tensor] = {}
+    for prefix, (embeddings, masks) in zip(prefixes, layers):
+        outputs |= {f"{prefix}pred_logits": embeddings, f"{prefix}pred_masks": masks}
     return outputs

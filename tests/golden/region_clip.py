@@ -10,14 +10,15 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from golden.case import GoldenCase, golden_case
+from golden.engine import learning_rates
 from maft.checkpoint.key_map import KeyMap, load_strictly
 from maft.checkpoint.official.clip import RULES
 from maft.clip import clip_from_config
 from maft.clip.mask_prompts import MaskPrompts
 from maft.config_keys import add_maft_config
-from maft.engine.schedules import build_scheduler, learning_rates
+from maft.engine.schedules import build_scheduler
 from maft.engine.solver import build_optimizer
-from maft.mining.captions import caption_nouns, nouns_of, tag
+from maft.mining.captions import image_nouns, nouns_of, tag
 from maft.mining.folder import best_masks
 from maft.region_clip import RegionCLIP
 
@@ -89,16 +90,17 @@ def _optimizer(case: GoldenCase, model: RegionCLIP) -> Optimizer:
 @golden_case("ovseg", "miner")
 def miner(case: GoldenCase) -> dict[str, Tensor]:
     example = case.record["example_matching"]
-    valid = torch.tensor(example["valid"], dtype=torch.bool, device=case.device)
-    best = best_masks(torch.tensor(example["similarity"], device=case.device), valid)
-    pairs = [[mask, noun] for noun, mask in enumerate(best.tolist())]
+    # Only masks that have a pixel become regions.
+    regions = [mask for mask, valid in enumerate(example["valid"]) if valid]
+    _, best = best_masks(torch.tensor(example["similarity"], device=case.device)[regions])
+    pairs = [[regions[region], noun] for noun, region in enumerate(best.tolist())]
     statements = {"matching": sorted(pairs) == sorted(example["pairs_mask_noun"])}
     words = agreed = 0
     for position, spoken in enumerate(case.record["examples_nouns"]):
         statements[f"nouns_of_recorded_tags_{position}"] = list(nouns_of(spoken["tags"])) == spoken["nouns"]
         ours = tag(spoken["caption"])
         statements[f"same_words_{position}"] = [w for w, _ in ours] == [w.lower() for w, _ in spoken["tags"]]
-        recorded, found = set(spoken["nouns"]), set(caption_nouns(spoken["caption"]))
+        recorded, found = set(spoken["nouns"]), set(image_nouns([spoken["caption"]]))
         words += len(ours)
         agreed += len(ours) - len(recorded ^ found)
     # Two taggers differ: NLTK's, which the case records, takes the couch of "a brown couch" for an adjective.

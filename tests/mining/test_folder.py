@@ -14,12 +14,10 @@ def regions(count, size=4):
     return torch.randint(0, 256, (count, 3, size, size), dtype=torch.uint8), torch.rand(count, size, size) < 0.5
 
 
-def test_every_noun_takes_its_most_similar_valid_mask():
-    similarity = torch.tensor([[0.2, 0.9, 0.1], [0.3, 0.1, 0.2], [0.9, 0.95, 0.9]])
-    assert best_masks(similarity, torch.tensor([True, True, False])).tolist() == [1, 0, 1]
-    assert best_masks(similarity, torch.tensor([False, False, True])).tolist() == [2, 2, 2]
-    with pytest.raises(ValueError, match="no valid mask"):
-        best_masks(similarity, torch.zeros(3, dtype=torch.bool))
+def test_every_noun_takes_its_most_similar_mask():
+    scores, best = best_masks(torch.tensor([[0.2, 0.9, 0.1], [0.3, 0.1, 0.2]]))
+    assert best.tolist() == [1, 0, 1]
+    assert scores.tolist() == pytest.approx([0.3, 0.9, 0.2])
 
 
 def test_a_region_and_its_mask_survive_the_file(tmp_path):

@@ -1,6 +1,6 @@
 import pytest
 
-from maft.mining.captions import caption_nouns, image_nouns, nouns_of, tag
+from maft.mining.captions import image_nouns, nouns_of, tag
 
 
 @pytest.mark.parametrize(
@@ -15,12 +15,12 @@ from maft.mining.captions import caption_nouns, image_nouns, nouns_of, tag
     ],
 )
 def test_nouns_of_captions(caption, nouns):
-    assert caption_nouns(caption) == nouns
+    assert image_nouns([caption]) == nouns
 
 
 @pytest.mark.parametrize("caption", ["", "   ", "...", "2 + 2 = 4", "running very quickly"])
 def test_captions_without_a_noun(caption):
-    assert caption_nouns(caption) == ()
+    assert image_nouns([caption]) == ()
 
 
 def test_every_penn_noun_tag_counts_and_no_other():
@@ -51,4 +51,4 @@ def test_all_words_of_the_miniature_world_are_nouns():
 
     for name in miniature_classes().names:
         for template in TEMPLATES:
-            assert name in caption_nouns(template.format(f"a small {name} on the {name}")), (name, template)
+            assert name in image_nouns([template.format(f"a small {name} on the {name}")]), (name, template)

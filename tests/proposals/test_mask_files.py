@@ -157,3 +157,22 @@ def test_it_refuses_training_and_images_without_names(tmp_path):
         run(tmp_path, records=[{}])
     with pytest.raises(UserError, match="needs the images' file names"):
         MaskFiles(path=str(tmp_path)).eval()(IMAGES, None, None)
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        {"size": list(SIZE), "counts": [600, 600]},
+        {"size": list(SIZE), "counts": [1]},
+        {"size": list(SIZE), "counts": [-1, 601]},
+        {"size": list(SIZE), "counts": "0c02O1"},
+        {"size": [10**6, 10**6], "counts": [5]},
+        {"size": list(SIZE), "counts": "o" * 40},
+        [[0.0, 0.0, 1e9, 0.0, 1e9, 1e9]],
+        [[0.0, 0.0, float("nan"), 0.0, 5.0, 5.0]],
+    ],
+)
+def test_codes_that_do_not_fill_a_mask_are_refused(tmp_path, code):
+    (tmp_path / "cat.json").write_text(json.dumps([{"segmentation": code}]))
+    with pytest.raises(UserError, match="do not fill|neither run-length"):
+        run(tmp_path)

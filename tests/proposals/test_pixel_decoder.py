@@ -2,21 +2,22 @@ import math
 
 import pytest
 import torch
-from detectron2.layers import ShapeSpec
 
 from maft.errors import UserError
-from maft.layers.transformer import sine_position_encoding
+from maft.layers.transformer import position_codes
 from maft.proposals.pixel_decoder import PixelDecoder
 
-SHAPES = {f"res{i}": ShapeSpec(channels=4 * i, stride=2**i) for i in (2, 3, 4, 5)}
+CHANNELS = {"res2": 8, "res3": 12, "res4": 16, "res5": 20}
+SIZES = {"width": 32, "mask_dim": 24, "num_layers": 2, "num_heads": 4, "num_points": 4, "ffn_dim": 48}
 
 
 def features(height, width):
-    return {name: torch.randn(2, s.channels, height // s.stride, width // s.stride) for name, s in SHAPES.items()}
+    strides = zip(CHANNELS, (4, 8, 16, 32))
+    return {name: torch.randn(2, CHANNELS[name], height // stride, width // stride) for name, stride in strides}
 
 
 def decoder(**options):
-    return PixelDecoder(SHAPES, width=32, mask_dim=24, num_layers=2, num_heads=4, ffn_dim=48, **options)
+    return PixelDecoder(CHANNELS, **{**SIZES, **options})
 
 
 def test_sizes_and_gradients_reach_every_parameter():
@@ -26,13 +27,6 @@ def test_sizes_and_gradients_reach_every_parameter():
     assert [tuple(m.shape) for m in memories] == [(2, 32, 2, 3), (2, 32, 4, 6), (2, 32, 8, 12)]
     mask_features.square().sum().backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
-
-
-def test_fewer_encoder_levels_leave_more_to_the_pyramid():
-    model = decoder(encoder_features=("res4", "res5"))
-    assert model.pyramid_features == ["res3", "res2"]
-    mask_features, memories = model(features(64, 64))
-    assert mask_features.shape == (2, 24, 16, 16) and len(memories) == 2
 
 
 def test_stays_in_float32_under_autocast():
@@ -53,14 +47,14 @@ def test_dropout_acts_in_training_only():
 
 
 def test_names_the_missing_feature_and_the_wrong_width():
-    with pytest.raises(UserError, match=r"'res6'.*res2, res3, res4, res5"):
-        decoder(encoder_features=("res5", "res6"))
+    with pytest.raises(UserError, match=r"'res2'.*gives res3, res4, res5: add it"):
+        PixelDecoder({name: width for name, width in CHANNELS.items() if name != "res2"}, **SIZES)
     with pytest.raises(UserError, match=r"40.*multiple of 32"):
-        PixelDecoder(SHAPES, width=40)
+        decoder(width=40)
 
 
 def test_position_encoding_separates_rows_from_columns():
-    encoding = sine_position_encoding((4, 6), 8)
+    encoding = position_codes(torch.zeros(1, 8, 4, 6)).T.unflatten(1, (4, 6))
     assert encoding.shape == (8, 4, 6)
     assert torch.equal(encoding[:4, :, :1].expand(-1, -1, 6), encoding[:4])
     assert torch.equal(encoding[4:, :1].expand(-1, 4, -1), encoding[4:])

@@ -8,15 +8,7 @@ import torch
 
 from maft.errors import UserError
 from maft.proposals.sam import SAM
-from maft.proposals.sam_model import (
-    drop_islands,
-    fill_holes,
-    load_sam,
-    point_grid,
-    stability,
-    without_duplicates,
-    without_small_regions,
-)
+from maft.proposals.sam_model import drop_islands, fill_holes, load_sam, point_grid, stability, without_small_regions
 from maft.registry import PROPOSERS
 from maft.structures import Images
 
@@ -182,12 +174,6 @@ def test_grid_points_are_cell_centres():
     assert points.tolist() == [[20, 10], [60, 10], [20, 30], [60, 30]]
 
 
-def test_of_overlapping_boxes_the_best_stays():
-    boxes = torch.tensor([[0, 0, 10, 10], [0, 0, 10, 9], [20, 20, 30, 30]])
-    assert without_duplicates(boxes, torch.tensor([0.5, 0.9, 0.7]), 0.7).tolist() == [1, 2]
-    assert without_duplicates(boxes, torch.tensor([0.5, 0.9, 0.7]), 0.95).tolist() == [1, 2, 0]
-
-
 def test_stability_is_the_share_that_survives_a_stricter_cut():
     logits = torch.full((2, 4, 4), -5.0)
     logits[0, :2] = 5.0
@@ -203,14 +189,13 @@ def picture(rows):
 def test_holes_are_filled_and_islands_dropped_below_the_area():
     ring = picture(["######", "#.##.#", "####.#", "######"])
     # A hole of one pixel goes, one of two stays.
-    assert (fill_holes(ring[None], 2)[0] == picture(["######", "####.#", "####.#", "######"])).all()
+    assert (fill_holes(ring, 2) == picture(["######", "####.#", "####.#", "######"])).all()
     spots = picture(["##..#.", "##....", "....##", "#....."])
-    assert (drop_islands(spots[None], 2)[0] == picture(["##....", "##....", "....##", "......"])).all()
+    assert (drop_islands(spots, 2) == picture(["##....", "##....", "....##", "......"])).all()
     # Where every island is too small the largest stays; diagonal neighbours are connected.
-    both = np.stack([spots, picture(["#.....", ".#....", "....#.", "......"])])
-    left = drop_islands(both, 9)
-    assert (left[0] == picture(["##....", "##....", "......", "......"])).all()
-    assert (left[1] == picture(["#.....", ".#....", "......", "......"])).all()
+    assert (drop_islands(spots, 9) == picture(["##....", "##....", "......", "......"])).all()
+    diagonal = picture(["#.....", ".#....", "....#.", "......"])
+    assert (drop_islands(diagonal, 9) == picture(["#.....", ".#....", "......", "......"])).all()
 
 
 def test_a_mask_that_cleaning_made_a_duplicate_is_dropped():

@@ -1,12 +1,8 @@
 import pytest
 import torch
 
-from maft.proposals.transformer_decoder import (
-    Attention,
-    MaskedAttentionDecoder,
-    MaskPooledClassHead,
-    QueryClassHead,
-)
+from maft.layers.transformer import Attention
+from maft.proposals.transformer_decoder import MaskedAttentionDecoder, MaskPooledClassHead, QueryClassHead
 
 
 def build(head, channels=(16, 16, 16), layers=4):
@@ -39,17 +35,17 @@ def test_one_prediction_more_than_layers_and_the_last_alone_is_the_same(head, in
     model = build(HEADS[head]())
     layers = model(*inputs)
     assert len(layers) == 5
-    assert all(p.masks.shape == (2, 5, 16, 24) and p.embeddings.shape == (2, 5, 10) for p in layers)
+    assert all(masks.shape == (2, 5, 16, 24) and embeddings.shape == (2, 5, 10) for embeddings, masks in layers)
     (last,) = model(*inputs, all_layers=False)
-    assert torch.equal(last.masks, layers[-1].masks) and torch.equal(last.embeddings, layers[-1].embeddings)
+    assert all(torch.equal(alone, among) for alone, among in zip(last, layers[-1]))
 
 
 def test_the_first_prediction_depends_on_the_image_through_mask_features_only(inputs):
     memories, mask_features = inputs
     model = build(HEADS["query"]())
-    first = model(memories, mask_features)[0]
-    other = model([torch.randn_like(m) for m in memories], mask_features)[0]
-    assert torch.equal(first.masks, other.masks)
+    _, first = model(memories, mask_features)[0]
+    _, other = model([torch.randn_like(m) for m in memories], mask_features)[0]
+    assert torch.equal(first, other)
 
 
 def test_queries_see_only_the_inside_of_their_mask_unless_it_is_empty():
@@ -72,10 +68,10 @@ def test_attention_equals_the_standard_module_with_a_shared_mask():
 
 def test_memories_of_another_width_are_projected():
     model = build(HEADS["query"](), channels=(16, 20, 8))
-    names = [name for name, _ in model.named_parameters() if name.startswith("input_projections")]
-    assert sorted(names) == [f"input_projections.{i}.{p}" for i in (1, 2) for p in ("bias", "weight")]
+    names = [name for name, _ in model.named_parameters() if name.startswith("input_proj")]
+    assert sorted(names) == [f"input_proj.{i}.{p}" for i in (1, 2) for p in ("bias", "weight")]
     memories = [torch.randn(1, 16, 2, 2), torch.randn(1, 20, 4, 4), torch.randn(1, 8, 8, 8)]
-    assert model(memories, torch.randn(1, 12, 16, 16))[-1].masks.shape == (1, 5, 16, 16)
+    assert model(memories, torch.randn(1, 12, 16, 16))[-1][1].shape == (1, 5, 16, 16)
 
 
 def test_pooled_head_averages_the_features_under_the_mask_and_survives_an_empty_one():
@@ -98,5 +94,5 @@ def test_temperature_of_the_pooled_head_is_capped():
 
 def test_traces_into_one_graph(inputs):
     model = build(HEADS["pooled"](), layers=3).eval()
-    compiled = torch.compile(lambda m, f: model(m, f)[-1].masks, backend="eager", fullgraph=True)
-    torch.testing.assert_close(compiled(*inputs), model(*inputs)[-1].masks)
+    compiled = torch.compile(lambda m, f: model(m, f)[-1][1], backend="eager", fullgraph=True)
+    torch.testing.assert_close(compiled(*inputs), model(*inputs)[-1][1])

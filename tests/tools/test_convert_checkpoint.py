@@ -66,7 +66,7 @@ def test_what_is_written_predicts_like_the_original_and_needs_nothing_else(
     tensors = load_file(written)
     assert tensors.keys() == maft.state_dict().keys()
     assert torch.equal(tensors["classifier.visual.proj"], maft.classifier.visual.proj)
-    reference = Predictor.from_config(tiny_configs / "maft.yaml", str(file))
+    reference = Predictor.from_config(tiny_configs / "maft.yaml", ["MODEL.WEIGHTS", str(file)])
     for source in (tmp_path / "out", written):
         # The weights of this CLIP do not exist: those in the checkpoint are used.
         predictor = Predictor.from_pretrained(source, ["MODEL.CLIP.PRETRAINED", "nowhere.pt"])

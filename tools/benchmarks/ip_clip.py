@@ -41,7 +41,7 @@ def run(
 
     def joint() -> Tensor:
         pixels = classifier.prepare(images, clip)
-        side = size // clip.patch_size
+        side = size // clip.stride
         visible = classifier.visible_patches(images, proposals, (side, side))
         embeddings = classifier.encode_proposals_by_definition(clip.visual, pixels, visible)
         texts.logits(embeddings)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from maft.checkpoint.key_map import KeyMap, Rule
 from maft.checkpoint.official.clip import RULES as CLIP_RULES
 from maft.checkpoint.official.mask2former import RULES as MASK2FORMER_RULES
+from maft.checkpoint.official.maskformer import CRITERION
 
 # Relative to `maft.classifiers.maft_plus.ContentDependentTransfer`.
 TRANSFER_RULES: tuple[Rule, ...] = (
@@ -26,10 +27,10 @@ HEAD_RULES: tuple[Rule, ...] = (
         for block in range(3)
         for official, ours in (
             ("gamma", "gamma"),
-            (r"dwconv\.", "depthwise."),
+            (r"dwconv\.", "conv_dw."),
             (r"norm\.", "norm."),
-            (r"pwconv1\.", "expand."),
-            (r"pwconv2\.", "reduce."),
+            (r"pwconv1\.", "mlp.fc1."),
+            (r"pwconv2\.", "mlp.fc2."),
         )
     ),
     (r"(norm\..*)", r"\1"),
@@ -42,8 +43,7 @@ KEY_MAP = KeyMap.nested(
         # MAFT+'s teacher is CLIP as pre-trained, which the model is built from.
         ("backbone_t.", "", ((r".*", None),)),
         ("sem_seg_head.", "proposer.", MASK2FORMER_RULES),
-        # The weights of the cross-entropy, which follow from the number of classes.
-        ("criterion.", "", ((r"empty_weight", None),)),
+        CRITERION,
         ("void_embedding.", "vocabulary_encoder.", ((r"weight", "void_embedding"),)),
         ("cdt.", "classifier.text_transfer.", TRANSFER_RULES),
         ("mask_adapter.", "classifier.head.", HEAD_RULES),

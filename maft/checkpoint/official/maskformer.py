@@ -9,10 +9,8 @@ from maft.checkpoint.official.clip import RULES as CLIP_RULES
 # (official prefix, our prefix, rules)
 Parts = tuple[tuple[str, str, tuple[Rule, ...]], ...]
 
-_DECODER = r"predictor\.transformer\.decoder"
-_ENCODER = r"predictor\.transformer\.encoder"
 # The weights of the cross-entropy, which follow from the number of classes.
-_CRITERION = ("criterion.", "", ((r"empty_weight", None),))
+CRITERION = ("criterion.", "", ((r"empty_weight", None),))
 
 # The head (``sem_seg_head.``), without that prefix.
 HEAD_RULES: tuple[Rule, ...] = (
@@ -20,10 +18,8 @@ HEAD_RULES: tuple[Rule, ...] = (
     *((rf"pixel_decoder\.adapter_{n}\.(.+)", rf"pixel_decoder.lateral.res{n + 1}.\1") for n in range(1, 4)),
     *((rf"pixel_decoder\.layer_{n}\.(.+)", rf"pixel_decoder.output.res{n + 1}.\1") for n in range(1, 5)),
     (r"(pixel_decoder\.mask_features\.(?:weight|bias))", r"\1"),
-    (_DECODER + r"\.layers\.(\d+\..+)", r"transformer.decoder.\1"),
-    (_DECODER + r"\.norm\.(weight|bias)", r"transformer.decoder_norm.\1"),
-    (_ENCODER + r"\.layers\.(\d+\..+)", r"transformer.encoder.\1"),
-    (_ENCODER + r"\.norm\.(weight|bias)", r"transformer.encoder_norm.\1"),
+    (r"predictor\.transformer\.(encoder|decoder)\.layers\.(\d+\..+)", r"transformer.\1.\2"),
+    (r"predictor\.transformer\.(encoder|decoder)\.norm\.(weight|bias)", r"transformer.\1_norm.\2"),
     (r"predictor\.((?:query_embed|input_proj|class_embed|mask_embed)\..+)", r"\1"),
 )
 
@@ -34,7 +30,7 @@ PROMPT_RULES: tuple[Rule, ...] = ((r"mask_embedding", "tokens"),)
 PROPOSER_PARTS: Parts = (
     ("backbone.", "proposer.backbone.", (*RESNET_RULES, *SWIN_RULES)),
     ("sem_seg_head.", "proposer.", HEAD_RULES),
-    _CRITERION,
+    CRITERION,
 )
 
 OVSEG_PARTS: Parts = (
@@ -69,5 +65,5 @@ ZEGFORMER_PARTS: Parts = (
     ("sem_seg_head.predictor.", "vocabulary_encoder.", ((r"bg_feature", "void_embedding"),)),
     ("sem_seg_head.", "proposer.", _ZEGFORMER_HEAD),
     ("clip_model.", "clip.", CLIP_RULES),
-    _CRITERION,
+    CRITERION,
 )

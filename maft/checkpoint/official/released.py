@@ -5,9 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TypeVar
 
-from maft.checkpoint.key_map import KeyMap, Rule
+from maft.checkpoint.key_map import KeyMap, Rule, Value
 from maft.checkpoint.official.backbones import KEY_MAP as BACKBONE_KEY_MAP
 from maft.checkpoint.official.backbones import RESNET_RULES
 from maft.checkpoint.official.clip import RULES as CLIP_RULES
@@ -15,6 +14,7 @@ from maft.checkpoint.official.clip import TOWER_RULES
 from maft.checkpoint.official.mask2former import RULES as MASK2FORMER_RULES
 from maft.checkpoint.official.mask_adapter import KEY_MAP as MASK_ADAPTER_KEY_MAP
 from maft.checkpoint.official.maskformer import (
+    CRITERION,
     OVSEG_PARTS,
     PROMPT_RULES,
     ZEGFORMER_PARTS,
@@ -23,9 +23,8 @@ from maft.checkpoint.official.maskformer import (
 )
 from maft.errors import UserError
 
-Value = TypeVar("Value")
-# FC-CLIP's one CLIP, backbone and classifier in one.
-_SHARED_CLIP = r"backbone\.clip_model\."
+# FC-CLIP's one CLIP, backbone and classifier in one, and what stands around it.
+_CLIP, _HEAD, _ADAPTER, _TRANSFER = r"backbone\.clip_model\.", r"sem_seg_head\.", r"mask_adapter\.", r"cdt\."
 _DROP: tuple[Rule, ...] = ((".*", None),)
 
 
@@ -36,21 +35,20 @@ class Release:
     Attributes:
         name: how messages call it.
         signs: regular expressions of which each must match the beginning of some parameter name.
-        absent: regular expressions of which none may match.
         key_map: official names to ours, for the whole model.
         unsupported: (beginning of a name, why a file with it is refused); None when there is no such part.
+        absent: like ``signs``, but none may match.
     """
 
     name: str
     signs: tuple[str, ...]
-    absent: tuple[str, ...]
     key_map: KeyMap
     unsupported: tuple[str, str] | None = None
+    absent: tuple[str, ...] = ()
 
     def fits(self, names: list[str]) -> bool:
         def present(sign: str) -> bool:
-            pattern = re.compile(sign)
-            return any(pattern.match(name) for name in names)
+            return any(re.match(sign, name) for name in names)
 
         return all(map(present, self.signs)) and not any(map(present, self.absent))
 
@@ -67,16 +65,15 @@ _CLIP_ADAPTER: tuple[tuple[str, str, tuple[Rule, ...]], ...] = (
 _FREESEG = (
     ("backbone.", "proposer.backbone.", RESNET_RULES),
     ("sem_seg_head.", "proposer.", MASK2FORMER_RULES),
-    # The weights of the cross-entropy, which follow from the number of classes.
-    ("criterion.", "", _DROP),
+    CRITERION,
     *_CLIP_ADAPTER,
 )
 
+# The first one that fits is it: a system that adds parts to another one stands before that.
 RELEASES: tuple[Release, ...] = (
     Release(
         "MAFT",
         (r"IPCLIP\.", r"sem_seg_head\.interaction\."),
-        (),
         KeyMap.nested(
             [
                 *_FREESEG,
@@ -86,68 +83,36 @@ RELEASES: tuple[Release, ...] = (
             ]
         ),
     ),
+    Release("FreeSeg", (r"clip_adapter\.", r"sem_seg_head\.interaction\."), KeyMap.nested(_FREESEG)),
     Release(
         "OVSeg",
         (r"sem_seg_head\.predictor\.transformer\.", r"clip_adapter\.clip_model\.visual\.mask_embedding"),
-        (),
         KeyMap.nested([*OVSEG_PARTS, *_CLIP_ADAPTER]),
     ),
     Release(
         "ZSSeg",
         (r"sem_seg_head\.predictor\.transformer\.", r"clip_adapter\."),
-        (r"clip_adapter\.clip_model\.visual\.mask_embedding",),
         KeyMap.nested([*ZSSEG_PARTS, *_CLIP_ADAPTER]),
         ZSSEG_LEARNED_PROMPTS,
     ),
-    Release("ZegFormer", (r"sem_seg_head\.predictor\.projection_layer\.",), (), KeyMap.nested(ZEGFORMER_PARTS)),
-    Release("FreeSeg", (r"clip_adapter\.", r"sem_seg_head\.interaction\."), (r"IPCLIP\.",), KeyMap.nested(_FREESEG)),
-    Release(
-        "FC-CLIP",
-        (_SHARED_CLIP, r"sem_seg_head\."),
-        (r"cdt\.", r"mask_adapter\."),
-        MASK_ADAPTER_KEY_MAP,
-    ),
-    Release(
-        "MAFT+",
-        (_SHARED_CLIP, r"sem_seg_head\.", r"cdt\."),
-        (r"mask_adapter\.",),
-        MASK_ADAPTER_KEY_MAP,
-    ),
-    Release(
-        "Mask-Adapter on FC-CLIP",
-        (_SHARED_CLIP, r"sem_seg_head\.", r"mask_adapter\."),
-        (r"cdt\.",),
-        MASK_ADAPTER_KEY_MAP,
-    ),
-    Release(
-        "Mask-Adapter on MAFT+",
-        (_SHARED_CLIP, r"sem_seg_head\.", r"mask_adapter\.", r"cdt\."),
-        (),
-        MASK_ADAPTER_KEY_MAP,
-    ),
-    Release(
-        "Mask-Adapter warm-up on FC-CLIP",
-        (_SHARED_CLIP, r"mask_adapter\."),
-        (r"sem_seg_head\.", r"cdt\."),
-        MASK_ADAPTER_KEY_MAP,
-    ),
-    Release(
-        "Mask-Adapter warm-up on MAFT+",
-        (_SHARED_CLIP, r"mask_adapter\.", r"cdt\."),
-        (r"sem_seg_head\.",),
-        MASK_ADAPTER_KEY_MAP,
-    ),
+    Release("ZegFormer", (r"sem_seg_head\.predictor\.projection_layer\.",), KeyMap.nested(ZEGFORMER_PARTS)),
+    Release("Mask-Adapter on MAFT+", (_CLIP, _HEAD, _ADAPTER, _TRANSFER), MASK_ADAPTER_KEY_MAP),
+    Release("Mask-Adapter on FC-CLIP", (_CLIP, _HEAD, _ADAPTER), MASK_ADAPTER_KEY_MAP),
+    Release("MAFT+", (_CLIP, _HEAD, _TRANSFER), MASK_ADAPTER_KEY_MAP),
+    Release("FC-CLIP", (_CLIP, _HEAD), MASK_ADAPTER_KEY_MAP),
+    Release("Mask-Adapter warm-up on MAFT+", (_CLIP, _ADAPTER, _TRANSFER), MASK_ADAPTER_KEY_MAP),
+    Release("Mask-Adapter warm-up on FC-CLIP", (_CLIP, _ADAPTER), MASK_ADAPTER_KEY_MAP),
     Release(
         "OVSeg's CLIP",
         (r"visual\.mask_embedding", r"token_embedding\."),
-        (),
         KeyMap.nested([("visual.", "mask_prompts.", PROMPT_RULES), ("", "clip.", CLIP_RULES)]),
     ),
+    # A segmentation model that is no release keeps its names, also those of its backbone.
     Release(
         "ImageNet backbone",
         (r"(?:backbone\.)?(?:stem\.conv1|patch_embed\.proj)\.",),
-        (r"sem_seg_head\.",),
         BACKBONE_KEY_MAP,
+        absent=(_HEAD,),
     ),
 )
 
@@ -177,8 +142,3 @@ def _no_prompts(name: str, value: object) -> bool:
     """Whether this is the (0, patches, width) parameter of an OVSeg tower that was built without mask prompts."""
     shape = getattr(value, "shape", value)
     return name.endswith("visual.mask_embedding") and isinstance(shape, tuple) and shape[0] == 0
-
-
-def official_name(name: str, release: str) -> str | None:
-    """Our name of one parameter of a release; None when the map drops it."""
-    return next(item for item in RELEASES if item.name == release).key_map.rename(name)

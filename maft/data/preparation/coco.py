@@ -77,8 +77,8 @@ def read_categories(source: Source) -> NDArray[np.integer]:
     path, categories = source
     ids = read_panoptic_ids(path)
     present, inverse = np.unique(ids, return_inverse=True)
-    unknown = [int(id_) for id_ in present if id_ and int(id_) not in categories]
+    unknown = set(present.tolist()) - categories.keys() - {0}
     if unknown:
-        raise UserError(f"{path} holds the segment {unknown[0]}, which its JSON does not list: download both again.")
-    values = np.array([categories.get(int(id_), 0) for id_ in present], np.int32)
+        raise UserError(f"{path} holds the segment {min(unknown)}, which its JSON does not list: download both again.")
+    values = np.array([categories.get(id_, 0) for id_ in present.tolist()], np.int32)
     return values[inverse].reshape(ids.shape)

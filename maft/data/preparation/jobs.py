@@ -80,11 +80,7 @@ def run_jobs(function: Callable[[Job], Result], jobs: Sequence[Job], *, workers:
     with ProcessPoolExecutor(
         min(workers, -(-len(jobs) // _CHUNK)), initializer=_end_with, initargs=(os.getpid(),)
     ) as pool:
-        try:
-            return list(bar(pool.map(function, jobs, chunksize=_CHUNK)))
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
+        return list(bar(pool.map(function, jobs, chunksize=_CHUNK)))
 
 
 def _end_with(parent: int) -> None:

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from search_ensemble import search
 
 from maft.building import build_model
 from maft.errors import UserError
 from maft.evaluation import evaluate_dataset
-from maft.evaluation.ensemble_search import search
 
 SCRIPT = Path(__file__).parents[1] / "mining" / "mining_run.py"
 THRESHOLDS, WEIGHTS = (0.45, 0.55), (0.0, 0.4, 0.7)

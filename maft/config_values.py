@@ -1,0 +1,146 @@
+"""What each shared config key may be: types and ranges, checked by pydantic when the config is read.
+
+Component options say it in their constructors; these keys belong to no component.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from detectron2.config import CfgNode
+from pydantic import Field
+
+from maft.errors import UserError
+from maft.options import REQUIRED, Fraction, NonNegative, Option, Positive
+
+_AboveZero = Annotated[float, Field(gt=0)]
+_NotNegative = Annotated[float, Field(ge=0)]
+_Side = Annotated[int, Field(ge=1, le=100_000)]
+_Channels = Annotated[int, Field(ge=1, le=1 << 16)]
+_Text = Annotated[str, Field(min_length=1)]
+_Scale = Annotated[float, Field(gt=0, le=100)]
+_Stage = Literal["stem", "res2", "res3", "res4", "res5"]
+_Features = Annotated[tuple[_Text, ...], Field(min_length=1)]
+_NameAndFactor = tuple[tuple[str, _NotNegative], ...]
+
+_TYPES: dict[str, Any] = {
+    "OUTPUT_DIR": _Text,
+    # NumPy's generators take seeds of 32 bits; a negative one asks for a random one.
+    "SEED": Annotated[int, Field(ge=-(2**31), lt=2**31)],
+    "IMPORTS": tuple[_Text, ...],
+    "MODEL.DEVICE": _Text,
+    "MODEL.META_ARCHITECTURE": _Text,
+    "MODEL.CLIP.NAME": _Text,
+    "MODEL.VOCABULARY.CLASS_NAMES": Literal["plain", "maft", "ovseg", "fcclip"],
+    "MODEL.VOCABULARY.SYNONYMS": Literal["whole", "average", "max"],
+    "MODEL.VOCABULARY.SEEN": Literal["split", "overlap", "none"],
+    "MODEL.BACKBONE.NAME": _Text,
+    "MODEL.BACKBONE.FREEZE_AT": NonNegative,
+    "MODEL.RESNETS.DEPTH": Literal[18, 34, 50, 101, 152],
+    "MODEL.RESNETS.OUT_FEATURES": Annotated[tuple[_Stage, ...], Field(min_length=1)],
+    "MODEL.RESNETS.NUM_GROUPS": _Channels,
+    "MODEL.RESNETS.WIDTH_PER_GROUP": _Channels,
+    "MODEL.RESNETS.RES2_OUT_CHANNELS": _Channels,
+    "MODEL.RESNETS.STEM_OUT_CHANNELS": _Channels,
+    "MODEL.RESNETS.STEM_TYPE": Literal["basic", "deeplab"],
+    "MODEL.RESNETS.NORM": Literal["", "BN", "SyncBN", "FrozenBN", "GN", "nnSyncBN", "naiveSyncBN", "LN"],
+    "MODEL.RESNETS.RES4_DILATION": Literal[1, 2],
+    "MODEL.RESNETS.RES5_DILATION": Literal[1, 2, 4],
+    "MODEL.RESNETS.RES5_MULTI_GRID": tuple[Positive, Positive, Positive],
+    "MODEL.RESNETS.DEFORM_ON_PER_STAGE": tuple[bool, bool, bool, bool],
+    "MODEL.RESNETS.DEFORM_NUM_GROUPS": _Channels,
+    "MODEL.SWIN.EMBED_DIM": _Channels,
+    "MODEL.SWIN.DEPTHS": Annotated[tuple[Positive, ...], Field(min_length=1)],
+    "MODEL.SWIN.NUM_HEADS": Annotated[tuple[Positive, ...], Field(min_length=1)],
+    "MODEL.SWIN.WINDOW_SIZE": Annotated[int, Field(ge=1, le=1024)],
+    "MODEL.SWIN.PATCH_SIZE": Annotated[int, Field(ge=1, le=1024)],
+    "MODEL.SWIN.MLP_RATIO": Annotated[float, Field(gt=0, le=64)],
+    "MODEL.SWIN.PRETRAIN_IMG_SIZE": Annotated[int, Field(ge=1, le=8192)],
+    "MODEL.SWIN.DROP_PATH_RATE": Annotated[float, Field(ge=0, lt=1)],
+    "MODEL.SWIN.OUT_FEATURES": _Features,
+    "MODEL.CLASSIFIER.LOGIT_SCALE": _AboveZero,
+    "MODEL.REGION_CLIP.TRAIN": Literal["tower", "prompts", "all"],
+    "MODEL.REGION_CLIP.MASK_PROMPT_DEPTH": NonNegative,
+    "MODEL.INFERENCE.SEEN_PENALTY": float,
+    "MODEL.INFERENCE.BEST_MASKS_ABOVE": Fraction,
+    "MODEL.INFERENCE.OBJECT_MASK_THRESHOLD": Fraction,
+    "MODEL.INFERENCE.OVERLAP_THRESHOLD": Fraction,
+    "MODEL.INFERENCE.MAX_INSTANCES": Positive,
+    "INPUT.FORMAT": Literal["RGB", "BGR"],
+    "INPUT.MAPPER": Literal["semantic", "panoptic", "region_pairs"],
+    "INPUT.MIN_SIZE_TRAIN": Annotated[tuple[_Side, ...], Field(min_length=1)],
+    "INPUT.MIN_SIZE_TRAIN_SAMPLING": Literal["choice", "range"],
+    "INPUT.MAX_SIZE_TRAIN": _Side,
+    "INPUT.MIN_SIZE_TEST": _Side,
+    "INPUT.MAX_SIZE_TEST": _Side,
+    "INPUT.PADDED_SIZE": Annotated[int, Field(ge=0, le=100_000)],
+    "INPUT.RANDOM_FLIP": Literal["none", "horizontal", "vertical"],
+    "INPUT.LABEL_RESIZE": Literal["pillow", "torch"],
+    "INPUT.CROP.TYPE": Literal["relative_range", "relative", "absolute", "absolute_range"],
+    "INPUT.CROP.SIZE": tuple[_AboveZero, _AboveZero],
+    "INPUT.CROP.SINGLE_CATEGORY_MAX_AREA": Annotated[float, Field(gt=0, le=1)],
+    "INPUT.REGIONS.SIZE": Annotated[int, Field(ge=1, le=8192)],
+    "INPUT.REGIONS.MASK": Literal["alpha", "colour"],
+    "INPUT.LARGE_SCALE_JITTER.SIZE": Annotated[int, Field(ge=0, le=100_000)],
+    "INPUT.LARGE_SCALE_JITTER.SCALE": tuple[_Scale, _Scale],
+    "DATASETS.TRAIN": tuple[_Text, ...],
+    "DATASETS.TEST": tuple[_Text, ...],
+    "DATALOADER.NUM_WORKERS": Annotated[int, Field(ge=0, le=1024)],
+    "DATALOADER.SAMPLER_TRAIN": Literal["TrainingSampler"],
+    "SOLVER.OPTIMIZER": Literal["ADAMW", "SGD"],
+    "SOLVER.BASE_LR": _NotNegative,
+    "SOLVER.BETAS": tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]],
+    "SOLVER.EPS": _AboveZero,
+    "SOLVER.MOMENTUM": Annotated[float, Field(ge=0, lt=1)],
+    "SOLVER.WEIGHT_DECAY": _NotNegative,
+    "SOLVER.WEIGHT_DECAY_NORM": _NotNegative,
+    "SOLVER.WEIGHT_DECAY_EMBED": _NotNegative,
+    "SOLVER.WEIGHT_DECAY_BIAS": _NotNegative | None,
+    "SOLVER.BIAS_LR_FACTOR": _NotNegative | None,
+    "SOLVER.LR_MULTIPLIERS": _NameAndFactor,
+    "SOLVER.WEIGHT_DECAY_OVERRIDES": _NameAndFactor,
+    "SOLVER.MAX_ITER": Positive,
+    "SOLVER.IMS_PER_BATCH": Positive,
+    "SOLVER.ACCUMULATE": Positive,
+    "SOLVER.POLY_POWER": _NotNegative,
+    "SOLVER.END_FACTOR": Fraction,
+    "SOLVER.GAMMA": _AboveZero,
+    "SOLVER.STEPS": tuple[Positive, ...],
+    "SOLVER.NUM_DECAYS": Positive,
+    "SOLVER.BASE_LR_END": _NotNegative,
+    "SOLVER.WARMUP_FACTOR": Fraction,
+    "SOLVER.WARMUP_ITERS": NonNegative,
+    "SOLVER.WARMUP_METHOD": Literal["linear", "constant"],
+    "SOLVER.CLIP_GRADIENTS.CLIP_TYPE": Literal["full_model", "norm", "value"],
+    "SOLVER.CLIP_GRADIENTS.CLIP_VALUE": _AboveZero,
+    "SOLVER.CLIP_GRADIENTS.NORM_TYPE": _AboveZero,
+    "SOLVER.AMP.DTYPE": Literal["float16", "bfloat16"],
+    "SOLVER.COMPILE": tuple[_Text, ...],
+    "SOLVER.CHECKPOINT_PERIOD": NonNegative,
+    "SOLVER.KEEP_CHECKPOINTS": NonNegative,
+    "SOLVER.LOG_PERIOD": Positive,
+    "SOLVER.PICTURE_PERIOD": NonNegative,
+    "TEST.EVAL_PERIOD": NonNegative,
+    "TEST.VISUALIZE": NonNegative,
+    "TEST.PROTOCOL": Literal["generalized", "unseen_only"],
+    "TEST.EXPECTED": tuple[tuple[_Text, _Text, float], ...],
+}  # fmt: skip
+
+
+def check_values(cfg: CfgNode, defaults: CfgNode, prefix: str = "") -> None:
+    """Checks the value of every shared key of a config.
+
+    Args:
+        defaults: a config with all shared keys; those that it lacks are options of components.
+
+    Raises:
+        UserError: one of them is empty, of another type or out of range.
+    """
+    for name, default in defaults.items():
+        key, value = f"{prefix}{name}", cfg[name]
+        if isinstance(default, CfgNode):
+            check_values(value, default, f"{key}.")
+        elif key in _TYPES:
+            Option(key, _TYPES[key], REQUIRED).checked(value, key)
+        elif value is None and default is not None:
+            raise UserError(f"{key} has no value: leave the key out for its default, {default!r}.")
