@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from maft.errors import UserError
-from maft.predictor import Predictor
+from maft.predictor import ImageLike, Predictor
 
 
 def split_names(text: str) -> list[str]:
@@ -16,7 +16,7 @@ def split_names(text: str) -> list[str]:
     return [name.strip() for line in text.splitlines() for name in line.split(";") if name.strip()]
 
 
-def label(predictor: Predictor, image: np.ndarray | None, text: str) -> tuple[np.ndarray, list[list[Any]]]:
+def label(predictor: Predictor, image: ImageLike | None, text: str) -> tuple[np.ndarray, list[list[Any]]]:
     """What the app shows: the overlay, and a row [name, share of the image in percent, score] per class found.
 
     Raises:
@@ -42,7 +42,7 @@ def build_app(predictor: Predictor) -> Any:
     except ImportError as error:
         raise UserError("The app needs gradio: install it with pip install -e '.[app]'.") from error
 
-    def answer(image: np.ndarray | None, text: str) -> tuple[np.ndarray, list[list[Any]]]:
+    def answer(image: ImageLike | None, text: str) -> tuple[np.ndarray, list[list[Any]]]:
         try:
             return label(predictor, image, text)
         except UserError as error:
@@ -51,8 +51,8 @@ def build_app(predictor: Predictor) -> Any:
     return gradio.Interface(
         answer,
         inputs=[
-            gradio.Image(type="numpy", label="image"),
-            gradio.Textbox("\n".join(predictor.model.vocabulary.names), lines=8, label="your words, one class a line"),
+            gradio.Image(type="pil", image_mode=None, label="image"),
+            gradio.Textbox("\n".join(predictor.vocabulary().names), lines=8, label="your words, one class a line"),
         ],
         outputs=[
             gradio.Image(label="labels"),

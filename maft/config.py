@@ -12,7 +12,7 @@ from detectron2.config import CfgNode
 from pydantic import Field
 
 from maft.config_checks import check_not_ignored, one_sentence, refuse_removed
-from maft.config_files import parse_yaml, read_config_file
+from maft.config_files import is_file, parse_yaml, read_config_file
 from maft.config_keys import default_config
 from maft.config_values import check_values
 from maft.errors import UserError, closest, shown
@@ -28,8 +28,8 @@ def load_config(
     Nothing in the files is executed, but for what ``IMPORTS`` names.
 
     Args:
-        trusted: False for a config that came with a checkpoint: a .py file under its ``IMPORTS`` is refused unless
-            ``overrides`` name it as well.
+        trusted: False for a config that came with a checkpoint: its ``IMPORTS`` are refused unless ``overrides`` name
+            them as well.
 
     Raises:
         UserError: a file is missing or no plain YAML, or a key or value does not exist or fit.
@@ -41,21 +41,25 @@ def load_config(
         raise UserError(
             f"Config {path}: VERSION is {shown(content['VERSION'])}, but {cfg.VERSION} is the only one here."
         )
+    where = f"Config {path}"
     try:
-        cfg.merge_from_other_cfg(CfgNode(content))
-        own_files = {name for name in cfg.IMPORTS if str(name).endswith(".py")}
+        cfg.merge_from_other_cfg(CfgNode(_with_floats(content, cfg)))
+        foreign = cfg.IMPORTS
         # A merged node forgets that new keys are allowed in it; overrides may name options the file leaves out.
         for node in (cfg.MODEL.PROPOSER, cfg.MODEL.CLASSIFIER, cfg.MODEL.ENSEMBLE, cfg.MODEL.LOSSES):
             node.set_new_allowed(True)
-        cfg.merge_from_other_cfg(_nested(overrides))
+        where = "Overrides"
+        changed = _nested(overrides)
+        _forget_options(cfg.MODEL, changed.get("MODEL", {}))
+        cfg.merge_from_other_cfg(CfgNode(_with_floats(changed, cfg)))
     except (KeyError, ValueError, AssertionError, yaml.YAMLError) as error:
-        raise UserError(f"Config {path}: {one_sentence(error, default_config())}") from error
-    if own_files and not trusted and "IMPORTS" not in overrides[::2]:
+        raise UserError(f"{where}: {one_sentence(error, default_config())}") from error
+    check_values(cfg, default_config())
+    if foreign and not trusted and "IMPORTS" not in overrides[::2]:
         raise UserError(
-            f"Config {path} came with a checkpoint and asks to run {', '.join(sorted(own_files))}: if you trust that "
+            f"Config {path} came with a checkpoint and asks to run {', '.join(map(str, foreign))}: if you trust that "
             f"code, say so with IMPORTS '{list(cfg.IMPORTS)}'."
         )
-    check_values(cfg, default_config())
     cfg.IMPORTS = [_located(name, path.parent) for name in cfg.IMPORTS]
     import_components(cfg.IMPORTS)
     check_not_ignored(cfg)
@@ -64,12 +68,35 @@ def load_config(
     return cfg
 
 
-def _located(name: Any, folder: Path) -> Any:
+def _forget_options(model: CfgNode, changed: Any) -> None:
+    """Drops options of components that overrides set, whose type the component knows and not the former value."""
+    for node in ("PROPOSER", "CLASSIFIER", "ENSEMBLE", "LOSSES"):
+        given = changed.get(node) if isinstance(changed, Mapping) else None
+        for name, options in given.items() if isinstance(given, Mapping) else ():
+            if isinstance(options, Mapping) and isinstance(model[node].get(name), CfgNode):
+                for key in options:
+                    model[node][name].pop(key, None)
+
+
+def _with_floats(given: Mapping[str, Any], known: CfgNode) -> dict[str, Any]:
+    """Whole numbers as the floats that they stand for, which yacs would refuse."""
+    changed = dict(given)
+    for name, value in given.items():
+        current = known.get(name)
+        if isinstance(value, Mapping) and isinstance(current, CfgNode):
+            changed[name] = _with_floats(value, current)
+        elif type(value) is int and isinstance(current, float) and abs(value) < 2**53:
+            changed[name] = float(value)
+    return changed
+
+
+def _located(name: str, folder: Path) -> str:
     """The absolute path of a .py file that lies in the working folder or beside the config; modules stay names."""
-    if not isinstance(name, str) or not name.endswith(".py"):
+    if not name.endswith(".py"):
         return name
-    beside = folder / Path(name).expanduser()
-    return str((beside if beside.is_file() and not Path(name).is_file() else Path(name).expanduser()).absolute())
+    here = Path(os.path.expanduser(name))
+    beside = folder / here
+    return str((beside if is_file(beside) and not is_file(here) else here).absolute())
 
 
 def self_contained(cfg: CfgNode) -> CfgNode:
@@ -131,8 +158,19 @@ def check_components(cfg: CfgNode) -> None:
     for registry, node in ((PROPOSERS, model.PROPOSER), (CLASSIFIERS, model.CLASSIFIER), (ENSEMBLES, model.ENSEMBLE)):
         for name in chosen(registry, node):
             registry.arguments(name, component_options(registry, node))
+        for name in (key for key in node if key in registry and key != node.NAME):
+            registry.arguments(name, _group(registry, name, node[name]), complete=False)
     for name, options in model.LOSSES.items():
-        LOSSES.arguments(name, options)
+        LOSSES.arguments(name, _group(LOSSES, name, options))
+
+
+def _group(registry: Registry[Any], name: str, options: Any) -> CfgNode:
+    if not isinstance(options, CfgNode):
+        raise UserError(
+            f"{registry.node}.{name} is {shown(options)}, but it must be a group of options: write {{}} for the "
+            "defaults."
+        )
+    return options
 
 
 def chosen(registry: Registry[Any], node: CfgNode) -> list[str]:
@@ -153,10 +191,7 @@ def component_options(registry: Registry[Any], node: CfgNode) -> CfgNode:
                 f"{registry.node}.{key} is neither a shared key nor a {registry.kind}; known are: "
                 f"{', '.join(registry)}.{closest(key, [*shared, *registry])}"
             )
-    options = node.get(node.NAME, CfgNode())
-    if not isinstance(options, CfgNode):
-        raise UserError(f"{registry.node}.{node.NAME} is {options!r}, but it must be a group of options.")
-    return options
+    return _group(registry, node.NAME, node.get(node.NAME, CfgNode()))
 
 
 def _nested(overrides: list[str]) -> CfgNode:

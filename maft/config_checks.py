@@ -49,6 +49,10 @@ _MISMATCH = re.compile(
 )
 
 
+_TYPES = {
+    "int": "a whole number", "float": "a number", "bool": "True or False", "str": "a text", "list": "a list",
+    "tuple": "a list",
+}  # fmt: skip
 _UNKNOWN = re.compile(r"Non-existent config key: (?P<key>.*)", re.DOTALL)
 
 
@@ -120,5 +124,5 @@ def one_sentence(error: Exception, defaults: CfgNode) -> str:
         expected, given, key = mismatch["expected"], mismatch["given"], mismatch["key"]
         if expected == "CfgNode":
             return f"{key} is a group of keys and cannot be set to a {given}: set one of its keys."
-        return f"{key} takes a {expected}, not the {given} {shown(mismatch['value'])}."
+        return f"{key} takes {_TYPES.get(expected, expected)}, not the {given} {shown(mismatch['value'])}."
     return text.splitlines()[0].rstrip(".") + "." if text else f"{type(error).__name__}."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Hashable
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,10 @@ class _PlainLoader(yaml.SafeLoader):
 
 
 _PlainLoader.add_constructor(None, _PlainLoader.refuse_tag)  # type: ignore[type-var]
+# As YAML 1.2 and Python have it; PyYAML would take 1e-4 for a text.
+_PlainLoader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), [*"-+0123456789"]
+)
 # Dates are texts here: nothing in a config is one.
 for _first, _resolvers in list(_PlainLoader.yaml_implicit_resolvers.items()):
     _PlainLoader.yaml_implicit_resolvers[_first] = [r for r in _resolvers if r[0] != "tag:yaml.org,2002:timestamp"]
@@ -69,21 +74,25 @@ def parse_yaml(text: str) -> Any:
     """Plain data from YAML text; raises yaml.YAMLError for anything else."""
     try:
         value = yaml.load(text, _PlainLoader)
-        _check_depth(value, 0)
+        _check_depth(value, 0, set())
     except RecursionError:
         raise yaml.YAMLError("it is nested too deeply") from None
-    except ValueError as error:
-        # Numbers beyond what Python parses, characters that are none.
+    except (ValueError, LookupError, AttributeError, TypeError) as error:
+        # Numbers beyond what Python parses, characters that are none, tags that do not fit their text.
         raise yaml.YAMLError(first_line(error)) from None
     return value
 
 
-def _check_depth(value: Any, level: int) -> None:
+def _check_depth(value: Any, level: int, seen: set[tuple[int, int]]) -> None:
     """Raises YAMLError for data deeper than any config, which also finds an anchor that holds itself."""
     if level > _MOST_LEVELS:
         raise yaml.YAMLError(f"it is nested more than {_MOST_LEVELS} levels deep, or holds itself")
-    for part in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
-        _check_depth(part, level + 1)
+    # What an anchor shares is looked at once a level: aliases of aliases would be walked for ever.
+    if not isinstance(value, (dict, list)) or (id(value), level) in seen:
+        return
+    seen.add((id(value), level))
+    for part in value.values() if isinstance(value, dict) else value:
+        _check_depth(part, level + 1, seen)
 
 
 def _place(error: yaml.YAMLError) -> str:
@@ -100,7 +109,7 @@ def read_config_file(path: str | os.PathLike[str], _outer: tuple[Path, ...] = ()
         UserError: see `read_yaml`; or a base is no local file, is missing, or leads back to a file above it.
     """
     file = Path(path)
-    if not file.is_file():
+    if not is_file(file):
         if _outer:
             raise UserError(f"Config {_outer[-1]}: its {_BASE_KEY} {file} does not exist: correct the path.")
         raise UserError(f"Config file {file} does not exist: check --config-file.")
@@ -115,8 +124,16 @@ def read_config_file(path: str | os.PathLike[str], _outer: tuple[Path, ...] = ()
     for base in [bases] if isinstance(bases, str) else bases if isinstance(bases, list) else [bases]:
         if not isinstance(base, str) or "://" in base:
             raise UserError(f"Config {file}: {_BASE_KEY} is {base!r}, but it must be the path of a local file.")
-        _merge(merged, read_config_file(file.parent / Path(base).expanduser(), chain))
+        _merge(merged, read_config_file(file.parent / os.path.expanduser(base), chain))
     return _merge(merged, content)
+
+
+def is_file(path: Path) -> bool:
+    """Whether a path names a file; one that no file system could hold names none."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
+        return False
 
 
 def _merge(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:

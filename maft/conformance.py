@@ -22,7 +22,7 @@ from maft.backbones import backbone_from_config
 from maft.clip import CLIPEncoder, VocabularyEncoder, load_clip
 from maft.config_keys import default_config
 from maft.interfaces import BuildContext, ClassScores, MaskClassifier, Proposer, TrainingStep
-from maft.registry import CLASSIFIERS, ENSEMBLES, LOSSES, PROPOSERS
+from maft.registry import CLASSIFIERS, ENSEMBLES, LOSSES, PROPOSERS, Registry
 from maft.structures import Images, Proposals, Targets, TextClassifier, Vocabulary
 
 SIZES = [(64, 96), (96, 64)]
@@ -65,13 +65,10 @@ def with_noisy_padding(images: Images) -> Images:
 
 def ground_truth(images: Images, masks: int = 2) -> list[Targets]:
     """Rectangles of the first classes inside each image."""
-    found = []
-    for _ in images.sizes:
-        shown = torch.zeros(masks, *images.padded_size, dtype=torch.bool)
-        for index in range(masks):
-            shown[index, 8 * index : 8 * index + 32, 4 * index : 4 * index + 40] = True
-        found.append(Targets(torch.arange(masks), shown))
-    return found
+    shown = torch.zeros(masks, *images.padded_size, dtype=torch.bool)
+    for index in range(masks):
+        shown[index, 8 * index : 8 * index + 32, 4 * index : 4 * index + 40] = True
+    return [Targets(torch.arange(masks), shown.clone()) for _ in images.sizes]
 
 
 def predictions(images: Images, masks: int = 5) -> Proposals:
@@ -106,20 +103,44 @@ class _Conformance:
     options: ClassVar[Mapping[str, Any]] = {}
     clip: ClassVar[str] = "tiny_vit"
 
+
+class _ModuleConformance(_Conformance):
+    """Of what has weights: proposers and classifiers."""
+
+    registry: ClassVar[Registry]
+
     def prepare(self, folder: Path) -> Mapping[str, Any]:
         """Hook: further options, once the files they name have been written into a folder."""
         return {}
 
+    def build(self, folder: Path) -> Any:
+        torch.manual_seed(0)
+        options = {**self.options, **self.prepare(folder)}
+        return self.registry.build(self.name, options, context(tiny_clip(self.clip))).eval()
 
-class ProposerConformance(_Conformance):
+    def output(self, component: Any) -> Tensor:
+        """What it makes of one image."""
+        raise NotImplementedError
+
+    @torch.no_grad()
+    def test_saved_and_loaded_it_does_the_same(self, tmp_path: Path) -> None:
+        first, second = self.build(tmp_path), self.build(tmp_path)
+        for parameter in first.parameters():
+            parameter.add_(0.01)
+        second.load_state_dict(first.state_dict())
+        torch.testing.assert_close(self.output(second), self.output(first))
+
+    @torch.no_grad()
+    def test_it_runs_in_half_precision(self, tmp_path: Path) -> None:
+        with torch.autocast("cpu", torch.bfloat16):
+            assert self.output(self.build(tmp_path)).isfinite().all()
+
+
+class ProposerConformance(_ModuleConformance):
     """Of a proposer; ``records`` are the Detectron2 dicts it is given."""
 
     records: ClassVar[list[dict[str, Any]]] = [{"file_name": "one.png"}, {"file_name": "two.png"}]
-
-    def build(self, folder: Path) -> Proposer:
-        torch.manual_seed(0)
-        options = {**self.options, **self.prepare(folder)}
-        return PROPOSERS.build(self.name, options, context(tiny_clip(self.clip))).eval()
+    registry = PROPOSERS
 
     def propose(self, proposer: Proposer, images: Images, names: tuple[str, ...] = NAMES) -> Proposals:
         clip = tiny_clip(self.clip)
@@ -127,6 +148,9 @@ class ProposerConformance(_Conformance):
         # Images of one size are two looks at the first file.
         records = [self.records[SIZES.index(size)] for size in images.sizes]
         return proposer(images, texts(clip, names), clip, targets, records)
+
+    def output(self, component: Proposer) -> Tensor:
+        return self.propose(component, batch(SIZES[0], divisor=component.size_divisibility)).masks
 
     @torch.no_grad()
     def test_masks_span_the_padded_batch(self, tmp_path: Path) -> None:
@@ -167,33 +191,21 @@ class ProposerConformance(_Conformance):
         empty = proposer.losses(self.propose(proposer, images), texts(clip), ground_truth(images, 0))
         torch.stack(list(empty.values())).sum().backward()
 
-    @torch.no_grad()
-    def test_saved_and_loaded_it_proposes_the_same(self, tmp_path: Path) -> None:
-        first, second = self.build(tmp_path), self.build(tmp_path)
-        for parameter in first.parameters():
-            parameter.add_(0.01)
-        second.load_state_dict(first.state_dict())
-        images = batch(SIZES[0], divisor=first.size_divisibility)
-        torch.testing.assert_close(self.propose(second, images).masks, self.propose(first, images).masks)
 
-    @torch.no_grad()
-    def test_it_runs_in_half_precision(self, tmp_path: Path) -> None:
-        with torch.autocast("cpu", torch.bfloat16):
-            proposals = self.propose(self.build(tmp_path), batch(SIZES[0]))
-        assert proposals.masks.isfinite().all()
-
-
-class ClassifierConformance(_Conformance):
+class ClassifierConformance(_ModuleConformance):
     """Of a mask classifier."""
 
-    def build(self, folder: Path) -> MaskClassifier:
-        torch.manual_seed(0)
-        options = {**self.options, **self.prepare(folder)}
-        return CLASSIFIERS.build(self.name, options, context(tiny_clip(self.clip))).eval()
+    registry = CLASSIFIERS
 
     def logits(self, classifier: MaskClassifier, images: Images, proposals: Proposals, **options: Any) -> Tensor:
         clip = tiny_clip(self.clip)
         return classifier(images, proposals, texts(clip, **options), clip).logits
+
+    def output(self, component: MaskClassifier) -> Tensor:
+        images = batch(SIZES[0])
+        logits = self.logits(component, images, predictions(images))
+        assert logits.dtype == torch.float32, "logits are in single precision, also under autocast"
+        return logits
 
     @torch.no_grad()
     def test_every_mask_gets_a_score_for_every_class(self, tmp_path: Path) -> None:
@@ -235,22 +247,6 @@ class ClassifierConformance(_Conformance):
         finally:
             clip.requires_grad_(False)
 
-    @torch.no_grad()
-    def test_saved_and_loaded_it_names_the_same(self, tmp_path: Path) -> None:
-        first, second, images = self.build(tmp_path), self.build(tmp_path), batch(SIZES[0])
-        for parameter in first.parameters():
-            parameter.add_(0.01)
-        second.load_state_dict(first.state_dict())
-        masks = predictions(images)
-        torch.testing.assert_close(self.logits(second, images, masks), self.logits(first, images, masks))
-
-    @torch.no_grad()
-    def test_logits_are_in_single_precision_also_under_autocast(self, tmp_path: Path) -> None:
-        images = batch(SIZES[0])
-        with torch.autocast("cpu", torch.bfloat16):
-            found = self.logits(self.build(tmp_path), images, predictions(images))
-        assert found.dtype == torch.float32 and found.isfinite().all()
-
 
 class LossConformance(_Conformance):
     """Of a loss, on a batch of the classifier ``classifier`` with ``classifier_options``."""
@@ -281,9 +277,8 @@ class LossConformance(_Conformance):
 
     def test_images_without_masks_leave_a_gradient_path(self) -> None:
         losses, _ = self.losses(0)
-        total = torch.stack(list(losses.values())).sum()
-        assert total.isfinite()
-        total.backward()
+        assert all(loss.isfinite() for loss in losses.values())
+        torch.stack(list(losses.values())).sum().backward()
 
 
 class EnsembleConformance(_Conformance):

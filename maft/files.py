@@ -1,9 +1,11 @@
 """Files that are either written whole or not at all."""
 
 import errno
+import fcntl
 import json
 import os
 import secrets
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -76,3 +78,31 @@ def write_json_atomic(path: str | os.PathLike[str], value: Any) -> None:
         TypeError: ``value`` holds something JSON cannot express.
     """
     write_text_atomic(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+@contextmanager
+def held(folder: str | os.PathLike[str]) -> Iterator[None]:
+    """Holds a folder for one run while the block runs; the lock goes with the process, however that ends.
+
+    Raises:
+        UserError: another process holds it, or it cannot be written to.
+    """
+    path = Path(folder) / ".lock"
+    _check_writable(path.with_name(f".lock.{secrets.token_hex(4)}"))
+    with open(path, "a+", encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            raise UserError(
+                f"{folder} is in use by {file.read().strip() or 'another process'}: wait for it, end it, or choose "
+                "another folder."
+            ) from None
+        except OSError:
+            # Some network file systems have no locks.
+            yield
+            return
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+        file.flush()
+        yield

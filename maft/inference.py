@@ -12,11 +12,12 @@ import torch
 import torch.nn.functional as F
 from detectron2.structures import Boxes, Instances
 from torch import Tensor
-from torchvision.ops import masks_to_boxes
 
 from maft.errors import UserError
+from maft.layers.crops import tight_boxes
 
-_CLASSES_AT_A_TIME = 64
+# Of the scores of all classes at output size, which for a large photo and many names are more than the memory.
+_BYTES_AT_A_TIME = 2**28
 
 
 def image_result(
@@ -118,8 +119,9 @@ def semantic_labels(
     probabilities: Tensor, masks: Tensor, size: tuple[int, int], penalty: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
     """`labels_of_scores` of the `semantic_scores` of these arguments, of which a few classes' exist at a time."""
+    classes = max(1, _BYTES_AT_A_TIME // (size[0] * size[1] * masks.element_size()))
     return labels_of_scores(
-        (semantic_scores(part, masks, size) for part in probabilities.split(_CLASSES_AT_A_TIME, dim=1)), penalty
+        (semantic_scores(part, masks, size) for part in probabilities.split(classes, dim=1)), penalty
     )
 
 
@@ -231,14 +233,5 @@ def instance_inference(
     result.pred_masks = masks
     result.pred_classes = labels
     result.scores = scores * confidence
-    result.pred_boxes = Boxes(_boxes(masks))
+    result.pred_boxes = Boxes(tight_boxes(masks).float())
     return result
-
-
-def _boxes(masks: Tensor) -> Tensor:
-    boxes = masks.new_zeros((len(masks), 4), dtype=torch.float32)
-    filled = masks.flatten(1).any(dim=1)
-    if bool(filled.any()):
-        boxes[filled] = masks_to_boxes(masks[filled])
-        boxes[filled, 2:] += 1
-    return boxes

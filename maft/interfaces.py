@@ -46,12 +46,7 @@ class Component:
 
     @classmethod
     def from_options(cls, context: BuildContext, **options: Any) -> Any:
-        """Builds the component; override it only to give the constructor something of the context.
-
-        Args:
-            context: the model under construction.
-            options: keyword arguments of the constructor, checked against its annotations.
-        """
+        """Builds it of checked options; override this only to give the constructor something of the context."""
         return cls(**options)
 
 
@@ -188,11 +183,7 @@ class Loss(Component, nn.Module):
     """A loss of the mask classifier."""
 
     def forward(self, step: TrainingStep) -> dict[str, Tensor]:
-        """Weighted scalar losses by name (``loss_...``), each with a gradient path also when nothing counts.
-
-        Args:
-            step: the batch.
-        """
+        """Weighted scalar losses by name (``loss_...``), each with a gradient path also when nothing counts."""
         raise NotImplementedError
 
 

@@ -11,6 +11,7 @@ import inspect
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
@@ -67,7 +68,14 @@ class Option:
             UserError: another type, or a value out of range.
         """
         try:
-            return TypeAdapter(self.annotation, config=_STRICT).validate_python(_as_tuples(value))
+            adapter = TypeAdapter(self.annotation, config=_STRICT)
+            try:
+                return adapter.validate_python(_as_tuples(value))
+            except ValidationError:
+                # An annotation of lists takes none of the tuples that stand for a config's lists.
+                with suppress(ValidationError):
+                    return adapter.validate_python(value)
+                raise
         except ValidationError as error:
             raise UserError(self._complaint(value, key, error)) from None
         except PydanticSchemaGenerationError:

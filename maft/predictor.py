@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,13 +12,13 @@ from typing import Any
 import numpy as np
 import torch
 from detectron2.config import CfgNode
-from detectron2.data import transforms as T
-from PIL import Image, ImageOps
+from PIL import Image
 
 from maft.building import build_model
 from maft.config import load_config
+from maft.data.augmentations import ResizeShortestEdge
 from maft.data.label_sets import overlap as shared_synonyms
-from maft.data.reading import read_image
+from maft.data.reading import read_image, upright_rgb
 from maft.errors import UserError
 from maft.segmentor import OpenVocabSegmentor
 from maft.structures import Vocabulary
@@ -82,9 +83,16 @@ class Predictor:
         model = build_model(cfg).eval()
         if not isinstance(model, OpenVocabSegmentor):
             raise UserError(f"MODEL.META_ARCHITECTURE {cfg.MODEL.META_ARCHITECTURE} does not label images.")
+        options = model.inference_options
+        # A picture's labels are its semantic result, computed as beside the panoptic one where the config has that.
+        before = options["resize_before"] or options["panoptic"] or options["instance"]
+        alone = {"semantic": True, "panoptic": False, "instance": False, "resize_before": before}
+        model.inference_options = {**options, **alone}
         self.model = model
-        self._training_names = self.model.vocabulary.names if cfg.DATASETS.TRAIN else ()
-        self._resize = T.ResizeShortestEdge([cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MIN_SIZE_TEST], cfg.INPUT.MAX_SIZE_TEST)
+        self._training = model.vocabulary if cfg.DATASETS.TRAIN else None
+        self._resize = ResizeShortestEdge([cfg.INPUT.MIN_SIZE_TEST], cfg.INPUT.MAX_SIZE_TEST, "choice")
+        # The words are state of the model while it runs: one call at a time.
+        self._one_at_a_time = threading.Lock()
 
     @classmethod
     def from_config(cls, file: str | os.PathLike[str], overrides: Sequence[str] = ()) -> Predictor:
@@ -111,28 +119,45 @@ class Predictor:
             return cls.from_pretrained(path, overrides)
         return cls.from_config(path, overrides)
 
-    @torch.no_grad()
-    def __call__(self, image: ImageLike, class_names: Sequence[str] | None = None) -> Prediction:
-        """Labels an image with the user's words (default: the training vocabulary).
-
-        Args:
-            image: a path, a Pillow image, or (H, W, 3) uint8 RGB.
+    def vocabulary(self, class_names: Sequence[str] | None = None) -> Vocabulary:
+        """The user's words, each seen or unseen in training; None stands for the training vocabulary.
 
         Raises:
-            UserError: the image cannot be read, or the vocabulary is empty or repeats a name.
+            UserError: there are none, they are one string, or two of them are alike for CLIP.
         """
+        if isinstance(class_names, str):
+            raise UserError(f"Class names are a list of texts, not one text: write [{class_names!r}].")
         if class_names is not None:
             names = tuple(class_names)
-            self.model.set_vocabulary(Vocabulary(names, shared_synonyms(names, self._training_names)))
+            return Vocabulary(names, shared_synonyms(names, self._training.names if self._training else ()))
+        if self._training is None:
+            raise UserError("The model has no vocabulary of its own (DATASETS.TRAIN is empty): give class names.")
+        return self._training
+
+    @torch.no_grad()
+    def __call__(self, image: ImageLike, class_names: Sequence[str] | None = None) -> Prediction:
+        """Labels an image with the user's words (default: the training vocabulary); calls leave nothing behind.
+
+        Several threads may share a predictor; their calls run one after the other.
+
+        Args:
+            image: a path, a Pillow image, or uint8, (H, W, 3) RGB or (H, W) grey. A proposer that reads masks from disk
+                finds them by the path.
+
+        Raises:
+            UserError: the image cannot be read, or see `vocabulary`.
+        """
+        words = self.vocabulary(class_names)
         pixels = _pixels(image)
         resized = self._resize.get_transform(pixels).apply_image(pixels)
         tensor = torch.as_tensor(np.ascontiguousarray(resized.transpose(2, 0, 1)))
-        height, width = pixels.shape[:2]
-        result = self.model([{"image": tensor, "height": height, "width": width}])[0]
-        if "sem_seg_labels" not in result:
-            raise UserError("Labelling an image needs semantic results: set MODEL.INFERENCE.SEMANTIC True.")
+        record: dict[str, Any] = {"image": tensor, "height": pixels.shape[0], "width": pixels.shape[1]}
+        if isinstance(image, (str, os.PathLike)):
+            record["file_name"] = os.fspath(image)
+        with self._one_at_a_time, self.model.using_vocabulary(words):
+            result = self.model([record])[0]
         labels, confidence = result["sem_seg_labels"], result["sem_seg_confidence"]
-        return Prediction(pixels, labels.cpu().numpy(), confidence.float().cpu().numpy(), self.model.vocabulary.names)
+        return Prediction(pixels, labels.cpu().numpy(), confidence.float().cpu().numpy(), words.names)
 
 
 def _checkpoint_files(path: Path) -> tuple[Path, Path]:
@@ -157,9 +182,12 @@ def _checkpoint_files(path: Path) -> tuple[Path, Path]:
 
 def _pixels(image: ImageLike) -> np.ndarray:
     if isinstance(image, np.ndarray):
-        if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
-            raise UserError(f"An image array must be (height, width, 3) uint8, not {image.shape} {image.dtype}.")
-        return image
+        pixels = np.repeat(image[..., None], 3, axis=2) if image.ndim == 2 else image
+        if pixels.ndim != 3 or pixels.shape[2] != 3 or pixels.dtype != np.uint8 or not pixels.size:
+            raise UserError(
+                f"An image array must be (height, width, 3) or (height, width) uint8, not {image.shape} {image.dtype}."
+            )
+        return pixels
     if isinstance(image, Image.Image):
-        return np.asarray((ImageOps.exif_transpose(image) or image).convert("RGB"))
+        return upright_rgb(image)
     return read_image(image)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 import importlib.util
+import os
 import sys
 import sysconfig
 import traceback
@@ -20,7 +21,7 @@ from typing import Any, Generic, TypeVar, cast
 
 from maft.errors import UserError, closest, first_line
 from maft.interfaces import BuildContext, Component, Ensemble, Loss, MaskClassifier, Proposer
-from maft.options import Option, check_options, options_of
+from maft.options import REQUIRED, Option, check_options, options_of
 
 Base = TypeVar("Base", bound=Component)
 Class = TypeVar("Class", bound=type)
@@ -90,14 +91,20 @@ class Registry(Generic[Base]):
         """The options of a component by their upper-case names."""
         return options_of(self.get(name))
 
-    def arguments(self, name: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    def arguments(self, name: str, options: Mapping[str, Any], *, complete: bool = True) -> dict[str, Any]:
         """Checks the options of a component and returns them as keyword arguments.
+
+        Args:
+            complete: whether options that must be set may not be missing.
 
         Raises:
             UserError: an option is unknown, missing, of another type or out of range.
         """
         kind = f"{self.kind.capitalize()} {name}"
-        return check_options(options, self.options(name), kind, f"{self.node}.{name}")
+        known = self.options(name)
+        if not complete:
+            known = {key: option for key, option in known.items() if key in options or option.default is not REQUIRED}
+        return check_options(options, known, kind, f"{self.node}.{name}")
 
     def build(self, name: str, options: Mapping[str, Any], context: BuildContext | None = None) -> Any:
         """Constructs a component from its options; losses and ensembles do without the context."""
@@ -141,9 +148,11 @@ def _import_module(name: str) -> None:
 
 
 def _import_file(name: str) -> None:
-    path = Path(name).expanduser().resolve()
-    if not path.is_file():
-        raise UserError(f"IMPORTS names the file {name}, which does not exist: give its path.")
+    path = Path(os.path.expanduser(name)).absolute()
+    if not os.path.isfile(path):
+        raise UserError(
+            f"IMPORTS names the file {name}, which does not exist: give its path from the config's folder or the working folder."
+        )
     module_name = f"{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
     if module_name in sys.modules:
         return

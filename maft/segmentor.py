@@ -216,8 +216,13 @@ class OpenVocabSegmentor(Trainable):
                 classifier=self.classifier,
                 clip=self.clip,
             )
-            for term in self.losses.values():
-                losses.update(term(step))
+            for name, loss in self.losses.items():
+                terms = loss(step)
+                if double := sorted(terms.keys() & losses.keys()):
+                    raise UserError(
+                        f"{name} returns {double[0]!r}, which another loss returns too: rename one of them."
+                    )
+                losses.update(terms)
         if not losses:
             raise UserError(
                 "Nothing trains: the proposer and the classifier are both frozen, or MODEL.LOSSES is empty."

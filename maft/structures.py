@@ -6,6 +6,7 @@ Shape letters: B images, Q proposals, C classes, T texts (synonyms of all classe
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
@@ -36,6 +37,11 @@ def proposals_of_masks(masks: Sequence[Tensor], images: Images) -> Proposals:
     return Proposals(torch.stack(padded), images.padded_size, are_logits=False, valid=valid)
 
 
+def as_clip_reads(name: str) -> str:
+    """A class name as CLIP's tokenizer sees it, which folds case, blanks and Unicode's forms of one letter."""
+    return " ".join(unicodedata.normalize("NFC", name).lower().split())
+
+
 @dataclass(frozen=True)
 class Vocabulary:
     """What can be named: one entry per class, in label order.
@@ -59,9 +65,12 @@ class Vocabulary:
         for position, name in enumerate(stripped):
             if not name.strip(" ,"):
                 raise UserError(f"Class name number {position + 1} of the vocabulary is blank: remove or name it.")
-        if len(set(stripped)) != len(stripped):
-            double = next(name for name in stripped if stripped.count(name) > 1)
-            raise UserError(f"Class name {double!r} occurs twice in the vocabulary: remove one.")
+        first: dict[str, str] = {}
+        for name in stripped:
+            if (read := as_clip_reads(name)) in first:
+                beside = "" if first[read] == name else f" (as {first[read]!r}, which CLIP reads alike)"
+                raise UserError(f"Class name {name!r} occurs twice in the vocabulary{beside}: remove one.")
+            first[read] = name
         if self.seen is not None and len(self.seen) != len(self.names):
             raise UserError(f"The vocabulary has {len(self.names)} names but {len(self.seen)} seen/unseen flags.")
         object.__setattr__(self, "names", tuple(stripped))
@@ -148,10 +157,8 @@ class Images:
         """Pads (3, h, w) images to the largest height and width of the batch, rounded up to ``divisor``."""
         sizes = [(int(image.shape[-2]), int(image.shape[-1])) for image in images]
         height, width = (-(-max(side) // divisor) * divisor for side in zip(*sizes, strict=True))
-        pixels = images[0].new_zeros((len(images), 3, height, width), dtype=torch.float32)
-        for slot, image, (h, w) in zip(pixels, images, sizes, strict=True):
-            slot[:, :h, :w] = image
-        return cls(pixels, sizes)
+        padded = [F.pad(image.float(), (0, width - w, 0, height - h)) for image, (h, w) in zip(images, sizes)]
+        return cls(torch.stack(padded), sizes)
 
     @property
     def padded_size(self) -> tuple[int, int]:

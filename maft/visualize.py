@@ -7,6 +7,8 @@ from functools import lru_cache
 
 import cv2
 import numpy as np
+from matplotlib import font_manager
+from matplotlib.ft2font import FT2Font
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
@@ -80,7 +82,7 @@ def overlay(
     picture = blended.round().astype(np.uint8)
     if not with_legend:
         return picture
-    return _stacked([picture, legend(labels, names, picture.shape[1])])
+    return _stacked([picture, legend(_present(labels, names), picture.shape[1])])
 
 
 def side_by_side(image: Picture, maps: Mapping[str, NDArray[np.integer]], names: Sequence[str]) -> Picture:
@@ -99,19 +101,13 @@ def side_by_side(image: Picture, maps: Mapping[str, NDArray[np.integer]], names:
         row += [_stacked([_text_line(title, panel.shape[1]), panel]), gap]
     strip = np.concatenate(row[:-1], axis=1)
     shown = np.concatenate([labels.ravel() for labels in maps.values()])
-    return _stacked([strip, legend(shown, names, strip.shape[1])])
+    return _stacked([strip, legend(_present(shown, names), strip.shape[1])])
 
 
-def legend(labels: NDArray[np.integer], names: Sequence[str], width: int) -> Picture:
-    """The classes present in labels of any shape with their colours, in as many columns as fit: (h, width, 3) uint8."""
-    inside = (labels >= 0) & (labels < len(names))
-    colours = palette(len(names))
-    entries = [(names[index].split(",")[0].strip(), tuple(colours[index])) for index in np.unique(labels[inside])]
-    if not inside.all():
-        entries.append(("unlabelled", _UNLABELLED))
-    font = _font()
-    texts = [_shortened(name, font, width - 3 * _MARGIN - _FONT_SIZE) for name, _ in entries]
-    column = max((int(font.getlength(text)) for text in texts), default=0) + _FONT_SIZE + 3 * _MARGIN
+def legend(entries: Sequence[tuple[str, tuple[int, int, int]]], width: int) -> Picture:
+    """Names beside their colours, in as many columns as fit: (h, width, 3) uint8."""
+    texts = [_shortened(name, width - 3 * _MARGIN - _FONT_SIZE) for name, _ in entries]
+    column = max((int(_font(text).getlength(text)) for text in texts), default=0) + _FONT_SIZE + 3 * _MARGIN
     columns = max(1, min(len(entries), width // column))
     rows = -(-len(entries) // columns)
     sheet = Image.new("RGB", (width, rows * _LINE + _MARGIN), _PAPER)
@@ -120,8 +116,16 @@ def legend(labels: NDArray[np.integer], names: Sequence[str], width: int) -> Pic
         left = (place // rows) * column + _MARGIN
         top = (place % rows) * _LINE + _MARGIN // 2
         draw.rectangle((left, top + 2, left + _FONT_SIZE, top + 2 + _FONT_SIZE), fill=colour, outline=_INK)
-        draw.text((left + _FONT_SIZE + _MARGIN, top), text, fill=_INK, font=font)
+        draw.text((left + _FONT_SIZE + _MARGIN, top), text, fill=_INK, font=_font(text))
     return np.asarray(sheet)
+
+
+def _present(labels: NDArray[np.integer], names: Sequence[str]) -> list[tuple[str, tuple[int, int, int]]]:
+    """Name and colour of the classes in labels of any shape."""
+    inside = (labels >= 0) & (labels < len(names))
+    colours = palette(len(names))
+    found = [(names[index].split(",")[0].strip(), tuple(colours[index])) for index in np.unique(labels[inside])]
+    return found if inside.all() else [*found, ("unlabelled", _UNLABELLED)]
 
 
 def contact_sheet(pictures: Sequence[Picture], captions: Sequence[str]) -> Picture:
@@ -160,8 +164,8 @@ def _enlarged(array: NDArray, factor: int) -> NDArray:
 
 def _text_line(text: str, width: int) -> Picture:
     sheet = Image.new("RGB", (width, _LINE + _MARGIN), _PAPER)
-    font = _font()
-    ImageDraw.Draw(sheet).text((2, _MARGIN // 2), _shortened(text, font, width - 4), fill=_INK, font=font)
+    text = _shortened(text, width - 4)
+    ImageDraw.Draw(sheet).text((2, _MARGIN // 2), text, fill=_INK, font=_font(text))
     return np.asarray(sheet)
 
 
@@ -176,7 +180,12 @@ def _on_paper(picture: Picture, height: int, width: int) -> Picture:
     return sheet
 
 
-def _shortened(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> str:
+def _shortened(text: str, width: int) -> str:
+    """The text, or its beginning where the rest does not fit; characters that no font here has as their numbers."""
+    if _font_file(text) is None:
+        known = _characters(_FONT_FILE)
+        text = "".join(letter if ord(letter) in known else f"\\u{ord(letter):04x}" for letter in text)
+    font = _font(text)
     if font.getlength(text) <= width:
         return text
     while text and font.getlength(text + "...") > width:
@@ -184,6 +193,25 @@ def _shortened(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, wi
     return text + "..."
 
 
-@lru_cache(maxsize=1)
-def _font() -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    return ImageFont.load_default(size=_FONT_SIZE)
+# It has Latin, Greek, Cyrillic, Arabic and Hebrew letters, and comes with matplotlib.
+_FONT_FILE = str(font_manager.findfont("DejaVu Sans"))
+
+
+@lru_cache(maxsize=64)
+def _characters(file: str) -> frozenset[int]:
+    return frozenset(FT2Font(file).get_charmap())
+
+
+@lru_cache(maxsize=4096)
+def _font_file(text: str) -> str | None:
+    """The first font, ours or one of the system's, that has every letter of a text."""
+    letters = set(map(ord, text))
+    if letters <= _characters(_FONT_FILE):
+        return _FONT_FILE
+    files = (entry.fname for entry in font_manager.fontManager.ttflist if "Last Resort" not in entry.name)
+    return next((file for file in sorted(set(files)) if letters <= _characters(file)), None)
+
+
+@lru_cache(maxsize=4096)
+def _font(text: str) -> ImageFont.FreeTypeFont:
+    return ImageFont.truetype(_font_file(text) or _FONT_FILE, size=_FONT_SIZE)

@@ -98,7 +98,7 @@ def test_a_wrong_key_is_refused_by_name(name, tmp_path):
     ("overrides", "sentence"),
     [
         (["SOLVER", "3"], "SOLVER is a group of keys and cannot be set to a int: set one of its keys."),
-        (["SOLVER.BASE_LR", "abc"], "SOLVER.BASE_LR takes a float, not the str 'abc'."),
+        (["SOLVER.BASE_LR", "abc"], "SOLVER.BASE_LR takes a number, not the str 'abc'."),
         (["SOLVER.BASE_LR", "3", "SOLVER.BASE_LR.X", "3"], "Override SOLVER.BASE_LR.X: BASE_LR is a value"),
         (["SOLVER.BASE_LR"], "'SOLVER.BASE_LR' has no value"),
         (["TEST.AUG.ENABLED", "True"], "TEST.AUG.ENABLED is True, but this key of Detectron2 has no effect here"),

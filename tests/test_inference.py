@@ -20,7 +20,7 @@ def test_semantic_scores_are_the_weighted_sum_of_masks():
 
 
 def test_labels_in_chunks_equal_the_argmax_of_all_scores(monkeypatch):
-    monkeypatch.setattr(inference, "_CLASSES_AT_A_TIME", 4)
+    monkeypatch.setattr(inference, "_BYTES_AT_A_TIME", 4 * 20 * 13 * 4)
     probabilities, masks, penalty = torch.rand(7, 11), torch.rand(7, 9, 8), torch.rand(11)
     scores = semantic_scores(probabilities, masks, (20, 13)) - penalty[:, None, None]
     labels, best = semantic_labels(probabilities, masks, (20, 13), penalty)

@@ -1,5 +1,7 @@
 """Images in every form, any words, and checkpoints that are complete in themselves."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 import torch
@@ -72,14 +74,52 @@ def test_the_summary_covers_the_image_and_the_picture_shows_it(predictor, image)
 
 def test_without_words_the_training_vocabulary_is_used(tiny_configs, image):
     fresh = Predictor.from_config(tiny_configs / "maft.yaml")
-    assert fresh(image).class_names == fresh.model.vocabulary.names
-    assert len(fresh.model.vocabulary) > 3
+    assert fresh(image).class_names == fresh.vocabulary().names
+    assert len(fresh.vocabulary()) > 3
 
 
 def test_words_of_the_training_vocabulary_count_as_seen(predictor, image):
-    known = predictor._training_names[0]
-    predictor(image, [known, "zeppelin"])
-    assert predictor.model.vocabulary.seen == (True, False)
+    known = predictor.vocabulary().names[0]
+    for spelling in (known, known.upper(), f"  {known.title()} "):
+        assert predictor.vocabulary([spelling, "zeppelin"]).seen == (True, False)
+
+
+def test_a_call_leaves_nothing_behind(predictor, image):
+    before = predictor(image).class_names
+    assert len(before) > 3 and predictor(image, ["gift"]).class_names == ("gift",)
+    with pytest.raises(UserError):
+        predictor(image, ["brick " * 100])
+    assert predictor(image).class_names == before
+
+
+def test_threads_get_their_own_words(predictor, image):
+    words = [("carrot", "brick"), ("gift",)] * 4
+    with ThreadPoolExecutor(4) as pool:
+        answers = list(pool.map(lambda names: predictor(image, names), words))
+    assert [answer.class_names for answer in answers] == words
+
+
+def test_one_text_is_no_list_of_names(predictor, image):
+    with pytest.raises(UserError, match=r"write \['cat'\]"):
+        predictor(image, "cat")
+
+
+@pytest.mark.parametrize("kind", ["PANOPTIC", "INSTANCE"])
+def test_a_config_for_panoptic_results_labels_pictures(tiny_configs, image, kind):
+    other = Predictor.from_config(tiny_configs / "maft.yaml", [f"MODEL.INFERENCE.{kind}", "True"])
+    assert other(image, WORDS).labels.shape == (40, 60)
+
+
+def test_strips_keep_a_pixel(predictor):
+    assert predictor(np.zeros((1, 3000, 3), np.uint8), WORDS).labels.shape == (1, 3000)
+
+
+def test_masks_from_disk_are_found_by_the_path(tiny_configs, image, tmp_path):
+    (tmp_path / "masks").mkdir()
+    Image.fromarray(image).save(tmp_path / "a.png")
+    Image.fromarray(np.repeat([[1, 2]], 30, axis=1).repeat(40, axis=0).astype(np.uint8)).save(tmp_path / "masks/a.png")
+    masks = ["MODEL.PROPOSER.NAME", "MaskFiles", "MODEL.PROPOSER.MaskFiles.PATH", str(tmp_path / "masks")]
+    assert Predictor.from_config(tiny_configs / "maft.yaml", masks)(tmp_path / "a.png", WORDS).labels.shape == (40, 60)
 
 
 @pytest.mark.parametrize(
@@ -90,7 +130,9 @@ def test_words_that_cannot_be_told_apart(predictor, image, words, sentence):
         predictor(image, words)
 
 
-@pytest.mark.parametrize("broken", [np.zeros((4, 4), np.uint8), np.zeros((4, 4, 3)), "missing.jpg"])
+@pytest.mark.parametrize(
+    "broken", [np.zeros((4, 4, 4), np.uint8), np.zeros((4, 4, 3)), np.zeros((0, 4, 3), np.uint8), "missing.jpg"]
+)
 def test_images_that_cannot_be_used(predictor, broken):
     with pytest.raises(UserError):
         predictor(broken, WORDS)

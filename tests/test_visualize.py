@@ -76,9 +76,9 @@ def test_side_by_side_has_three_panels_or_two(image, labels):
 
 
 def test_legend_wraps_into_rows_and_shortens_long_names():
-    sheet = legend(np.arange(30), [f"class number {index}" for index in range(30)], 300)
+    sheet = legend([(f"class number {index}", tuple(palette(30)[index])) for index in range(30)], 300)
     assert sheet.shape[1] == 300 and all(has_colour(sheet, colour) for colour in palette(30))
-    narrow = legend(np.zeros(1, dtype=int), ["a name much longer than the sheet is wide " * 3], 120)
+    narrow = legend([("a name much longer than the sheet is wide " * 3, (255, 0, 0))], 120)
     assert narrow.shape[1] == 120 and (narrow[:, -3:] == 255).all()
 
 
@@ -94,3 +94,9 @@ def test_contact_sheet_holds_every_picture(image):
 def test_sizes_that_differ_are_refused(image):
     with pytest.raises(ValueError, match="differ in size"):
         overlay(image, np.zeros((4, 4), int), NAMES)
+
+
+@pytest.mark.parametrize("names", ["胡萝卜 红绿灯", "गाय घोड़", "αβγ δεζ", "кот пес"])
+def test_names_in_any_script_can_be_told_apart(names):
+    one, other = (legend([(name, (255, 0, 0))], 300) for name in names.split())
+    assert not np.array_equal(one, other)

@@ -14,7 +14,6 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from maft.data.reading import read_image
 from maft.errors import ToolParser, UserError, run_tool
 from maft.files import atomic_path, write_json_atomic
 from maft.predictor import Prediction, Predictor
@@ -78,14 +77,15 @@ def main() -> int:
     arguments = parse_arguments()
     paths = find_images(arguments.input)
     predictor = Predictor.from_path(arguments.config_file, arguments.opts)
+    # Words that cannot be used are no fault of the images.
+    predictor.vocabulary(arguments.class_names)
     failures = []
     for path, name in tqdm(list(zip(paths, output_names(paths), strict=True)), unit="image", disable=None):
         try:
-            image = read_image(path)
+            prediction = predictor(path, arguments.class_names)
         except UserError as error:
-            failures.append(str(error))
+            failures.append(f"{path}: {error}")
             continue
-        prediction = predictor(image, arguments.class_names)
         write_prediction(prediction, arguments.output, name)
     print(f"{len(paths) - len(failures)} of {len(paths)} images written to {arguments.output}")
     for failure in failures:

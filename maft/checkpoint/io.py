@@ -114,7 +114,7 @@ def write_safetensors(
 
 def _read_safetensors(file: Path) -> dict[str, Tensor]:
     try:
-        return load_file(file)
+        return {name: _dense(value, name, file) for name, value in load_file(file).items()}
     except SafetensorError as error:
         raise UserError(f"{file} is not a readable safetensors file ({error}): download or copy it again.") from error
 

@@ -35,7 +35,10 @@ from maft.checkpoint.io import read_state_dict
 from maft.checkpoint.key_map import differences, load_strictly, some
 from maft.checkpoint.official.released import convert_released, recognise
 from maft.config import WeightsRule, start_from
-from maft.errors import UserError
+from maft.errors import UserError, closest
+
+# What models may have; one without a part leaves a file for it unread.
+_PARTS = ("proposer", "classifier", "clip", "vocabulary_encoder", "mask_prompts")
 
 logger = logging.getLogger(__name__)
 
@@ -84,6 +87,11 @@ class _File:
             top = target.partition(".")[0]
             if _below(model, target):
                 parts.append((source, target))
+            elif top not in (known := sorted({*_PARTS, *(name.partition(".")[0] for name in model)})):
+                raise UserError(
+                    f"MODEL.START_FROM names {top!r}, which is no part of a model ({', '.join(known)})."
+                    f"{closest(top, known)}"
+                )
             elif top in own or not _below(model, f"{top}."):
                 logger.warning("%s is not read: this model's %s has no such weights.", self.rule.file, top)
             else:
@@ -138,6 +146,14 @@ class _File:
         state = {name: value for name, value in state.items() if name in still_open or name not in expected}
         if not state:
             return []
+        for name, value in state.items():
+            if name in expected and expected[name].is_floating_point():
+                if not value.is_floating_point():
+                    raise UserError(f"{self.rule.file} holds {value.dtype} under {name}, where the model has weights.")
+                if not value.isfinite().all():
+                    raise UserError(
+                        f"{self.rule.file} holds numbers that are not finite under {name}: it is of no use."
+                    )
         lacking = [*(f"{name}." for name in self.rule.may_lack), *pruned_parts(self.state)]
         missing = load_strictly(model, state, self.rule.file, may_lack=lacking, among=among)
         if missing:

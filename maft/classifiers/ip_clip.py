@@ -150,11 +150,7 @@ class IPCLIP(MaskClassifier):
                 yield parameter
 
     def forward(self, images: Images, proposals: Proposals, text: TextClassifier, clip: CLIPEncoder) -> Classification:
-        """Names every proposal.
-
-        Returns:
-            logits (B, Q, C), or (B, Q, C + 1) with void last, and embeddings (B, Q, D) before normalisation.
-        """
+        """Logits (B, Q, C), or (B, Q, C + 1) with void last, and embeddings (B, Q, D) before normalisation."""
         pixels = self.prepare(images, clip)
         grid = (pixels.shape[-2] // clip.stride, pixels.shape[-1] // clip.stride)
         visible = self.visible_patches(images, proposals, grid)
@@ -205,10 +201,6 @@ class IPCLIP(MaskClassifier):
         return vit.project_tokens(visual, rows)
 
     def encode_image(self, images: Images, clip: CLIPEncoder, *, teacher: bool = False) -> Tensor:
-        """The tower on whole images, without masks, as self-distillation compares it: (B, D), not normalised.
-
-        Args:
-            teacher: run CLIP's own frozen tower on the same pixels instead of the fine-tuned one.
-        """
+        """The tower on whole images, without masks, as self-distillation compares it: (B, D), not normalised."""
         pixels, visual = self.prepare(images, clip), None if teacher else self.visual
         return clip.encode_image(pixels, visual=visual, align_corners=self.position_align_corners)

@@ -217,11 +217,9 @@ class MaskAdapter(MixedMaskTraining):
         return self.head.parameters()
 
     def forward(self, images: Images, proposals: Proposals, text: TextClassifier, clip: CLIPEncoder) -> Classification:
-        """Names every proposal.
+        """Logits (B, Q, C), or (B, Q, C + 1) with void last, at CLIP's own temperature, and embeddings (B, Q, D).
 
-        Returns:
-            logits (B, Q, C), or (B, Q, C + 1) with void last, scaled by CLIP's own temperature; embeddings
-            (B, Q, D), the mean over the maps of a mask; a mask without any pixel is not valid.
+        An embedding is the mean over the maps of a mask; a mask without any pixel is not valid.
         """
         dense = (proposals.clip_features or clip.dense_features(images))["dense"]
         projected = project_dense(clip.visual, dense, rows_in_memory_order=self.rows_in_memory_order)

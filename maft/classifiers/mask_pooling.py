@@ -64,11 +64,9 @@ class MaskPooling(MaskClassifier):
         return cls(**options)
 
     def forward(self, images: Images, proposals: Proposals, text: TextClassifier, clip: CLIPEncoder) -> Classification:
-        """Names every proposal.
+        """Logits (B, Q, C), or (B, Q, C + 1) with void last, at CLIP's own temperature, and embeddings (B, Q, D).
 
-        Returns:
-            logits (B, Q, C), or (B, Q, C + 1) with void last, scaled by CLIP's own temperature; embeddings
-            (B, Q, D); a proposal without a cell of the feature map is not valid.
+        A proposal without a cell of the feature map is not valid.
         """
         # Where CLIP is the proposer's backbone, it runs once.
         dense = (proposals.clip_features or clip.dense_features(images))["dense"]

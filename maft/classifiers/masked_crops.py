@@ -87,11 +87,9 @@ class MaskedCrops(MaskClassifier):
             yield from self.visual.parameters()
 
     def forward(self, images: Images, proposals: Proposals, text: TextClassifier, clip: CLIPEncoder) -> Classification:
-        """Names every proposal that has a pixel.
+        """Logits (B, Q, C), or (B, Q, C + 1) with void last, and embeddings (B, Q, D) before normalisation.
 
-        Returns:
-            logits (B, Q, C), or (B, Q, C + 1) with void last, embeddings (B, Q, D) before normalisation, and valid
-            (B, Q); rows of proposals that are not valid hold zeros.
+        A proposal without a pixel is not valid; its embedding is zero.
         """
         crops = [self.regions(images, proposals, index, clip) for index in range(len(images.sizes))]
         valid = torch.stack([one for _, _, one in crops])
@@ -149,9 +147,6 @@ class MaskedCrops(MaskClassifier):
 
     def encode_image(self, images: Images, clip: CLIPEncoder, *, teacher: bool = False) -> Tensor:
         """The tower on whole images squashed to a square, as self-distillation compares it: (B, D), not normalised.
-
-        Args:
-            teacher: run CLIP's own frozen tower on the same pixels instead of the fine-tuned one.
 
         Raises:
             UserError: no tower is fine-tuned.

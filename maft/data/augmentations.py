@@ -70,6 +70,16 @@ def transform_labels(transform: Transform, labels: NDArray[np.integer], rule: st
     return np.asarray(resized).astype(labels.dtype)
 
 
+class ResizeShortestEdge(T.ResizeShortestEdge):
+    """Detectron2's, but a strip keeps at least one pixel of its shorter side."""
+
+    def get_transform(self, image: NDArray[np.uint8]) -> Transform:
+        resize = super().get_transform(image)
+        if isinstance(resize, T.ResizeTransform):
+            resize.new_h, resize.new_w = max(resize.new_h, 1), max(resize.new_w, 1)
+        return resize
+
+
 def shortest_edge_augmentations(
     short_edges: Sequence[int],
     max_size: int,
@@ -94,7 +104,7 @@ def shortest_edge_augmentations(
         color: format of the images whose colours are changed, "RGB" or "BGR"; "" leaves colours alone.
         flip: "none", "horizontal" or "vertical", with probability 1/2.
     """
-    steps: list[Step] = [T.ResizeShortestEdge(list(short_edges), max_size, sampling)]
+    steps: list[Step] = [ResizeShortestEdge(list(short_edges), max_size, sampling)]
     if crop_size is not None:
         steps.append(
             T.RandomCrop_CategoryAreaConstraint(crop_type, tuple(crop_size), single_category_max_area, ignore_label)

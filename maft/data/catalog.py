@@ -7,12 +7,12 @@ Detectron2's ``DatasetCatalog`` and ``MetadataCatalog``; no file is touched befo
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+
+from pydantic import TypeAdapter
 
 from maft.data.folder import FOLDER_PREFIX, folder_label_set, folder_path
 from maft.data.label_sets import LabelSet, label_set, overlap, read_class_list
@@ -109,12 +109,8 @@ def datasets_root() -> Path:
     return Path(os.path.expanduser(os.environ.get("DETECTRON2_DATASETS") or "datasets"))
 
 
-def _row(values: dict[str, Any]) -> DatasetRow:
-    return DatasetRow(**{**values, "aliases": tuple(values.get("aliases", ()))})
-
-
 # The unseen split of the miniature world is rotated; hyper-parameters are chosen on the tuning split.
-TABLE = tuple(map(_row, json.loads(Path(__file__).with_suffix(".json").read_text(encoding="utf-8"))))
+TABLE = TypeAdapter(tuple[DatasetRow, ...]).validate_json(Path(__file__).with_suffix(".json").read_bytes())
 _BY_NAME = {name: row for row in TABLE for name in (row.name, *row.aliases)}
 
 

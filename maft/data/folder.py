@@ -50,7 +50,7 @@ def folder_label_set(name: str) -> LabelSet:
             f"{folder} has {len(names)} classes, so that {ignored} is a class and the ignored value of 8-bit masks at "
             "once: save 16-bit masks, or write the ignored value into ignore.txt."
         )
-    return plain_label_set(name, names, ignore_label=ignored)
+    return plain_label_set(name, names, ignored)
 
 
 def folder_files(name: str) -> tuple[dict[str, str], dict[str, str], list[Problem]]:

@@ -7,14 +7,16 @@ and several lists of strings ("variants") in that order.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+from pydantic import TypeAdapter
+
 from maft.errors import UserError
 from maft.miniature import miniature_classes
-from maft.structures import Vocabulary
+from maft.structures import Vocabulary, as_clip_reads
 
 VARIANTS = ("plain", "maft", "ovseg", "fcclip")
 _FOLDER = Path(__file__).with_name("vocabularies")
@@ -61,8 +63,7 @@ class LabelSet:
         """(C,) whether each class is trained on under the published split; None without a split."""
         if not self.unseen:
             return None
-        unseen = set(self.unseen)
-        return tuple(index not in unseen for index in range(len(self)))
+        return tuple(index in self.seen_indices for index in range(len(self)))
 
     @property
     def seen_indices(self) -> tuple[int, ...]:
@@ -88,40 +89,22 @@ def label_set(name: str) -> LabelSet:
     strings = table["class_names"]
     # A variant that equals another one names it instead of repeating hundreds of strings.
     resolved = {key: strings[value] if isinstance(value, str) else value for key, value in strings.items()}
-    return LabelSet(
-        name=table["name"],
-        ignore_label=table["ignore_label"],
-        category_ids=tuple(table["category_ids"]),
-        things=tuple(table["things"]),
-        unseen=tuple(table["unseen"]),
-        class_names={key: tuple(value) for key, value in resolved.items()},
-    )
+    return TypeAdapter(LabelSet).validate_python({**table, "class_names": resolved})
 
 
 def plain_label_set(
-    name: str,
-    names: Sequence[str],
-    *,
-    ignore_label: int = 255,
-    things: Sequence[int] = (),
-    unseen: Sequence[int] = (),
+    name: str, names: tuple[str, ...], ignore_label: int, things: Iterable[int] = (), unseen: Iterable[int] = ()
 ) -> LabelSet:
     """A label set with one list of class strings that serves every method."""
-    return LabelSet(
-        name=name,
-        ignore_label=ignore_label,
-        category_ids=tuple(range(len(names))),
-        things=tuple(things),
-        unseen=tuple(unseen),
-        class_names=dict.fromkeys(VARIANTS, tuple(names)),
-    )
+    class_names = dict.fromkeys(VARIANTS, names)
+    return LabelSet(name, ignore_label, tuple(range(len(names))), tuple(things), tuple(unseen), class_names)
 
 
 def _miniature(name: str) -> LabelSet:
     world = miniature_classes()
     key = name.removeprefix("miniature_")
     unseen = world.held_out if key == "tuning" else world.unseen[int(key)]
-    return plain_label_set(name, world.names, things=range(len(world.things)), unseen=sorted(world.ids(unseen)))
+    return plain_label_set(name, world.names, 255, range(len(world.things)), sorted(world.ids(unseen)))
 
 
 def read_class_list(path: str | Path) -> tuple[str, ...]:
@@ -146,7 +129,7 @@ def read_class_list(path: str | Path) -> tuple[str, ...]:
 
 
 def overlap(names: Sequence[str], training_names: Sequence[str]) -> tuple[bool, ...]:
-    """Whether each class shares at least one exact synonym with the training classes (FC-CLIP's rule).
+    """Whether each class shares at least one synonym, as CLIP reads it, with the training classes (FC-CLIP's rule).
 
     Args:
         names: (C,) class strings; commas separate synonyms.
@@ -154,7 +137,7 @@ def overlap(names: Sequence[str], training_names: Sequence[str]) -> tuple[bool, 
     """
 
     def synonyms(name: str) -> set[str]:
-        return {part.strip() for part in name.split(",") if part.strip()}
+        return {as_clip_reads(part) for part in name.split(",") if part.strip()}
 
     trained = set().union(*map(synonyms, training_names))
     return tuple(bool(trained & synonyms(name)) for name in names)

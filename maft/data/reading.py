@@ -11,9 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from detectron2.data import detection_utils
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from maft.errors import UserError
 
@@ -41,6 +40,8 @@ def reading(path: str | os.PathLike[str], kind: str, advice: str) -> Iterator[No
         raise UserError(f"{kind} {path} does not exist: check its path.")
     try:
         yield
+    except UserError as error:
+        raise UserError(f"{kind} {path}: {error}") from error
     except _UNREADABLE as error:
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise UserError(f"{kind} {path} cannot be read ({reason}): {advice}.") from error
@@ -59,8 +60,27 @@ def read_image(path: str | os.PathLike[str], image_format: str = "RGB") -> NDArr
     Raises:
         UserError: the file is missing, truncated or not a picture.
     """
-    with reading(path, "Image", "replace or remove it"):
-        return np.ascontiguousarray(detection_utils.read_image(os.fspath(path), image_format))
+    with reading(path, "Image", "replace or remove it"), Image.open(path) as image:
+        pixels = upright_rgb(image)
+    return np.ascontiguousarray(pixels if image_format == "RGB" else pixels[..., ::-1])
+
+
+def upright_rgb(image: Image.Image) -> NDArray[np.uint8]:
+    """(H, W, 3) uint8 of a picture, turned upright by its EXIF orientation.
+
+    Grey values of 16 bit and numbers in [0, 1] are scaled to 0..255, which Pillow's own conversion would clip.
+
+    Raises:
+        UserError: there are other numbers in it.
+    """
+    image = ImageOps.exif_transpose(image) or image
+    if image.mode not in ("I", "F") and not image.mode.startswith("I;16"):
+        return np.asarray(image.convert("RGB"))
+    values, most = np.asarray(image), 1 if image.mode == "F" else 65535
+    if not ((values >= 0) & (values <= most)).all():
+        raise UserError(f"A picture of one number a pixel must hold 0 to {most}: convert it to 8 bit.")
+    grey = np.round(values * (255 / most)).astype(np.uint8)
+    return np.repeat(grey[..., None], 3, axis=2)
 
 
 def read_map(

@@ -6,11 +6,12 @@ import os
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from PIL import Image
+from PIL import ExifTags, Image
 
 from maft.data.catalog import TABLE, DatasetRow, dataset
 from maft.data.folder import FOLDER_PREFIX, checked_files
@@ -18,6 +19,7 @@ from maft.data.pairs import PAIRS_PREFIX, read_pairs
 from maft.data.reading import Record, files_by_stem, read_annotation, reading
 from maft.errors import UserError, first_line
 from maft.files import write_json_atomic
+from maft.structures import as_clip_reads
 
 
 def load_records(names: Sequence[str], purpose: str = "DATASETS.TRAIN") -> list[Record]:
@@ -34,8 +36,22 @@ def load_records(names: Sequence[str], purpose: str = "DATASETS.TRAIN") -> list[
             records += read_pairs(name.removeprefix(PAIRS_PREFIX))
         else:
             register(name)
+            _check_same_classes(names[0], name)
             records += DatasetCatalog.get(name)
     return records
+
+
+def _check_same_classes(first: str, other: str) -> None:
+    """Label k must be the same class in all datasets that are trained on together."""
+    one, two = (MetadataCatalog.get(name).get("stuff_classes") for name in (first, other))
+    if one is None or two is None:
+        return
+    for label, (name, another) in enumerate(zip_longest(one, two)):
+        if name is None or another is None or as_clip_reads(name) != as_clip_reads(another):
+            raise UserError(
+                f"Datasets {first} and {other} cannot be trained on together: label {label} is {name or 'no class'!r} "
+                f"in one and {another or 'no class'!r} in the other."
+            )
 
 
 def dataset_records(name: str) -> list[Record]:
@@ -67,18 +83,36 @@ def dataset_records(name: str) -> list[Record]:
     sizes = {**known, **dict(zip(unknown, _sizes(labels[stem] for stem in unknown)))}
     for stem, record in zip(sorted(labels), records):
         record["height"], record["width"] = sizes[stem]
+    if own:
+        _check_image_sizes(records)
     return records
 
 
+def _check_image_sizes(records: list[Record]) -> None:
+    def check(record: Record) -> None:
+        path = record["file_name"]
+        with reading(path, "Image", "replace or remove it"), Image.open(path) as image:
+            # Pixels are turned upright when they are read, by 90 degrees for these orientations.
+            turned = image.getexif().get(ExifTags.Base.Orientation, 1) >= 5
+            height, width = (image.width, image.height) if turned else (image.height, image.width)
+        if (height, width) != (record["height"], record["width"]):
+            raise UserError(
+                f"Mask {record['sem_seg_file_name']} is {record['width']}x{record['height']}, but its image {path} is "
+                f"{width}x{height}: make them the same size."
+            )
+
+    with ThreadPoolExecutor(16) as pool:
+        list(pool.map(check, records))
+
+
 def _sizes(paths: Iterable[str]) -> list[list[int]]:
+    def size(path: str) -> list[int]:
+        with reading(path, "Label map", "remove it and prepare the dataset again"), Image.open(path) as image:
+            return [image.height, image.width]
+
     # Only headers are read; many files are waited for at once where they lie on a network disk.
     with ThreadPoolExecutor(16) as pool:
-        return list(pool.map(_size, paths))
-
-
-def _size(path: str) -> list[int]:
-    with reading(path, "Label map", "remove it and prepare the dataset again"), Image.open(path) as image:
-        return [image.height, image.width]
+        return list(pool.map(size, paths))
 
 
 def register(name: str) -> None:
@@ -147,11 +181,10 @@ def files_of(row: DatasetRow) -> tuple[dict[str, str], dict[str, str]]:
 
 def _files(row: DatasetRow, folder: str, suffix: str, what: str) -> dict[str, str]:
     path = row.root / folder
-    if not path.is_dir():
-        raise UserError(f"Dataset {row.name} has no {what} in {path}: {_advice(row, what)}.")
     found = files_by_stem(path, suffix)
     if not found:
-        raise UserError(f"Dataset {row.name} has no {what} (*{suffix}) in {path}: {_advice(row, what)}.")
+        kind = f" (*{suffix})" if path.is_dir() else ""
+        raise UserError(f"Dataset {row.name} has no {what}{kind} in {path}: {_advice(row, what)}.")
     return found
 
 

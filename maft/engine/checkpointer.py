@@ -69,7 +69,8 @@ class Checkpointer:
 
     def _folders(self) -> list[Path]:
         """All checkpoint folders, the newest first."""
-        return sorted(self.folder.glob(f"{_PREFIX}*"), key=lambda folder: folder.stat().st_mtime_ns, reverse=True)
+        folders = [path for path in self.folder.glob(f"{_PREFIX}*") if path.is_dir()]
+        return sorted(folders, key=lambda folder: folder.stat().st_mtime_ns, reverse=True)
 
     def exists(self) -> bool:
         """Whether the output folder holds results of an earlier training run."""
@@ -85,7 +86,7 @@ class Checkpointer:
             UserError: there are folders and none of them can be read.
         """
         pointer = self.folder / _POINTER
-        named = [self.folder / pointer.read_text().strip()] if pointer.is_file() else []
+        named = [self.folder / pointer.read_text(errors="replace").strip()] if pointer.is_file() else []
         faults = []
         for folder in (*named, *(other for other in self._folders() if other not in named)):
             try:

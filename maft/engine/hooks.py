@@ -67,8 +67,13 @@ def _due(iterations: int, period: int) -> bool:
 
 
 class PeriodicCheckpoint(HookBase):
-    """Saves a resumable checkpoint of ``model`` (without its data-parallel wrapper) every ``period`` iterations and
-    after the last one. Register it after the hooks that change what belongs to the iteration that is saved."""
+    """Saves a resumable checkpoint of ``model`` (without its data-parallel wrapper) every ``period`` iterations, after
+    the last one and when the run is asked to stop. Register it after the hooks that change what belongs to the
+    iteration that is saved.
+
+    Raises:
+        UserError: the weights are not finite any more; they are not saved.
+    """
 
     def __init__(self, model: nn.Module, checkpointer: Checkpointer, period: int) -> None:
         self.model, self.checkpointer, self.period = model, checkpointer, period
@@ -76,8 +81,16 @@ class PeriodicCheckpoint(HookBase):
     def after_step(self) -> None:
         iterations = self.trainer.iter + 1
         last = iterations == self.trainer.max_iter
-        if comm.is_main_process() and (last or _due(iterations, self.period)):
-            model = self.model.state_dict()
+        if not (last or self.trainer.stopping or _due(iterations, self.period)):
+            return
+        model = self.model.state_dict()
+        # In every process: where one alone raised, the others would wait for it.
+        if not torch.stack([value.isfinite().all() for value in model.values()]).all():
+            raise UserError(
+                f"The weights are not finite after iteration {iterations - 1} and were not saved: resume from the last "
+                "checkpoint with a lower SOLVER.BASE_LR, clipped gradients or SOLVER.AMP off."
+            )
+        if comm.is_main_process():
             self.checkpointer.save(model, self.trainer.checkpoint_state(iterations))
             if last:
                 self.checkpointer.save_final(model)

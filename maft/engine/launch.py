@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import logging
 import os
 import re
+import signal
 import socket
 import sys
 from collections.abc import Callable, Sequence
@@ -19,6 +21,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from detectron2.utils import comm
 
+from maft.engine.stopping import forwarded
 from maft.errors import UserError, first_line
 from maft.registry import import_components
 
@@ -106,6 +109,12 @@ def launch(
         )
         try:
             function(*arguments)
+        except RuntimeError as error:
+            if not isinstance(error, dist.DistError) and "gloo" not in str(error):
+                raise
+            raise UserError(
+                f"Process {os.environ['RANK']} lost the connection to another one, whose own message says why."
+            ) from error
         finally:
             _leave()
         return
@@ -118,17 +127,24 @@ def launch(
     # It announces every process that it ends after one has failed, beside the sentence that says why.
     logging.getLogger("torch.multiprocessing.spawn").setLevel(logging.ERROR)
     mistakes = mp.get_context("spawn").SimpleQueue()
+    context = mp.start_processes(
+        _process,
+        args=(function, arguments, processes, url, mistakes, tuple(imports)),
+        nprocs=processes.per_machine,
+        join=False,
+        start_method="spawn",
+    )
     try:
-        mp.start_processes(
-            _process,
-            args=(function, arguments, processes, url, mistakes, tuple(imports)),
-            nprocs=processes.per_machine,
-            start_method="spawn",
-        )
+        with forwarded(context.processes):
+            while not context.join():
+                pass
     except (mp.ProcessExitedException, mp.ProcessRaisedException) as error:
         # When one process stops, the others fail in their next exchange: the cause is what the user should read.
         if not mistakes.empty():
             raise UserError(mistakes.get()) from error
+        status = getattr(error, "exit_code", 0)
+        if status in (-signal.SIGTERM, 128 + signal.SIGTERM, 128 + signal.SIGINT):
+            raise SystemExit(128 + signal.SIGTERM if status < 0 else status) from None
         raise
 
 
@@ -143,6 +159,9 @@ def _process(
 ) -> None:
     world = processes.machines * processes.per_machine
     rank = processes.machine_rank * processes.per_machine + local_rank
+    if sys.platform == "linux":
+        # Should the process that started this one be killed, this one is asked to stop (PR_SET_PDEATHSIG).
+        ctypes.CDLL(None).prctl(1, signal.SIGTERM)
     try:
         _join(processes.device, url, rank, world, local_rank, processes.per_machine)
         import_components(imports)

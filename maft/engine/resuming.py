@@ -56,9 +56,9 @@ def drop_metrics_from(file: Path, iteration: int) -> None:
     if not file.is_file():
         return
     kept = []
-    for line in file.read_text().splitlines():
+    for line in file.read_text(errors="replace").splitlines():
         # A killed process may leave half a line.
-        with contextlib.suppress(json.JSONDecodeError):
+        with contextlib.suppress(ValueError, TypeError, AttributeError):
             if json.loads(line).get("iteration", 0) < iteration:
                 kept.append(line + "\n")
     write_text_atomic(file, "".join(kept))

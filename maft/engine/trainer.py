@@ -24,6 +24,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from maft.data.loader import TrainingLoader
 from maft.engine.schedules import set_iteration
 from maft.engine.solver import clip_gradients
+from maft.engine.stopping import StopRequest
 from maft.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -70,12 +71,18 @@ class Trainer(TrainerBase):
         self.device = self.parameters[0].device
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=autocast is torch.float16)
         self._batches: Iterator[list[dict[str, Any]]] | None = None
+        self.request = StopRequest()
+        # The signal that asked any of the processes to stop, the same in all of them; 0 for none.
+        self.stopping = 0
 
     def train(self, start_iter: int, max_iter: int) -> None:
         """Trains iterations ``start_iter`` to ``max_iter - 1``.
 
+        After SIGTERM or Ctrl-C in any process the iteration is finished, hooks save it, and all of them end.
+
         Raises:
             UserError: the data cannot be used, or a loss is not finite.
+            SystemExit: with status 128 + signal, as shells expect, after such a request.
         """
         # Detectron2's own loop prints a traceback for every exception, also for a user's mistake.
         self.iter = self.start_iter = start_iter
@@ -85,10 +92,14 @@ class Trainer(TrainerBase):
         with EventStorage(start_iter) as self.storage:
             try:
                 self.before_train()
-                for self.iter in range(start_iter, max_iter):
-                    self.before_step()
-                    self.run_step()
-                    self.after_step()
+                with self.request.noted():
+                    for self.iter in range(start_iter, max_iter):
+                        self.before_step()
+                        self.run_step()
+                        self.after_step()
+                        if self.stopping:
+                            logger.warning("Stopped after iteration %d: go on with --resume.", self.iter)
+                            raise SystemExit(128 + self.stopping)
                 self.iter = max_iter
             finally:
                 self._batches = None
@@ -138,7 +149,8 @@ class Trainer(TrainerBase):
 
     def _write_losses(self, losses: dict[str, Tensor], waited: float) -> None:
         values = torch.stack([value.float() for value in losses.values()]).tolist()
-        gathered = comm.gather((dict(zip(losses, values)), waited))
+        gathered = comm.all_gather((dict(zip(losses, values)), waited, self.request.signal))
+        self.stopping = max(number for _, _, number in gathered)
         finite = all(map(math.isfinite, values))
         if not finite:
             bad = ", ".join(f"{name} {value}" for name, value in zip(losses, values) if not math.isfinite(value))
@@ -149,8 +161,8 @@ class Trainer(TrainerBase):
         if not comm.is_main_process():
             return
         # EventStorage is of the main process: the mean over processes is the loss of the global batch.
-        means = {name: sum(each[name] for each, _ in gathered) / len(gathered) for name in losses}
-        self.storage.put_scalar("data_time", max(seconds for _, seconds in gathered))
+        means = {name: sum(each[name] for each, _, _ in gathered) / len(gathered) for name in losses}
+        self.storage.put_scalar("data_time", max(seconds for _, seconds, _ in gathered))
         self.storage.put_scalar("total_loss", sum(means.values()))
         self.storage.put_scalars(**means)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import logging
 from collections.abc import Callable, Mapping
@@ -33,7 +34,7 @@ from maft.engine.solver import build_optimizer
 from maft.engine.trainer import Trainer
 from maft.errors import UserError
 from maft.evaluation import check_evaluation, draw_predictions, evaluate
-from maft.files import write_text_atomic
+from maft.files import held, write_text_atomic
 from maft.interfaces import Trainable
 from maft.segmentor import OpenVocabSegmentor
 
@@ -52,7 +53,8 @@ def run(cfg: CfgNode, eval_only: bool = False, resume: bool = False) -> Mapping[
         the results of the last evaluation, as `maft.evaluation.evaluate` gives them; empty without test data.
 
     Raises:
-        UserError: see `train`; or ``OUTPUT_DIR`` holds checkpoints that a new run would mix with its own.
+        UserError: see `train`; or ``OUTPUT_DIR`` holds checkpoints that a new run would mix with its own, or is in
+            use by another run.
     """
     if cfg.DATASETS.TEST:
         # A mistake in the final evaluation should not come to light after days of training.
@@ -67,9 +69,10 @@ def run(cfg: CfgNode, eval_only: bool = False, resume: bool = False) -> Mapping[
             f"OUTPUT_DIR {cfg.OUTPUT_DIR} already holds checkpoints of a training run: continue it with --resume, "
             "or choose another OUTPUT_DIR."
         )
-    set_up(cfg)
-    seed = cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed()
-    return _evaluate_only(cfg, seed, resume) if eval_only else train(cfg, seed, resume=resume)
+    with held(cfg.OUTPUT_DIR) if comm.is_main_process() else contextlib.nullcontext():
+        set_up(cfg)
+        seed = cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed()
+        return _evaluate_only(cfg, seed, resume) if eval_only else train(cfg, seed, resume=resume)
 
 
 def set_up(cfg: CfgNode) -> None:
@@ -108,8 +111,9 @@ def train(cfg: CfgNode, seed: int, *, resume: bool = False) -> Mapping[str, Any]
     if latest:
         folder, tensors, state = latest
         start, weights = state["iteration"], InitialWeights.of_model(tensors, str(folder))
-        logger.info("Resuming from %s at iteration %d.", folder, start)
-        log_changes(folder / "config.yaml", cfg)
+        logger.info("Resuming from %s at iteration %d of %d.", folder, start, cfg.SOLVER.MAX_ITER)
+        if start < cfg.SOLVER.MAX_ITER:
+            log_changes(folder / "config.yaml", cfg)
         seed = cfg.SEED if cfg.SEED >= 0 else state["seed"]
     else:
         state, start, weights = None, 0, InitialWeights.from_config(cfg)

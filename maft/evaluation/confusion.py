@@ -14,13 +14,9 @@ from torch import Tensor
 class ConfusionMatrix:
     """Counts of (predicted, true) classes over all pixels, kept on the device of the predictions.
 
-    Row is the prediction, column the ground truth; the last row is "nothing predicted", the last column "ignored".
-
-    Args:
-        num_classes: C.
-
     Attributes:
-        counts: (C + 1, C + 1) int64.
+        counts: (C + 1, C + 1) int64. Row is the prediction, column the ground truth; the last row is "nothing
+            predicted", the last column "ignored".
     """
 
     def __init__(self, num_classes: int) -> None:
@@ -87,12 +83,12 @@ class SemanticScores:
         return SemanticScores(*(values[classes] for values in astuple(self)))
 
     def means(self) -> dict[str, float]:
-        """Both mean IoUs, class accuracy and pixel accuracy by the names under which they are reported."""
+        """Both mean IoUs, mean accuracy of classes in the ground truth and share of true pixels found, as reported."""
         return {
             "mIoU": self.mean_iou(),
             "mIoU_or_predicted": self.mean_iou(count_predicted=True),
-            "mACC": self.mean_accuracy(),
-            "pACC": self.pixel_accuracy(),
+            "mACC": _ratio(np.nansum(self.accuracy), (self.pixels > 0).sum()),
+            "pACC": _ratio(self.hits.sum(), self.pixels.sum()),
         }
 
     def mean_iou(self, *, count_predicted: bool = False) -> float:
@@ -105,14 +101,6 @@ class SemanticScores:
         """
         counted = (self.pixels > 0) | (self.predicted > 0) if count_predicted else self.pixels > 0
         return _ratio(np.nansum(self.iou), counted.sum())
-
-    def mean_accuracy(self) -> float:
-        """Mean class accuracy over the classes in the ground truth."""
-        return _ratio(np.nansum(self.accuracy), (self.pixels > 0).sum())
-
-    def pixel_accuracy(self) -> float:
-        """Share of true pixels that were found."""
-        return _ratio(self.hits.sum(), self.pixels.sum())
 
     def frequency_weighted_iou(self) -> float:
         """IoU averaged with the classes' share of true pixels as weight."""

@@ -32,8 +32,7 @@ def picture(
     """Image, ground truth (if the record names a label file) and prediction side by side.
 
     Args:
-        record: of the image.
-        output: the model's result for it.
+        output: the model's result for the image.
         names: all classes of the dataset.
         offered: (K,) classes that predictions index; None means all.
     """

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,25 +17,9 @@ from maft.files import write_json_atomic, write_text_atomic
 
 Results = dict[str, dict[str, float]]
 
-_DEFINITIONS = {
-    "mIoU": "mean IoU over the classes in the ground truth",
-    "mIoU_or_predicted": "sum of IoU / classes in ground truth or prediction (Detectron2 up to v0.6)",
-    "fwIoU": "IoU weighted by the classes' share of true pixels",
-    "mACC": "mean class accuracy over the classes in the ground truth",
-    "pACC": "share of labelled pixels that are right",
-    "PQ": "panoptic quality, mean over the classes in ground truth or prediction",
-    "SQ": "mean IoU of matched segments",
-    "RQ": "F1 score of segment matching at IoU > 0.5",
-    "AP": "mask average precision, mean over IoU 0.50 to 0.95",
-    "AP50": "mask average precision at IoU 0.50",
-    "AP75": "mask average precision at IoU 0.75",
-}
-_PARTS = {
-    "seen_": "over the seen classes",
-    "unseen_": "over the unseen classes",
-    "harmonic_": "harmonic mean of seen and unseen",
-}
-_SUFFIXES = {"_th": "things only", "_st": "stuff only"}
+# Definitions by metric, and what the beginning or the end of a name adds to them.
+_TABLE = json.loads(Path(__file__).with_name("metrics.json").read_text(encoding="utf-8"))
+_DEFINITIONS, _PARTS, _SUFFIXES = (_TABLE[key] for key in ("metrics", "before", "behind"))
 _MEANINGS = {
     **_DEFINITIONS,
     **{part + name: f"{text}; {what}" for part, what in _PARTS.items() for name, text in _DEFINITIONS.items()},

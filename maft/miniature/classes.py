@@ -4,10 +4,11 @@ A thing is a fixed composition of a shape, a colour and a pattern. Every shape h
 that an unseen noun shares each of its traits with seen ones but never all of them.
 """
 
-import json
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+
+from pydantic import TypeAdapter
 
 
 @dataclass(frozen=True)
@@ -31,12 +32,16 @@ class MiniatureClasses:
             sets are disjoint.
         held_out: 3 things and 1 stuff that are seen in every split: hyper-parameters are chosen by leaving THESE out
             of training, so that no unseen class ever takes part in a choice.
+        colours: RGB in 0..255 of each colour of a thing.
+        templates: five ways to say what a scene shows.
     """
 
     things: tuple[Thing, ...]
     stuff: tuple[str, ...]
     unseen: tuple[tuple[str, ...], ...]
     held_out: tuple[str, ...]
+    colours: dict[str, tuple[int, int, int]]
+    templates: tuple[str, ...]
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -51,10 +56,4 @@ class MiniatureClasses:
 @cache
 def miniature_classes() -> MiniatureClasses:
     """The class list of the package."""
-    table = json.loads(Path(__file__).with_name("classes.json").read_text(encoding="utf-8"))
-    return MiniatureClasses(
-        things=tuple(Thing(**thing) for thing in table["things"]),
-        stuff=tuple(table["stuff"]),
-        unseen=tuple(tuple(names) for names in table["unseen"]),
-        held_out=tuple(table["held_out"]),
-    )
+    return TypeAdapter(MiniatureClasses).validate_json(Path(__file__).with_suffix(".json").read_bytes())

@@ -5,6 +5,8 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
+from maft.miniature.classes import miniature_classes
+
 Coordinates = NDArray[np.int64]
 Mask = NDArray[np.bool_]
 Canvas = NDArray[np.int32]
@@ -13,17 +15,7 @@ IMAGE_SIZE = 96
 UNIT = 1000  # The nominal radius of an object in its own coordinates.
 # cosines of 0, 6, ... 84 degrees in 1/4096: a table, because libm's last digit differs between machines
 _COSINES = (4096, 4074, 4006, 3896, 3742, 3547, 3314, 3044, 2741, 2408, 2048, 1666, 1266, 852, 428)
-COLOURS = {
-    "red": (212, 36, 40),
-    "orange": (244, 132, 22),
-    "yellow": (246, 220, 40),
-    "green": (24, 176, 60),
-    "cyan": (40, 208, 220),
-    "blue": (36, 62, 214),
-    "purple": (132, 44, 170),
-    "pink": (250, 130, 186),
-    "black": (26, 24, 30),
-}
+COLOURS = miniature_classes().colours
 
 
 class Draws:
@@ -73,40 +65,15 @@ def _half_planes(u: Coordinates, v: Coordinates, steps: tuple[int, ...], distanc
     return count
 
 
-def _circle(u: Coordinates, v: Coordinates) -> Mask:
-    return u * u + v * v <= 940**2
-
-
-def _square(u: Coordinates, v: Coordinates) -> Mask:
-    return np.maximum(abs(u), abs(v)) <= 820
-
-
-def _triangle(u: Coordinates, v: Coordinates) -> Mask:
-    return _half_planes(u, v, (0, 20, 40), 580) == 3
-
-
-def _star(u: Coordinates, v: Coordinates) -> Mask:
-    # A pentagram is where at least four of the half-planes of its five lines meet.
-    return _half_planes(u, v, (0, 12, 24, 36, 48), 370) >= 4
-
-
-def _ring(u: Coordinates, v: Coordinates) -> Mask:
-    distance = u * u + v * v
-    return (distance <= 1000**2) & (distance >= 480**2)
-
-
-def _cross(u: Coordinates, v: Coordinates) -> Mask:
-    return (np.minimum(abs(u), abs(v)) <= 320) & (np.maximum(abs(u), abs(v)) <= 1000)
-
-
 # Where a shape is, from its own coordinates.
 OUTLINES: dict[str, Callable[[Coordinates, Coordinates], Mask]] = {
-    "circle": _circle,
-    "square": _square,
-    "triangle": _triangle,
-    "star": _star,
-    "ring": _ring,
-    "cross": _cross,
+    "circle": lambda u, v: u * u + v * v <= 940**2,
+    "square": lambda u, v: np.maximum(abs(u), abs(v)) <= 820,
+    "triangle": lambda u, v: _half_planes(u, v, (0, 20, 40), 580) == 3,
+    # A pentagram is where at least four of the half-planes of its five lines meet.
+    "star": lambda u, v: _half_planes(u, v, (0, 12, 24, 36, 48), 370) >= 4,
+    "ring": lambda u, v: (u * u + v * v <= 1000**2) & (u * u + v * v >= 480**2),
+    "cross": lambda u, v: (np.minimum(abs(u), abs(v)) <= 320) & (np.maximum(abs(u), abs(v)) <= 1000),
 }
 
 
@@ -150,14 +117,6 @@ def _ramp(position: Canvas, period: int) -> Canvas:
     return np.minimum(phase, period - phase)
 
 
-def _grass(draws: Draws) -> Canvas:
-    return _shade((84, 140, 58), _cells(draws, 6, 1, -34, 34))
-
-
-def _sand(draws: Draws) -> Canvas:
-    return _shade((214, 190, 140), _cells(draws, 1, 1, -16, 16))
-
-
 def _water(draws: Draws) -> Canvas:
     rows, columns = np.indices((IMAGE_SIZE, IMAGE_SIZE), dtype=np.int32)
     period = draws.integer(7, 11)
@@ -194,8 +153,8 @@ def _gravel(draws: Draws) -> Canvas:
 
 # (96, 96, 3) RGB of each stuff class; values may leave 0..255 a little.
 TEXTURES: dict[str, Callable[[Draws], Canvas]] = {
-    "grass": _grass,
-    "sand": _sand,
+    "grass": lambda draws: _shade((84, 140, 58), _cells(draws, 6, 1, -34, 34)),
+    "sand": lambda draws: _shade((214, 190, 140), _cells(draws, 1, 1, -16, 16)),
     "water": _water,
     "brick": _brick,
     "cloud": _cloud,

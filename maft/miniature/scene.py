@@ -17,14 +17,7 @@ MAX_OBJECTS = 4
 # "pretrain" feeds the tiny CLIPs and "probe" measures them, so that "train" and "val" stay new to CLIP
 _STREAMS = {"train": 0, "val": 1, "pretrain": 2, "probe": 3}
 _ATTEMPTS = 40
-# Five ways to say the same list.
-TEMPLATES = (
-    "a photo of {}.",
-    "a picture of {}.",
-    "this is a photo of {}.",
-    "there is {} in the scene.",
-    "an image with {}.",
-)
+TEMPLATES = miniature_classes().templates
 
 
 @dataclass(frozen=True)

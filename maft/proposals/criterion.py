@@ -8,6 +8,7 @@ from typing import Literal
 import torch
 import torch.nn.functional as F
 from detectron2.modeling import Backbone
+from detectron2.projects.point_rend.point_features import get_uncertain_point_coords_with_randomness
 from torch import Tensor, nn
 
 from maft.errors import UserError
@@ -94,16 +95,10 @@ class SetCriterion:
 
     def uncertain_points(self, mask_logits: Tensor) -> Tensor:
         """Points (N, P, 2) in [0, 1] for mask logits (N, 1, h, w): the most uncertain first, then the uniform ones."""
-        count, device = len(mask_logits), mask_logits.device
-        total = self.matcher.num_points
-        important = int(self.importance_sample_ratio * total)
-        points = torch.rand(count, int(total * self.oversample_ratio), 2, device=device)
-        certainty = sample_points(mask_logits, points)[:, 0].abs()
-        chosen = certainty.topk(important, largest=False).indices
-        points = points.gather(1, chosen[..., None].expand(-1, -1, 2))
-        if important == total:
-            return points
-        return torch.cat([points, torch.rand(count, total - important, 2, device=device)], dim=1)
+        ratios = self.oversample_ratio, self.importance_sample_ratio
+        return get_uncertain_point_coords_with_randomness(
+            mask_logits, lambda sampled: -sampled.abs(), self.matcher.num_points, *ratios
+        )
 
 
 class SetPredictionProposer(Proposer):

@@ -40,11 +40,7 @@ class PixelDecoder(nn.Module):
         channels: of the backbone's features by name.
         width: token width, a multiple of 32.
         mask_dim: channels of the mask features.
-        num_layers: encoder layers.
-        num_heads: attention heads.
-        num_points: sampled points per head and level.
-        ffn_dim: width of the encoder's feed-forward network.
-        dropout: dropout in the encoder.
+        num_layers, num_heads, num_points, ffn_dim, dropout: of the encoder; points are counted per head and level.
 
     Raises:
         UserError: a feature is missing, or the width is no multiple of what it must be.

@@ -76,14 +76,10 @@ class MaskedAttentionDecoder(nn.Module):
     """Queries that read the feature levels in turn, each through the mask it last predicted.
 
     Args:
-        width: query width.
-        mask_dim: channels of the mask features.
+        width, mask_dim: channels of the queries and of the mask features.
         memory_channels: channels of each feature level, coarse to fine; a level of another width gets a projection.
         class_head: maps (queries, masks, mask features) to embeddings.
-        num_queries: number of proposals.
         num_layers: decoder layers; there is one prediction more, before the first layer.
-        num_heads: attention heads.
-        ffn_dim: width of the feed-forward network.
     """
 
     def __init__(

@@ -10,8 +10,8 @@ from detectron2.modeling import build_backbone
 from golden.runner import run_case
 
 from maft.backbones import Swin
-from maft.checkpoint.key_map import KeyMap, differences, load_strictly
-from maft.checkpoint.official.backbones import KEY_MAP, SWIN_RULES
+from maft.checkpoint.key_map import differences, load_strictly
+from maft.checkpoint.official.released import key_map
 from maft.config import load_config
 from maft.errors import UserError
 
@@ -112,7 +112,9 @@ def test_imagenet_checkpoint_names():
     official = {name: value for name, value in model.state_dict().items() if not name.startswith("norm")}
     official["layers.0.blocks.1.attn_mask"] = torch.zeros(4, 16, 16)
     official |= {name: torch.zeros(16) for name in ("norm.weight", "norm.bias", "head.weight", "head.bias")}
-    missing = load_strictly(model, KEY_MAP.convert(official), "an ImageNet file", may_lack=("norm",))
+    missing = load_strictly(
+        model, key_map("imagenet_backbone").convert(official), "an ImageNet file", may_lack=("norm",)
+    )
     assert sorted(missing) == ["norm0.bias", "norm0.weight", "norm1.bias", "norm1.weight"]
 
 
@@ -126,7 +128,7 @@ def test_released_names_and_shapes(golden_dir):
     }
     with torch.device("meta"):
         model = Swin(embed_dim=128, depths=(2, 2, 18, 2), num_heads=(4, 8, 16, 32), window_size=12)
-    assert differences(model.state_dict(), KeyMap(SWIN_RULES).convert(official)) == []
+    assert differences(model.state_dict(), key_map("swin").convert(official)) == []
 
 
 def test_agrees_with_the_recording(golden_dir):

@@ -5,8 +5,8 @@ import json
 import pytest
 import torch
 
-from maft.checkpoint.key_map import KeyMap, differences
-from maft.checkpoint.official.clip import RULES
+from maft.checkpoint.key_map import differences
+from maft.checkpoint.official.released import key_map
 from maft.clip import load_clip
 from maft.errors import UserError
 
@@ -27,11 +27,11 @@ def test_names_and_shapes_agree(golden_dir, system, file, name, prefix):
     listed = json.loads((golden_dir / system / "checkpoint_keys.json").read_text())[file]["keys"]
     # Each entry is the shape followed by the type.
     state = {key: torch.Size(shape[:-1]) for key, shape in listed.items() if key.startswith(prefix)}
-    converted = KeyMap(RULES).convert({key[len(prefix) :]: shape for key, shape in state.items()})
+    converted = key_map("clip").convert({key[len(prefix) :]: shape for key, shape in state.items()})
     assert len(converted) > 300
     assert differences(load_clip(name, "random", device="meta").state_dict(), converted) == []
 
 
 def test_a_foreign_name_is_refused():
     with pytest.raises(UserError, match=r"unknown tensors \(visual\.mask_token\)"):
-        KeyMap(RULES).convert({"visual.mask_token": torch.zeros(1)})
+        key_map("clip").convert({"visual.mask_token": torch.zeros(1)})

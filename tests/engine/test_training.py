@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import math
 import os
 import re
 import shutil
@@ -15,6 +16,7 @@ import torch
 from safetensors.torch import load_file
 
 from maft.errors import UserError
+from maft.files import held
 
 SCRIPT = Path(__file__).parent / "tiny_run.py"
 ROOT = SCRIPT.parent.parent.parent
@@ -85,6 +87,34 @@ def test_killed_and_resumed_equals_unbroken_bit_for_bit(train, images, tmp_path,
     ]
     assert states[0]["iteration"] == 6
     assert str(states[0]) == str(states[1])
+
+
+@pytest.mark.parametrize(("number", "processes"), [(signal.SIGTERM, 1), (signal.SIGINT, 1), (signal.SIGTERM, 2)])
+def test_a_request_to_stop_finishes_the_step_and_saves_it(train, images, tmp_path, number, processes):
+    expected_losses, expected = train(tmp_path / "unbroken")
+    stopped = script(
+        images, tmp_path / "stopped", "--processes", str(processes), TINY_KILL_AT="2", TINY_SIGNAL=str(int(number))
+    )
+    assert stopped.returncode == 128 + number, stopped.stderr
+    assert "Traceback" not in stopped.stderr and "go on with --resume" in (tmp_path / "stopped/log.txt").read_text()
+    assert (tmp_path / "stopped/checkpoints/last_checkpoint").read_text() == "iter_0000003\n"
+    if processes == 1:
+        seen, weights = train(tmp_path / "stopped", resume=True)
+        assert seen == expected_losses
+        same(weights, expected)
+
+
+def test_weights_that_are_not_finite_are_not_saved(train, tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr(tiny.TinyRunModel, "after_optimizer_step", lambda model: model.head.weight.data.fill_(math.inf))
+    with pytest.raises(UserError, match="weights are not finite after iteration 0 and were not saved"):
+        train(tmp_path, "SOLVER.MAX_ITER", 1)
+    assert not (tmp_path / "model_final").exists() and not list(tmp_path.glob("checkpoints/iter_*"))
+
+
+def test_one_run_at_a_time_in_an_output_folder(train, tmp_path):
+    with held(tmp_path), pytest.raises(UserError, match=rf"is in use by process {os.getpid()} on "):
+        train(tmp_path)
+    train(tmp_path)
 
 
 def test_two_processes_train_like_one(train, images, tmp_path):

@@ -43,7 +43,7 @@ class TinyRunModel(Trainable):
 
     def forward(self, batch):
         if self.steps == self.kill_at:
-            os.kill(os.getpid(), signal.SIGKILL)
+            os.kill(os.getpid(), int(os.environ.get("TINY_SIGNAL", signal.SIGKILL)))
         images = torch.stack([sample["image"] for sample in batch]).float().to(self.head.weight.device) / 255
         scores = self.head(self.dropout(F.relu(self.norm(self.backbone(images)))))
         total, pairs = scores.sum() * 0, 0

@@ -39,10 +39,10 @@ def test_both_denominators_by_hand(scores):
 
 
 def test_means_by_hand(scores):
-    assert scores.mean_accuracy() == pytest.approx(1.5 / 3)
-    assert scores.pixel_accuracy() == pytest.approx(4 / 8)
+    assert scores.means()["mACC"] == pytest.approx(1.5 / 3)
+    assert scores.means()["pACC"] == pytest.approx(4 / 8)
     assert scores.frequency_weighted_iou() == pytest.approx((4 / 3 + 4 / 3) / 8)
-    assert scores.only(np.array([False, True, False, False, False])).pixel_accuracy() == 1
+    assert scores.only(np.array([False, True, False, False, False])).means()["pACC"] == 1
 
 
 def test_nothing_predicted_counts_as_missed():
@@ -50,7 +50,7 @@ def test_nothing_predicted_counts_as_missed():
     matrix.update(torch.tensor([0, -1, 7, 255]), torch.tensor([0, 0, 1, 1]))
     scores = SemanticScores.of(matrix.counts)
     np.testing.assert_allclose(scores.iou, [1 / 2, 0])
-    assert scores.pixel_accuracy() == 1 / 4
+    assert scores.means()["pACC"] == 1 / 4
 
 
 def test_counts_do_not_depend_on_how_pixels_are_split():

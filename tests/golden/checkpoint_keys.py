@@ -12,9 +12,7 @@ from torch import Tensor, nn
 
 from golden.case import GoldenCase, golden_case
 from maft.checkpoint.key_map import KeyMap, Rule, differences
-from maft.checkpoint.official.backbones import RESNET_RULES
-from maft.checkpoint.official.clip import RULES as CLIP_RULES
-from maft.checkpoint.official.released import convert_released, recognise
+from maft.checkpoint.official.released import convert_released, key_map, recognise
 from maft.clip import VocabularyEncoder, load_clip
 from maft.config_keys import add_maft_config
 from maft.ensembles import ClassifierAlone
@@ -89,7 +87,7 @@ def _warm_up(clip_name: str, options: Options) -> Built:
 
 
 def _clip(clip_name: str) -> Built:
-    return load_clip(clip_name, "random"), CLIP_RULES
+    return load_clip(clip_name, "random"), key_map("clip").rules
 
 
 _LARGE, _BASE = "convnext_large_d_320", "convnext_base_w_320"
@@ -100,7 +98,7 @@ RELEASED: dict[str, dict[str, Callable[[], Built]]] = {
         "MAFT_Vitl.pt": lambda: _freeseg("ViT-L-14", ("IPCLIP", {})),
         "ViT-B-16.pt": lambda: _clip("ViT-B-16"),
         "ViT-L-14.pt": lambda: _clip("ViT-L-14"),
-        "R-103.pkl": lambda: (_backbone(_R101), RESNET_RULES),
+        "R-103.pkl": lambda: (_backbone(_R101), key_map("resnet").rules),
     },
     "maskadapter": {
         "fcclip_cocopan.pth": lambda: _fcclip(_LARGE),

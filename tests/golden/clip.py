@@ -15,8 +15,8 @@ from timm.models import ConvNeXt, register_model
 from torch import Tensor
 
 from golden.case import GoldenCase, golden_case
-from maft.checkpoint.key_map import KeyMap, load_strictly
-from maft.checkpoint.official.clip import RULES, TOWER_RULES
+from maft.checkpoint.key_map import load_strictly
+from maft.checkpoint.official.released import key_map
 from maft.classifiers.ip_clip import IPCLIP
 from maft.clip import CLIPEncoder, VocabularyEncoder, clip_from_config, load_clip
 from maft.clip.dense import dense_features, project_dense, project_pooled
@@ -122,7 +122,7 @@ def load_recorded_clip(clip: CLIPEncoder, weights: Mapping[str, Tensor], prefix:
     state = {name.removeprefix(prefix): value for name, value in weights.items() if name.startswith(prefix)}
     text_only = not any(name.startswith("visual.") for name in state)
     load_strictly(
-        clip, KeyMap(RULES).convert(state), "the recorded CLIP", may_lack=("model.visual.",) if text_only else ()
+        clip, key_map("clip").convert(state), "the recorded CLIP", may_lack=("model.visual.",) if text_only else ()
     )
 
 
@@ -207,7 +207,7 @@ def ipclip_visual(case: GoldenCase) -> dict[str, Tensor]:
     }
     clip = openai_clip(shape, case.device)
     visual = clip.visual
-    load_strictly(visual, KeyMap(TOWER_RULES).convert(case.weights), "the recorded tower")
+    load_strictly(visual, key_map("image_tower").convert(case.weights), "the recorded tower")
     inputs = case.inputs
 
     def run(name: str) -> Tensor:

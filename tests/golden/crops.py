@@ -10,9 +10,8 @@ from torchvision.transforms import functional as TF
 
 from golden.case import GoldenCase, golden_case
 from golden.clip import openai_clip
-from maft.checkpoint.key_map import KeyMap, load_strictly
-from maft.checkpoint.official.clip import TOWER_RULES
-from maft.checkpoint.official.maskformer import PROMPT_RULES
+from maft.checkpoint.key_map import load_strictly
+from maft.checkpoint.official.released import key_map
 from maft.classifiers.masked_crops import MaskedCrops
 from maft.clip.mask_prompts import MaskPrompts
 from maft.clip.vit import encode_vit
@@ -89,11 +88,11 @@ def mask_prompt_vit(case: GoldenCase) -> dict[str, Tensor]:
     ).visual
     weights = case.weights
     stored = {name: weights.pop(name) for name in list(weights) if name == "mask_embedding"}
-    load_strictly(visual, KeyMap(TOWER_RULES).convert(weights), case.name)
+    load_strictly(visual, key_map("image_tower").convert(weights), case.name)
     outputs = {"feat_nomask": encode_vit(visual, inputs["image"])}
     if config["mask_prompt_depth"]:
         prompts = MaskPrompts(visual, config["mask_prompt_depth"]).to(case.device)
-        load_strictly(prompts, KeyMap(PROMPT_RULES).convert(stored), case.name)
+        load_strictly(prompts, key_map("mask_prompts").convert(stored), case.name)
         masked = prompts(visual, inputs["image"], inputs["mask"])
         (masked * inputs["upstream"]).sum().backward()
         outputs["feat_masked"] = masked.detach()

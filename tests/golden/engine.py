@@ -14,7 +14,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from golden.case import GoldenCase, golden_case
 from golden.clip import convnext_clip
-from maft.checkpoint.official.mask_adapter import KEY_MAP as MASK_ADAPTER_KEY_MAP
+from maft.checkpoint.official.released import key_map
 from maft.clip import VocabularyEncoder
 from maft.config_keys import add_maft_config
 from maft.engine.schedules import build_scheduler
@@ -111,7 +111,7 @@ def optimizer(case: GoldenCase) -> dict[str, Tensor]:
         for group in parameter_groups(model, cfg.SOLVER)
         for name in group["names"]
     }
-    theirs = MASK_ADAPTER_KEY_MAP.convert(case.record["param_groups"], case.name)
+    theirs = key_map("mask_adapter").convert(case.record["param_groups"], case.name)
     assert ours.keys() == theirs.keys(), f"other parameters are trained: {sorted(ours.keys() ^ theirs.keys())[:8]}"
     relative, absolute = case.tolerance("out/lr_factor")
     for name, values in theirs.items():

@@ -40,8 +40,8 @@ def _common(scores: SemanticScores, *, count_predicted: bool) -> dict[str, Tenso
     return {
         "mIoU": _percent(scores.mean_iou(count_predicted=count_predicted)),
         "fwIoU": _percent(scores.frequency_weighted_iou()),
-        "mACC": _percent(scores.mean_accuracy()),
-        "pACC": _percent(scores.pixel_accuracy()),
+        "mACC": _percent(scores.means()["mACC"]),
+        "pACC": _percent(scores.means()["pACC"]),
     }
 
 

@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from golden.case import GoldenCase, golden_case
-from maft.checkpoint.key_map import KeyMap, load_strictly
-from maft.checkpoint.official.mask_adapter import HEAD_RULES, TRANSFER_RULES
+from maft.checkpoint.key_map import load_strictly
+from maft.checkpoint.official.released import key_map
 from maft.classifiers.maft_plus import ContentDependentTransfer, Form
 from maft.classifiers.mask_adapter import MaskAdapterHead, pool_through_maps
 from maft.classifiers.mask_pooling import MaskPooling, mask_pool
@@ -58,7 +58,7 @@ def mask_pooling(case: GoldenCase) -> dict[str, Tensor]:
 def mask_adapter_head(case: GoldenCase) -> dict[str, Tensor]:
     inputs, weights = case.inputs, case.weights
     head = MaskAdapterHead(**head_sizes(weights)).to(case.device)
-    names = KeyMap(HEAD_RULES)
+    names = key_map("mask_adapter_head")
     load_strictly(head, names.convert(weights, case.name), case.name)
     dense, projected = inputs["clip_vis_dense"], inputs["clip_vis_dense_projected"]
     outputs = {}
@@ -134,7 +134,7 @@ def _ensemble(case: GoldenCase, logits: Tensor, alpha: Any, beta: Any) -> Tensor
 def content_dependent_transfer(case: GoldenCase) -> dict[str, Tensor]:
     config, inputs = case.config, case.inputs
     outputs: dict[str, Any] = {}
-    names = KeyMap(TRANSFER_RULES)
+    names = key_map("text_transfer")
     forms: dict[str, Form] = {"semantic": "post_norm", "panoptic": "res_post_norm"}
     for part, form in forms.items():
         prefix = f"cdt_{part}."

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from golden.case import GoldenCase, golden_case
-from maft.checkpoint.key_map import KeyMap, load_strictly
-from maft.checkpoint.official.maskformer import HEAD_RULES as RULES
+from maft.checkpoint.key_map import load_strictly
+from maft.checkpoint.official.released import key_map
 from maft.matching import HungarianMatcher
 from maft.proposals.criterion import SetCriterion
 from maft.proposals.maskformer import MaskFormer
@@ -46,7 +46,7 @@ def maskformer_head(case: GoldenCase) -> dict[str, Tensor]:
     # The features are recorded; MaskFormer without a backbone is the official head.
     width = options["MODEL.SEM_SEG_HEAD.EMBEDDING_DIM"]
     head = MaskFormer(nn.Identity(), channels, width, **head_options(options)).to(case.device)
-    load_strictly(head, KeyMap(RULES).convert(case.weights, case.name), case.name)
+    load_strictly(head, key_map("maskformer_head").convert(case.weights, case.name), case.name)
     embeddings, masks = head.eval().predict(case.inputs, all_layers=options["MODEL.MASK_FORMER.DEEP_SUPERVISION"])
     names = [f"aux_{index}/" for index in range(len(masks) - 1)] + [""]
     outputs = {}

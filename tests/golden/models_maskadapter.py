@@ -12,9 +12,8 @@ from golden.case import GoldenCase, golden_case, official_name
 from golden.clip import convnext_clip
 from golden.draws import RecordedDraws
 from golden.mask_adapter import head_sizes
-from maft.checkpoint.key_map import KeyMap, load_strictly
-from maft.checkpoint.official.clip import TOWER_RULES
-from maft.checkpoint.official.released import convert_released, recognise
+from maft.checkpoint.key_map import load_strictly
+from maft.checkpoint.official.released import convert_released, key_map, recognise
 from maft.classifiers.maft_plus import MAFTPlus
 from maft.clip import CLIPEncoder, VocabularyEncoder
 from maft.data.label_sets import overlap
@@ -188,7 +187,7 @@ def _load_teacher(teacher: nn.Module, weights: dict[str, Tensor]) -> None:
     state = {name.removeprefix(prefix): value for name, value in weights.items() if name.startswith(prefix)}
     # Files for inference may lack the teacher.
     if state:
-        load_strictly(teacher, KeyMap(TOWER_RULES).convert(state), "the recorded teacher")
+        load_strictly(teacher, key_map("image_tower").convert(state), "the recorded teacher")
 
 
 class _StretchedGroundTruth(Proposer):

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from golden.case import GoldenCase, golden_case
 from maft.backbones import Swin
-from maft.checkpoint.key_map import KeyMap, load_strictly
-from maft.checkpoint.official.backbones import RESNET_RULES, SWIN_RULES
+from maft.checkpoint.key_map import load_strictly
+from maft.checkpoint.official.released import key_map
 
 
 def build_swin(options: dict[str, Any]) -> Swin:
@@ -34,14 +34,14 @@ def build_resnet(options: dict[str, Any]) -> nn.Module:
 @golden_case("ovseg", "swin_backbone")
 def swin_backbone(case: GoldenCase) -> dict[str, Tensor]:
     model = build_swin(case.config["opts"]).to(case.device)
-    load_strictly(model, KeyMap(SWIN_RULES).convert(case.weights), case.name)
+    load_strictly(model, key_map("swin").convert(case.weights), case.name)
     return _feature_maps(case, model)
 
 
 @golden_case("ovseg", "r101c_backbone")
 def r101c_backbone(case: GoldenCase) -> dict[str, Tensor]:
     model = build_resnet(case.config["opts"]).to(case.device)
-    load_strictly(model, KeyMap(RESNET_RULES).convert(case.weights), case.name)
+    load_strictly(model, key_map("resnet").convert(case.weights), case.name)
     return _feature_maps(case, model)
 
 

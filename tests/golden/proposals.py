@@ -15,9 +15,7 @@ from torch import Tensor, nn
 from golden.case import GoldenCase, golden_case
 from golden.draws import RecordedDraws
 from maft.checkpoint.key_map import KeyMap, Rule, load_strictly
-from maft.checkpoint.official.backbones import RESNET_RULES
-from maft.checkpoint.official.mask2former import DECODER_RULES, PIXEL_DECODER_RULES
-from maft.checkpoint.official.mask2former import RULES as HEAD_RULES
+from maft.checkpoint.official.released import key_map
 from maft.matching import HungarianMatcher, ground_truth_slots, match_by_iou
 from maft.proposals.criterion import SetCriterion
 from maft.proposals.freeseg import TextInteraction
@@ -166,7 +164,7 @@ def _grad_outputs(
 @golden_case("maft", "backbone")
 def backbone(case: GoldenCase) -> dict[str, Tensor]:
     model = build_resnet(case.config).to(case.device).eval()
-    load_strictly(model, KeyMap(RESNET_RULES).convert(case.weights, case.name), case.name)
+    load_strictly(model, key_map("resnet").convert(case.weights, case.name), case.name)
     with torch.no_grad():
         return model(case.inputs["image"])
 
@@ -187,7 +185,7 @@ def build_resnet(config: dict[str, Any]) -> nn.Module:
 @golden_case("maft", "msdeform_pixel_decoder")
 def maft_pixel_decoder(case: GoldenCase) -> dict[str, Tensor]:
     model = build_pixel_decoder(case).to(case.device).eval()
-    load_strictly(model, KeyMap(PIXEL_DECODER_RULES).convert(case.weights, case.name), case.name)
+    load_strictly(model, key_map("pixel_decoder").convert(case.weights, case.name), case.name)
     with torch.no_grad():
         mask_features, memories = model(case.inputs)
     outputs = {f"multi_scale_features_{level}": memory for level, memory in enumerate(memories)}
@@ -197,13 +195,13 @@ def maft_pixel_decoder(case: GoldenCase) -> dict[str, Tensor]:
 @golden_case("maskadapter", "m2f_pixel_decoder")
 def maskadapter_pixel_decoder(case: GoldenCase) -> dict[str, Tensor]:
     model = build_pixel_decoder(case).to(case.device).eval()
-    load_strictly(model, KeyMap(PIXEL_DECODER_RULES).convert(case.weights, case.name), case.name)
+    load_strictly(model, key_map("pixel_decoder").convert(case.weights, case.name), case.name)
     features = {name: value.requires_grad_() for name, value in case.inputs.items() if name.startswith("res")}
     mask_features, memories = model(features)
     (mask_features * case.inputs["cotangent"]).sum().backward()
     outputs = {f"multi_scale_{level}": memory.detach() for level, memory in enumerate(memories)}
     outputs["mask_features"] = mask_features.detach()
-    return outputs | _grad_outputs(case, model, PIXEL_DECODER_RULES, features)
+    return outputs | _grad_outputs(case, model, key_map("pixel_decoder").rules, features)
 
 
 @golden_case("maskadapter", "m2f_transformer_decoder")
@@ -221,7 +219,7 @@ def maskadapter_transformer_decoder(case: GoldenCase) -> dict[str, Tensor]:
         num_heads=config["nheads"],
         ffn_dim=config["dim_feedforward"],
     ).to(case.device)
-    load_strictly(model, KeyMap(DECODER_RULES).convert(weights, case.name), case.name)
+    load_strictly(model, key_map("transformer_decoder").convert(weights, case.name), case.name)
     text = _text_classifier(inputs["text_classifier"], case)
     mask_features = inputs["mask_features"].requires_grad_()
     layers = model(memories, mask_features)
@@ -232,7 +230,7 @@ def maskadapter_transformer_decoder(case: GoldenCase) -> dict[str, Tensor]:
     for index in range(len(layers) - 1):
         outputs[f"aux/{index}/pred_logits"] = logits[index].detach()
         outputs[f"aux/{index}/pred_masks"] = masks[index].detach()
-    return outputs | _grad_outputs(case, model, DECODER_RULES, {"mask_features": mask_features})
+    return outputs | _grad_outputs(case, model, key_map("transformer_decoder").rules, {"mask_features": mask_features})
 
 
 def _text_classifier(rows: Tensor, case: GoldenCase) -> TextClassifier:
@@ -275,7 +273,7 @@ def freeseg_head(case: GoldenCase) -> dict[str, Tensor]:
         ffn_dim=config["dim_feedforward"],
     )
     head.to(case.device).eval()
-    load_strictly(head, KeyMap(HEAD_RULES).convert(case.weights, case.name), case.name)
+    load_strictly(head, key_map("mask2former_head").convert(case.weights, case.name), case.name)
     with torch.no_grad():
         mask_features, memories = head.pixel_decoder(inputs)
         *memories, mask_features = head.interaction([*memories, mask_features], inputs["text_features"])

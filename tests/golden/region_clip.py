@@ -11,8 +11,8 @@ from torch.optim import Optimizer
 
 from golden.case import GoldenCase, golden_case
 from golden.engine import learning_rates
-from maft.checkpoint.key_map import KeyMap, load_strictly
-from maft.checkpoint.official.clip import RULES
+from maft.checkpoint.key_map import load_strictly
+from maft.checkpoint.official.released import key_map
 from maft.clip import clip_from_config
 from maft.clip.mask_prompts import MaskPrompts
 from maft.config_keys import add_maft_config
@@ -40,7 +40,7 @@ def clip_finetune_step(case: GoldenCase) -> dict[str, Tensor]:
     weights = case.weights
     if prompts is not None:
         load_strictly(prompts, {"tokens": weights[_PROMPTS]}, case.name)
-    load_strictly(clip, KeyMap(RULES).convert(weights), case.name)
+    load_strictly(clip, key_map("clip").convert(weights), case.name)
 
     optimizer = _optimizer(case, model)
     masks = inputs["masks"][:, None].float() if "masks" in inputs else torch.ones_like(inputs["images"][:, :1])

@@ -8,9 +8,8 @@ from torch import Tensor, nn
 from golden.case import GoldenCase, golden_case
 from golden.ovseg_backbones import build_resnet
 from maft.backbones import Swin
-from maft.checkpoint.key_map import KeyMap, differences
-from maft.checkpoint.official.clip import RULES as CLIP_RULES
-from maft.checkpoint.official.released import convert_released, recognise
+from maft.checkpoint.key_map import differences
+from maft.checkpoint.official.released import convert_released, key_map, recognise
 from maft.classifiers.masked_crops import MaskedCrops
 from maft.clip import VocabularyEncoder, load_clip
 from maft.interfaces import BuildContext
@@ -76,7 +75,7 @@ def ovseg_checkpoint_keys(case: GoldenCase) -> dict[str, Tensor]:
             else:
                 official = {name.removeprefix("module."): shape for name, shape in official.items()}
                 ours = load_clip(_clip_name(official, "visual.", file), "openai", device="meta")
-                converted = KeyMap(CLIP_RULES).convert(official, file)
+                converted = key_map("clip").convert(official, file)
             problems = differences(ours.state_dict(), converted)
             assert not problems, f"{file}: {problems[:4]}"
             outputs[file] = torch.ones((), device="cpu")

@@ -7,9 +7,8 @@ from detectron2.config import get_cfg
 from detectron2.modeling import build_backbone
 from detectron2.projects.deeplab import add_deeplab_config
 
-from maft.checkpoint.key_map import KeyMap, differences
-from maft.checkpoint.official.backbones import RESNET_RULES
-from maft.checkpoint.official.mask2former import RULES
+from maft.checkpoint.key_map import differences
+from maft.checkpoint.official.released import key_map
 from maft.clip.loading import clip_from_config
 from maft.errors import UserError
 from maft.interfaces import BuildContext
@@ -167,10 +166,10 @@ def test_released_freeseg_generators_fit(golden_dir):
             # The releases are one layer deeper than the paper.
             model = PROPOSERS.build("FreeSeg", {"DECODER_LAYERS": 10}, context)
         if prefix == "backbone.":
-            ours, state = model.backbone.state_dict(), KeyMap(RESNET_RULES).convert(official)
+            ours, state = model.backbone.state_dict(), key_map("resnet").convert(official)
         else:
             ours = {n: v for n, v in model.state_dict().items() if not n.startswith("backbone.")}
-            state = KeyMap(RULES).convert(official)
+            state = key_map("mask2former_head").convert(official)
         assert differences(ours, state) == []
         checked.add((file, prefix))
     assert {prefix for _, prefix in checked} == {"sem_seg_head.", "backbone."} and len(checked) >= 4
@@ -191,6 +190,6 @@ def test_released_fcclip_segmenters_fit(golden_dir, monkeypatch):
         options = {"BACKBONE": "clip", "CLASS_HEAD": "pooled", "NUM_QUERIES": queries}
         with torch.device("meta"):
             model = PROPOSERS.build("Mask2Former", options, BuildContext(stand_in, 133, resnet))
-        assert differences(model.state_dict(), KeyMap(RULES).convert(official)) == []
+        assert differences(model.state_dict(), key_map("mask2former_head").convert(official)) == []
         checked += 1
     assert checked >= 4

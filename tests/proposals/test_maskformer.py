@@ -10,8 +10,8 @@ from detectron2.modeling import Backbone
 from golden.runner import run_case
 from torch import nn
 
-from maft.checkpoint.key_map import KeyMap, load_strictly
-from maft.checkpoint.official.maskformer import HEAD_RULES as RULES
+from maft.checkpoint.key_map import load_strictly
+from maft.checkpoint.official.released import key_map
 from maft.errors import UserError
 from maft.interfaces import BuildContext
 from maft.layers.transformer import Transformer
@@ -198,7 +198,7 @@ def test_released_models_fit_both_ways(golden_dir):
 
 def test_official_encoder_layers_have_a_place():
     proposer = build(ENCODER_LAYERS=2, PRE_NORM=True)
-    rules = KeyMap(RULES)
+    rules = key_map("maskformer_head")
     official = {
         "layers.1.self_attn.in_proj_weight": "encoder.1.self_attn.in_proj_weight",
         "norm.bias": "encoder_norm.bias",

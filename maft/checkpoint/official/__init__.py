@@ -1,1 +1,1 @@
-"""Renaming rules from the parameter names of the official releases to ours, one file per component."""
+"""Renaming rules from the parameter names of the official releases to ours, one table: ``names.json``."""

@@ -1,31 +1,36 @@
-"""The released checkpoints as wholes: how each is recognised, and its map onto our model."""
+"""The released checkpoints: how each is recognised, and its map onto our model.
+
+``names.json`` lists the official parameter names and ours, by component, and the releases.
+"""
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+
+from pydantic import TypeAdapter
 
 from maft.checkpoint.key_map import KeyMap, Rule, Value
-from maft.checkpoint.official.backbones import KEY_MAP as BACKBONE_KEY_MAP
-from maft.checkpoint.official.backbones import RESNET_RULES
-from maft.checkpoint.official.clip import RULES as CLIP_RULES
-from maft.checkpoint.official.clip import TOWER_RULES
-from maft.checkpoint.official.mask2former import RULES as MASK2FORMER_RULES
-from maft.checkpoint.official.mask_adapter import KEY_MAP as MASK_ADAPTER_KEY_MAP
-from maft.checkpoint.official.maskformer import (
-    CRITERION,
-    OVSEG_PARTS,
-    PROMPT_RULES,
-    ZEGFORMER_PARTS,
-    ZSSEG_LEARNED_PROMPTS,
-    ZSSEG_PARTS,
-)
 from maft.errors import UserError
 
-# FC-CLIP's one CLIP, backbone and classifier in one, and what stands around it.
-_CLIP, _HEAD, _ADAPTER, _TRANSFER = r"backbone\.clip_model\.", r"sem_seg_head\.", r"mask_adapter\.", r"cdt\."
-_DROP: tuple[Rule, ...] = ((".*", None),)
+_TABLE = json.loads(Path(__file__).with_name("names.json").read_text(encoding="utf-8"))
+
+
+@cache
+def key_map(component: str) -> KeyMap:
+    """The map of a component of ``names.json``, relative to the component on both sides.
+
+    An entry of two is a rule (pattern, replacement), one of three another component below its own prefixes: (official
+    prefix, our prefix, component).
+    """
+    rules: list[Rule] = []
+    for official, ours, *part in _TABLE["components"][component]["names"]:
+        rules += KeyMap.nested([(official, ours, key_map(part[0]).rules)]).rules if part else [(official, ours)]
+    return KeyMap(rules)
 
 
 @dataclass(frozen=True)
@@ -35,16 +40,21 @@ class Release:
     Attributes:
         name: how messages call it.
         signs: regular expressions of which each must match the beginning of some parameter name.
-        key_map: official names to ours, for the whole model.
-        unsupported: (beginning of a name, why a file with it is refused); None when there is no such part.
+        component: of ``names.json``, the whole model's.
         absent: like ``signs``, but none may match.
+        unsupported: beginning of a name -> why a file with it is refused.
     """
 
     name: str
     signs: tuple[str, ...]
-    key_map: KeyMap
-    unsupported: tuple[str, str] | None = None
+    component: str
     absent: tuple[str, ...] = ()
+    unsupported: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def key_map(self) -> KeyMap:
+        """Official names to ours."""
+        return key_map(self.component)
 
     def fits(self, names: list[str]) -> bool:
         def present(sign: str) -> bool:
@@ -53,68 +63,8 @@ class Release:
         return all(map(present, self.signs)) and not any(map(present, self.absent))
 
 
-_CLIP_ADAPTER: tuple[tuple[str, str, tuple[Rule, ...]], ...] = (
-    ("clip_adapter.clip_model.", "clip.", CLIP_RULES),
-    (
-        "clip_adapter.",
-        "vocabulary_encoder.",
-        ((r"non_object_embedding", "void_embedding"), (r"pixel_(mean|std)", None)),
-    ),
-)
-
-_FREESEG = (
-    ("backbone.", "proposer.backbone.", RESNET_RULES),
-    ("sem_seg_head.", "proposer.", MASK2FORMER_RULES),
-    CRITERION,
-    *_CLIP_ADAPTER,
-)
-
 # The first one that fits is it: a system that adds parts to another one stands before that.
-RELEASES: tuple[Release, ...] = (
-    Release(
-        "MAFT",
-        (r"IPCLIP\.", r"sem_seg_head\.interaction\."),
-        KeyMap.nested(
-            [
-                *_FREESEG,
-                ("IPCLIP.", "classifier.visual.", TOWER_RULES),
-                # A third copy of the tower that the official model never uses.
-                ("T.", "", _DROP),
-            ]
-        ),
-    ),
-    Release("FreeSeg", (r"clip_adapter\.", r"sem_seg_head\.interaction\."), KeyMap.nested(_FREESEG)),
-    Release(
-        "OVSeg",
-        (r"sem_seg_head\.predictor\.transformer\.", r"clip_adapter\.clip_model\.visual\.mask_embedding"),
-        KeyMap.nested([*OVSEG_PARTS, *_CLIP_ADAPTER]),
-    ),
-    Release(
-        "ZSSeg",
-        (r"sem_seg_head\.predictor\.transformer\.", r"clip_adapter\."),
-        KeyMap.nested([*ZSSEG_PARTS, *_CLIP_ADAPTER]),
-        ZSSEG_LEARNED_PROMPTS,
-    ),
-    Release("ZegFormer", (r"sem_seg_head\.predictor\.projection_layer\.",), KeyMap.nested(ZEGFORMER_PARTS)),
-    Release("Mask-Adapter on MAFT+", (_CLIP, _HEAD, _ADAPTER, _TRANSFER), MASK_ADAPTER_KEY_MAP),
-    Release("Mask-Adapter on FC-CLIP", (_CLIP, _HEAD, _ADAPTER), MASK_ADAPTER_KEY_MAP),
-    Release("MAFT+", (_CLIP, _HEAD, _TRANSFER), MASK_ADAPTER_KEY_MAP),
-    Release("FC-CLIP", (_CLIP, _HEAD), MASK_ADAPTER_KEY_MAP),
-    Release("Mask-Adapter warm-up on MAFT+", (_CLIP, _ADAPTER, _TRANSFER), MASK_ADAPTER_KEY_MAP),
-    Release("Mask-Adapter warm-up on FC-CLIP", (_CLIP, _ADAPTER), MASK_ADAPTER_KEY_MAP),
-    Release(
-        "OVSeg's CLIP",
-        (r"visual\.mask_embedding", r"token_embedding\."),
-        KeyMap.nested([("visual.", "mask_prompts.", PROMPT_RULES), ("", "clip.", CLIP_RULES)]),
-    ),
-    # A segmentation model that is no release keeps its names, also those of its backbone.
-    Release(
-        "ImageNet backbone",
-        (r"(?:backbone\.)?(?:stem\.conv1|patch_embed\.proj)\.",),
-        BACKBONE_KEY_MAP,
-        absent=(_HEAD,),
-    ),
-)
+RELEASES = TypeAdapter(tuple[Release, ...]).validate_python(_TABLE["releases"])
 
 
 def recognise(state: Mapping[str, object]) -> str | None:
@@ -130,10 +80,8 @@ def convert_released(state: Mapping[str, Value], name: str, source: str) -> dict
         UserError: the checkpoint holds a tensor the release does not have, or a part that has no counterpart here.
     """
     release = next(release for release in RELEASES if release.name == name)
-    if release.unsupported:
-        pattern, reason = re.compile(release.unsupported[0]), release.unsupported[1]
-        found = next((key for key in state if pattern.match(key)), None)
-        if found:
+    for pattern, reason in release.unsupported.items():
+        if found := next((key for key in state if re.match(pattern, key)), None):
             raise UserError(f"{source} is a {name} checkpoint with {found}: {reason}.")
     return release.key_map.convert({key: value for key, value in state.items() if not _no_prompts(key, value)}, source)
 

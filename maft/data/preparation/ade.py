@@ -159,12 +159,9 @@ def _shrink_image(job: tuple[Path, Path]) -> None:
 
 def _shrink(array: NDArray[Any], interpolation: int) -> NDArray[Any]:
     height, width = array.shape[:2]
-    shorter = min(height, width)
+    shorter, longer = sorted((height, width))
     if shorter <= _SHORTEST:
         return array
-    new_height, new_width = (
-        (_SHORTEST, round(width / float(height) * _SHORTEST))
-        if width >= height
-        else (round(height / float(width) * _SHORTEST), _SHORTEST)
-    )
-    return cv2.resize(array, (new_width, new_height), interpolation=interpolation)
+    longer = round(longer / shorter * _SHORTEST)
+    size = (longer, _SHORTEST) if width >= height else (_SHORTEST, longer)
+    return cv2.resize(array, size, interpolation=interpolation)

@@ -25,11 +25,7 @@ _CHUNK = 16
 
 
 def require(row: DatasetRow, sources: Mapping[Path, str]) -> None:
-    """Checks that the original download is there before anything is converted.
-
-    Args:
-        row: the dataset.
-        sources: path -> what it is, in words.
+    """Checks that the original download (path -> what it is, in words) is there before anything is converted.
 
     Raises:
         UserError: something is missing; the message lists everything and names the download page.

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+from pydantic import TypeAdapter
 
 from maft.data.catalog import DatasetRow
 from maft.data.preparation.command import Count, Options
@@ -28,31 +29,16 @@ class LabelRule:
         offset: raw value minus category id.
         maximum: largest value that stands for something; values of it that are no class of the label set are ignored.
         void: values beyond ``maximum`` that mean "no class".
+        note: where the numbers come from.
     """
 
     offset: int
     maximum: int
+    note: str
     void: tuple[int, ...] = ()
 
 
-LABEL_RULES = {
-    # stuffthingmaps count from 0 where the category ids count from 1.
-    "coco_stuff": LabelRule(offset=-1, maximum=181, void=(255,)),
-    # Panoptic PNGs are decoded to category ids first.
-    "coco_panoptic": LabelRule(offset=0, maximum=200),
-    # 0 is background, 255 the border around objects.
-    "voc": LabelRule(offset=0, maximum=20, void=(255,)),
-    # 0 is "other"; category ids of ADE20K-150 count from 0 and its label maps from 1.
-    "ade20k_150": LabelRule(offset=1, maximum=150),
-    # Any of the 3688 object classes of the full set may occur; 847 of them are kept.
-    "ade20k_full": LabelRule(offset=0, maximum=3688),
-    # 0 is unlabelled; PC-59 keeps 59 of the 459.
-    "pascal_context": LabelRule(offset=0, maximum=459),
-    # 255 is the licence plate (-1 in the label table).
-    "cityscapes": LabelRule(offset=0, maximum=33, void=(255,)),
-    # Label maps count from 0, panoptic category ids from 1; 65 is unlabelled.
-    "mapillary": LabelRule(offset=-1, maximum=65),
-}
+LABEL_RULES = TypeAdapter(dict[str, LabelRule]).validate_json(Path(__file__).with_suffix(".json").read_bytes())
 
 
 class LabelTable:
@@ -106,8 +92,6 @@ def convert_labels(
     """Makes the label maps of a dataset and the report that says that they are complete.
 
     Args:
-        row: the dataset.
-        options: root and number of processes.
         sources: stem of an image -> whatever ``read`` needs.
         read: picklable; gives the raw (h, w) label map.
         drop_empty: write no label map for images without a labelled pixel (training sets: nothing to learn there).

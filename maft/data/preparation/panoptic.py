@@ -46,7 +46,6 @@ def convert_panoptic(
 
     Args:
         row: a panoptic row of the catalogue.
-        options: root and number of processes.
         sources: stem of an image -> whatever ``read`` needs.
         read: picklable; gives the segments of an image.
     """

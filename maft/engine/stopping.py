@@ -1,0 +1,61 @@
+"""Signals that ask a run to stop: SIGTERM (SLURM's warning before it kills) and Ctrl-C."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+_ASKED = (signal.SIGTERM, signal.SIGINT)
+
+
+class StopRequest:
+    """Notes that this process was asked to stop, so that a training step is finished and saved first.
+
+    Attributes:
+        signal: number of the signal, 0 while there was none. A second Ctrl-C interrupts at once.
+    """
+
+    def __init__(self) -> None:
+        self.signal = 0
+
+    def note(self, number: int, frame: FrameType | None) -> None:
+        if number == signal.SIGINT and self.signal == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.signal = number
+
+    @contextmanager
+    def noted(self) -> Iterator[None]:
+        """Notes signals while the block runs; outside the main thread Python gives none to note."""
+        with _handled_by(self.note):
+            yield
+
+
+@contextmanager
+def forwarded(processes: list[Any]) -> Iterator[None]:
+    """Passes requests to stop on to child processes while the block waits for them."""
+
+    def pass_on(number: int, frame: FrameType | None) -> None:
+        for process in processes:
+            if process.is_alive():
+                os.kill(process.pid, signal.SIGTERM)
+
+    with _handled_by(pass_on):
+        yield
+
+
+@contextmanager
+def _handled_by(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, handler) for number in _ASKED}
+    try:
+        yield
+    finally:
+        for number, old in before.items():
+            signal.signal(number, old)
