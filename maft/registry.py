@@ -150,9 +150,7 @@ def _import_module(name: str) -> None:
 def _import_file(name: str) -> None:
     path = Path(os.path.expanduser(name)).absolute()
     if not os.path.isfile(path):
-        raise UserError(
-            f"IMPORTS names the file {name}, which does not exist: give its path from the config's folder or the working folder."
-        )
+        raise UserError(f"IMPORTS names the file {name}, which does not exist: give its path.")
     module_name = f"{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
     if module_name in sys.modules:
         return

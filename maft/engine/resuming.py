@@ -27,22 +27,18 @@ def log_changes(file: Path, cfg: CfgNode) -> None:
     The values of now hold; a checkpoint without a config has nothing to compare.
     """
     try:
-        before = _flat(read_config_file(file))
+        before = dict(_leaves(read_config_file(file)))
     except UserError as error:
         logger.warning("It cannot be said what has changed since the checkpoint: %s", error)
         return
-    now = _flat(cfg)
+    now = dict(_leaves(cfg))
     for key in sorted(before.keys() | now.keys()):
         old, new = before.get(key), now.get(key)
         if old != new and not key.startswith(_WITHOUT_EFFECT):
             logger.warning("%s was %s in the checkpoint and is %s from here on.", key, shown(old), shown(new))
 
 
-def _flat(node: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    return dict(_leaves(node, prefix))
-
-
-def _leaves(node: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
+def _leaves(node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     for name, value in node.items():
         if isinstance(value, Mapping) and value:
             yield from _leaves(value, f"{prefix}{name}.")

@@ -6,7 +6,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from types import FrameType
 from typing import Any
 
@@ -28,15 +28,12 @@ class StopRequest:
             raise KeyboardInterrupt
         self.signal = number
 
-    @contextmanager
-    def noted(self) -> Iterator[None]:
+    def noted(self) -> AbstractContextManager[None]:
         """Notes signals while the block runs; outside the main thread Python gives none to note."""
-        with _handled_by(self.note):
-            yield
+        return _handled_by(self.note)
 
 
-@contextmanager
-def forwarded(processes: list[Any]) -> Iterator[None]:
+def forwarded(processes: list[Any]) -> AbstractContextManager[None]:
     """Passes requests to stop on to child processes while the block waits for them."""
 
     def pass_on(number: int, frame: FrameType | None) -> None:
@@ -44,8 +41,7 @@ def forwarded(processes: list[Any]) -> Iterator[None]:
             if process.is_alive():
                 os.kill(process.pid, signal.SIGTERM)
 
-    with _handled_by(pass_on):
-        yield
+    return _handled_by(pass_on)
 
 
 @contextmanager
