@@ -1,6 +1,7 @@
 # make demo      set up .venv, then train and evaluate the miniature experiment into output/demo
 # make test      set up .venv, then lint, check formatting and types, and run the tests
 # make install   set up .venv only
+# make fuzz      N=2000 mutations of everything that is read from outside
 #
 # Variables: PYTHON=python3.12      interpreter of a new environment (3.10 to 3.13; default python3.11, else python3)
 #            INSTALLER=pip          plain pip even where uv is available (auto, uv, pip)
@@ -11,6 +12,7 @@
 
 VENV ?= .venv
 JOBS ?= 2
+N ?= 2000
 INSTALLER ?= auto
 EXTRAS ?= dev
 DETECTRON2 ?=
@@ -22,7 +24,7 @@ BOOTSTRAP := $(or $(shell for candidate in python3.11 python3 python3.12 python3
 	$$candidate -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null \
 	&& echo $$candidate && break; done),$(PYTHON))
 
-.PHONY: install demo test
+.PHONY: install demo fuzz test
 
 install:
 	@test -n "$(BOOTSTRAP)" || { echo "error: no Python 3.10 to 3.13 found; install one (Debian: apt install python3 python3-venv) or name it with PYTHON=" >&2; exit 1; }
@@ -37,3 +39,6 @@ test: install
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -n $(JOBS)
+
+fuzz: install
+	MAFT_FUZZ=$(N) $(BIN)/python -m pytest -n $(JOBS) tests/robustness
