@@ -12,7 +12,7 @@ from detectron2.config import CfgNode
 from pydantic import Field
 
 from maft.config_checks import check_not_ignored, one_sentence, refuse_removed
-from maft.config_files import is_file, parse_yaml, read_config_file
+from maft.config_files import parse_yaml, read_config_file
 from maft.config_keys import default_config
 from maft.config_values import check_values
 from maft.errors import UserError, closest, shown
@@ -96,7 +96,7 @@ def _located(name: str, folder: Path) -> str:
         return name
     here = Path(os.path.expanduser(name))
     beside = folder / here
-    return str((beside if is_file(beside) and not is_file(here) else here).absolute())
+    return str((beside if os.path.isfile(beside) and not os.path.isfile(here) else here).absolute())
 
 
 def self_contained(cfg: CfgNode) -> CfgNode:

@@ -12,8 +12,7 @@ from maft.errors import UserError, closest, shown
 
 # Detectron2's keys that change results there and that nothing here reads -> what to do instead.
 _IGNORED = {
-    "MODEL.PIXEL_MEAN": "proposers and CLIP bring their own normalisation",
-    "MODEL.PIXEL_STD": "proposers and CLIP bring their own normalisation",
+    **dict.fromkeys(("MODEL.PIXEL_MEAN", "MODEL.PIXEL_STD"), "proposers and CLIP bring their own normalisation"),
     "MODEL.KEYPOINT_ON": "there are no keypoints",
     "MODEL.LOAD_PROPOSALS": "use the proposer MaskFiles",
     "MODEL.SEM_SEG_HEAD": "the proposer's own options stand under MODEL.PROPOSER",
@@ -30,8 +29,7 @@ _IGNORED = {
     "DATASETS.PROPOSAL_FILES_TEST": "use the proposer MaskFiles",
     "DATASETS.PRECOMPUTED_PROPOSAL_TOPK_TRAIN": "use the proposer MaskFiles",
     "DATASETS.PRECOMPUTED_PROPOSAL_TOPK_TEST": "use the proposer MaskFiles",
-    "DATALOADER.REPEAT_THRESHOLD": "every image is drawn equally often",
-    "DATALOADER.REPEAT_SQRT": "every image is drawn equally often",
+    **dict.fromkeys(("DATALOADER.REPEAT_THRESHOLD", "DATALOADER.REPEAT_SQRT"), "every image is drawn equally often"),
     "SOLVER.REFERENCE_WORLD_SIZE": "IMS_PER_BATCH is the global batch, set it and BASE_LR",
     "TEST.AUG": "there is no test-time augmentation",
     "TEST.PRECISE_BN": "choose a frozen or synchronised norm",

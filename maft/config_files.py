@@ -109,7 +109,8 @@ def read_config_file(path: str | os.PathLike[str], _outer: tuple[Path, ...] = ()
         UserError: see `read_yaml`; or a base is no local file, is missing, or leads back to a file above it.
     """
     file = Path(path)
-    if not is_file(file):
+    # Unlike pathlib's, it says no to names that no file system could hold.
+    if not os.path.isfile(file):
         if _outer:
             raise UserError(f"Config {_outer[-1]}: its {_BASE_KEY} {file} does not exist: correct the path.")
         raise UserError(f"Config file {file} does not exist: check --config-file.")
@@ -126,14 +127,6 @@ def read_config_file(path: str | os.PathLike[str], _outer: tuple[Path, ...] = ()
             raise UserError(f"Config {file}: {_BASE_KEY} is {base!r}, but it must be the path of a local file.")
         _merge(merged, read_config_file(file.parent / os.path.expanduser(base), chain))
     return _merge(merged, content)
-
-
-def is_file(path: Path) -> bool:
-    """Whether a path names a file; one that no file system could hold names none."""
-    try:
-        return path.is_file()
-    except (OSError, ValueError):
-        return False
 
 
 def _merge(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:

@@ -89,6 +89,9 @@ _TYPES: dict[str, Any] = {
     "DATALOADER.SAMPLER_TRAIN": Literal["TrainingSampler"],
     "SOLVER.OPTIMIZER": Literal["ADAMW", "SGD"],
     "SOLVER.BASE_LR": _NotNegative,
+    "SOLVER.LR_SCHEDULER_NAME": Literal[
+        "WarmupPolyLR", "WarmupThenCosineLR", "WarmupMultiStepLR", "WarmupCosineLR", "WarmupStepWithFixedGammaLR"
+    ],
     "SOLVER.BETAS": tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]],
     "SOLVER.EPS": _AboveZero,
     "SOLVER.MOMENTUM": Annotated[float, Field(ge=0, lt=1)],

@@ -25,6 +25,7 @@ from maft.errors import UserError
         ("SOLVER.BETAS", "[0.9, 1.5]", "SOLVER.BETAS"),
         ("SEED", "99999999999", "SEED is 99999999999"),
         ("SEED", "None", "SEED"),
+        ("SOLVER.LR_SCHEDULER_NAME", "Poly", "SOLVER.LR_SCHEDULER_NAME is 'Poly'; choose one of: WarmupPolyLR"),
         ("TEST.EXPECTED", "[['a', 'mIoU', 'x']]", "TEST.EXPECTED takes"),
         ("TEST.PROTOCOL", "all", "TEST.PROTOCOL is 'all'; choose one of: generalized, unseen_only."),
         ("MODEL.CLIP.PRETRAINED", "None", "MODEL.CLIP.PRETRAINED has no value"),

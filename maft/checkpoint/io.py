@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from maft.checkpoint.torchscript import is_torchscript, read_torchscript
+from maft.checkpoint.torchscript import DAMAGE, is_torchscript, read_torchscript
 from maft.errors import UserError
 from maft.files import atomic_path
 
@@ -28,13 +28,6 @@ _ALLOWED = {
     ("numpy._core.multiarray", "scalar"),
     ("_codecs", "encode"),
 }
-
-
-# What PyTorch and pickle raise when the bytes make no sense.
-_DAMAGE = (
-    RuntimeError, EOFError, ValueError, ArithmeticError, LookupError, TypeError, AttributeError, MemoryError,
-    AssertionError,
-)  # fmt: skip
 
 
 class _PlainUnpickler(pickle.Unpickler):
@@ -58,7 +51,7 @@ def load_plain_pickle(path: Path) -> Any:
     try:
         with open(path, "rb") as file:
             return _PlainUnpickler(file).load()
-    except (pickle.UnpicklingError, *_DAMAGE) as error:
+    except (pickle.UnpicklingError, *DAMAGE) as error:
         raise UserError(f"{path} is not plain data ({error}): download it again from the official page.") from None
 
 
@@ -124,7 +117,7 @@ def _read_torch(file: Path) -> Any:
         return read_torchscript(file)
     try:
         return torch.load(file, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, *_DAMAGE, OSError) as error:
+    except (pickle.UnpicklingError, *DAMAGE, OSError) as error:
         if isinstance(error, pickle.UnpicklingError):
             raise UserError(
                 f"{file} is not a checkpoint, or holds more than tensors and would execute code when loaded, which is "

@@ -21,7 +21,7 @@ from torch._utils import _rebuild_tensor_v2
 from maft.errors import UserError
 
 # What PyTorch and pickle raise when the bytes make no sense.
-_DAMAGE = (RuntimeError, EOFError, ValueError, ArithmeticError, LookupError, TypeError, AttributeError, MemoryError)
+DAMAGE = (RuntimeError, EOFError, ValueError, ArithmeticError, LookupError, TypeError, AttributeError, MemoryError)
 
 
 class _Attributes:
@@ -75,8 +75,6 @@ class _Unpickler(pickle.Unpickler):
 
 def is_torchscript(path: Path) -> bool:
     """Whether a file is a TorchScript archive, which unlike a torch checkpoint carries constants of its code."""
-    if not zipfile.is_zipfile(path):
-        return False
     try:
         with zipfile.ZipFile(path) as archive:
             return any(name.endswith("/constants.pkl") for name in archive.namelist())

@@ -148,9 +148,12 @@ def _by_stem(folder: Path, suffixes: Iterable[str]) -> tuple[dict[str, str], lis
     found: dict[str, str] = {}
     problems = []
     for path in sorted(folder.iterdir()):
-        if path.name.startswith(".") or not path.is_file():
+        if path.name.startswith("."):
             continue
-        if path.suffix.lower() not in suffixes:
+        if not path.is_file():
+            kind = "sub-folder" if path.is_dir() else "broken link"
+            problems.append(Problem(kind, f"{path} is a {kind}, which is not read: move or remove it."))
+        elif path.suffix.lower() not in suffixes:
             text = f"File {path} is none of {', '.join(suffixes)}: remove or convert it."
             problems.append(Problem("stray file", text))
         elif path.stem in found:

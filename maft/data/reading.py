@@ -92,7 +92,13 @@ def read_map(
         UserError: see `reading`, which ``kind`` and ``advice`` are for.
     """
     with reading(path, kind, advice), Image.open(path) as image:
-        return np.asarray(image)
+        return _as_stored(image)
+
+
+def _as_stored(image: Image.Image) -> NDArray[np.integer]:
+    if image.format == "JPEG":
+        raise ValueError("it is a JPEG, which alters values, whatever its name says")
+    return np.asarray(image)
 
 
 def read_labels(path: str | os.PathLike[str]) -> NDArray[np.int32]:
@@ -149,8 +155,11 @@ def read_annotation(file: Path, *keys: str) -> dict[str, Any]:
 def files_by_stem(folder: str | os.PathLike[str], suffix: str) -> dict[str, str]:
     """Files below a folder, hidden ones left out, by their path from there without ``suffix``."""
     found = {}
-    for parent, folders, files in os.walk(folder):
-        folders.sort()
+    seen: set[str] = set()
+    for parent, folders, files in os.walk(folder, followlinks=True):
+        # A link may lead to another disk, and back to a folder above it.
+        seen.add(os.path.realpath(parent))
+        folders[:] = sorted(name for name in folders if os.path.realpath(os.path.join(parent, name)) not in seen)
         prefix = os.path.relpath(parent, folder)
         for file in files:
             if file.endswith(suffix) and not file.startswith("."):
@@ -201,7 +210,7 @@ def inspect_mask(path: str, num_classes: int, ignore_label: int, *, binary_is_me
     """
     try:
         with reading(path, "Mask", "replace it"), Image.open(path) as image:
-            mode, array = image.mode, np.asarray(image)
+            mode, array = image.mode, _as_stored(image)
     except UserError as error:
         return MaskContent(None, 0, {}, Problem("unreadable label", str(error)))
     size = array.shape[:2]

@@ -37,23 +37,20 @@ def warmup_then_cosine(solver: CfgNode, iteration: int) -> float:
 
 
 _OURS = {"WarmupPolyLR": warmup_poly, "WarmupThenCosineLR": warmup_then_cosine}
-# Detectron2's own; multi-step and cosine there multiply with a warm-up given by SOLVER.WARMUP_FACTOR and _ITERS.
-_DETECTRON2 = ("WarmupMultiStepLR", "WarmupCosineLR", "WarmupStepWithFixedGammaLR")
 
 
 def build_scheduler(cfg: CfgNode, optimizer: Optimizer) -> LRScheduler:
     """The schedule that the config names, at iteration 0; step it once per optimiser step.
 
+    Detectron2's own multi-step and cosine multiply with a warm-up given by SOLVER.WARMUP_FACTOR and _ITERS.
+
     Raises:
-        UserError: the name or the warm-up method is unknown.
+        UserError: the warm-up method does not go with it.
     """
     solver = cfg.SOLVER
     name = solver.LR_SCHEDULER_NAME
-    if name in _DETECTRON2:
-        return build_lr_scheduler(cfg, optimizer)
     if name not in _OURS:
-        known = ", ".join((*_OURS, *_DETECTRON2))
-        raise UserError(f"Unknown schedule {name!r} in SOLVER.LR_SCHEDULER_NAME; the known ones are: {known}.")
+        return build_lr_scheduler(cfg, optimizer)
     if name == "WarmupPolyLR" and solver.WARMUP_METHOD != "linear":
         raise UserError(f"SOLVER.WARMUP_METHOD {solver.WARMUP_METHOD!r} does not go with WarmupPolyLR: use linear.")
     return LambdaLR(optimizer, lambda iteration: _OURS[name](solver, iteration))

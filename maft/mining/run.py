@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -90,6 +91,11 @@ def mine(cfg: CfgNode, task: MiningTask) -> dict[str, float]:
     set_up(cfg)
     records = [{**record, "position": position} for position, record in enumerate(_find_records(cfg, task))]
     images = [Path(record["file_name"]).stem for record in records]
+    if double := [image for image, count in Counter(images).items() if count > 1]:
+        raise UserError(
+            f"{len(double)} names stand for several images, the first is {double[0]!r}: regions are named by it, so "
+            "mine their folders one by one."
+        )
     folder = _folder(cfg, task, images, records)
     if comm.is_main_process():
         folder.claim()

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from maft.data.reading import read_image
+from maft.data.reading import files_by_stem, read_image, read_labels
 from maft.errors import UserError
 
 
@@ -20,3 +20,19 @@ def test_numbers_that_are_no_brightness_are_refused_by_name(tmp_path):
     Image.fromarray(np.full((4, 4), 2.5, np.float32)).save(tmp_path / "height.tif")
     with pytest.raises(UserError, match=r"height\.tif.*must hold 0 to 1"):
         read_image(tmp_path / "height.tif")
+
+
+def test_a_jpeg_under_another_name_is_no_label_map(tmp_path):
+    Image.fromarray(np.zeros((8, 8), np.uint8)).save(tmp_path / "map.jpg")
+    (tmp_path / "map.jpg").rename(tmp_path / "map.png")
+    with pytest.raises(UserError, match="it is a JPEG, which alters values"):
+        read_labels(tmp_path / "map.png")
+
+
+def test_linked_folders_are_followed_and_circles_end(tmp_path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "disk/city").mkdir(parents=True)
+    (tmp_path / "disk/city/1.png").touch()
+    (tmp_path / "a/city").symlink_to(tmp_path / "disk/city")
+    (tmp_path / "disk/city/up").symlink_to(tmp_path / "a")
+    assert list(files_by_stem(tmp_path / "a", ".png")) == ["city/1"]
