@@ -17,7 +17,7 @@ from maft.errors import UserError
 from maft.layers.crops import tight_boxes
 
 # Of the scores of all classes at output size, which for a large photo and many names are more than the memory.
-_BYTES_AT_A_TIME = 2**28
+_BYTES_AT_A_TIME = 2**26
 
 
 def image_result(

@@ -57,8 +57,7 @@ def load_plain_pickle(path: Path) -> Any:
 
 _WRAPPERS = ("model", "state_dict", "model_state_dict")
 _DATA_PARALLEL_PREFIX = "module."
-# How many wrappers may lie inside one another: a damaged file may hold one that lies in itself.
-_DEEPEST = 4
+_DEEPEST = 4  # A damaged file may hold a wrapper that lies in itself.
 
 
 def read_state_dict(path: str | os.PathLike[str]) -> dict[str, Tensor]:

@@ -47,8 +47,7 @@ def build_scheduler(cfg: CfgNode, optimizer: Optimizer) -> LRScheduler:
     Raises:
         UserError: the warm-up method does not go with it.
     """
-    solver = cfg.SOLVER
-    name = solver.LR_SCHEDULER_NAME
+    solver, name = cfg.SOLVER, cfg.SOLVER.LR_SCHEDULER_NAME
     if name not in _OURS:
         return build_lr_scheduler(cfg, optimizer)
     if name == "WarmupPolyLR" and solver.WARMUP_METHOD != "linear":

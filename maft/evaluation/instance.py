@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.evaluation.coco_evaluation import instances_to_coco_json
+from detectron2.structures import BitMasks
 from detectron2.utils import comm
 from numpy.typing import NDArray
 from pycocotools.coco import COCO
@@ -58,14 +59,16 @@ class InstanceEvaluator(DatasetEvaluator):
 
         Args:
             records: with ``"image_id"``.
-            outputs: dicts with ``"instances"``: Instances with ``pred_masks`` (n, H, W), ``pred_boxes``, ``scores``
-                (n,) and ``pred_classes`` (n,) label indices; those that are no category are left out.
+            outputs: dicts with ``"instances"``: ``pred_masks`` (n, H, W), ``scores`` (n,) and ``pred_classes`` (n,),
+                label indices, of which those that are no category are left out.
         """
         for record, output in zip(records, outputs, strict=True):
-            for found in instances_to_coco_json(output["instances"].to("cpu"), record["image_id"]):
-                if found["category_id"] in self.category_ids:
-                    found["category_id"] = self.category_ids[found["category_id"]]
-                    self.predictions.append(found)
+            instances = output["instances"].to("cpu")
+            if not instances.has("pred_boxes"):
+                instances.pred_boxes = BitMasks(instances.pred_masks).get_bounding_boxes()
+            for found in instances_to_coco_json(instances, record["image_id"]):
+                if (label := found["category_id"]) in self.category_ids:
+                    self.predictions.append({**found, "category_id": self.category_ids[label]})
 
     def evaluate(self) -> dict[str, dict[str, float]]:
         """Percentages under each task: AP, AP50, AP75, APs, APm, APl and ``AP-<class>``; NaN without ground truth."""
@@ -103,7 +106,9 @@ class InstanceEvaluator(DatasetEvaluator):
 def _coco(truth: Mapping[str, Any]) -> COCO:
     # COCO's constructor takes a file name only, and its index prints.
     coco = COCO()
-    coco.dataset = {"info": {}, **truth}
+    # COCO takes an id of 0 for no match, and loses one of two annotations of one id.
+    numbered = [{**annotation, "id": number} for number, annotation in enumerate(truth["annotations"], start=1)]
+    coco.dataset = {"info": {}, **truth, "annotations": numbered}
     with contextlib.redirect_stdout(io.StringIO()):
         coco.createIndex()
     return coco

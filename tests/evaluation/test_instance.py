@@ -8,6 +8,7 @@ import torch
 from detectron2.structures import Boxes, Instances
 from golden.evaluation import annotation
 from golden.runner import run_case
+from pycocotools import mask as coco_mask
 
 from maft.evaluation import InstanceEvaluator
 
@@ -77,3 +78,23 @@ def test_state_continues_where_it_was_saved(truth, masks):
 def test_recorded_case(golden_dir):
     result = run_case(golden_dir / "maskadapter" / "instance_evaluator.json")
     assert result.status == "pass", result.detail
+
+
+@pytest.mark.parametrize("ids", [[1, 2], [0], [0, 1], [1, 1]])
+def test_the_numbering_of_annotations_changes_nothing(ids):
+    mask = np.zeros((60, 60), bool)
+    mask[10:50, 10:50] = True
+    code = coco_mask.encode(np.asfortranarray(mask.astype(np.uint8)))
+    entry = {"category_id": 1, "segmentation": code, "area": 1600, "bbox": [10, 10, 40, 40], "iscrowd": 0}
+    truth = {
+        "images": [{"id": image, "height": 60, "width": 60} for image in range(len(ids))],
+        "categories": [{"id": 1, "name": "cat"}],
+        "annotations": [{**entry, "id": id_, "image_id": image} for image, id_ in enumerate(ids)],
+    }
+    evaluator = InstanceEvaluator(truth, {0: 1}, {0: "cat"})
+    for image in range(len(ids)):
+        found = Instances((60, 60))
+        found.pred_masks, found.pred_classes = torch.from_numpy(mask)[None], torch.tensor([0])
+        found.scores = torch.tensor([0.9])
+        evaluator.process([{"image_id": image}], [{"instances": found}])
+    assert evaluator.evaluate()["segm"]["AP"] == pytest.approx(100)
