@@ -78,7 +78,6 @@ def parse_yaml(text: str) -> Any:
     except RecursionError:
         raise yaml.YAMLError("it is nested too deeply") from None
     except (ValueError, LookupError, AttributeError, TypeError) as error:
-        # Numbers beyond what Python parses, characters that are none, tags that do not fit their text.
         raise yaml.YAMLError(first_line(error)) from None
     return value
 
@@ -87,6 +86,8 @@ def _check_depth(value: Any, level: int, seen: set[tuple[int, int]]) -> None:
     """Raises YAMLError for data deeper than any config, which also finds an anchor that holds itself."""
     if level > _MOST_LEVELS:
         raise yaml.YAMLError(f"it is nested more than {_MOST_LEVELS} levels deep, or holds itself")
+    if isinstance(value, int) and abs(value) >= 2**63:
+        raise yaml.YAMLError(f"the number {value} is larger than any that is meant")
     # What an anchor shares is looked at once a level: aliases of aliases would be walked for ever.
     if not isinstance(value, (dict, list)) or (id(value), level) in seen:
         return
@@ -109,7 +110,6 @@ def read_config_file(path: str | os.PathLike[str], _outer: tuple[Path, ...] = ()
         UserError: see `read_yaml`; or a base is no local file, is missing, or leads back to a file above it.
     """
     file = Path(path)
-    # Unlike pathlib's, it says no to names that no file system could hold.
     if not os.path.isfile(file):
         if _outer:
             raise UserError(f"Config {_outer[-1]}: its {_BASE_KEY} {file} does not exist: correct the path.")

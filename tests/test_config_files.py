@@ -3,9 +3,10 @@
 from pathlib import Path
 
 import pytest
+import yaml
 
 from maft.config import load_config
-from maft.config_files import read_config_file
+from maft.config_files import parse_yaml, read_config_file
 from maft.errors import UserError
 
 QUICKSTART = Path(__file__).resolve().parent.parent / "configs" / "quickstart"
@@ -76,3 +77,8 @@ def test_a_cycle_over_several_files_ends(tmp_path):
 def test_every_shipped_config_is_plain():
     for file in QUICKSTART.parent.rglob("*.yaml"):
         assert read_config_file(file)
+
+
+def test_numbers_that_no_computer_counts_to_are_refused():
+    with pytest.raises(yaml.YAMLError, match="the number 9223372036854775808 is larger"):
+        parse_yaml("A: [1, 9223372036854775808]")
