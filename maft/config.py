@@ -36,11 +36,10 @@ def load_config(
     """
     path, overrides = Path(file), list(overrides or [])
     content = read_config_file(path)
-    cfg = default_config()
+    defaults = default_config()
+    cfg = defaults.clone()
     if content.get("VERSION", cfg.VERSION) != cfg.VERSION:
-        raise UserError(
-            f"Config {path}: VERSION is {shown(content['VERSION'])}, but {cfg.VERSION} is the only one here."
-        )
+        raise UserError(f"{path}: VERSION is {shown(content['VERSION'])}, but {cfg.VERSION} is the only one here.")
     where = f"Config {path}"
     try:
         cfg.merge_from_other_cfg(CfgNode(_with_floats(content, cfg)))
@@ -53,8 +52,8 @@ def load_config(
         _forget_options(cfg.MODEL, changed.get("MODEL", {}))
         cfg.merge_from_other_cfg(CfgNode(_with_floats(changed, cfg)))
     except (KeyError, ValueError, AssertionError, yaml.YAMLError) as error:
-        raise UserError(f"{where}: {one_sentence(error, default_config())}") from error
-    check_values(cfg, default_config())
+        raise UserError(f"{where}: {one_sentence(error, defaults)}") from error
+    check_values(cfg, defaults)
     if foreign and not trusted and "IMPORTS" not in overrides[::2]:
         raise UserError(
             f"Config {path} came with a checkpoint and asks to run {', '.join(map(str, foreign))}: if you trust that "
@@ -167,8 +166,7 @@ def check_components(cfg: CfgNode) -> None:
 def _group(registry: Registry[Any], name: str, options: Any) -> CfgNode:
     if not isinstance(options, CfgNode):
         raise UserError(
-            f"{registry.node}.{name} is {shown(options)}, but it must be a group of options: write {{}} for the "
-            "defaults."
+            f"{registry.node}.{name} is {shown(options)}, but it must be a group of options: write {{}} for defaults."
         )
     return options
 

@@ -15,7 +15,8 @@ import sysconfig
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from importlib.metadata import entry_points
+from functools import cache
+from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any, Generic, TypeVar, cast
 
@@ -184,8 +185,13 @@ def _explained(beginning: str) -> Iterator[None]:
 _loaded_plugins: set[str] = set()
 
 
+@cache
+def _plugins() -> tuple[EntryPoint, ...]:
+    return tuple(entry_points(group=ENTRY_POINTS))
+
+
 def _load_plugins() -> None:
-    for entry in entry_points(group=ENTRY_POINTS):
+    for entry in _plugins():
         if entry.value not in _loaded_plugins:
             with _explained(f"The installed plug-in {entry.name} is {entry.value}"):
                 # Noted before it is loaded, for what it imports may ask the registry again.

@@ -131,14 +131,16 @@ class Softer(Ensemble):
 
 
 @pytest.fixture
-def own_components(monkeypatch):
+def own_components(monkeypatch, tmp_path):
     """Modules and components of a test are forgotten after it."""
     for registry in (ENSEMBLES, LOSSES):
         monkeypatch.setattr(registry, "_components", dict(registry._filled()))
     before = set(sys.modules)
     yield
+    # What the test wrote; libraries that it was the first to import register themselves only once.
     for name in set(sys.modules) - before:
-        del sys.modules[name]
+        if str(getattr(sys.modules[name], "__file__", "")).startswith(str(tmp_path)):
+            del sys.modules[name]
 
 
 @pytest.mark.usefixtures("own_components")
@@ -250,4 +252,5 @@ class TestImports:
     def install(monkeypatch, load):
         entry = SimpleNamespace(name="mine", value="mine.parts", load=load)
         monkeypatch.setattr(maft.registry, "_loaded_plugins", set())
+        monkeypatch.setattr(maft.registry, "_plugins", maft.registry._plugins.__wrapped__)
         monkeypatch.setattr(maft.registry, "entry_points", lambda group: [entry] * (group == "maft.components"))

@@ -131,6 +131,6 @@ class RegionPairMapper:
                     f"Region {path} has no alpha channel and so no mask: mine it with tools/mine_mask_nouns.py, or "
                     "set INPUT.REGIONS.MASK colour for the data files of the official release."
                 )
-            values = np.array(file)
+            values = np.array(file.convert("RGBA"))
         # Pillow multiplies colours by alpha when it resizes RGBA, which would blacken the background.
         return Image.fromarray(values[..., :3]), Image.fromarray(values[..., 3])

@@ -129,11 +129,7 @@ def train(cfg: CfgNode, seed: int, *, resume: bool = False) -> Mapping[str, Any]
         trainer.restore(state)
     end = cfg.SOLVER.MAX_ITER
     if start > end:
-        logger.warning(
-            "The checkpoint is of iteration %d, beyond SOLVER.MAX_ITER %d: it is evaluated as it is.",
-            start,
-            end,
-        )
+        logger.warning("The checkpoint is of iteration %d, beyond SOLVER.MAX_ITER %d: it is evaluated.", start, end)
     if comm.is_main_process():
         drop_metrics_from(Path(cfg.OUTPUT_DIR) / "metrics.json", start)
         if start >= end and not (Path(cfg.OUTPUT_DIR) / "model_final").exists():

@@ -122,3 +122,11 @@ def test_a_broken_region_is_named(table):
 def test_wrong_options(options):
     with pytest.raises(UserError, match="INPUT.REGIONS"):
         RegionPairMapper(24, **options)
+
+
+def test_a_grey_region_with_alpha_has_its_mask_too(tmp_path):
+    grey = np.full((SIZE, SIZE, 2), 200, np.uint8)
+    grey[:, : SIZE // 2, 1] = 0
+    Image.fromarray(grey, "LA").save(tmp_path / "grey.png")
+    mapped = RegionPairMapper(24)({"file_name": str(tmp_path / "grey.png"), "title": "dog"})
+    assert mapped["region"].shape == (3, 24, 24) and mapped["mask"].any() and not mapped["mask"].all()
