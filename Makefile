@@ -2,10 +2,12 @@
 # make test      set up .venv, then lint, check formatting and types, and run the tests
 # make install   set up .venv only
 # make fuzz      N=2000 mutations of everything that is read from outside
+# make lock      write requirements.lock anew: the newest versions that fit pyproject.toml, with hashes
 #
 # Variables: PYTHON=python3.12      interpreter of a new environment (3.10 to 3.13; default python3.11, else python3)
 #            INSTALLER=pip          plain pip even where uv is available (auto, uv, pip)
 #            DETECTRON2=/path       use this checkout of upstream Detectron2 instead of the index's copy
+#            LOCKED=1               the versions of requirements.lock, checked by hash, instead of the newest ones
 #            EXTRAS=dev,app         optional dependencies of pyproject.toml to install
 #            VENV=.venv             where the environment lives
 #            JOBS=2                 processes that share the tests
@@ -16,6 +18,7 @@ N ?= 2000
 INSTALLER ?= auto
 EXTRAS ?= dev
 DETECTRON2 ?=
+LOCKED ?=
 BIN := $(VENV)/bin
 
 # What runs the set-up script. Candidates are tried, not only looked up: version managers leave launchers for versions
@@ -24,12 +27,12 @@ BOOTSTRAP := $(or $(shell for candidate in python3.11 python3 python3.12 python3
 	$$candidate -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null \
 	&& echo $$candidate && break; done),$(PYTHON))
 
-.PHONY: install demo fuzz test
+.PHONY: install demo fuzz lock test
 
 install:
 	@test -n "$(BOOTSTRAP)" || { echo "error: no Python 3.10 to 3.13 found; install one (Debian: apt install python3 python3-venv) or name it with PYTHON=" >&2; exit 1; }
 	@$(BOOTSTRAP) tools/setup_env.py --venv "$(VENV)" --installer "$(INSTALLER)" --extras "$(EXTRAS)" \
-		$(if $(PYTHON),--python "$(PYTHON)") $(if $(DETECTRON2),--detectron2 "$(DETECTRON2)")
+		$(if $(LOCKED),--locked) $(if $(PYTHON),--python "$(PYTHON)") $(if $(DETECTRON2),--detectron2 "$(DETECTRON2)")
 
 demo: install
 	$(BIN)/python tools/reproduce.py demo --output output/demo
@@ -42,3 +45,9 @@ test: install
 
 fuzz: install
 	MAFT_FUZZ=$(N) $(BIN)/python -m pytest -n $(JOBS) tests/robustness
+
+# setuptools builds the project and uv installs it: they are locked with the rest.
+lock: install
+	printf 'setuptools>=68\nuv\n' | $(or $(wildcard $(BIN)/uv),uv) pip compile --quiet --universal --python-version 3.10 --upgrade \
+		--generate-hashes --all-extras --no-annotate --custom-compile-command "make lock" \
+		--output-file requirements.lock pyproject.toml -

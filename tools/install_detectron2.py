@@ -10,16 +10,30 @@ import importlib
 import subprocess
 import sys
 import sysconfig
+import tempfile
 from pathlib import Path
 
-REQUIREMENT = "sal-detectron2==0.7.2"
+# The one wheel that was tested. Whoever may publish under its name cannot change what is installed here.
+REQUIREMENT = "sal-detectron2==0.7.2 --hash=sha256:491af0c7f79bdb2d178e46f6cb16a97c4ac968d45c41ea3f6b6435d59bbee561"
 
 
 def install_from_index() -> None:
     # --no-deps: its metadata wants numpy<2, which it does not need and newer Pythons cannot have.
-    command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--only-binary=:all:"]
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "install",
+        "--quiet",
+        "--no-deps",
+        "--only-binary=:all:",
+        "--require-hashes",
+    ]
     command += ["--implementation", "cp", "--python-version", "3.10", "--target", sysconfig.get_path("purelib")]
-    run([*command, REQUIREMENT])
+    with tempfile.TemporaryDirectory() as folder:
+        requirements = Path(folder) / "detectron2.txt"  # pip takes hashes from a file alone
+        requirements.write_text(REQUIREMENT + "\n")
+        run([*command, "--requirement", str(requirements)])
 
 
 def install_from_checkout(folder: Path) -> None:

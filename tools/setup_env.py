@@ -13,14 +13,18 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NoReturn
 
 ROOT = Path(__file__).resolve().parent.parent
 SUPPORTED = ((3, 10), (3, 13))
 STAMP_NAME = "maft-setup.json"
-WHAT_DECIDES = ("pyproject.toml", "setup.py", "tools/setup_env.py", "tools/install_detectron2.py")
+LOCK = "requirements.lock"
+WHAT_DECIDES = ("pyproject.toml", "setup.py", "tools/setup_env.py", "tools/install_detectron2.py", LOCK)
 
 
 def say(message: str) -> None:
@@ -92,7 +96,7 @@ def make_environment(venv: Path, python: str | None) -> tuple[str, tuple[int, ..
     return interpreter, running
 
 
-def find_uv(interpreter: str, installer: str) -> str | None:
+def find_uv(interpreter: str, installer: str, locked: bool) -> str | None:
     """The uv to install with, installed into the environment if need be; None for pip."""
     if installer == "pip":
         return None
@@ -100,16 +104,50 @@ def find_uv(interpreter: str, installer: str) -> str | None:
     uv = shutil.which("uv") or (str(own) if own.is_file() else None)
     if uv is None:
         say("installing uv, which installs the rest much faster than pip")
-        if run(interpreter, "-m", "pip", "install", "--quiet", "uv", may_fail=True):
+        if install_uv(interpreter, locked):
             uv = str(own)
-    if uv is None and installer == "uv":
-        fail("uv is not here and cannot be installed; use INSTALLER=pip")
+    if uv is None and (installer == "uv" or locked):
+        fail("uv is not here and cannot be installed; " + ("LOCKED=1 needs it" if locked else "use INSTALLER=pip"))
     return uv
+
+
+def install_uv(interpreter: str, locked: bool) -> bool:
+    pip = (interpreter, "-m", "pip", "install", "--quiet")
+    if not locked:
+        return run(*pip, "uv", may_fail=True)
+    with locked_requirement("uv") as requirement:
+        return run(*pip, "--require-hashes", "--requirement", requirement, may_fail=True)
+
+
+@contextmanager
+def locked_requirement(name: str) -> Iterator[str]:
+    """A requirements file of one package's lines in the lock: its version and its hashes."""
+    lines = (ROOT / LOCK).read_text().splitlines(keepends=True)
+    start = next(index for index, line in enumerate(lines) if line.startswith(f"{name}=="))
+    end = next(index for index in range(start, len(lines)) if not lines[index].endswith("\\\n"))
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / f"{name}.txt"
+        file.write_text("".join(lines[start : end + 1]))
+        yield str(file)
+
+
+def install_locked(interpreter: str, installer: str, extras: str) -> None:
+    """Install exactly the files of the lock; a file with another hash ends the installation."""
+    uv = find_uv(interpreter, installer, locked=True)
+    assert uv is not None
+    say(f"installing the versions of {LOCK} with {uv}")
+    install = (uv, "pip", "install", "--python", interpreter)
+    chosen = [part for extra in extras.split(",") if extra for part in ("--extra", extra)]
+    requirements = ("--requirement", "pyproject.toml", *chosen, "--constraint", LOCK)
+    # setuptools builds the project; an isolated build would fetch its newest version.
+    with locked_requirement("setuptools") as builder:
+        run(*install, "--require-hashes", *requirements, "--requirement", builder)
+    run(*install, "--no-deps", "--no-build-isolation", "--editable", ".")
 
 
 def install_project(interpreter: str, installer: str, extras: str) -> None:
     project = f".[{extras}]" if extras else "."
-    if uv := find_uv(interpreter, installer):
+    if uv := find_uv(interpreter, installer, locked=False):
         say(f"installing maft and its dependencies with {uv}")
         if run(uv, "pip", "install", "--python", interpreter, "--editable", project, may_fail=installer == "auto"):
             return
@@ -118,13 +156,18 @@ def install_project(interpreter: str, installer: str, extras: str) -> None:
     run(interpreter, "-m", "pip", "install", "--quiet", "--editable", project)
 
 
-def fingerprint(version: tuple[int, ...], extras: str, detectron2: str | None) -> dict[str, str]:
+def fingerprint(version: tuple[int, ...], extras: str, detectron2: str | None, locked: bool) -> dict[str, str]:
     """What the environment was made from; while it stays the same there is nothing to do."""
     digest = hashlib.sha256()
     for name in WHAT_DECIDES:
         digest.update((ROOT / name).read_bytes())
-    checkout = detectron2 or ""
-    return {"sources": digest.hexdigest(), "python": dotted(version), "extras": extras, "detectron2": checkout}
+    return {
+        "sources": digest.hexdigest(),
+        "python": dotted(version),
+        "extras": extras,
+        "detectron2": detectron2 or "",
+        "versions": "locked" if locked else "newest",
+    }
 
 
 def read_stamp(stamp: Path) -> dict[str, str] | None:
@@ -140,20 +183,24 @@ def main() -> None:
     parser.add_argument("--python", help="interpreter of a new environment (default: the one that runs this)")
     parser.add_argument("--installer", choices=["auto", "uv", "pip"], default="auto")
     parser.add_argument("--extras", default="dev", help="optional dependencies of pyproject.toml, comma-separated")
+    parser.add_argument("--locked", action="store_true", help=f"install exactly the files of {LOCK}, checked by hash")
     parser.add_argument("--detectron2", metavar="DIR", help="an upstream Detectron2 checkout to use")
     args = parser.parse_args()
 
+    if args.locked and args.installer == "pip":
+        fail("pip does not read the lock as constraints with hashes; leave out INSTALLER=pip or LOCKED=1")
     start = time.monotonic()
     venv = ROOT / args.venv
     detectron2 = str(Path(args.detectron2).resolve()) if args.detectron2 else None
     stamp = venv / STAMP_NAME
     interpreter, version = make_environment(venv, args.python)
-    made_from = fingerprint(version, args.extras, detectron2)
+    made_from = fingerprint(version, args.extras, detectron2, args.locked)
     if read_stamp(stamp) == made_from:
         say(f"{venv} is up to date (Python {dotted(version)})")
         return
     stamp.unlink(missing_ok=True)
-    install_project(interpreter, args.installer, args.extras)
+    install = install_locked if args.locked else install_project
+    install(interpreter, args.installer, args.extras)
     checkout = ("--checkout", detectron2) if detectron2 else ()
     run(interpreter, "tools/install_detectron2.py", *checkout)
     partial = stamp.with_suffix(".tmp")

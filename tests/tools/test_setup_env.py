@@ -3,9 +3,13 @@
 import json
 import subprocess
 import sys
+import sysconfig
+import zipfile
+from importlib.metadata import requires
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -62,16 +66,14 @@ def test_a_folder_with_other_things_is_never_cleared(tmp_path):
     assert (tmp_path / "thesis.tex").exists()
 
 
-def test_an_environment_that_is_up_to_date_returns_at_once(tmp_path):
-    sys.path.insert(0, str(ROOT / "tools"))
-    try:
-        import setup_env
-    finally:
-        sys.path.remove(str(ROOT / "tools"))
+def test_an_environment_that_is_up_to_date_returns_at_once(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "tools")
+    import setup_env
+
     env = tmp_path / "env"
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", env], check=True)
     (next(env.glob("lib/python*/site-packages")) / "pip.py").touch()
-    stamp = setup_env.fingerprint(tuple(sys.version_info[:3]), "dev", None)
+    stamp = setup_env.fingerprint(tuple(sys.version_info[:3]), "dev", None, False)
     (env / setup_env.STAMP_NAME).write_text(json.dumps(stamp))
     result = run("setup_env.py", "--venv", env)
     assert result.returncode == 0, result.stderr
@@ -87,3 +89,45 @@ def test_detectron2_that_is_there_is_left_alone():
 
 def test_a_folder_that_is_no_checkout(tmp_path):
     assert_one_error(run("install_detectron2.py", "--checkout", tmp_path), str(tmp_path), "not a Detectron2 checkout")
+
+
+def test_another_wheel_under_the_name_of_detectron2_is_refused(tmp_path, monkeypatch, capfd):
+    monkeypatch.syspath_prepend(ROOT / "tools")
+    import install_detectron2
+
+    name = "sal_detectron2-0.7.2"
+    with zipfile.ZipFile(tmp_path / f"{name}-cp310-none-any.whl", "w") as wheel:
+        wheel.writestr("detectron2/__init__.py", "")
+        wheel.writestr(f"{name}.dist-info/METADATA", "Metadata-Version: 2.1\nName: sal-detectron2\nVersion: 0.7.2\n")
+        wheel.writestr(f"{name}.dist-info/WHEEL", "Wheel-Version: 1.0\nTag: cp310-none-any\n")
+        wheel.writestr(f"{name}.dist-info/RECORD", "")
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path))
+    monkeypatch.setattr(sysconfig, "get_path", lambda name: str(tmp_path / "installed"))
+    with pytest.raises(SystemExit, match="installing Detectron2 failed"):
+        install_detectron2.install_from_index()
+    assert "DO NOT MATCH THE HASHES" in capfd.readouterr().err
+    assert not (tmp_path / "installed" / "detectron2").exists()
+
+
+def test_the_lock_holds_every_dependency_with_its_hashes():
+    locked: dict[str, list[Requirement]] = {}
+    for entry in (ROOT / "requirements.lock").read_text().replace("\\\n", "").splitlines():
+        if entry.startswith("#"):
+            continue
+        requirement, *hashes = entry.split(" --hash=sha256:")
+        assert hashes and all(len(digest.strip()) == 64 for digest in hashes), requirement
+        parsed = Requirement(requirement.strip())
+        locked.setdefault(parsed.name.lower(), []).append(parsed)
+    assert {"setuptools", "uv"} <= set(locked)
+    for wanted in map(Requirement, requires("maft") or []):
+        found = locked[wanted.name.lower().replace("_", "-")]
+        for entry in found:
+            (version,) = entry.specifier
+            assert version.operator == "==" and wanted.specifier.contains(version.version), (wanted, entry)
+
+
+def test_pip_does_not_take_the_lock(tmp_path):
+    result = run("setup_env.py", "--venv", tmp_path / "env", "--locked", "--installer", "pip")
+    assert_one_error(result, "LOCKED=1", "INSTALLER=pip")
+    assert not (tmp_path / "env").exists()
