@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import os
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,6 +13,7 @@ import yaml
 from detectron2.config import CfgNode
 from pydantic import Field
 
+from maft.addresses import check_address
 from maft.config_checks import check_not_ignored, one_sentence, refuse_removed
 from maft.config_files import parse_yaml, read_config_file
 from maft.config_keys import default_config
@@ -18,6 +21,11 @@ from maft.config_values import check_values
 from maft.errors import UserError, closest, shown
 from maft.options import check_options, options_of
 from maft.registry import CLASSIFIERS, ENSEMBLES, LOSSES, PROPOSERS, Registry, import_components
+
+# Paths and addresses that do not stay beside the config.
+_OUTSIDE = re.compile(r"^(\w+:)?[/~]|(^|[/:])\.\.(/|$)|://")
+
+logger = logging.getLogger(__name__)
 
 
 def load_config(
@@ -29,7 +37,7 @@ def load_config(
 
     Args:
         trusted: False for a config that came with a checkpoint: its ``IMPORTS`` are refused unless ``overrides`` name
-            them as well.
+            them as well, its folder for text embeddings is left out and the other paths that it names are logged.
 
     Raises:
         UserError: a file is missing or no plain YAML, or a key or value does not exist or fit.
@@ -54,6 +62,8 @@ def load_config(
     except (KeyError, ValueError, AssertionError, yaml.YAMLError) as error:
         raise UserError(f"{where}: {one_sentence(error, defaults)}") from error
     check_values(cfg, defaults)
+    if not trusted:
+        _distrust(cfg, content, path, changed)
     if foreign and not trusted and "IMPORTS" not in overrides[::2]:
         raise UserError(
             f"Config {path} came with a checkpoint and asks to run {', '.join(map(str, foreign))}: if you trust that "
@@ -63,8 +73,32 @@ def load_config(
     import_components(cfg.IMPORTS)
     check_not_ignored(cfg)
     check_components(cfg)
+    check_address(cfg.MODEL.WEIGHTS, "MODEL.WEIGHTS")
     start_from(cfg)
     return cfg
+
+
+def _distrust(cfg: CfgNode, content: Mapping[str, Any], path: Path, changed: Mapping[str, Any]) -> None:
+    """Leaves out where a config that came with a checkpoint would write, and says what it would read elsewhere."""
+    cache = cfg.MODEL.VOCABULARY.CACHE_DIR
+    if cache and "CACHE_DIR" not in changed.get("MODEL", {}).get("VOCABULARY", {}):
+        cfg.MODEL.VOCABULARY.CACHE_DIR = ""
+        logger.warning("Config %s came with a checkpoint: its MODEL.VOCABULARY.CACHE_DIR %s is not used.", path, cache)
+    elsewhere = [f"{key} {value}" for key, value in _texts_of(content) if _OUTSIDE.search(value)]
+    named = [text for text in elsewhere if not text.startswith(("OUTPUT_DIR", "IMPORTS", "MODEL.VOCABULARY.CACHE_DIR"))]
+    if named:
+        logger.warning("Config %s came with a checkpoint and names places elsewhere: %s.", path, ", ".join(named))
+
+
+def _texts_of(value: Any, key: str = "") -> Iterator[tuple[str, str]]:
+    if isinstance(value, str):
+        yield key, value
+    elif isinstance(value, Mapping):
+        for name, part in value.items():
+            yield from _texts_of(part, f"{key}.{name}" if key else name)
+    elif isinstance(value, list):
+        for part in value:
+            yield from _texts_of(part, key)
 
 
 def _forget_options(model: CfgNode, changed: Any) -> None:
@@ -111,7 +145,7 @@ class WeightsRule:
     """One entry of ``MODEL.START_FROM``.
 
     Args:
-        file: a checkpoint of ours (file or folder) or an official release, or an address.
+        file: a checkpoint of ours (file or folder) or an official release, or an address with a checksum.
         take: parts of it, under our names (``proposer``, ``classifier.head``); none takes all that the model has.
         into: where they go; the part of the same name by default.
         may_lack: what the file need not have of them, under our names.
@@ -141,6 +175,7 @@ def start_from(cfg: CfgNode) -> list[WeightsRule]:
         if not isinstance(entry, Mapping):
             raise UserError(f"{node} is {entry!r}, but it must be of the form {{FILE: ..., TAKE: ..., INTO: ...}}.")
         rule = WeightsRule(**check_options(entry, options_of(WeightsRule), f"An entry of {node[:-3]}", node))
+        check_address(rule.file, f"{node}.FILE")
         if len(rule.take) > 1 and rule.into:
             raise UserError(f"{node} takes {len(rule.take)} parts INTO one, {rule.into}: write an entry for each.")
         rules.append(rule)

@@ -28,9 +28,9 @@ from pathlib import Path
 from typing import Any
 
 from detectron2.config import CfgNode
-from detectron2.utils.file_io import PathManager
 from torch import Tensor, nn
 
+from maft.addresses import downloaded, is_address
 from maft.checkpoint.io import read_state_dict
 from maft.checkpoint.key_map import differences, load_strictly, some
 from maft.checkpoint.official.released import convert_released, recognise
@@ -231,21 +231,12 @@ def read_weights(path: str | os.PathLike[str]) -> dict[str, Tensor]:
     """A checkpoint of ours (file or folder) or an official release, under our names.
 
     Args:
-        path: of a file, or an address that Detectron2 can download from (``detectron2://...``, ``https://...``).
+        path: of a file, or an address as `maft.addresses` takes it.
 
     Raises:
         UserError: the file cannot be downloaded or read, or holds a tensor that its release does not have.
     """
-    file = str(path)
-    if "://" in file:
-        try:
-            file = PathManager.get_local_path(file)
-        except (OSError, RuntimeError, AssertionError) as error:
-            raise UserError(
-                f"Weights {path} cannot be downloaded ({type(error).__name__}): download the file by hand "
-                "(MODEL_ZOO.md has the address) and give its path."
-            ) from error
-    state = read_state_dict(Path(file))
+    state = read_state_dict(downloaded(str(path)) if is_address(str(path)) else Path(path))
     release = recognise(state)
     if release is None:
         return state

@@ -18,7 +18,7 @@ from maft.checkpoint.key_map import KeyMap, load_strictly
 from maft.checkpoint.official.clip import RULES
 from maft.clip.encoder import BytePairTokenizer, CLIPEncoder
 from maft.clip.weights import download_weights, has_quick_gelu, inner_clip
-from maft.errors import UserError, closest
+from maft.errors import UserError, closest, first_line
 from maft.miniature.tokenizer import WordTokenizer
 from maft.miniature.towers import TINY_CLIPS, tiny_clip_folder
 
@@ -79,7 +79,15 @@ def load_clip(
         source = _from_folder(name, folder, pretrained if given is None else "")
     else:
         source = _from_architecture(name, pretrained, given)
-    clip = clip_from_config(name, source.config, device=device, **source.options)
+    try:
+        clip = clip_from_config(name, source.config, device=device, **source.options)
+    except (LookupError, TypeError, ValueError, ArithmeticError, AttributeError, RuntimeError, AssertionError) as error:
+        if name in open_clip.list_models():
+            raise
+        raise UserError(
+            f"CLIP {name} cannot be built from its open_clip_config.json ({type(error).__name__}: "
+            f"{first_line(error)[:200]}): correct model_cfg."
+        ) from error
     if device.type == "meta" or (given is None and pretrained == RANDOM):
         return clip
     if given is not None:
@@ -177,6 +185,9 @@ def clip_from_config(
     arguments = {key: value for key, value in config.items() if key not in ("custom_text", "quick_gelu")}
     arguments["vision_cfg"] = {**config["vision_cfg"]}
     if "timm_model_name" in config["vision_cfg"]:
+        # With a scheme before it, timm would fetch it from a hub, or read another folder.
+        if ":" in str(config["vision_cfg"]["timm_model_name"]):
+            raise UserError(f"The image tower of CLIP {name} must be named as timm lists it, without a place before.")
         arguments["vision_cfg"]["timm_model_pretrained"] = False
     model_class = open_clip.CustomTextCLIP if config.get("custom_text") else open_clip.CLIP
     if tokenizer is None:

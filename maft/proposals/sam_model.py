@@ -93,6 +93,8 @@ def load_sam(weights: str) -> nn.Module:
             f"{_NODE}.PRETRAINED {weights} is a file, but SAM is read from a folder with config.json and "
             "model.safetensors, as on https://huggingface.co/facebook/sam-vit-huge/tree/main."
         )
+    if "://" in weights:
+        raise UserError(f"{_NODE}.PRETRAINED is {weights}: give a folder or a hub id, not an address.")
     verbosity = transformers.logging.get_verbosity()
     # A SAM 2 checkpoint also holds its video memory, about which transformers would print a long table.
     transformers.logging.set_verbosity_error()

@@ -263,7 +263,7 @@ class TestBackboneWeights:
     def test_no_download_is_explained(self, tiny_configs, monkeypatch):
         from detectron2.utils.file_io import PathManager
 
-        def offline(path):
+        def offline(path, cache_dir):
             raise OSError("Network is unreachable")
 
         monkeypatch.setattr(PathManager, "get_local_path", offline)
