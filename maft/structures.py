@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from maft.errors import UserError
+from maft.errors import UserError, shown
 
 
 def proposals_of_masks(masks: Sequence[Tensor], images: Images) -> Proposals:
@@ -42,6 +42,20 @@ def as_clip_reads(name: str) -> str:
     return " ".join(unicodedata.normalize("NFC", name).lower().split())
 
 
+# Every name costs a text embedding and a score at every pixel; ImageNet's 21,841 and their like fit.
+_MOST_NAMES = 50_000
+_LONGEST_NAME = 10_000
+
+
+def _check_name(name: object, place: str) -> None:
+    if not isinstance(name, str):
+        raise UserError(f"{place} is {shown(name)}, which is no text: write it in quotes.")
+    if len(name) > _LONGEST_NAME:
+        raise UserError(f"{place} has {len(name)} characters, more than {_LONGEST_NAME}: shorten it.")
+    if not name.isascii() and any("\ud800" <= letter <= "\udfff" for letter in name):
+        raise UserError(f"{place} is {shown(name)}, which is no text of Unicode: write it again.")
+
+
 @dataclass(frozen=True)
 class Vocabulary:
     """What can be named: one entry per class, in label order.
@@ -52,7 +66,7 @@ class Vocabulary:
             by ensembles that distinguish them).
 
     Raises:
-        UserError: the vocabulary is empty, a name is blank, or a name occurs twice.
+        UserError: the vocabulary is empty or very large, a name is blank, very long or no text, or occurs twice.
     """
 
     names: tuple[str, ...]
@@ -61,6 +75,10 @@ class Vocabulary:
     def __post_init__(self) -> None:
         if not self.names:
             raise UserError("The vocabulary is empty: give at least one class name.")
+        if len(self.names) > _MOST_NAMES:
+            raise UserError(f"The vocabulary has {len(self.names)} names, more than {_MOST_NAMES}: split it.")
+        for position, name in enumerate(self.names):
+            _check_name(name, f"Class name number {position + 1} of the vocabulary")
         stripped = [name.strip() for name in self.names]
         for position, name in enumerate(stripped):
             if not name.strip(" ,"):

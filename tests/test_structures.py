@@ -19,7 +19,15 @@ def test_padding_is_zero_after_normalisation():
 
 @pytest.mark.parametrize(
     ("names", "sentence"),
-    [((), "vocabulary is empty"), (("cat", " "), "number 2 .* blank"), (("cat", "dog", " cat"), "'cat' occurs twice")],
+    [
+        ((), "vocabulary is empty"),
+        (("cat", " "), "number 2 .* blank"),
+        (("cat", "dog", " cat"), "'cat' occurs twice"),
+        (("cat", 5), "number 2 .* is 5, which is no text"),
+        (("cat", "x" * 10_001), "number 2 .* has 10001 characters, more than 10000"),
+        (("cat", "\ud800"), "number 2 .* no text of Unicode"),
+        (tuple(map(str, range(50_001))), "has 50001 names, more than 50000"),
+    ],
 )
 def test_bad_vocabularies_are_refused(names, sentence):
     with pytest.raises(UserError, match=sentence):

@@ -17,6 +17,9 @@ from maft.clip import dense, vit
 from maft.errors import UserError
 from maft.structures import Images
 
+# Words whose pieces the tokenizer keeps.
+_MOST_WORDS = 100_000
+
 
 class CLIPEncoder(nn.Module):
     """A CLIP model of open_clip with what mask classification needs of it.
@@ -172,7 +175,14 @@ class BytePairTokenizer(SimpleTokenizer):
         self.encoder.update(spelt)
         self.cache = {token: token for token in spelt}
         words = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
+        self._special = dict(self.cache)
         self.pat = regex.compile("|".join([*map(regex.escape, spelt), words]), regex.IGNORECASE)
+
+    def bpe(self, token: str) -> str:
+        """The pieces of a word, kept for its next occurrence; of very many words none is kept for ever."""
+        if len(self.cache) > _MOST_WORDS:
+            self.cache = dict(self._special)
+        return super().bpe(token)
 
 
 def _kind(visual: nn.Module, name: str) -> str:

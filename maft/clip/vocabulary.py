@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
 from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from maft.checkpoint.io import read_metadata, read_state_dict, write_safetensors
 from maft.clip.encoder import CLIPEncoder
+from maft.clip.text_files import MOST_TEXTS, embedding_file, read_embeddings, write_embeddings
 from maft.errors import UserError
 from maft.structures import TextClassifier, Vocabulary
 
@@ -49,9 +47,24 @@ def prompt_templates(templates: str | Sequence[str]) -> tuple[str, ...]:
 
 
 PROMPTS_PER_BATCH = 128
+# Vocabularies whose rows are kept ready; the rows of their texts are kept longer, `MOST_TEXTS` of them.
+_MOST_TABLES = 4
 SYNONYM_RULES = ("whole", "average", "max")
 
-log = logging.getLogger(__name__)
+Key = TypeVar("Key")
+Value = TypeVar("Value")
+
+
+def _used(kept: dict[Key, Value], key: Key) -> Value:
+    """A value of a mapping, which becomes its last one."""
+    kept[key] = kept.pop(key)
+    return kept[key]
+
+
+def _keep_last(kept: dict[Key, Value], most: int) -> None:
+    """Drops the first entries of a mapping."""
+    for key in list(kept)[: max(0, len(kept) - most)]:
+        del kept[key]
 
 
 class VocabularyEncoder(nn.Module):
@@ -59,7 +72,7 @@ class VocabularyEncoder(nn.Module):
 
     The row of a text w is normalised(mean over the templates k of normalised(CLIP(k with w in it))), to unit length
     both times, as in all systems here. Embeddings are kept under the text, the templates and the weights of the text
-    tower, so a class occurring in two datasets is encoded once.
+    tower, so a class occurring in two datasets is encoded once; the 16,384 texts used last are kept.
 
     Args:
         embed_dim: D.
@@ -116,12 +129,13 @@ class VocabularyEncoder(nn.Module):
         version = clip.text_version()
         if version != self._text_version:
             self._texts, self._tables, self._text_version = {}, {}, version
-        if vocabulary not in self._tables:
+        if (kept := self._tables.pop(vocabulary, None)) is None:
             # Kept rows serve training too, which refuses tensors made in inference mode; and they must not depend on
             # the precision of whoever happened to ask first.
             with torch.inference_mode(False), torch.no_grad(), torch.autocast(clip.device.type, enabled=False):
-                self._tables[vocabulary] = self._table(vocabulary, clip)
-        rows, row_class, seen = self._tables[vocabulary]
+                kept = self._table(vocabulary, clip)
+        rows, row_class, seen = self._tables[vocabulary] = kept
+        _keep_last(self._tables, _MOST_TABLES)
         void = None if self.void_embedding is None else F.normalize(self.void_embedding, dim=-1)
         return TextClassifier(rows, row_class, len(vocabulary), void, seen, self.logit_scale)
 
@@ -134,7 +148,8 @@ class VocabularyEncoder(nn.Module):
         missing = [text for text in dict.fromkeys(texts) if text not in self._texts]
         if missing:
             self._texts.update(self._load_or_encode(missing, clip))
-        rows = torch.stack([self._texts[text] for text in texts])
+        rows = torch.stack([_used(self._texts, text) for text in texts])
+        _keep_last(self._texts, MOST_TEXTS)
         lengths = torch.tensor([len(group) for group in groups])
         row_class = torch.repeat_interleave(torch.arange(len(groups)), lengths).to(rows.device)
         if self.synonyms == "average":
@@ -147,17 +162,19 @@ class VocabularyEncoder(nn.Module):
     def _load_or_encode(self, texts: Sequence[str], clip: CLIPEncoder) -> dict[str, Tensor]:
         """By text, the (D,) mean over the templates of unit-length embeddings, not normalised again."""
         file = self._cache_file(clip)
-        kept = _read_cache(file) if file else {}
+        kept = read_embeddings(file, clip.embed_dim) if file else {}
         fresh = [text for text in texts if text not in kept]
-        if fresh:
-            kept.update(zip(fresh, self._encode(fresh, clip), strict=True))
-            if file:
-                rows = torch.stack([row.cpu() for row in kept.values()])
-                write_safetensors(file, {"rows": rows}, {"texts": list(kept)})
-        return {text: kept[text].to(clip.device) for text in texts}
+        # Copies: a view of all rows would keep them as long as it is kept itself.
+        kept.update((text, row.clone()) for text, row in zip(fresh, self._encode(fresh, clip), strict=True))
+        found = {text: _used(kept, text).to(clip.device, copy=True) for text in texts}
+        if file and fresh:
+            write_embeddings(file, kept)
+        return found
 
     def _encode(self, texts: Sequence[str], clip: CLIPEncoder) -> Tensor:
         """(n, D) float32 on CLIP's device."""
+        if not texts:
+            return torch.empty(0, clip.embed_dim)
         prompts = [template.replace("{}", text) for text in texts for template in self.templates]
         starts = range(0, len(prompts), PROMPTS_PER_BATCH)
         batches = []
@@ -170,14 +187,4 @@ class VocabularyEncoder(nn.Module):
         if self.cache_dir is None:
             return None
         content = json.dumps([clip.text_digest(), self.templates])
-        return self.cache_dir / f"text_embeddings_{hashlib.sha256(content.encode()).hexdigest()[:20]}.safetensors"
-
-
-def _read_cache(file: Path) -> dict[str, Tensor]:
-    if not file.is_file():
-        return {}
-    try:
-        return dict(zip(json.loads(read_metadata(file)["texts"]), read_state_dict(file)["rows"], strict=True))
-    except (UserError, SafetensorError, KeyError, ValueError) as error:
-        log.warning("Text embeddings in %s are unreadable (%s) and are computed again.", file, error)
-        return {}
+        return embedding_file(self.cache_dir, hashlib.sha256(content.encode()).hexdigest()[:20])

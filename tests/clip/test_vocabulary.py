@@ -5,6 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from maft.clip import VocabularyEncoder
+from maft.clip.encoder import BytePairTokenizer
 from maft.clip.vocabulary import prompt_templates
 from maft.errors import UserError
 from maft.structures import Vocabulary
@@ -141,6 +142,35 @@ def test_an_unreadable_cache_file_is_reported_and_replaced(clip, tmp_path, caplo
     caplog.clear()
     encoder(clip, cache_dir=tmp_path)(vocabulary, clip)
     assert not caplog.text
+
+
+def test_many_vocabularies_leave_a_bounded_memory(clip, monkeypatch):
+    monkeypatch.setattr("maft.clip.vocabulary.MOST_TEXTS", 30)
+    vocabulary_encoder = encoder(clip)
+    first = vocabulary_encoder(Vocabulary(("word 0", "word 1")), clip).embeddings
+    for start in range(0, 400, 20):
+        vocabulary_encoder(Vocabulary(tuple(f"word {index}" for index in range(start, start + 20))), clip)
+        vocabulary_encoder(Vocabulary(("word 0", "word 1")), clip)
+    assert len(vocabulary_encoder._texts) == 30 and len(vocabulary_encoder._tables) == 4
+    held = {
+        row.untyped_storage().data_ptr(): row.untyped_storage().nbytes() for row in vocabulary_encoder._texts.values()
+    }
+    assert sum(held.values()) == 30 * clip.embed_dim * 4
+    counted = Counted(clip, monkeypatch)
+    assert torch.equal(vocabulary_encoder(Vocabulary(("word 0", "word 1")), clip).embeddings, first)
+    assert counted.prompts == 0, "what is used is kept"
+    # More than is ever kept, in one vocabulary.
+    whole = vocabulary_encoder(Vocabulary(tuple(f"word {index}" for index in range(50))), clip).embeddings
+    torch.testing.assert_close(whole[:2], first)
+
+
+def test_the_tokenizer_does_not_keep_every_word(monkeypatch):
+    monkeypatch.setattr("maft.clip.encoder._MOST_WORDS", 50)
+    tokenizer = BytePairTokenizer()
+    expected = tokenizer.encode("cat") + tokenizer.encode("<|endoftext|>")
+    for index in range(200):
+        tokenizer.encode("".join(chr(97 + int(digit)) for digit in str(index)))
+    assert len(tokenizer.cache) <= 51 and tokenizer.encode("cat") + tokenizer.encode("<|endoftext|>") == expected
 
 
 def test_nothing_is_written_without_a_cache_folder(clip, tmp_path, monkeypatch):
