@@ -12,6 +12,7 @@ from detectron2.utils.file_io import PathManager
 from iopath.common.file_io import get_cache_dir
 
 from maft.errors import UserError, first_line, shown
+from maft.files import sha256
 
 _CATALOGUE = "detectron2://"
 _CHECKSUM = re.compile(r"#sha256=(?P<sum>[0-9a-fA-F]{64})$")
@@ -56,14 +57,6 @@ def _expected(address: str) -> str:
     return found["sum"].lower() if found else ""
 
 
-def _sha256(file: Path) -> str:
-    digest = hashlib.sha256()
-    with open(file, "rb") as stream:
-        while block := stream.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
-
-
 def downloaded(address: str, key: str = "The address") -> Path:
     """The file behind an address, fetched unless it is already there; its checksum is compared each time.
 
@@ -76,7 +69,7 @@ def downloaded(address: str, key: str = "The address") -> Path:
     folder = os.path.join(get_cache_dir(), hashlib.sha256(address.encode()).hexdigest()[:16])
     try:
         file = Path(PathManager.get_local_path(url, cache_dir=folder))
-        found = _sha256(file)
+        found = sha256(file)
     except (OSError, RuntimeError, AssertionError, ValueError) as error:
         raise UserError(
             f"Weights {address} cannot be downloaded ({type(error).__name__}: {first_line(error)[:120]}): download the "

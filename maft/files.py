@@ -2,11 +2,15 @@
 
 import errno
 import fcntl
+import glob
+import hashlib
 import json
 import os
+import re
 import secrets
+import shutil
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -15,7 +19,13 @@ from maft.errors import UserError
 
 # It can only be read by setting it, which would be visible to other threads at any later time.
 os.umask(_UMASK := os.umask(0o077))
+_UNFINISHED = re.compile(r"\..*\.[0-9a-f]{8}\.tmp(\.[^.]*)?")
 _DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
+
+def unfinished_path(target: Path) -> Path:
+    """A new name beside ``target`` for a file or folder that is not whole yet; `remove_unfinished` knows it."""
+    return target.with_name(f".{target.stem}.{secrets.token_hex(4)}.tmp{target.suffix}")
 
 
 @contextmanager
@@ -32,7 +42,7 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     target = Path(path)
     if target.is_dir():
         raise UserError(f"cannot write {target}: it is a folder; give the path of a file")
-    temporary = target.with_name(f".{target.stem}.{secrets.token_hex(4)}.tmp{target.suffix}")
+    temporary = unfinished_path(target)
     _check_writable(temporary)
     try:
         yield temporary
@@ -80,15 +90,43 @@ def write_json_atomic(path: str | os.PathLike[str], value: Any) -> None:
     write_text_atomic(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
+def sha256(path: str | os.PathLike[str]) -> str:
+    """The SHA-256 of a file in hexadecimal digits."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as stream:
+        while block := stream.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def remove_unfinished(*paths: Path) -> None:
+    """Removes what killed writers left of these files or folders, and below the folders; nobody may be writing them."""
+    for path in paths:
+        _remove(path.parent.glob(f".{glob.escape(path.stem)}.*"))
+        _remove(path.rglob(".*"))
+
+
+def _remove(candidates: Iterable[Path]) -> None:
+    for path in [candidate for candidate in candidates if _UNFINISHED.fullmatch(candidate.name)]:
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+
+
 @contextmanager
-def held(folder: str | os.PathLike[str]) -> Iterator[None]:
+def held(folder: str | os.PathLike[str], *parts: str) -> Iterator[None]:
     """Holds a folder for one run while the block runs; the lock goes with the process, however that ends.
+
+    Args:
+        folder: what a killed run left unfinished directly in it is removed.
+        parts: sub-folders that runs of this kind write, where it is removed at any depth. Others may be of other runs.
 
     Raises:
         UserError: another process holds it, or it cannot be written to.
     """
     path = Path(folder) / ".lock"
-    _check_writable(path.with_name(f".lock.{secrets.token_hex(4)}"))
+    _check_writable(unfinished_path(path))
     with open(path, "a+", encoding="utf-8") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -105,4 +143,6 @@ def held(folder: str | os.PathLike[str]) -> Iterator[None]:
         file.truncate(0)
         file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
         file.flush()
+        _remove(Path(folder).glob(".*"))
+        remove_unfinished(*(Path(folder) / part for part in parts))
         yield

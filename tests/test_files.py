@@ -5,7 +5,7 @@ import stat
 import pytest
 
 from maft.errors import UserError
-from maft.files import atomic_path, write_json_atomic, write_text_atomic
+from maft.files import atomic_path, held, remove_unfinished, write_json_atomic, write_text_atomic
 
 
 def test_the_file_appears_only_at_the_end_and_parents_are_created(tmp_path):
@@ -95,3 +95,21 @@ def test_unserialisable_json_writes_nothing(tmp_path):
     with pytest.raises(TypeError):
         write_json_atomic(tmp_path / "a.json", {"x": object()})
     assert os.listdir(tmp_path) == []
+
+
+def test_only_what_is_unfinished_is_removed_and_only_where_it_is_said(tmp_path):
+    kept = [".git/x", ".notes.tmp", "other/.a.0123abcd.tmp.png", "a.0123abcd.tmp", "mine/b.png"]
+    left = [".a.0123abcd.tmp.json", ".b.c.0123abcd.tmp", ".model_final.0123abcd.tmp/x", "mine/deep/.b.0123abcd.tmp.png"]
+    for name in kept + left:
+        write_text_atomic(tmp_path / name, "x")
+    with held(tmp_path, "mine"):
+        pass
+    found = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()}
+    assert found == {*kept, ".lock"}
+
+
+def test_what_is_unfinished_of_one_file_is_removed_alone(tmp_path):
+    for name in ("a.json", ".a.0123abcd.tmp.json", ".b.0123abcd.tmp.json"):
+        (tmp_path / name).touch()
+    remove_unfinished(tmp_path / "a.json")
+    assert sorted(os.listdir(tmp_path)) == [".b.0123abcd.tmp.json", "a.json"]

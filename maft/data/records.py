@@ -210,7 +210,7 @@ def read_labels_report(labels: Path) -> dict[str, Any] | None:
         stem.
     """
     try:
-        return read_annotation(_report_file(labels), "without_labels", "sizes")
+        return read_annotation(labels_report_file(labels), "without_labels", "sizes")
     except (OSError, UserError):
         return None
 
@@ -225,10 +225,11 @@ def write_labels_report(labels: Path, without_labels: list[str], files: dict[str
     """
     report = {"without_labels": without_labels, "sizes": dict(zip(files, _sizes(map(str, files.values()))))}
     if read_labels_report(labels) != report:
-        write_json_atomic(_report_file(labels), report)
+        write_json_atomic(labels_report_file(labels), report)
 
 
-def _report_file(labels: Path) -> Path:
+def labels_report_file(labels: Path) -> Path:
+    """Where the report on a folder of label maps is."""
     return labels.with_name(f"{labels.name}_report.json")
 
 

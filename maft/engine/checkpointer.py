@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import os
 import pickle
+import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,12 +22,12 @@ from torch import Tensor
 
 from maft.checkpoint.io import read_state_dict, write_safetensors
 from maft.config import self_contained
-from maft.errors import UserError
-from maft.files import write_text_atomic
+from maft.errors import UserError, shown
+from maft.files import sha256, unfinished_path, write_text_atomic
 
 _POINTER = "last_checkpoint"
-_PREFIX = "iter_"
-_STATE = {"iteration", "seed", "optimizer", "scaler", "loader"}
+_NAME = r"iter_(\d+)"
+_STATE = {"iteration": int, "seed": int, "optimizer": dict, "scaler": dict, "loader": dict}
 
 logger = logging.getLogger(__name__)
 
@@ -51,14 +52,12 @@ class Checkpointer:
         Raises:
             UserError: the folder cannot be written, or the disk is full.
         """
-        target = self.folder / f"{_PREFIX}{state['iteration']:07d}"
+        target = self.folder / f"iter_{state['iteration']:07d}"
         self._write_folder(target, model, state)
         write_text_atomic(self.folder / _POINTER, target.name + "\n")
         if self.keep > 0:
-            # By age, since a run that went back to an older checkpoint leaves higher numbers behind.
             for old in self._folders()[self.keep :]:
-                if old != target:
-                    shutil.rmtree(old)
+                shutil.rmtree(old)
         return target
 
     def save_final(self, model: Mapping[str, Tensor]) -> Path:
@@ -67,10 +66,22 @@ class Checkpointer:
         self._write_folder(target, model, None)
         return target
 
+    def _pointed(self) -> str:
+        """What ``last_checkpoint`` names; empty when there is none."""
+        pointer = self.folder / _POINTER
+        return pointer.read_text(errors="replace").strip() if pointer.is_file() else ""
+
     def _folders(self) -> list[Path]:
-        """All checkpoint folders, the newest first."""
-        folders = [path for path in self.folder.glob(f"{_PREFIX}*") if path.is_dir()]
-        return sorted(folders, key=lambda folder: folder.stat().st_mtime_ns, reverse=True)
+        """All checkpoint folders, the newest first.
+
+        The highest iteration is the newest, but those above that of ``last_checkpoint`` come last: a run that went
+        back to an older checkpoint leaves them behind. Times would not do, since copies have other ones.
+        """
+        matches = [(re.fullmatch(_NAME, path.name), path) for path in self.folder.glob("*") if path.is_dir()]
+        folders = {int(match[1]): path for match, path in matches if match}
+        pointed = re.fullmatch(_NAME, self._pointed())
+        last = int(pointed[1]) if pointed else max(folders, default=0)
+        return [folders[number] for number in sorted(folders, key=lambda number: (number > last, -number))]
 
     def exists(self) -> bool:
         """Whether the output folder holds results of an earlier training run."""
@@ -79,16 +90,20 @@ class Checkpointer:
     def latest(self) -> tuple[Path, dict[str, Tensor], dict[str, Any]] | None:
         """(folder, model tensors, trainer state) of the newest intact checkpoint; None when there is no folder at all.
 
-        ``last_checkpoint`` names the first one to try, the others follow by age; each that is missing or damaged is
-        one line of the log.
+        ``last_checkpoint`` names the first one to try; each that is missing, damaged or incomplete is one line of the
+        log.
 
         Raises:
-            UserError: there are folders and none of them can be read.
+            UserError: there are folders and none of them can be resumed from.
         """
-        pointer = self.folder / _POINTER
-        named = [self.folder / pointer.read_text(errors="replace").strip()] if pointer.is_file() else []
-        faults = []
-        for folder in (*named, *(other for other in self._folders() if other not in named)):
+        if (self.folder / _POINTER).is_dir():
+            raise UserError(f"{self.folder / _POINTER} is a folder where a file is to be written: remove it.")
+        folders, faults = self._folders(), []
+        name = self._pointed()
+        if name and name not in (folder.name for folder in folders):
+            faults.append(f"{self.folder / _POINTER} names {shown(name)}, which is not there.")
+            logger.warning("%s", faults[0])
+        for folder in folders:
             try:
                 return folder, *self.read(folder)
             except UserError as error:
@@ -102,38 +117,48 @@ class Checkpointer:
         """(model tensors, trainer state) of a checkpoint folder.
 
         Raises:
-            UserError: a file is missing or damaged.
+            UserError: a file is missing, damaged or incomplete.
         """
         try:
             state = torch.load(folder / "trainer.pt", map_location="cpu", weights_only=True)
-            if not isinstance(state, dict) or not state.keys() >= _STATE:
+            if not _is_whole(state):
                 raise ValueError("it is no trainer state")
         except (OSError, RuntimeError, EOFError, ValueError, LookupError, TypeError, pickle.UnpicklingError) as error:
             raise UserError(f"Checkpoint {folder} cannot be resumed from: trainer.pt is missing or damaged.") from error
+        model = folder / "model.safetensors"
+        # Older checkpoints do not say it.
+        if model.is_file() and state.get("model_sha256") not in (None, sha256(model)):
+            raise UserError(f"Checkpoint {folder} cannot be resumed from: model.safetensors was changed or damaged.")
         return read_state_dict(folder), state
 
     def _write_folder(self, target: Path, model: Mapping[str, Tensor], state: Mapping[str, Any] | None) -> None:
-        temporary = target.with_name(f".{target.name}.tmp")
-        # Left behind by a process that was killed while it wrote.
-        shutil.rmtree(temporary, ignore_errors=True)
+        temporary, replaced = unfinished_path(target), unfinished_path(target)
         try:
             write_safetensors(temporary / "model.safetensors", model, {"format": "pt"})
             write_text_atomic(temporary / "config.yaml", self.cfg.dump())
             if state is not None:
-                torch.save(dict(state), temporary / "trainer.pt")
+                # A file that lacks a tensor or has another bit is a good one by its format.
+                whole = {**state, "model_sha256": sha256(temporary / "model.safetensors")}
+                torch.save(whole, temporary / "trainer.pt")
             for file in temporary.iterdir():
                 _flush(file)
             # A folder cannot be replaced in one step; a present one is either model_final or was never pointed to.
             if target.exists():
-                target.rename(target.with_name(f".{target.name}.old"))
+                target.rename(replaced)
             temporary.rename(target)
-            shutil.rmtree(target.with_name(f".{target.name}.old"), ignore_errors=True)
+            shutil.rmtree(replaced, ignore_errors=True)
         except (OSError, RuntimeError) as error:
             raise UserError(
                 f"Cannot write checkpoint {target}: {error}; free some space or write elsewhere."
             ) from error
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _is_whole(state: Any) -> bool:
+    if not isinstance(state, dict) or not all(isinstance(state.get(key), kind) for key, kind in _STATE.items()):
+        return False
+    return state["iteration"] >= 0 and {"state", "param_groups"} <= state["optimizer"].keys()
 
 
 def _flush(file: Path) -> None:

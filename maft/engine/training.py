@@ -69,7 +69,7 @@ def run(cfg: CfgNode, eval_only: bool = False, resume: bool = False) -> Mapping[
             f"OUTPUT_DIR {cfg.OUTPUT_DIR} already holds checkpoints of a training run: continue it with --resume, "
             "or choose another OUTPUT_DIR."
         )
-    with held(cfg.OUTPUT_DIR) if comm.is_main_process() else contextlib.nullcontext():
+    with held(cfg.OUTPUT_DIR, "checkpoints", "inference") if comm.is_main_process() else contextlib.nullcontext():
         set_up(cfg)
         seed = cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed()
         return _evaluate_only(cfg, seed, resume) if eval_only else train(cfg, seed, resume=resume)

@@ -10,7 +10,6 @@
 import hashlib
 import json
 import os
-import secrets
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,7 +20,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from maft.errors import UserError
-from maft.files import write_json_atomic, write_text_atomic
+from maft.files import unfinished_path, write_json_atomic, write_text_atomic
 from maft.miniature.classes import miniature_classes
 from maft.miniature.scene import IMAGE_SIZE, render_scene
 
@@ -71,7 +70,7 @@ def whole_folder(target: Path) -> Iterator[Path]:
 
     Where another process was faster, its folder stays.
     """
-    unfinished = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
+    unfinished = unfinished_path(target)
     unfinished.mkdir(parents=True)
     try:
         yield unfinished

@@ -7,6 +7,7 @@ it, without a threshold; the prompts are ``MODEL.VOCABULARY.TEMPLATES``.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import logging
 from collections import Counter
@@ -27,11 +28,11 @@ from maft.config import component_options
 from maft.data.catalog import class_names, dataset
 from maft.data.loader import build_test_loader
 from maft.data.mappers import SegmentationMapper
-from maft.data.reading import Record
+from maft.data.reading import Record, inside
 from maft.data.records import load_records
 from maft.engine.training import set_up
 from maft.errors import UserError
-from maft.files import write_json_atomic
+from maft.files import held, write_json_atomic
 from maft.mining.captions import CaptionedImage, image_nouns, read_captions
 from maft.mining.folder import PAPER, MiningFolder, Pair, best_masks, statistics
 from maft.registry import CLASSIFIERS, PROPOSERS
@@ -86,16 +87,18 @@ def mine(cfg: CfgNode, task: MiningTask) -> dict[str, float]:
         the statistics of the table, the same in all processes.
 
     Raises:
-        UserError: images, captions, labels or weights cannot be used, or the folder holds another task's results.
+        UserError: images, captions, labels or weights cannot be used, the folder holds another task's results, or
+            another run writes to it.
     """
-    set_up(cfg)
+    with held(cfg.OUTPUT_DIR, "regions", "shards") if comm.is_main_process() else contextlib.nullcontext():
+        set_up(cfg)
+        return _mine(cfg, task)
+
+
+def _mine(cfg: CfgNode, task: MiningTask) -> dict[str, float]:
     records = [{**record, "position": position} for position, record in enumerate(_find_records(cfg, task))]
     images = [Path(record["file_name"]).stem for record in records]
-    if double := [image for image, count in Counter(images).items() if count > 1]:
-        raise UserError(
-            f"{len(double)} names stand for several images, the first is {double[0]!r}: regions are named by it, so "
-            "mine their folders one by one."
-        )
+    _check_names(images)
     folder = _folder(cfg, task, images, records)
     if comm.is_main_process():
         folder.claim()
@@ -114,6 +117,16 @@ def mine(cfg: CfgNode, task: MiningTask) -> dict[str, float]:
     if comm.is_main_process():
         counts = _finish(task, folder, folder.collect(images), len(records))
     return comm.all_gather(counts)[0]
+
+
+def _check_names(images: list[str]) -> None:
+    if double := [image for image, count in Counter(images).items() if count > 1]:
+        raise UserError(
+            f"{len(double)} names stand for several images, the first is {double[0]!r}: regions are named by it, so "
+            "mine their folders one by one."
+        )
+    if odd := [image for image in images if not image.isprintable()]:
+        raise UserError(f"Image {odd[0]!r} has a sign in its name that a table cannot hold: rename it.")
 
 
 def _folder(cfg: CfgNode, task: MiningTask, images: list[str], records: list[Record]) -> MiningFolder:
@@ -137,7 +150,9 @@ def _find_records(cfg: CfgNode, task: MiningTask) -> list[Record]:
     """The images of a run with their candidate ``nouns`` (empty with ground-truth names)."""
     labelled = {}
     if task.masks == "ground_truth":
-        labelled = {Path(r["file_name"]).stem: r for r in load_records(cfg.DATASETS.TRAIN)}
+        records = load_records(cfg.DATASETS.TRAIN)
+        _check_names([Path(record["file_name"]).stem for record in records])
+        labelled = {Path(record["file_name"]).stem: record for record in records}
     if task.captions is None:
         return [{**record, "nouns": ()} for record in list(labelled.values())[: task.limit or None]]
     captioned = _captioned(task, labelled)
@@ -147,7 +162,9 @@ def _find_records(cfg: CfgNode, task: MiningTask) -> list[Record]:
         row = dataset(cfg.DATASETS.TRAIN[0])
         root = row.root / row.images
     records = [
-        labelled[image.stem] if labelled else {"file_name": str(root / image.file_name), "image_id": image.stem}
+        labelled[image.stem]
+        if labelled
+        else {"file_name": str(inside(root, image.file_name, task.captions)), "image_id": image.stem}
         for image in captioned
     ]
     absent = [record["file_name"] for record in records if not Path(record["file_name"]).is_file()]
@@ -206,6 +223,7 @@ def _mine_images(cfg: CfgNode, task: MiningTask, nouns: list[str], folder: Minin
     targets = cfg.INPUT.MAPPER if task.masks == "ground_truth" else None
     mapper = SegmentationMapper.from_config(cfg, False, targets=targets, datasets=cfg.DATASETS.TRAIN)
     loader = build_test_loader(records, mapper, workers=cfg.DATALOADER.NUM_WORKERS)
+    model.proposer.check_records(records)
     with torch.no_grad():
         for batch in tqdm(loader, "Mining", unit="image", mininterval=5, disable=not comm.is_main_process()):
             candidates = batch[0]["nouns"]

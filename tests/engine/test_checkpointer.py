@@ -1,11 +1,14 @@
+import os
+
 import pytest
 import torch
 from detectron2.config import get_cfg
+from safetensors.torch import load_file, save_file
 
 from maft.config_keys import add_maft_config
 from maft.engine.checkpointer import Checkpointer
 from maft.errors import UserError
-from maft.files import _UMASK
+from maft.files import _UMASK, held
 
 
 @pytest.fixture
@@ -15,7 +18,7 @@ def checkpointer(tmp_path):
     return Checkpointer(tmp_path, cfg, keep=2)
 
 
-STATE = {"seed": 0, "optimizer": {}, "scaler": {}, "loader": {}}
+STATE = {"seed": 0, "optimizer": {"state": {}, "param_groups": []}, "scaler": {}, "loader": {}}
 
 
 def save(checkpointer, iteration):
@@ -35,17 +38,19 @@ def test_the_last_two_stay_and_the_pointer_names_the_newest(checkpointer):
     assert state["iteration"] == 15
 
 
-def test_what_a_killed_writer_left_is_replaced(checkpointer):
+def test_what_a_killed_writer_left_is_removed_by_the_next_run(checkpointer):
     save(checkpointer, 5)
-    leftover = checkpointer.folder / ".iter_0000010.tmp"
-    leftover.mkdir()
-    (leftover / "model.safetensors").write_bytes(b"half")
+    for name in ("checkpoints/.iter_0000010.0123abcd.tmp", ".model_final.0123abcd.tmp"):
+        (checkpointer.output_dir / name).mkdir()
+        (checkpointer.output_dir / name / "model.safetensors").write_bytes(b"half")
+    (checkpointer.folder / ".last_checkpoint.0123abcd.tmp").write_text("iter")
     complete_but_not_pointed_to = checkpointer.folder / "iter_0000010"
     complete_but_not_pointed_to.mkdir()
     assert checkpointer.latest()[0].name == "iter_0000005"
-    save(checkpointer, 10)
+    with held(checkpointer.output_dir, "checkpoints"):
+        save(checkpointer, 10)
     assert checkpointer.latest()[2]["iteration"] == 10
-    assert not list(checkpointer.folder.glob(".*"))
+    assert [path.name for path in checkpointer.output_dir.rglob(".*")] == [".lock"]
 
 
 def test_a_failed_write_leaves_nothing_half(checkpointer):
@@ -58,6 +63,68 @@ def test_a_failed_write_leaves_nothing_half(checkpointer):
     with pytest.raises(UserError, match="disk full"):
         checkpointer.save({"weight": torch.zeros(1)}, {"iteration": 10, "state": Unwritable()})
     assert sorted(path.name for path in checkpointer.folder.iterdir()) == ["iter_0000005", "last_checkpoint"]
+
+
+def test_an_incomplete_checkpoint_is_passed_over(checkpointer, caplog):
+    save(checkpointer, 5)
+    model = save(checkpointer, 7) / "model.safetensors"
+    save_file({**load_file(model), "more": torch.zeros(1)}, model)
+    assert checkpointer.latest()[2]["iteration"] == 5
+    assert [record.getMessage() for record in caplog.records] == [
+        f"Checkpoint {model.parent} cannot be resumed from: model.safetensors was changed or damaged."
+    ]
+
+
+@pytest.mark.parametrize(
+    "change", [{"optimizer": {}}, {"iteration": "7"}, {"iteration": -1}, {"loader": None}, {"optimizer": [1]}]
+)
+def test_an_incomplete_state_is_passed_over(checkpointer, change):
+    save(checkpointer, 5)
+    file = save(checkpointer, 7) / "trainer.pt"
+    torch.save({**torch.load(file, weights_only=True), **change}, file)
+    assert checkpointer.latest()[2]["iteration"] == 5
+
+
+def test_a_checkpoint_that_does_not_name_its_model_file_is_read(checkpointer):
+    file = save(checkpointer, 5) / "trainer.pt"
+    state = torch.load(file, weights_only=True)
+    del state["model_sha256"]
+    torch.save(state, file)
+    assert checkpointer.latest()[2]["iteration"] == 5
+
+
+def test_without_a_pointer_the_highest_iteration_is_the_newest(checkpointer):
+    for iteration in (5, 7):
+        save(checkpointer, iteration)
+    os.utime(checkpointer.folder / "iter_0000005")
+    (checkpointer.folder / "last_checkpoint").unlink()
+    (checkpointer.folder / "iter_backup").mkdir()
+    assert checkpointer.latest()[2]["iteration"] == 7
+
+
+def test_a_run_that_went_back_goes_on_with_its_own(checkpointer):
+    checkpointer.keep = 0
+    for iteration in (3, 5, 10, 4):
+        save(checkpointer, iteration)
+    (checkpointer.folder / "iter_0000004/trainer.pt").unlink()
+    assert checkpointer.latest()[2]["iteration"] == 3
+
+
+def test_a_pointer_leads_nowhere_else(checkpointer, caplog):
+    save(checkpointer, 5)
+    elsewhere = Checkpointer(checkpointer.output_dir / "other", checkpointer.cfg)
+    save(elsewhere, 9)
+    (checkpointer.folder / "last_checkpoint").write_text("../other/checkpoints/iter_0000009")
+    assert checkpointer.latest()[2]["iteration"] == 5
+    assert "'../other/checkpoints/iter_0000009', which is not there" in caplog.text
+
+
+def test_a_folder_in_the_place_of_the_pointer_is_named(checkpointer):
+    save(checkpointer, 5)
+    (checkpointer.folder / "last_checkpoint").unlink()
+    (checkpointer.folder / "last_checkpoint").mkdir()
+    with pytest.raises(UserError, match="last_checkpoint is a folder where a file"):
+        checkpointer.latest()
 
 
 @pytest.mark.parametrize("content", [None, b"", b"not a checkpoint"])

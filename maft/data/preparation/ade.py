@@ -21,12 +21,12 @@ from PIL import Image
 from maft.checkpoint.io import load_plain_pickle
 from maft.data.catalog import dataset
 from maft.data.preparation.command import Count, Options
-from maft.data.preparation.jobs import clean_unfinished, require, require_files, run_jobs
+from maft.data.preparation.jobs import require, require_files, run_jobs
 from maft.data.preparation.labels import convert_labels
 from maft.data.preparation.panoptic import Segments, convert_panoptic
 from maft.data.reading import files_by_stem, read_map, reading
 from maft.errors import UserError
-from maft.files import atomic_path
+from maft.files import atomic_path, remove_unfinished
 
 _SHORTEST = 512
 
@@ -105,7 +105,7 @@ def prepare_ade847(options: Options) -> list[Count]:
         require_files(row, originals.values(), "images")
         require_files(row, segmentations.values(), "segmentations (_seg.png)")
         small = options.root / row.images
-        clean_unfinished(small)
+        remove_unfinished(small)
         todo = [(path, small / path.name) for path in originals.values() if not (small / path.name).is_file()]
         run_jobs(_shrink_image, todo, workers=options.workers, description=f"{row.name} images")
         counts.append(Count(f"{row.name} images", len(originals), row.images_expected))

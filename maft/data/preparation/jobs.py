@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -20,7 +19,6 @@ from maft.errors import UserError
 Job = TypeVar("Job")
 Result = TypeVar("Result")
 
-_UNFINISHED = re.compile(r"^\..*\.[0-9a-f]{8}\.tmp(\.|$)")
 _CHUNK = 16
 
 
@@ -55,13 +53,6 @@ def require_files(row: DatasetRow, paths: Iterable[Path], what: str) -> None:
             f"{len(missing)} of {len(wanted)} {what} are missing, such as {', '.join(map(str, missing[:3]))}: "
             f"the download is incomplete, get it again from {row.homepage}."
         )
-
-
-def clean_unfinished(folder: Path) -> None:
-    """Removes temporary files that a killed run left behind."""
-    for path in folder.rglob(".*"):
-        if _UNFINISHED.match(path.name):
-            path.unlink(missing_ok=True)
 
 
 def run_jobs(function: Callable[[Job], Result], jobs: Sequence[Job], *, workers: int, description: str) -> list[Result]:

@@ -15,10 +15,10 @@ from pydantic import TypeAdapter
 
 from maft.data.catalog import DatasetRow
 from maft.data.preparation.command import Count, Options
-from maft.data.preparation.jobs import clean_unfinished, run_jobs
-from maft.data.records import read_labels_report, write_labels_report
+from maft.data.preparation.jobs import run_jobs
+from maft.data.records import labels_report_file, read_labels_report, write_labels_report
 from maft.errors import UserError
-from maft.files import atomic_path
+from maft.files import atomic_path, remove_unfinished
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ def convert_labels(
         UserError: a source is damaged or holds an unknown id.
     """
     folder = options.root / row.labels
-    clean_unfinished(folder)
+    remove_unfinished(folder, labels_report_file(folder))
     targets = {stem: folder / f"{stem}{row.label_suffix}" for stem in sources}
     report = read_labels_report(folder)
     known = set(report["without_labels"]) if report and drop_empty else set()

@@ -15,9 +15,9 @@ from pycocotools import mask as coco_mask
 
 from maft.data.catalog import DatasetRow
 from maft.data.preparation.command import Count, Options
-from maft.data.preparation.jobs import clean_unfinished, run_jobs
+from maft.data.preparation.jobs import run_jobs
 from maft.data.reading import panoptic_colours, read_annotation
-from maft.files import atomic_path, write_json_atomic
+from maft.files import atomic_path, remove_unfinished, write_json_atomic
 
 
 class Segments:
@@ -51,10 +51,10 @@ def convert_panoptic(
     """
     folder = options.root / row.panoptic_root
     folder.mkdir(parents=True, exist_ok=True)
-    clean_unfinished(folder)
     # Image folders may be nested, panoptic folders are flat.
     targets = {stem: folder / f"{Path(stem).name}.png" for stem in sources}
     files = (options.root / row.panoptic_json, options.root / row.instances_json)
+    remove_unfinished(folder, *files)
     # The JSON files are written last: where they are, the PNGs are complete.
     if not all(file.is_file() for file in (*files, *targets.values())):
         jobs = [(sources[stem], targets[stem]) for stem in sources]
