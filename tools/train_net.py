@@ -38,6 +38,9 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--num-machines", type=int, default=1, metavar="N", help="number of machines")
     parser.add_argument("--machine-rank", type=int, default=0, metavar="R", help="which of them this one is, from 0")
     parser.add_argument("--dist-url", default="auto", metavar="URL", help="where processes meet: tcp://HOST:PORT")
+    parser.add_argument(
+        "--timeout", type=float, default=30, metavar="MINUTES", help="how long processes wait for others (default: 30)"
+    )
     parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="config overrides, such as SOLVER.BASE_LR 1e-5")
     return parser.parse_intermixed_args()
 
@@ -50,6 +53,7 @@ def choose_device(arguments: argparse.Namespace, device: str) -> Processes:
         machines=arguments.num_machines,
         machine_rank=arguments.machine_rank,
         url=arguments.dist_url,
+        timeout=arguments.timeout,
     )
     if device.startswith("cuda") and processes.device == "cpu" and arguments.num_gpus is None:
         setup_logger(name="maft")

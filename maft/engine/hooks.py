@@ -15,6 +15,7 @@ from detectron2.utils import comm
 from torch import nn
 
 from maft.engine.checkpointer import Checkpointer
+from maft.engine.watching import meet
 from maft.errors import UserError
 
 
@@ -94,7 +95,7 @@ class PeriodicCheckpoint(HookBase):
             self.checkpointer.save(model, self.trainer.checkpoint_state(iterations))
             if last:
                 self.checkpointer.save_final(model)
-        comm.synchronize()
+        meet("the checkpoint")
 
 
 class PeriodicEvaluation(EvalHook):
@@ -120,4 +121,4 @@ class PredictionPictures(HookBase):
             if comm.is_main_process():
                 for name, picture in self.draw().items():
                     self.trainer.storage.put_image(name, picture.transpose(2, 0, 1))
-            comm.synchronize()
+            meet("the pictures")

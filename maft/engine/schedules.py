@@ -10,7 +10,7 @@ from detectron2.solver import build_lr_scheduler
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
-from maft.errors import UserError
+from maft.errors import UserError, first_line
 
 
 def warmup_poly(solver: CfgNode, iteration: int) -> float:
@@ -45,11 +45,16 @@ def build_scheduler(cfg: CfgNode, optimizer: Optimizer) -> LRScheduler:
     Detectron2's own multi-step and cosine multiply with a warm-up given by SOLVER.WARMUP_FACTOR and _ITERS.
 
     Raises:
-        UserError: the warm-up method does not go with it.
+        UserError: other values of SOLVER do not go with it.
     """
     solver, name = cfg.SOLVER, cfg.SOLVER.LR_SCHEDULER_NAME
     if name not in _OURS:
-        return build_lr_scheduler(cfg, optimizer)
+        try:
+            return build_lr_scheduler(cfg, optimizer)
+        except (AssertionError, ArithmeticError, ValueError) as error:
+            raise UserError(
+                f"SOLVER.LR_SCHEDULER_NAME {name} does not go with SOLVER's other values ({first_line(error)})."
+            ) from error
     if name == "WarmupPolyLR" and solver.WARMUP_METHOD != "linear":
         raise UserError(f"SOLVER.WARMUP_METHOD {solver.WARMUP_METHOD!r} does not go with WarmupPolyLR: use linear.")
     return LambdaLR(optimizer, lambda iteration: _OURS[name](solver, iteration))

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
+import multiprocessing
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -33,12 +36,21 @@ class StopRequest:
         return _handled_by(self.note)
 
 
+def end_with_parent(number: int) -> None:
+    """Has a child process that multiprocessing started receive this signal when its parent ends, however it ends."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, number)  # PR_SET_PDEATHSIG
+        parent = multiprocessing.parent_process()
+        if parent is not None and os.getppid() != parent.pid:
+            os.kill(os.getpid(), number)
+
+
 def forwarded(processes: list[Any]) -> AbstractContextManager[None]:
     """Passes requests to stop on to child processes while the block waits for them."""
 
     def pass_on(number: int, frame: FrameType | None) -> None:
         for process in processes:
-            if process.is_alive():
+            if process.pid is not None and process.is_alive():
                 os.kill(process.pid, signal.SIGTERM)
 
     return _handled_by(pass_on)

@@ -25,6 +25,7 @@ from maft.data.loader import TrainingLoader
 from maft.engine.schedules import set_iteration
 from maft.engine.solver import clip_gradients
 from maft.engine.stopping import StopRequest
+from maft.engine.watching import passing
 from maft.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -109,7 +110,9 @@ class Trainer(TrainerBase):
         start = time.perf_counter()
         if self._batches is None:
             self._batches = iter(self.loader)
+        passing(f"reading the batch of iteration {self.iter}")
         batch = next(self._batches)
+        passing(f"iteration {self.iter}")
         waited = time.perf_counter() - start
         # Neighbouring integers as seeds would give related streams; hashing them gives unrelated ones.
         mixed = np.random.SeedSequence((self.seed, self.iter, comm.get_rank()))

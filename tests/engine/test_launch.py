@@ -60,7 +60,7 @@ def test_a_taken_port_is_refused_before_anything_starts():
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        with pytest.raises(UserError, match=f"Port {port} of --dist-url is already in use"):
+        with pytest.raises(UserError, match=f"Port {port} of --dist-url .* cannot be used"):
             launch(print, (), Processes("cpu", 2, url=f"tcp://127.0.0.1:{port}"))
 
 
@@ -71,10 +71,10 @@ def test_an_address_of_another_form_is_refused(url):
 
 
 def test_no_free_port_at_all(monkeypatch):
-    def refuse(self, address):
-        raise OSError(98, "Address already in use")
+    def refuse(*arguments, **options):
+        raise RuntimeError("The server socket has failed to listen: Address already in use")
 
-    monkeypatch.setattr(module.socket.socket, "bind", refuse)
+    monkeypatch.setattr(module.dist, "TCPStore", refuse)
     with pytest.raises(UserError, match="No free port"):
         launch(print, (), Processes("cpu", 2))
 

@@ -6,6 +6,7 @@ from torch import nn
 
 from maft.config_keys import add_maft_config
 from maft.engine.schedules import build_scheduler
+from maft.errors import UserError
 
 
 def config(**options):
@@ -42,6 +43,11 @@ def test_cosine_warms_up_then_falls_over_the_rest():
 def test_multistep_is_that_of_detectron2():
     values = rates([0, 59, 60, 80], LR_SCHEDULER_NAME="WarmupMultiStepLR", STEPS=(60, 80), GAMMA=0.1)
     assert values == pytest.approx([1.0, 1.0, 0.1, 0.01])
+
+
+def test_values_that_detectron2_refuses_are_one_sentence():
+    with pytest.raises(UserError, match="WarmupCosineLR does not go with SOLVER's other values"):
+        scheduler(LR_SCHEDULER_NAME="WarmupCosineLR", BASE_LR=1.0, BASE_LR_END=2.0)
 
 
 def test_stepping_gives_the_same_rates_as_the_closed_form():

@@ -93,7 +93,7 @@ def test_killed_and_resumed_equals_unbroken_bit_for_bit(train, images, tmp_path,
 def test_a_request_to_stop_finishes_the_step_and_saves_it(train, images, tmp_path, number, processes):
     expected_losses, expected = train(tmp_path / "unbroken")
     stopped = script(
-        images, tmp_path / "stopped", "--processes", str(processes), TINY_KILL_AT="2", TINY_SIGNAL=str(int(number))
+        images, tmp_path / "stopped", "--processes", str(processes), TINY_KILL_AT="2", TINY_EVENT=str(int(number))
     )
     assert stopped.returncode == 128 + number, stopped.stderr
     assert "Traceback" not in stopped.stderr and "go on with --resume" in (tmp_path / "stopped/log.txt").read_text()

@@ -20,8 +20,9 @@ from torch import nn
 from maft.config_keys import add_maft_config
 from maft.engine.launch import Processes, launch
 from maft.engine.training import run
+from maft.errors import UserError, run_tool
 from maft.interfaces import Trainable
-from maft.layers.distributed import global_mean
+from maft.layers.distributed import global_mean, rank
 
 CLASSES = 3
 DATASET = "tiny_run_train"
@@ -42,8 +43,15 @@ class TinyRunModel(Trainable):
         self.steps = 0
 
     def forward(self, batch):
-        if self.steps == self.kill_at:
-            os.kill(os.getpid(), int(os.environ.get("TINY_SIGNAL", signal.SIGKILL)))
+        chosen = all(
+            os.environ.get(name, here) == here
+            for name, here in (
+                ("TINY_RANK", str(rank())),
+                ("TINY_ATTEMPT", os.environ.get("TORCHELASTIC_RESTART_COUNT")),
+            )
+        )
+        if self.steps == self.kill_at and chosen:
+            happen(os.environ.get("TINY_EVENT", str(int(signal.SIGKILL))))
         images = torch.stack([sample["image"] for sample in batch]).float().to(self.head.weight.device) / 255
         scores = self.head(self.dropout(F.relu(self.norm(self.backbone(images)))))
         total, pairs = scores.sum() * 0, 0
@@ -54,6 +62,14 @@ class TinyRunModel(Trainable):
         image_loss = scores.square().mean() * (float("nan") if self.steps == self.explode_at else 1)
         self.steps += 1
         return {"loss_pairs": global_mean(total, pairs), "loss_images": 0.1 * image_loss}
+
+
+def happen(event: str) -> None:
+    """What goes wrong: a signal by its number, or an exception by its name."""
+    if event.isdecimal():
+        os.kill(os.getpid(), int(event))
+    else:
+        raise {"UserError": UserError, "ValueError": ValueError}[event]("this one fails")
 
 
 def write_images(folder: Path, *, count: int = 7, same_number: bool = False) -> None:
@@ -110,13 +126,13 @@ def main() -> None:
     parser.add_argument("output", type=Path)
     parser.add_argument("--resume", action="store_true")
     parser.add_argument("--processes", type=int, default=1)
+    parser.add_argument("--timeout", type=float, default=30)
     parser.add_argument("opts", nargs="*")
     arguments = parser.parse_intermixed_args()
     cfg = config(arguments.output, *arguments.opts)
-    launch(run_registered, (arguments.images, cfg, arguments.resume), Processes("cpu", arguments.processes))
+    processes = Processes("cpu", arguments.processes, timeout=arguments.timeout)
+    launch(run_registered, (arguments.images, cfg, arguments.resume), processes)
 
 
 if __name__ == "__main__":
-    from maft.errors import run_tool
-
     run_tool(main)

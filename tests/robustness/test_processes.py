@@ -1,0 +1,150 @@
+"""Runs of several real processes of which one is killed, stopped, late or wrong: clear words, nobody left, resumed."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent.parent
+SCRIPT = ROOT / "tests/engine/tiny_run.py"
+OWN = [sys.executable, str(SCRIPT), "--processes", "2"]
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("images")
+    code = f"import tiny_run, pathlib; tiny_run.write_images(pathlib.Path({str(folder)!r}))"
+    subprocess.run([sys.executable, "-W", "ignore", "-c", code], cwd=SCRIPT.parent, env=environment(), check=True)
+    return folder
+
+
+def environment(**variables):
+    paths = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+    return {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore", **variables}
+
+
+def start(command, images, output, *arguments, **variables):
+    command = [*command, *([] if command is OWN else [str(SCRIPT)]), str(images), str(output), *arguments]
+    return subprocess.Popen(
+        command, env=environment(**variables), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+def finished(process):
+    try:
+        output, errors = process.communicate(timeout=120)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        raise
+    return process.returncode, output + errors
+
+
+def left_behind(output):
+    """Processes whose command line or whose parent's names the output folder; children of a launcher inherit theirs."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            words = (folder / "environ").read_text(errors="replace") + (folder / "cmdline").read_text(errors="replace")
+        except OSError:
+            continue
+        if str(output) in words:
+            found.append(int(folder.name))
+    return found
+
+
+def weights(output):
+    return (output / "model_final/model.safetensors").read_bytes()
+
+
+@pytest.fixture(scope="module")
+def unbroken(images, tmp_path_factory):
+    output = tmp_path_factory.mktemp("unbroken")
+    status, text = finished(start(OWN, images, output))
+    assert status == 0, text
+    return weights(output)
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_killed_process_is_named_and_the_run_resumes(images, unbroken, tmp_path, rank):
+    run = start(OWN, images, tmp_path, TINY_KILL_AT="3", TINY_RANK=str(rank), RUN=str(tmp_path))
+    status, text = finished(run)
+    assert status == 1
+    assert re.search(rf"^error: Process {rank} \(pid \d+\) was killed \(SIGKILL\).* --resume\.$", text, re.MULTILINE)
+    assert "Traceback" not in text and not left_behind(tmp_path)
+    status, text = finished(start(OWN, images, tmp_path, "--resume"))
+    assert status == 0, text
+    assert weights(tmp_path) == unbroken
+
+
+def test_under_torchrun_the_others_name_the_one_that_failed(images, tmp_path):
+    run = start(TORCHRUN, images, tmp_path, TINY_KILL_AT="1", TINY_RANK="1", TINY_EVENT="UserError", RUN=str(tmp_path))
+    status, text = finished(run)
+    assert status == 1 and "error: this one fails\n" in text
+    assert re.search(r"^error: process 0 \(pid \d+ on .*\) ends because of process 1 \(pid \d+ on", text, re.MULTILINE)
+    assert "gloo" not in text and not left_behind(tmp_path)
+
+
+def test_a_stopped_process_is_named_and_the_run_ends(images, tmp_path):
+    run = start(
+        OWN, images, tmp_path, "--timeout", "0.1",
+        TINY_KILL_AT="1", TINY_RANK="1", TINY_EVENT=str(int(signal.SIGSTOP)), RUN=str(tmp_path),
+    )  # fmt: skip
+    status, text = finished(run)
+    assert status == 1
+    assert re.search(r"^Waiting for process 1 \(pid \d+ on .* the run ends after 0.1 minutes", text, re.MULTILINE)
+    assert re.search(r"^error: Waited 0.1 minutes for process 1 \(pid \d+ on", text, re.MULTILINE)
+    assert "Traceback" not in text and not left_behind(tmp_path)
+
+
+def test_an_exception_keeps_its_traceback_alone(images, tmp_path):
+    run = start(OWN, images, tmp_path, TINY_KILL_AT="1", TINY_RANK="1", TINY_EVENT="ValueError", RUN=str(tmp_path))
+    status, text = finished(run)
+    assert status == 1 and text.count("Traceback") == 1 and "ValueError: this one fails" in text
+    assert re.search(
+        r"^error: Process 1 \(pid \d+\) failed with status 1: its own message is above", text, re.MULTILINE
+    )
+    assert not left_behind(tmp_path)
+
+
+def test_a_killed_launcher_leaves_nobody(images, tmp_path):
+    run = start(OWN, images, tmp_path, "SOLVER.MAX_ITER", "100000", RUN=str(tmp_path))
+    deadline = time.monotonic() + 100
+    while not (tmp_path / "checkpoints/last_checkpoint").exists() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert len(left_behind(tmp_path)) >= 3
+    run.kill()
+    run.communicate(timeout=60)
+    deadline = time.monotonic() + 60
+    while left_behind(tmp_path) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not left_behind(tmp_path)
+
+
+def test_torchrun_starts_a_killed_run_again(images, unbroken, tmp_path):
+    run = start(
+        [*TORCHRUN, "--max-restarts", "1"], images, tmp_path, "--resume",
+        TINY_KILL_AT="5", TINY_RANK="1", TINY_ATTEMPT="0", RUN=str(tmp_path),
+    )  # fmt: skip
+    status, text = finished(run)
+    assert status == 0, text
+    assert "Resuming from" in text and weights(tmp_path) == unbroken and not left_behind(tmp_path)
+
+
+def test_the_missing_process_is_named(images, tmp_path):
+    alone = {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "MASTER_ADDR": "localhost", "MASTER_PORT": "0"}
+    command = [sys.executable, str(SCRIPT)]
+    run = subprocess.Popen(
+        [*command, str(images), str(tmp_path), "--timeout", "0.05"],
+        env=environment(**alone), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    status, text = finished(run)
+    assert status == 1
+    assert re.search(r"^Waiting for process 1 of 2 to start, \d+ s so far", text, re.MULTILINE)
+    assert re.search(r"^error: .* process 1 of 2 did not start within 0.05 minutes; ", text, re.MULTILINE)
+    assert "Traceback" not in text
