@@ -86,6 +86,13 @@ class Proposer(Component, nn.Module):
         """
         raise NotImplementedError
 
+    def check_records(self, records: Sequence[dict[str, Any]]) -> None:
+        """Raises `UserError` for images that it could not serve, before it is given the first one; by default none.
+
+        Args:
+            records: the Detectron2 dicts of all images of a dataset, without pixels.
+        """
+
     def losses(self, proposals: Proposals, text: TextClassifier, targets: list[Targets]) -> dict[str, Tensor]:
         """Weighted scalar losses of ``proposals`` by name, in training unless frozen; by default none."""
         return {}

@@ -15,7 +15,7 @@ from pathlib import Path
 from pydantic import TypeAdapter
 
 from maft.data.folder import FOLDER_PREFIX, folder_label_set, folder_path
-from maft.data.label_sets import LabelSet, label_set, overlap, read_class_list
+from maft.data.label_sets import LabelSet, check_order, label_set, overlap, read_class_list
 from maft.errors import UserError, closest
 from maft.structures import Vocabulary
 
@@ -153,6 +153,7 @@ def class_names(name: str, variant: str = "plain") -> tuple[str, ...]:
             f"Class list {variant} has {len(names)} names but the labels of {name} have {row.num_classes} classes: "
             "give one name a class, in label order."
         )
+    check_order(names, [row.classes.names()[index] for index in row.labelled], f"Class list {variant}", name)
     return names
 
 

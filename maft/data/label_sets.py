@@ -141,3 +141,22 @@ def overlap(names: Sequence[str], training_names: Sequence[str]) -> tuple[bool, 
 
     trained = set().union(*map(synonyms, training_names))
     return tuple(bool(trained & synonyms(name)) for name in names)
+
+
+def check_order(names: Sequence[str], expected: Sequence[str], source: str, owner: str) -> None:
+    """Refuses names in another order than the labels they stand for; spellings may differ.
+
+    Args:
+        names: (C,) what ``source`` calls each label.
+        expected: (C,) class names of the labels of ``owner``.
+
+    Raises:
+        UserError: a label is called by the name of another one.
+    """
+    places = {as_clip_reads(name): label for label, name in enumerate(expected)}
+    for label, name in enumerate(names):
+        if (other := places.get(as_clip_reads(name), label)) != label:
+            raise UserError(
+                f"{source} calls label {label} of {owner} {name!r}, but that is label {other} and label {label} is "
+                f"{expected[label]!r}: put its classes in the order of {owner}."
+            )

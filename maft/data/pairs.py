@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import os
 from pathlib import Path
 
@@ -13,8 +12,8 @@ from torch import Tensor
 from torchvision.transforms import InterpolationMode, RandomResizedCrop
 from torchvision.transforms import functional as TF
 
-from maft.data.reading import Record, reading
-from maft.errors import UserError
+from maft.data.reading import Record, inside, reading
+from maft.errors import UserError, shown
 
 # Background of the crops in OVSeg's own data files; not CLIP's mean, which its inference fills crops with.
 OFFICIAL_BACKGROUND = (124, 116, 103)
@@ -25,26 +24,34 @@ def read_pairs(path: str | os.PathLike[str]) -> list[Record]:
     """Records of a table of the miner, or of OVSeg's own data files: dicts with ``file_name`` and ``title``.
 
     Args:
-        path: tab-separated text whose header names at least filepath and title; relative paths start at its folder.
+        path: tab-separated text, one pair a line and quotes without meaning, whose header names at least filepath and
+            title; the paths start at its folder and do not leave it.
 
     Raises:
-        UserError: the table is missing, empty or without these columns, or regions that it names are missing.
+        UserError: the table is missing, empty or without these columns, a line is cut or names a file elsewhere, or
+            regions are missing.
     """
     table = Path(path).expanduser()
     try:
-        with table.open(encoding="utf-8", newline="") as stream:
-            reader = csv.DictReader(stream, delimiter="\t")
-            columns = reader.fieldnames or []
-            if not {"filepath", "title"} <= set(columns):
-                raise UserError(
-                    f"Table {table} has columns {', '.join(columns) or 'none'} and needs filepath and title, separated "
-                    "by tabs."
-                )
-            records = [{"file_name": str(table.parent / row["filepath"]), "title": row["title"]} for row in reader]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        with table.open(encoding="utf-8-sig") as stream:
+            header, *rows = [line.rstrip("\n").split("\t") for line in stream] or [[]]
+    except (OSError, UnicodeDecodeError) as error:
         raise UserError(
             f"Table of pairs {table} cannot be read ({error}): mine it with tools/mine_mask_nouns.py."
         ) from error
+    if not {"filepath", "title"} <= set(header):
+        raise UserError(
+            f"Table {table} has columns {', '.join(header) or 'none'} and needs filepath and title, separated by tabs."
+        )
+    file, title = header.index("filepath"), header.index("title")
+    records = []
+    for number, row in enumerate(rows, start=2):
+        if len(row) != len(header) or not row[file].strip() or not row[title].strip():
+            raise UserError(
+                f"Line {number} of table {table} holds {shown(row)} where {', '.join(header)} should stand, separated "
+                "by tabs: correct or remove it."
+            )
+        records.append({"file_name": str(inside(table.parent, row[file], table)), "title": row[title]})
     if not records:
         raise UserError(f"Table {table} holds no pair: mine it from images whose captions have nouns.")
     missing = _missing([record["file_name"] for record in records])

@@ -4,24 +4,33 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import struct
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from maft.errors import UserError
+from maft.errors import UserError, first_line, shown
 
 # What Detectron2 calls a dataset dict: "file_name" and what else is known of an image or made of it.
 Record = dict[str, Any]
 
 # Pillow modes whose array holds one number a pixel; the number of a palette image is its palette index.
 _LABEL_MODES = {"1", "L", "P", "I", "I;16", "I;16B", "I;16L"}
-_UNREADABLE = (OSError, UnidentifiedImageError, SyntaxError, ValueError, Image.DecompressionBombError)
+# How Pillow names pixels that its decoders change: of 2, 4 or 16 bits a channel, and those where white is zero.
+_CHANGED = re.compile(r"\b(?:1|L|LA|RGBA?);(?P<bits>2|4|16|)(?P<inverted>I?)")
+_PLAIN_NAME = re.compile(r"(?:\w[\w.-]*/)*\w[\w.-]*")
+_UNREADABLE = (
+    OSError, UnidentifiedImageError, SyntaxError, ValueError, Image.DecompressionBombError, ArithmeticError, EOFError,
+    LookupError, MemoryError, TypeError, struct.error, zlib.error,
+)  # fmt: skip
 
 
 @contextmanager
@@ -43,8 +52,7 @@ def reading(path: str | os.PathLike[str], kind: str, advice: str) -> Iterator[No
     except UserError as error:
         raise UserError(f"{kind} {path}: {error}") from error
     except _UNREADABLE as error:
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
-        raise UserError(f"{kind} {path} cannot be read ({reason}): {advice}.") from error
+        raise UserError(f"{kind} {path} cannot be read ({first_line(error)}): {advice}.") from error
 
 
 def read_image(path: str | os.PathLike[str], image_format: str = "RGB") -> NDArray[np.uint8]:
@@ -98,7 +106,15 @@ def read_map(
 def _as_stored(image: Image.Image) -> NDArray[np.integer]:
     if image.format == "JPEG":
         raise ValueError("it is a JPEG, which alters values, whatever its name says")
-    return np.asarray(image)
+    tiles = getattr(image, "tile", [])  # gone once the pixels are decoded
+    changed = _CHANGED.search(str(tiles[0].args)) if tiles else None
+    values = np.asarray(image)
+    if changed and changed["inverted"]:
+        raise ValueError("its values are stored inverted (white is zero)")
+    if values.dtype.kind not in "biu" or (changed and changed["bits"] == "16"):
+        raise ValueError("its values are no whole numbers of 8 bits, or of 16 in one channel")
+    # Grey values of 2 and 4 bits were spread over 0 to 255.
+    return values // {"2": 85, "4": 17}.get(changed["bits"], 1) if changed else values
 
 
 def read_labels(path: str | os.PathLike[str]) -> NDArray[np.int32]:
@@ -144,12 +160,38 @@ def read_annotation(file: Path, *keys: str) -> dict[str, Any]:
     """
     try:
         table = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(f"Annotation {file} is damaged ({error}): download or prepare it again.") from None
+    except (OSError, ValueError, RecursionError) as error:
+        reason = first_line(error)
+        raise UserError(f"Annotation {file} cannot be read ({reason}): download or prepare it again.") from None
     missing = [key for key in keys if not isinstance(table, dict) or key not in table]
-    if missing:
-        raise UserError(f"Annotation {file} has no {missing[0]!r}: it is of another kind.")
+    if missing or not isinstance(table, dict):
+        raise UserError(f"Annotation {file} has no {next(iter(missing), 'named entries')!r}: it is of another kind.")
     return table
+
+
+def inside(root: Path, name: object, source: str | os.PathLike[str]) -> Path:
+    """The path below ``root`` that a file from elsewhere names; a link that lies there may lead anywhere.
+
+    Args:
+        root: folder that the name must not leave.
+        name: path as read, relative to ``root`` or absolute and below it.
+        source: the file that names it, for the message.
+
+    Raises:
+        UserError: the name is empty, leads elsewhere (on any system) or is no file name.
+    """
+    # Tables name millions of files, nearly all of them like this.
+    if isinstance(name, str) and len(name) < 64 and _PLAIN_NAME.fullmatch(name):
+        return root / name
+    # Windows' rules hold everywhere: they know both slashes and drives, and a file may come from there.
+    parts = PureWindowsPath(name.removeprefix(f"{root.absolute()}/") if isinstance(name, str) else "")
+    try:
+        unusable = any(len(os.fsencode(part)) > 255 or "\0" in part for part in parts.parts)
+    except UnicodeEncodeError:
+        unusable = True
+    if parts.anchor or not parts.name or ".." in parts.parts or unusable:
+        raise UserError(f"{source} names the file {shown(name)}, which does not lie below {root}: correct the entry.")
+    return root / str(name)
 
 
 def files_by_stem(folder: str | os.PathLike[str], suffix: str) -> dict[str, str]:

@@ -8,18 +8,30 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+from annotated_types import Len
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import ExifTags, Image
+from pydantic import PositiveInt, TypeAdapter
+from typing_extensions import TypedDict
 
 from maft.data.catalog import TABLE, DatasetRow, dataset
 from maft.data.folder import FOLDER_PREFIX, checked_files
+from maft.data.label_sets import check_order
 from maft.data.pairs import PAIRS_PREFIX, read_pairs
 from maft.data.reading import Record, files_by_stem, read_annotation, reading
 from maft.errors import UserError, first_line
 from maft.files import write_json_atomic
 from maft.structures import as_clip_reads
+
+
+class _Report(TypedDict):
+    without_labels: list[str]
+    sizes: dict[str, Annotated[list[PositiveInt], Len(2, 2)]]
+
+
+_REPORT = TypeAdapter(_Report)
 
 
 def load_records(names: Sequence[str], purpose: str = "DATASETS.TRAIN") -> list[Record]:
@@ -299,6 +311,8 @@ def _joined(row: DatasetRow, file: Path, folder: Path, table: dict[str, Any], re
     foreign = sorted({category["id"] for category in table["categories"]} ^ index.keys())
     if foreign:
         raise UserError(f"{file} has other categories than {labels.name} (id {foreign[0]}): it is of another dataset.")
+    names = {category["id"]: category.get("name", "") for category in table["categories"]}
+    check_order([names[id_] for id_ in labels.category_ids], labels.names(), str(file), labels.name)
     present = set(os.listdir(folder))
     sizes = {image["id"]: (image["height"], image["width"]) for image in table["images"]}
     annotations = {annotation["image_id"]: annotation for annotation in table["annotations"]}

@@ -6,7 +6,7 @@ import contextlib
 import io
 import itertools
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,7 +20,10 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from torch import Tensor
 
-from maft.data.reading import Record
+from maft.data.catalog import DatasetRow
+from maft.data.reading import Record, read_annotation
+from maft.errors import UserError
+from maft.evaluation.instance_truth import read_truth
 
 _SUMMARY = ("AP", "AP50", "AP75", "APs", "APm", "APl")
 
@@ -33,6 +36,11 @@ class InstanceEvaluator(DatasetEvaluator):
         category_ids: label index -> category id in ``truth``; label indices need not be contiguous.
         class_names: label index -> name.
         tasks: "segm" (masks) and "bbox".
+        images: ids of the images that are evaluated; None: all of ``truth``.
+        source: the file of the annotations, for messages.
+
+    Raises:
+        UserError: the annotations are not in COCO's format, or are of other images or classes.
 
     The result is the same in every process; `evaluate` has to be called by all of them.
     """
@@ -44,12 +52,30 @@ class InstanceEvaluator(DatasetEvaluator):
         class_names: Mapping[int, str],
         *,
         tasks: Sequence[str] = ("segm",),
+        images: Collection[Any] | None = None,
+        source: str = "the instance annotation",
     ) -> None:
-        self.truth = _coco(truth)
+        names = {category_ids[label]: name for label, name in class_names.items()}
+        self.truth = _coco(read_truth(truth, names, images, source))
         self.category_ids = dict(category_ids)
         self.class_names = dict(class_names)
         self.tasks = tuple(tasks)
         self.reset()
+
+    @classmethod
+    def of_dataset(cls, row: DatasetRow, images: Collection[Any]) -> InstanceEvaluator:
+        """The evaluator of these images of a dataset of the catalogue."""
+        file = row.root / row.instances_json
+        if not file.is_file():
+            raise UserError(f"Dataset {row.name} has no instance annotation {file}: see datasets/README.md.")
+        names = row.classes.names()
+        return cls(
+            read_annotation(file),
+            {label: row.classes.category_ids[label] for label in row.classes.things},
+            {label: names[label] for label in row.classes.things},
+            images=images,
+            source=str(file),
+        )
 
     def reset(self) -> None:
         self.predictions: list[dict[str, Any]] = []
@@ -76,13 +102,12 @@ class InstanceEvaluator(DatasetEvaluator):
         return {task: self._evaluate(task) for task in self.tasks}
 
     def _evaluate(self, task: str) -> dict[str, float]:
-        names = [self.class_names[label] for label in self.category_ids]
-        if not self.predictions:
-            return dict.fromkeys((*_SUMMARY, *(f"AP-{name}" for name in names)), 0.0)
         # COCO derives an area from the box wherever there is one, which would change what counts as a small mask.
         found = [{k: v for k, v in p.items() if task == "bbox" or k != "bbox"} for p in self.predictions]
         with contextlib.redirect_stdout(io.StringIO()):
-            measured = COCOeval(self.truth, self.truth.loadRes(found), task)
+            # COCO's own reader of predictions needs at least one.
+            predicted = self.truth.loadRes(found) if found else _coco({**self.truth.dataset, "annotations": []})
+            measured = COCOeval(self.truth, predicted, task)
             measured.evaluate()
             measured.accumulate()
             measured.summarize()
@@ -106,9 +131,7 @@ class InstanceEvaluator(DatasetEvaluator):
 def _coco(truth: Mapping[str, Any]) -> COCO:
     # COCO's constructor takes a file name only, and its index prints.
     coco = COCO()
-    # COCO takes an id of 0 for no match, and loses one of two annotations of one id.
-    numbered = [{**annotation, "id": number} for number, annotation in enumerate(truth["annotations"], start=1)]
-    coco.dataset = {"info": {}, **truth, "annotations": numbered}
+    coco.dataset = {"info": {}, **truth}
     with contextlib.redirect_stdout(io.StringIO()):
         coco.createIndex()
     return coco

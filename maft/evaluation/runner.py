@@ -16,7 +16,7 @@ from detectron2.utils import comm
 from maft.data.catalog import DatasetRow, class_names, dataset
 from maft.data.loader import build_test_loader
 from maft.data.mappers import SegmentationMapper
-from maft.data.reading import Record, read_annotation
+from maft.data.reading import Record
 from maft.data.records import load_records
 from maft.errors import UserError
 from maft.evaluation.instance import InstanceEvaluator
@@ -54,6 +54,8 @@ def evaluate(cfg: CfgNode, model: OpenVocabSegmentor) -> dict[str, Results]:
         raise UserError("DATASETS.TEST is empty: name at least one dataset to evaluate on.")
     # A misspelt last name should not cost the evaluation of the others.
     check_evaluation(cfg, cfg.DATASETS.TEST)
+    for name in cfg.DATASETS.TEST:
+        model.proposer.check_records(load_records([name], "DATASETS.TEST"))
     return {name: evaluate_dataset(cfg, model, name) for name in cfg.DATASETS.TEST}
 
 
@@ -93,6 +95,7 @@ def evaluate_dataset(cfg: CfgNode, model: OpenVocabSegmentor, name: str) -> Resu
         "weights": "",
         "start_from": [],
         "model": parts,
+        "labels": class_names(name),
         "images": [record["file_name"] for record in records],
     }
     state = EvaluationState(
@@ -160,28 +163,8 @@ def build_evaluators(cfg: CfgNode, row: DatasetRow, records: list[Record]) -> di
     if "panoptic" in chosen:
         evaluators["panoptic_seg"] = PanopticEvaluator(names, row.things)
     if "instance" in chosen:
-        things = row.classes.things
-        truth = _instances(row, {record["image_id"] for record in records})
-        category_ids = {index: row.classes.category_ids[index] for index in things}
-        evaluators["segm"] = InstanceEvaluator(truth, category_ids, {index: names[index] for index in things})
+        evaluators["segm"] = InstanceEvaluator.of_dataset(row, {record["image_id"] for record in records})
     return evaluators
-
-
-def _instances(row: DatasetRow, image_ids: set[Any]) -> dict[str, Any]:
-    file = row.root / row.instances_json
-    if not file.is_file():
-        raise UserError(f"Dataset {row.name} has no instance annotation {file}: see datasets/README.md.")
-    truth = read_annotation(file, "images", "annotations")
-    known = {image["id"] for image in truth["images"]}
-    if not image_ids <= known:
-        stranger = sorted(image_ids - known, key=str)[0]
-        raise UserError(f"{file} lacks image {stranger!r} of dataset {row.name}: it belongs to other images.")
-    # COCO's evaluation counts every image of the file, so what is not evaluated has to leave it.
-    return {
-        **truth,
-        "images": [image for image in truth["images"] if image["id"] in image_ids],
-        "annotations": [annotation for annotation in truth["annotations"] if annotation["image_id"] in image_ids],
-    }
 
 
 def _report(cfg: CfgNode, row: DatasetRow, name: str, folder: Path, results: Results, facts: Mapping[str, Any]) -> None:

@@ -9,7 +9,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
@@ -21,7 +20,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from maft.errors import UserError
+from maft.data.reading import read_annotation
+from maft.errors import UserError, first_line
 from maft.files import atomic_path, write_json_atomic, write_text_atomic
 
 IMAGES_PER_FOLDER = 1000
@@ -87,7 +87,7 @@ class MiningFolder:
         if not file.is_file():
             write_json_atomic(file, self.settings)
             return
-        known = json.loads(file.read_text(encoding="utf-8"))
+        known = read_annotation(file)
         different = sorted(
             key for key in known.keys() | self.settings.keys() if known.get(key) != self.settings.get(key)
         )
@@ -127,8 +127,11 @@ class MiningFolder:
         """Reads the shards of all images and writes the table; the same whatever process wrote which shard."""
         pairs: list[Pair] = []
         for position, image in enumerate(images):
-            shard = json.loads(self._shard(position, image).read_text(encoding="utf-8"))
-            pairs.extend(Pair(**pair) for pair in shard)
+            shard = self._shard(position, image)
+            try:
+                pairs.extend(Pair(**pair) for pair in json.loads(shard.read_text(encoding="utf-8")))
+            except (OSError, ValueError, TypeError) as error:
+                raise UserError(f"{shard} cannot be read ({first_line(error)}): remove it and mine again.") from error
         write_table(self.root / "pairs.tsv", pairs)
         return pairs
 
@@ -147,11 +150,10 @@ def write_region(path: Path, region: Tensor, mask: Tensor) -> None:
 def write_table(path: Path, pairs: Iterable[Pair]) -> None:
     """Writes pairs as tab-separated text with a header line, readable by OVSeg's own training as well."""
     with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as stream:
-        writer = csv.writer(stream, delimiter="\t", lineterminator="\n")
-        writer.writerow(COLUMNS)
+        stream.write("\t".join(COLUMNS) + "\n")
         for pair in pairs:
             score = "" if pair.score is None else f"{pair.score:.4f}"
-            writer.writerow([pair.filepath, pair.title, pair.image, score])
+            stream.write(f"{pair.filepath}\t{pair.title}\t{pair.image}\t{score}\n")
 
 
 def statistics(pairs: Sequence[Pair], images: int) -> dict[str, float]:

@@ -125,8 +125,8 @@ def _check_names(images: list[str]) -> None:
             f"{len(double)} names stand for several images, the first is {double[0]!r}: regions are named by it, so "
             "mine their folders one by one."
         )
-    if odd := [image for image in images if not image.isprintable()]:
-        raise UserError(f"Image {odd[0]!r} has a sign in its name that a table cannot hold: rename it.")
+    if odd := [image for image in images if set(image) & set("\t\r\n")]:
+        raise UserError(f"Image {odd[0]!r} has a tab or line break in its name, which a table cannot hold: rename it.")
 
 
 def _folder(cfg: CfgNode, task: MiningTask, images: list[str], records: list[Record]) -> MiningFolder:

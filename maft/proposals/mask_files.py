@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections import defaultdict
+import logging
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,15 +13,20 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from pycocotools import mask as coco_mask
 from torch import Tensor
 
 from maft.clip import CLIPEncoder
 from maft.data.reading import read_labels
-from maft.errors import UserError
+from maft.data.segmentations import decode_segmentation
+from maft.errors import UserError, first_line
 from maft.interfaces import Proposer
 from maft.registry import PROPOSERS
 from maft.structures import Images, Proposals, Targets, TextClassifier, proposals_of_masks
+
+logger = logging.getLogger(__name__)
+
+# Of the masks of one image, one byte a pixel.
+_MOST_BYTES = 2**32
 
 
 @PROPOSERS.register()
@@ -48,7 +54,42 @@ class MaskFiles(Proposer):
             raise UserError(
                 f"MODEL.PROPOSER.MaskFiles.PATH {path} does not exist: give a folder of masks or a COCO json file."
             )
-        self._by_image: dict[str, list[dict[str, Any]]] | None = None
+        self._content: tuple[dict[str, list[dict[str, Any]]], set[str]] | None = None
+
+    def check_records(self, records: Sequence[dict[str, Any]]) -> None:
+        """Compares the images with those that masks are stored for; masks of others are counted in the log.
+
+        A COCO json file says by its list ``"images"`` in which of them nothing was found. Without that list an image
+        may lack masks as long as all stored masks belong to some image.
+
+        Raises:
+            UserError: images have no masks, or two of them would get the same.
+        """
+        may_lack = False
+        if self.path.is_file():
+            asked = [str(record.get("image_id")) for record in records]
+            annotated, listed = self._stored()
+            found = {*annotated, *listed}
+            may_lack = not listed and found <= set(asked)
+        else:
+            asked = [Path(record["file_name"]).stem for record in records]
+            known = set(asked)
+            entries = [e.name if e.is_dir() else e.stem for e in self.path.iterdir() if not e.name.startswith(".")]
+            found = set(entries)
+            if double := _double(asked) or _double([entry for entry in entries if entry in known]):
+                raise UserError(f"Masks in {self.path} are found by file names, and {double!r} stands for several.")
+        known, without = set(asked), [image for image in asked if image not in found]
+        if without and (not may_lack or len(without) == len(asked)):
+            raise UserError(
+                f"{self.path} has no masks for {len(without)} of {len(asked)} images, such as "
+                f"{', '.join(without[:3])}; it has some for {', '.join(sorted(found - known)[:3]) or 'no others'}: "
+                "give masks of these images (an empty folder, or an entry under 'images', stands for no mask)."
+            )
+        if without or found - known:
+            logger.warning(
+                "%s: %d of %d images have no masks, and masks of %d other images are not used.",
+                self.path, len(without), len(asked), len(found - known),
+            )  # fmt: skip
 
     def forward(
         self,
@@ -91,30 +132,44 @@ class MaskFiles(Proposer):
             raise UserError("Masks from disk are found by the image's file name, but the image came without one.")
         stem = self.path / Path(record["file_name"]).stem
         if stem.is_dir():
-            files = sorted(stem.glob("*.png"))
+            files = sorted(file for file in stem.iterdir() if not file.name.startswith("."))
+            if strays := [file for file in files if file.suffix.lower() != ".png"]:
+                raise UserError(f"{strays[0]} is no PNG file: a folder of masks holds one PNG a mask and nothing else.")
+            _check_memory(len(files), size, str(stem))
             return _stacked([_checked(read_labels(file) != 0, size, str(file)) for file in files], size)
         map_file, list_file = stem.with_name(f"{stem.name}.png"), stem.with_name(f"{stem.name}.json")
         if map_file.is_file():
             values = _checked(read_labels(map_file), size, str(map_file))
-            return _stacked([values == value for value in np.unique(values) if value != 0], size)
+            present = [value for value in np.unique(values) if value != 0]
+            _check_memory(len(present), size, str(map_file))
+            return _stacked([values == value for value in present], size)
         if list_file.is_file():
-            return _decoded(_annotations(list_file), size, str(list_file))
+            return _decoded(_annotations(list_file)[0], size, str(list_file))
         raise UserError(
             f"No masks for {record['file_name']}: expected the folder {stem}, or {map_file.name} or {list_file.name} "
             f"in {self.path} (an empty folder stands for no mask)."
         )
 
     def _annotations_of(self, record: dict[str, Any]) -> list[dict[str, Any]]:
-        if self._by_image is None:
+        if "image_id" not in record:
+            raise UserError(f"{self.path} goes by image_id, but the image came without one: use a folder of masks.")
+        return self._stored()[0].get(str(record["image_id"]), [])
+
+    def _stored(self) -> tuple[dict[str, list[dict[str, Any]]], set[str]]:
+        """Annotations by image, and the images that the file lists."""
+        if self._content is None:
             grouped = defaultdict(list)
-            for annotation in _annotations(self.path):
+            annotations, images = _annotations(self.path)
+            for annotation in annotations:
                 if "image_id" not in annotation:
                     raise UserError(f"An annotation in {self.path} has no image_id: masks of all images need it.")
                 grouped[str(annotation["image_id"])].append(annotation)
-            self._by_image = dict(grouped)
-        if "image_id" not in record:
-            raise UserError(f"{self.path} goes by image_id, but the image came without one: use a folder of masks.")
-        return self._by_image.get(str(record["image_id"]), [])
+            self._content = dict(grouped), {str(image["id"]) for image in images if "id" in image}
+        return self._content
+
+
+def _double(names: list[str]) -> str:
+    return next((name for name, count in Counter(names).items() if count > 1), "")
 
 
 def _resized(masks: Tensor, size: tuple[int, int]) -> Tensor:
@@ -123,67 +178,35 @@ def _resized(masks: Tensor, size: tuple[int, int]) -> Tensor:
     return F.interpolate(masks[:, None].float(), size, mode="bilinear", align_corners=False)[:, 0] >= 0.5
 
 
-def _annotations(path: Path) -> list[dict[str, Any]]:
+def _annotations(path: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """The annotations of a COCO json file and its list of images, which may be missing."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"Masks file {path} cannot be read as JSON: {error}.") from error
-    entries = content.get("annotations") if isinstance(content, dict) else content
-    if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
-        raise UserError(f"{path} must hold a list of COCO annotations, or an object with one under 'annotations'.")
-    return entries
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"Masks file {path} cannot be read as JSON: {first_line(error)}.") from error
+    table = content if isinstance(content, dict) else {"annotations": content}
+    annotations, images = table.get("annotations", 0), table.get("images", [])
+    for entries in (annotations, images):
+        if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
+            raise UserError(f"{path} must hold a list of COCO annotations, or an object with one under 'annotations'.")
+    return annotations, images
 
 
 def _decoded(annotations: list[dict[str, Any]], size: tuple[int, int], place: str) -> NDArray[np.bool_]:
-    masks = []
-    for number, annotation in enumerate(annotations):
-        where = f"annotation {number} of {place}"
-        code = annotation.get("segmentation")
-        if not code:
-            raise UserError(f"{where} has no segmentation.")
-        try:
-            mask = _from_polygons(code, size) if isinstance(code, list) else _from_run_lengths(code, where)
-        except (LookupError, TypeError, ValueError, ArithmeticError) as error:
-            raise UserError(
-                f"The segmentation of {where} is neither run-length encoded nor polygons of points near the image."
-            ) from error
-        masks.append(_checked(mask, size, where))
+    _check_memory(len(annotations), size, place)
+    masks = [
+        decode_segmentation(annotation.get("segmentation"), size, f"annotation {number} of {place}")
+        for number, annotation in enumerate(annotations)
+    ]
     return _stacked(masks, size)
 
 
-def _from_polygons(code: list[Any], size: tuple[int, int]) -> NDArray[np.bool_]:
-    for polygon in code:
-        points = np.array(polygon, dtype=np.float64)
-        # The library allocates by coordinates, so that far ones exhaust the memory; NaN is not near either.
-        if points.ndim != 1 or len(points) < 6 or len(points) % 2 or not (np.abs(points) <= 10 * max(size)).all():
-            raise ValueError("it is no polygon near the image")
-    return coco_mask.decode(coco_mask.merge(coco_mask.frPyObjects(code, *size))).astype(bool)
-
-
-def _from_run_lengths(code: dict[str, Any], where: str) -> NDArray[np.bool_]:
-    """COCO's run lengths, column by column; the library's own decoder writes beyond a mask that they do not fill."""
-    (height, width), counts = map(int, code["size"]), code["counts"]
-    runs = np.array(_uncompressed(counts.encode("ascii")) if isinstance(counts, str) else counts, dtype=np.int64)
-    if runs.ndim != 1 or (runs < 0).any() or sum(map(int, runs)) != height * width:
-        raise UserError(f"The run lengths of {where} do not fill its {width}x{height} pixels: write the file again.")
-    return np.repeat(np.arange(len(runs)) % 2 == 1, runs).reshape(width, height).T
-
-
-def _uncompressed(text: bytes) -> NDArray[np.int64]:
-    """The run lengths in COCO's text: groups of 5 bits, from the fourth on as differences to the one two before."""
-    codes = np.frombuffer(text, dtype=np.uint8).astype(np.int64) - 48
-    last = codes & 32 == 0
-    if not last.any() or not last[-1]:
-        raise ValueError("it ends within a number")
-    first = np.concatenate(([0], np.flatnonzero(last)[:-1] + 1))
-    shifts = 5 * (np.arange(len(codes)) - np.repeat(first, np.diff(np.append(first, len(codes)))))
-    if shifts.max() > 50:
-        raise ValueError("it has a number of more than 55 bits")
-    runs = np.add.reduceat((codes & 31) << shifts, first)
-    runs -= np.where(codes[last] & 16, 1 << shifts[last] + 5, 0)
-    for start in (1, 2):
-        runs[start::2] = runs[start::2].cumsum()
-    return runs
+def _check_memory(count: int, size: tuple[int, int], place: str) -> None:
+    if count * size[0] * size[1] > _MOST_BYTES:
+        raise UserError(
+            f"{place} holds {count} masks of {size[1]}x{size[0]} pixels, more than {_MOST_BYTES // 2**30} GiB for one "
+            "image: keep the best of them, or shrink image and masks."
+        )
 
 
 def _checked(mask: NDArray[Any], size: tuple[int, int], place: str) -> NDArray[Any]:

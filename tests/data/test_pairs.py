@@ -89,6 +89,14 @@ def test_official_tables_are_read(tmp_path):
     assert read_pairs(tmp_path / "official.csv") == [{"file_name": str(tmp_path / "a.png"), "title": "a dog"}]
 
 
+def test_quotes_have_no_meaning(table):
+    lines = [f'regions/0.png\t"big" dog {number}\t0\t0.5\n' for number in range(58)]
+    lines[3] = 'regions/0.png\t"a stray quote\t0\t0.5\n'
+    table.write_text("filepath\ttitle\timage\tscore\n" + "".join(lines))
+    titles = [record["title"] for record in read_pairs(table)]
+    assert len(titles) == 58 and titles[3] == '"a stray quote' and titles[4] == '"big" dog 4'
+
+
 def test_missing_regions_are_counted_and_named(table):
     (table.parent / "regions/0.png").unlink()
     with pytest.raises(UserError, match=r"1 regions that table .* names are missing, the first is .*regions/0.png"):
@@ -100,7 +108,13 @@ def test_missing_regions_are_counted_and_named(table):
     [
         ("filepath,title\n", "needs filepath and title"),
         ("filepath\ttitle\n", "holds no pair"),
+        ("", "has columns none"),
         (None, "cannot be read"),
+        ("filepath\ttitle\na.png\tdog\na.p", r"Line 3 of table .*t\.tsv holds \['a\.p'\] where filepath, title"),
+        ("filepath\ttitle\na.png\t \n", "Line 2 of table .* where filepath, title should stand"),
+        ("filepath\ttitle\na.png\tdog\tcat\n", "Line 2 of table"),
+        ("filepath\ttitle\n../a.png\tdog\n", r"t\.tsv names the file '\.\./a\.png', which does not lie below"),
+        ("filepath\ttitle\n/etc/passwd\tdog\n", "names the file '/etc/passwd', which does not lie below"),
     ],
 )
 def test_unusable_tables(tmp_path, content, complaint):

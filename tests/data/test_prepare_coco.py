@@ -128,7 +128,7 @@ def test_panoptic_damaged_json(panoptic, prepare) -> None:
     prepare("coco_panoptic", "--splits", "val")
     file = panoptic / "coco/annotations/panoptic_val2017.json"
     file.write_text(file.read_text()[:100])
-    with pytest.raises(UserError, match=r"panoptic_val2017\.json is damaged"):
+    with pytest.raises(UserError, match=r"panoptic_val2017\.json cannot be read"):
         dataset_records("coco_panoptic_val")
     file.write_text("[]")
     assert "panoptic_val2017.json has no 'annotations'" in prepare("coco_panoptic", "--splits", "val", status=1)

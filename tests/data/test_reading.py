@@ -1,10 +1,21 @@
 """Pictures of every depth."""
 
+import struct
+import zlib
+
 import numpy as np
 import pytest
 from PIL import Image
 
-from maft.data.reading import files_by_stem, read_image, read_labels
+from maft.data.reading import (
+    files_by_stem,
+    inside,
+    inspect_mask,
+    read_annotation,
+    read_image,
+    read_labels,
+    read_panoptic_ids,
+)
 from maft.errors import UserError
 
 
@@ -36,3 +47,72 @@ def test_linked_folders_are_followed_and_circles_end(tmp_path):
     (tmp_path / "a/city").symlink_to(tmp_path / "disk/city")
     (tmp_path / "disk/city/up").symlink_to(tmp_path / "a")
     assert list(files_by_stem(tmp_path / "a", ".png")) == ["city/1"]
+
+
+def write_png(path, values, bits, colour_type, palette=b""):
+    """A PNG of any depth, which Pillow does not write; values (h, w) or (h, w, channels)."""
+    chunks = [(b"IHDR", struct.pack(">IIBBBBB", values.shape[1], values.shape[0], bits, colour_type, 0, 0, 0))]
+    if palette:
+        chunks.append((b"PLTE", palette))
+    digits = [[f"{value:0{bits}b}" for value in row.ravel().tolist()] for row in values]
+    lines = ["".join(row) for row in digits]
+    packed = b"".join(
+        b"\0" + int(row, 2).to_bytes(len(row) // 8) for row in (f"{x}{'0' * (-len(x) % 8)}" for x in lines)
+    )
+    chunks += [(b"IDAT", zlib.compress(packed)), (b"IEND", b"")]
+    parts = (
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)) for kind, data in chunks
+    )
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(parts))
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4, 8])
+@pytest.mark.parametrize("with_palette", [False, True])
+def test_label_maps_of_any_depth_hold_what_is_stored(tmp_path, bits, with_palette):
+    values = np.arange(5 * 7).reshape(5, 7) % 2**bits
+    palette = bytes((255 - k) % 256 for k in range(3 * 2**bits)) if with_palette else b""
+    write_png(tmp_path / "map.png", values, bits, 3 if with_palette else 0, palette)
+    assert (read_labels(tmp_path / "map.png") == values).all()
+    content = inspect_mask(str(tmp_path / "map.png"), 2**bits, 255, binary_is_meant=False)
+    assert content.problem is None and content.counts.keys() == set(range(min(2**bits, 35)))
+
+
+def test_values_that_reading_would_change_are_refused(tmp_path):
+    write_png(tmp_path / "deep.png", np.full((2, 2, 3), 259), 16, 2)
+    with pytest.raises(UserError, match=r"deep\.png cannot be read .*no whole numbers of 8 bits"):
+        read_panoptic_ids(tmp_path / "deep.png")
+    Image.fromarray(np.full((2, 2), 1.7, np.float32)).save(tmp_path / "float.tif")
+    with pytest.raises(UserError, match=r"float\.tif cannot be read .*no whole numbers"):
+        read_labels(tmp_path / "float.tif")
+    Image.fromarray(np.full((2, 2), 3, np.uint8)).save(tmp_path / "white.tif", tiffinfo={262: 0})
+    with pytest.raises(UserError, match=r"white\.tif cannot be read .*stored inverted"):
+        read_labels(tmp_path / "white.tif")
+
+
+@pytest.mark.parametrize("name", ["a.png", "a/b.png", "a/..b/c..png", "ü 1.png", "linked/there.png"])
+def test_names_below_a_root_are_found_there(tmp_path, name):
+    (tmp_path / "root").mkdir()
+    (tmp_path / "root/linked").symlink_to(tmp_path)
+    assert inside(tmp_path / "root", name, "list.json") == tmp_path / "root" / name
+
+
+UPWARDS = ["..", "../a.png", "a/../../b.png", "..\\a.png"]
+ABSOLUTE = ["/etc/passwd", "C:\\a.png", "c:a.png", "\\\\host\\a\\b.png", "\\a.png"]
+NO_NAMES = ["", ".", "a\0.png", "x" * 300, "\ud800.png", None, 7, ["a.png"]]
+
+
+@pytest.mark.parametrize("name", [*UPWARDS, *ABSOLUTE, *NO_NAMES])
+def test_names_that_leave_a_root_are_refused(tmp_path, name):
+    with pytest.raises(UserError, match=r"^list\.json names the file .*, which does not lie below .*root: correct"):
+        inside(tmp_path / "root", name, "list.json")
+
+
+def test_annotations_that_cannot_be_read_are_named(tmp_path):
+    file = tmp_path / "a.json"
+    for content in (b"{", b"\xff", b"[" * 100_000, b"[]", b"{}"):
+        file.write_bytes(content)
+        with pytest.raises(UserError, match=r"a\.json"):
+            read_annotation(file, "images")
+    with pytest.raises(UserError, match=r"a\.json cannot be read"):
+        file.unlink()
+        read_annotation(file)

@@ -10,6 +10,7 @@ from golden.evaluation import annotation
 from golden.runner import run_case
 from pycocotools import mask as coco_mask
 
+from maft.errors import UserError
 from maft.evaluation import InstanceEvaluator
 
 
@@ -61,10 +62,61 @@ def test_a_wrong_class_finds_nothing_and_other_labels_are_left_out(truth, masks)
     assert ours.evaluate()["segm"]["AP"] == 0
 
 
-def test_no_prediction_is_zero_and_no_crash(truth, masks):
+def test_no_prediction_is_zero_where_there_is_something_to_find(truth, masks):
     ours = evaluator(truth)
     ours.process([{"image_id": 7}], [predictions(masks[:0], [], [])])
-    assert ours.evaluate()["segm"]["AP"] == 0
+    results = ours.evaluate()["segm"]
+    assert results["AP"] == results["AP-x"] == results["AP-y"] == results["APs"] == 0
+    assert math.isnan(results["AP-z"]) and math.isnan(results["APl"])
+
+
+@pytest.mark.parametrize("lacking", ["iscrowd", "area", "bbox"])
+def test_what_tools_leave_out_of_annotations_is_filled_in(truth, masks, lacking):
+    for entry in truth["annotations"]:
+        entry.pop(lacking, None)
+    ours = evaluator(truth)
+    ours.process([{"image_id": 7}], [predictions(masks, [3, 8, 8], [0.9, 0.8, 0.7])])
+    results = ours.evaluate()["segm"]
+    assert results["AP"] == results["APs"] == pytest.approx(100) and math.isnan(results["APl"])
+
+
+def broken(truth, **changes):
+    first, *others = truth["annotations"]
+    return {**truth, "annotations": [{**first, **changes}, *others]}
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        (lambda t: {k: v for k, v in t.items() if k != "categories"}, r"not in COCO's format \(categories: Field req"),
+        (lambda t: {k: v for k, v in t.items() if k != "images"}, r"not in COCO's format \(images: Field required"),
+        (lambda t: {**t, "categories": t["categories"][1:]}, r"has no category 20 \(x\)"),
+        (
+            lambda t: {**t, "categories": [{"id": i, "name": n} for i, n in ((20, "y"), (90, "x"), (91, "z"))]},
+            "calls label 0 of the dataset's things 'y', but that is label 1",
+        ),
+        (lambda t: broken(t, category_id=5), "annotations of category 5, which it does not list"),
+        (lambda t: broken(t, image_id=None), r"annotations\.0\.image_id"),
+        (lambda t: broken(t, segmentation=None), "annotation 0 of .* has no segmentation"),
+        (lambda t: broken(t, segmentation={"size": [40, 50], "counts": [5]}), "do not fill its 50x40 pixels"),
+        (lambda t: broken(t, segmentation=[[0, 0, 1e9, 0, 1e9, 1e9]]), "neither run-length encoded nor polygons"),
+        (lambda t: broken(t, area=math.nan), r"annotations\.0\.area"),
+        (lambda t: {**t, "images": [{**t["images"][0], "height": -1}]}, r"images\.0\.height"),
+    ],
+)
+def test_annotations_of_another_kind_are_refused(truth, change, complaint):
+    with pytest.raises(UserError, match=complaint):
+        evaluator(change(truth))
+
+
+def test_only_the_images_that_are_evaluated_count(truth, masks):
+    truth["images"].append({"id": 8, "height": 40, "width": 50})
+    truth["annotations"].append(annotation(9, 8, 20, masks[0]))
+    ours = InstanceEvaluator(truth, {3: 20}, {3: "x"}, images={7})
+    ours.process([{"image_id": 7}], [predictions(masks[:1], [3], [0.9])])
+    assert ours.evaluate()["segm"]["AP-x"] == pytest.approx(100)
+    with pytest.raises(UserError, match="lacks 1 of 2 images, such as 9"):
+        InstanceEvaluator(truth, {3: 20}, {3: "x"}, images={7, 9})
 
 
 def test_state_continues_where_it_was_saved(truth, masks):

@@ -35,7 +35,7 @@ class ColourReader(nn.Module):
         super().__init__()
         self.weight = nn.Parameter(torch.zeros(3))
         self.vocabulary, self.things, self.scores = Vocabulary(("before",)), None, scores
-        self.proposer = SimpleNamespace(needs_targets=False)
+        self.proposer = SimpleNamespace(needs_targets=False, check_records=lambda records: None)
         self.calls = 0
         self.stop_at = -1
 
@@ -278,6 +278,10 @@ import numpy as np, torch
 from PIL import Image
 from maft.evaluation import SemanticEvaluator
 
+def memory(entry):
+    return int(next(line.split()[1] for line in open("/proc/self/status") if line.startswith(entry)))
+
+imports = memory("VmRSS")
 folder = sys.argv[1]
 labels = np.arange(512 * 683, dtype=np.uint16).reshape(512, 683) % 847
 Image.fromarray(labels).save(f"{folder}/labels.tif")
@@ -285,15 +289,16 @@ evaluator = SemanticEvaluator([str(index) for index in range(847)], 65535)
 scores = torch.ones(847, 512, 683)
 evaluator.process([{"sem_seg_file_name": f"{folder}/labels.tif"}], [{"sem_seg": scores}])
 # Of this program alone: getrusage would count what the process that started it had in memory.
-print(next(line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM")))
+print(memory("VmHWM") - imports)
 """
 
 
-def test_hundreds_of_classes_need_less_than_two_gigabytes(tmp_path):
+def test_hundreds_of_classes_need_little_beside_their_scores(tmp_path):
     done = subprocess.run([sys.executable, "-c", _HUNDREDS_OF_CLASSES, str(tmp_path)], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    # Kilobytes; the score map itself is 1.2 of the 2 GB.
-    assert int(done.stdout.split()[-1]) < 2 * 1024**2
+    # Kilobytes; the libraries, whose size is not ours, are not counted.
+    scores = 847 * 512 * 683 * 4 / 1024
+    assert int(done.stdout) < 1.2 * scores
 
 
 @pytest.mark.parametrize("workers", [0, 1])

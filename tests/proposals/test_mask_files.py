@@ -150,6 +150,57 @@ def test_what_cannot_be_read_is_named(tmp_path):
         run(tmp_path)
 
 
+def test_masks_of_other_images_are_refused_before_the_first(tmp_path, masks, caplog):
+    records = [{"file_name": f"photos/{name}.jpg", "image_id": number} for number, name in enumerate("abc")]
+    entries = [{"image_id": image, "segmentation": run_length(masks[0])} for image in (1, 2, 3)]
+    file = tmp_path / "all.json"
+    file.write_text(json.dumps(entries))
+    proposer = MaskFiles(path=str(file))
+    with pytest.raises(UserError, match=r"no masks for 1 of 3 images, such as 0; it has some for 3: give masks of the"):
+        proposer.check_records(records)
+    with pytest.raises(UserError, match="no masks for 1 of 1 images, such as cat"):
+        proposer.check_records([{"image_id": "cat"}])
+    # Without a list of images, those in which nothing was found are not named.
+    file.write_text(json.dumps(entries[:2]))
+    MaskFiles(path=str(file)).check_records(records)
+    assert "1 of 3 images have no masks, and masks of 0 other images" in caplog.text
+    file.write_text(json.dumps({"annotations": entries, "images": [{"id": image} for image in (0, 1, 2, 3)]}))
+    MaskFiles(path=str(file)).check_records(records)
+    assert "0 of 3 images have no masks, and masks of 1 other images are not used" in caplog.text
+    file.write_text(json.dumps({"annotations": entries[:2], "images": [{"id": image} for image in (1, 2)]}))
+    with pytest.raises(UserError, match="no masks for 1 of 3 images"):
+        MaskFiles(path=str(file)).check_records(records)
+
+
+def test_folders_of_masks_are_compared_with_the_images(tmp_path):
+    records = [{"file_name": f"photos/{name}.jpg"} for name in ("a", "b.x", "c")]
+    for name in ("a", "b.x"):
+        (tmp_path / name).mkdir()
+    with pytest.raises(UserError, match=r"no masks for 1 of 3 images, such as c; it has some for no others"):
+        MaskFiles(path=str(tmp_path)).check_records(records)
+    (tmp_path / "c.json").write_text("[]")
+    MaskFiles(path=str(tmp_path)).check_records(records)
+    with pytest.raises(UserError, match="found by file names, and 'c' stands for several"):
+        MaskFiles(path=str(tmp_path)).check_records([*records, {"file_name": "other/c.png"}])
+    (tmp_path / "c.png").touch()
+    with pytest.raises(UserError, match="found by file names, and 'c' stands for several"):
+        MaskFiles(path=str(tmp_path)).check_records(records)
+
+
+def test_a_folder_of_masks_holds_nothing_else(tmp_path):
+    (tmp_path / "cat").mkdir()
+    (tmp_path / "cat/0.jpg").touch()
+    with pytest.raises(UserError, match=r"0\.jpg is no PNG file"):
+        run(tmp_path)
+
+
+def test_more_masks_than_the_memory_holds_are_refused(tmp_path):
+    record = {**ITEM, "height": 30_000, "width": 30_000}
+    (tmp_path / "cat.json").write_text(json.dumps([{"segmentation": {"size": [30_000, 30_000], "counts": [9]}}] * 5))
+    with pytest.raises(UserError, match=r"cat\.json holds 5 masks of 30000x30000 pixels, more than 4 GiB"):
+        run(tmp_path, records=[record])
+
+
 def test_it_refuses_training_and_images_without_names(tmp_path):
     with pytest.raises(UserError, match="do not follow the augmentation"):
         MaskFiles(path=str(tmp_path)).train()(IMAGES, None, None, records=[ITEM])
@@ -174,5 +225,5 @@ def test_it_refuses_training_and_images_without_names(tmp_path):
 )
 def test_codes_that_do_not_fill_a_mask_are_refused(tmp_path, code):
     (tmp_path / "cat.json").write_text(json.dumps([{"segmentation": code}]))
-    with pytest.raises(UserError, match="do not fill|neither run-length"):
+    with pytest.raises(UserError, match="do not fill|neither run-length|make them the same size"):
         run(tmp_path)
