@@ -13,7 +13,7 @@ import maft.region_clip
 import maft.segmentor  # noqa: F401 - both register their meta-architecture
 from maft.checkpoint.key_map import some
 from maft.checkpoint.loading import InitialWeights
-from maft.errors import UserError
+from maft.errors import UserError, first_line
 from maft.interfaces import Trainable
 
 logger = logging.getLogger(__name__)
@@ -38,12 +38,20 @@ def build_model(cfg: CfgNode, weights: InitialWeights | None = None, *, training
         training: the model is about to be trained, so that what is frozen must have weights.
 
     Raises:
-        UserError: the architecture or the device is unknown, a component cannot be built, or the weights do not fit.
+        UserError: there is no such device, a component cannot be built, or the weights do not fit.
     """
+    device = _device(cfg.MODEL.DEVICE)
+    torch.backends.cudnn.benchmark = training and cfg.CUDNN_BENCHMARK
     weights = InitialWeights.from_config(cfg) if weights is None else weights
     clip = weights.clip()
-    model: Trainable = _architecture(cfg)(cfg, **({"clip_weights": clip} if clip else {}))
-    model = model.to(_device(cfg.MODEL.DEVICE))
+    try:
+        model: Trainable = _architecture(cfg)(cfg, **({"clip_weights": clip} if clip else {}))
+        model = model.to(device)
+    except (MemoryError, RuntimeError) as error:
+        if "memory" not in str(error) and not isinstance(error, MemoryError):
+            raise
+        reason = first_line(error)[:200]
+        raise UserError(f"The model does not fit into the memory ({reason}): make it smaller.") from error
     started = tuple(f"{part}." for part in model.started_weights())
     untrained = [name for name in weights.load_into(model, model.brought_weights()) if not name.startswith(started)]
     for part, frozen in (("proposer", cfg.MODEL.PROPOSER.FROZEN), ("classifier", cfg.MODEL.CLASSIFIER.FROZEN)):
@@ -60,14 +68,11 @@ def build_model(cfg: CfgNode, weights: InitialWeights | None = None, *, training
 
 
 def _device(name: str) -> torch.device:
-    try:
-        return torch.device(name)
-    except RuntimeError as error:
-        raise UserError(f"MODEL.DEVICE is {name!r}: use cuda or cpu.") from error
+    device = torch.device(name)
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise UserError(f"MODEL.DEVICE is {name}, but PyTorch sees {torch.cuda.device_count()} GPUs here: use cpu.")
+    return device
 
 
 def _architecture(cfg: CfgNode) -> Any:
-    name = cfg.MODEL.META_ARCHITECTURE
-    if name not in META_ARCH_REGISTRY:
-        raise UserError(f"Unknown MODEL.META_ARCHITECTURE {name!r}; use OpenVocabSegmentor or RegionCLIP.")
-    return META_ARCH_REGISTRY.get(name)
+    return META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE)

@@ -17,7 +17,7 @@ from maft.addresses import check_address
 from maft.config_checks import check_not_ignored, one_sentence, refuse_removed
 from maft.config_files import parse_yaml, read_config_file
 from maft.config_keys import default_config
-from maft.config_values import check_values
+from maft.config_values import check_together, check_values
 from maft.errors import UserError, closest, shown
 from maft.options import check_options, options_of
 from maft.registry import CLASSIFIERS, ENSEMBLES, LOSSES, PROPOSERS, Registry, import_components
@@ -61,7 +61,10 @@ def load_config(
         cfg.merge_from_other_cfg(CfgNode(_with_floats(changed, cfg)))
     except (KeyError, ValueError, AssertionError, yaml.YAMLError) as error:
         raise UserError(f"{where}: {one_sentence(error, defaults)}") from error
+    if cfg.VERSION != defaults.VERSION:
+        raise UserError(f"VERSION is {shown(cfg.VERSION)}, but {defaults.VERSION} is the only one here.")
     check_values(cfg, defaults)
+    check_together(cfg)
     if not trusted:
         _distrust(cfg, content, path, changed)
     if foreign and not trusted and "IMPORTS" not in overrides[::2]:

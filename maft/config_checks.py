@@ -36,6 +36,7 @@ _IGNORED = {
     "TEST.DETECTIONS_PER_IMAGE": "use MODEL.INFERENCE.MAX_INSTANCES",
     "TEST.EXPECTED_RESULTS": "use TEST.EXPECTED",
     "TEST.KEYPOINT_OKS_SIGMAS": "there are no keypoints",
+    "GLOBAL.HACK": "leave it out",
     "VIS_PERIOD": "use SOLVER.PICTURE_PERIOD",
 }  # fmt: skip
 

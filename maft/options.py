@@ -16,15 +16,26 @@ from dataclasses import dataclass
 from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
-from pydantic import ConfigDict, Field, PydanticSchemaGenerationError, TypeAdapter, ValidationError
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
-from maft.errors import UserError, closest, shown
+from maft.errors import UserError, closest, first_line, shown
 
 Positive = Annotated[int, Field(ge=1)]
 NonNegative = Annotated[int, Field(ge=0)]
+# Modules of a model, and the width of one: more of either is a slip that would be built for hours or fill any memory.
+Layers = Annotated[int, Field(ge=0, le=1000)]
+PositiveLayers = Annotated[int, Field(ge=1, le=1000)]
+Channels = Annotated[int, Field(ge=1, le=1 << 16)]
+# Detectron2's names of normalisations.
+Norm = Literal["", "BN", "SyncBN", "FrozenBN", "GN", "nnSyncBN", "naiveSyncBN", "LN"]
+# Sides of images for CLIP, in pixels.
+Side = Annotated[int, Field(ge=1, le=8192)]
+Dropout = Annotated[float, Field(ge=0, lt=1)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Weight = Annotated[float, Field(ge=0)]
+AboveZero = Annotated[float, Field(gt=0)]
 Rgb = tuple[float, float, float]
+PositiveRgb = tuple[AboveZero, AboveZero, AboveZero]
 
 REQUIRED = inspect.Parameter.empty
 
@@ -78,11 +89,14 @@ class Option:
                 raise
         except ValidationError as error:
             raise UserError(self._complaint(value, key, error)) from None
-        except PydanticSchemaGenerationError:
+        except UserError:
+            raise
+        # A check in the annotation is somebody's code.
+        except Exception as error:
             raise UserError(
-                f"{key} cannot be set: its type {describe(self.annotation)} is none that a config can express; make it "
-                "a number, a text, a flag, a Literal or a tuple of these."
-            ) from None
+                f"{key} cannot be checked: the type of this option raises {type(error).__name__} "
+                f"({first_line(error)[:200]}) at {shown(value)}; correct its annotation."
+            ) from error
 
     def _complaint(self, value: Any, key: str, error: ValidationError) -> str:
         found = error.errors()
@@ -140,7 +154,12 @@ def options_of(component: type) -> dict[str, Option]:
     for function in _signatures(component):
         for parameter in inspect.signature(function).parameters.values():
             if parameter.kind is inspect.Parameter.KEYWORD_ONLY and parameter.name.upper() not in found:
-                annotation = _evaluated(parameter.annotation, function)
+                annotation = _evaluated(parameter.annotation, function, parameter.name)
+                if not _expressible(annotation):
+                    raise UserError(
+                        f"{_place(function, parameter.name)} has the type {shown(annotation)}, which no config can "
+                        "express: make it a number, a text, a flag, a Literal, or a tuple or list of these."
+                    )
                 option = Option(parameter.name, annotation, parameter.default, text.get(parameter.name, ""))
                 found[parameter.name.upper()] = option
     return found
@@ -189,7 +208,11 @@ def _passes_on(function: Callable[..., Any]) -> bool:
     return any(p.kind is inspect.Parameter.VAR_KEYWORD for p in inspect.signature(function).parameters.values())
 
 
-def _evaluated(annotation: Any, function: Callable[..., Any]) -> Any:
+def _place(function: Callable[..., Any], name: str) -> str:
+    return f"The option {name.upper()} of {function.__module__}.{function.__qualname__}"
+
+
+def _evaluated(annotation: Any, function: Callable[..., Any], name: str) -> Any:
     if annotation is inspect.Parameter.empty:
         return Any
     if not isinstance(annotation, str):
@@ -199,9 +222,25 @@ def _evaluated(annotation: Any, function: Callable[..., Any]) -> Any:
         return eval(annotation, vars(sys.modules[function.__module__]))
     except NameError as error:
         raise UserError(
-            f"The options of {function.__module__}.{function.__qualname__} have a type that cannot be found ({error}): "
-            "import it outside TYPE_CHECKING."
+            f"{_place(function, name)} has a type that cannot be found ({error}): import it outside TYPE_CHECKING."
         ) from error
+    except Exception as error:
+        raise UserError(
+            f"{_place(function, name)} has the annotation {shown(annotation)}, which raises {type(error).__name__} "
+            f"({first_line(error)[:200]}): correct it."
+        ) from error
+
+
+def _expressible(annotation: Any) -> bool:
+    """Whether a config can hold values of a type: plain ones, lists of them, and choices among them."""
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        return _expressible(arguments[0])
+    if origin is Literal:
+        return all(type(choice) in _WORDS for choice in arguments)
+    if origin in (Union, UnionType, tuple, list, Sequence):
+        return all(part is Ellipsis or _expressible(part) for part in arguments)
+    return annotation in (*_WORDS, Any, None, list, tuple)
 
 
 def _documentation(component: type) -> Iterator[tuple[str, str]]:

@@ -104,6 +104,8 @@ class RegionCLIP(Trainable):
             )
         clip = load_clip(cfg.MODEL.CLIP.NAME, cfg.MODEL.CLIP.PRETRAINED, weights=clip_weights)
         depth, size = options.MASK_PROMPT_DEPTH, cfg.INPUT.REGIONS.SIZE
+        if size < clip.stride:
+            raise UserError(f"INPUT.REGIONS.SIZE is {size}, less than one patch of {clip.name}, {clip.stride}.")
         prompts = MaskPrompts(clip.visual, depth, (size, size)) if depth else None
         return {"clip": clip, "mask_prompts": prompts, "train": options.TRAIN}
 

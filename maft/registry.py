@@ -20,7 +20,7 @@ from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any, Generic, TypeVar, cast
 
-from maft.errors import UserError, closest, first_line
+from maft.errors import UserError, closest, first_line, shown
 from maft.interfaces import BuildContext, Component, Ensemble, Loss, MaskClassifier, Proposer
 from maft.options import REQUIRED, Option, check_options, options_of
 
@@ -50,8 +50,13 @@ class Registry(Generic[Base]):
         """Decorator that adds a class under ``name`` (default: its own name).
 
         Raises:
-            UserError: the class lacks the base class, or another one has the name.
+            UserError: the class lacks the base class, the name is none, or another one has it.
         """
+        if name is not None and (not isinstance(name, str) or not name.isidentifier()):
+            raise UserError(
+                f"A {self.kind} cannot be registered under {shown(name)}: write @{self.node.rpartition('.')[2]}S"
+                ".register() for the name of the class, or a name in quotes between the parentheses."
+            )
 
         def add(component: Class) -> Class:
             place = f"{component.__module__}.{component.__qualname__}"
@@ -171,7 +176,8 @@ def _explained(beginning: str) -> Iterator[None]:
         yield
     except UserError:
         raise
-    except Exception as error:
+    # A script ends the process where a module would return.
+    except (Exception, SystemExit) as error:
         frames = traceback.extract_tb(error.__traceback__)
         # The line of the module itself, not that of a library it calls.
         last = ([frame for frame in frames if not frame.filename.startswith(_LIBRARIES)] or frames)[-1]

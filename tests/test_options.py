@@ -1,10 +1,14 @@
 """Options from constructors: what a type is called, where its documentation stands, and which values it takes."""
 
 import math
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import pytest
-from pydantic import Field
+from pydantic import AfterValidator, BaseModel, Field
+from typing_extensions import TypedDict
 
 from maft.errors import UserError
 from maft.options import (
@@ -218,3 +222,58 @@ def test_mistakes_in_a_group_of_options(options, sentence):
     with pytest.raises(UserError) as caught:
         check_options(options, options_of(Circle), "Circle", "NODE")
     assert str(caught.value) == sentence
+
+
+@dataclass
+class Settings:
+    a: int = 0
+
+
+class Typed(TypedDict):
+    a: int
+
+
+class Loose(BaseModel):
+    a: int
+
+
+class Colour(Enum):
+    RED = "red"
+
+
+def _never(value):
+    raise RuntimeError("never")
+
+
+@pytest.mark.parametrize(
+    "annotation",
+    [Settings, Typed, Colour, Path, dict[str, int], set[int], Literal[Colour.RED], tuple[Path, ...], int | Path, Loose],
+)
+def test_types_that_no_config_can_express_are_refused_by_component_and_option(annotation):
+    class Odd:
+        def __init__(self, *, size): ...
+
+    Odd.__init__.__annotations__["size"] = annotation
+    with pytest.raises(UserError, match=r"The option SIZE of .*Odd.__init__ has the type .* no config can express"):
+        options_of(Odd)
+
+
+@pytest.mark.parametrize("text", ["Foo[", "int[3", "1 / 0", "Positive.gone", "NoSuchName", "int | 'x'"])
+def test_annotations_that_cannot_be_evaluated_are_refused_by_component_and_option(text):
+    class Odd:
+        def __init__(self, *, size): ...
+
+    Odd.__init__.__annotations__["size"] = text
+    with pytest.raises(
+        UserError, match=r"The option SIZE of .*Odd.__init__ has (the annotation|a type that)"
+    ) as raised:
+        options_of(Odd)
+    assert "\n" not in str(raised.value)
+
+
+def test_a_check_of_somebody_s_own_that_raises_is_named():
+    option = Option("x", Annotated[int, AfterValidator(_never)], 0)
+    with pytest.raises(UserError, match=r"^KEY cannot be checked: .* raises RuntimeError \(never\) at 3; correct its"):
+        option.checked(3, "KEY")
+    with pytest.raises(UserError, match="KEY cannot be checked"):
+        Option("x", Annotated[int, Field(ge="a")], 0).checked(3, "KEY")

@@ -95,6 +95,13 @@ def test_what_lacks_the_base_class_is_refused(registry, component):
     assert "mine" not in registry
 
 
+@pytest.mark.parametrize("name", [5, "", "no name", Point])
+def test_a_name_that_is_none_is_refused(registry, name):
+    # @SHAPES.register without parentheses gives the class for a name.
+    with pytest.raises(UserError, match=r"A shape cannot be registered under .*write @SHAPES\.register\(\)"):
+        registry.register(name)
+
+
 def test_a_name_is_taken_once(registry):
     class Point(Shape):
         pass
@@ -157,6 +164,18 @@ class TestImports:
         assert ENSEMBLES.options("Softer")["TEMPERATURE"].text == "their divisor."
         with pytest.raises(UserError, match="ENSEMBLE.Softer.TEMPERATURE is 0, but it must be a whole number"):
             ENSEMBLES.build("Softer", {"TEMPERATURE": 0})
+
+    @pytest.mark.parametrize(
+        ("text", "sentence"),
+        [
+            ("import sys\nsys.exit(0)", r"raises SystemExit .*own.py:2\): mend it"),
+            ("x = (", r"raises SyntaxError .*own.py:1\): mend it"),
+        ],
+    )
+    def test_a_script_or_a_broken_file_is_named(self, tmp_path, text, sentence):
+        (tmp_path / "own.py").write_text(text)
+        with pytest.raises(UserError, match=sentence):
+            import_components([str(tmp_path / "own.py")])
 
     def test_two_files_of_one_name_are_two_modules(self, tmp_path):
         for number in (1, 2):

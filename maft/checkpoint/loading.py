@@ -87,6 +87,11 @@ class _File:
             top = target.partition(".")[0]
             if _below(model, target):
                 parts.append((source, target))
+            elif (tensor := target.rstrip(".")) in model:
+                raise UserError(
+                    f"MODEL.START_FROM takes {tensor} from {self.rule.file}, which is a single tensor: take the part "
+                    f"that it belongs to, {tensor.rpartition('.')[0]}."
+                )
             elif top not in (known := sorted({*_PARTS, *(name.partition(".")[0] for name in model)})):
                 raise UserError(
                     f"MODEL.START_FROM names {top!r}, which is no part of a model ({', '.join(known)})."
@@ -154,6 +159,13 @@ class _File:
                     raise UserError(
                         f"{self.rule.file} holds numbers that are not finite under {name}: it is of no use."
                     )
+        for name in self.rule.may_lack:
+            if not _below(expected, f"{name}."):
+                tops = {".".join(known.split(".")[: name.count(".") + 1]) for known in expected}
+                logger.warning(
+                    "MODEL.START_FROM: MAY_LACK %s of %s is nothing that this model has.%s",
+                    name, self.rule.file, closest(name, tops),
+                )  # fmt: skip
         lacking = [*(f"{name}." for name in self.rule.may_lack), *pruned_parts(self.state)]
         missing = load_strictly(model, state, self.rule.file, may_lack=lacking, among=among)
         if missing:

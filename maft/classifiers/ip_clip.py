@@ -23,7 +23,7 @@ from maft.clip import CLIPEncoder, vit
 from maft.errors import UserError
 from maft.interfaces import BuildContext, MaskClassifier
 from maft.layers.grid_masks import grid_probabilities
-from maft.options import Fraction, NonNegative, Positive
+from maft.options import Fraction, NonNegative, Side
 from maft.registry import CLASSIFIERS
 from maft.structures import Classification, Images, Proposals, TextClassifier
 
@@ -117,7 +117,7 @@ class IPCLIP(MaskClassifier):
         clip: CLIPEncoder,
         *,
         start_layer: NonNegative = 8,
-        input_size: Positive | None = 480,
+        input_size: Side | None = 480,
         position_align_corners: bool = True,
         mask_threshold: Fraction = 0.5,
         train: Literal["attention_and_norms", "all", "none"] = "attention_and_norms",
@@ -132,6 +132,11 @@ class IPCLIP(MaskClassifier):
             raise UserError(
                 f"MODEL.CLASSIFIER.IPCLIP.START_LAYER is {start_layer}, but the image tower of {clip.name} has blocks "
                 f"0 to {layers - 1}."
+            )
+        if input_size is not None and input_size < clip.stride:
+            raise UserError(
+                f"MODEL.CLASSIFIER.IPCLIP.INPUT_SIZE is {input_size}, less than one patch of {clip.name}, "
+                f"{clip.stride}."
             )
         self.visual = None if train == "none" else deepcopy(visual)
         self.start_layer, self.input_size, self.position_align_corners = start_layer, input_size, position_align_corners

@@ -17,7 +17,7 @@ from maft.clip.dense import dense_features, project_dense
 from maft.errors import UserError
 from maft.interfaces import BuildContext
 from maft.layers.transformer import Attention, position_codes
-from maft.options import Positive
+from maft.options import Channels
 from maft.registry import CLASSIFIERS
 from maft.structures import Images, TextClassifier
 
@@ -100,7 +100,7 @@ class MAFTPlus(MaskPooling):
         load_teacher: Callable[[], nn.Module],
         *,
         text_transfer: Form = "post_norm",
-        transfer_heads: Positive = 8,
+        transfer_heads: Channels = 8,
         rows_in_memory_order: bool = False,
     ) -> None:
         super().__init__()

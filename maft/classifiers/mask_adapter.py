@@ -17,7 +17,7 @@ from maft.classifiers.mixed_masks import MixedMaskTraining
 from maft.clip import CLIPEncoder
 from maft.clip.dense import project_dense, project_pooled
 from maft.interfaces import BuildContext
-from maft.options import Positive
+from maft.options import Channels, Positive, PositiveLayers
 from maft.registry import CLASSIFIERS
 from maft.structures import Classification, Images, Proposals, TextClassifier
 
@@ -182,13 +182,13 @@ class MaskAdapter(MixedMaskTraining):
         self,
         embed_dim: int,
         *,
-        channels: Positive = 768,
-        mask_channels: Annotated[int, Field(ge=4, multiple_of=4)] = 16,
-        num_maps: Positive = 16,
-        num_blocks: Positive = 3,
+        channels: Channels = 768,
+        mask_channels: Annotated[int, Field(ge=4, le=1 << 16, multiple_of=4)] = 16,
+        num_maps: Channels = 16,
+        num_blocks: PositiveLayers = 3,
         chunk_megabytes: Positive = 512,
         text_transfer: Literal["none", "post_norm", "res_post_norm"] = "none",
-        transfer_heads: Positive = 8,
+        transfer_heads: Channels = 8,
         rows_in_memory_order: bool = False,
         **mixed_masks: Any,
     ) -> None:

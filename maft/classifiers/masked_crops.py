@@ -16,7 +16,7 @@ from maft.clip.mask_prompts import MaskPrompts
 from maft.errors import UserError
 from maft.interfaces import BuildContext, MaskClassifier
 from maft.layers.crops import crop_regions, expand_boxes, tight_boxes
-from maft.options import NonNegative, Positive
+from maft.options import NonNegative, Positive, Side
 from maft.registry import CLASSIFIERS
 from maft.structures import Classification, Images, Proposals, TextClassifier
 
@@ -52,9 +52,9 @@ class MaskedCrops(MaskClassifier):
         self,
         clip: CLIPEncoder,
         *,
-        input_size: Positive | None = None,
+        input_size: Side | None = None,
         mask_threshold: Annotated[float, Field(ge=0, lt=1)] = 0.5,
-        expand_ratio: Annotated[float, Field(ge=1)] = 1.0,
+        expand_ratio: Annotated[float, Field(ge=1, le=100)] = 1.0,
         fill: Literal["mean", "zero"] = "mean",
         matting: bool = False,
         mask_prompt_depth: NonNegative = 0,
@@ -66,6 +66,8 @@ class MaskedCrops(MaskClassifier):
         if mask_prompt_depth == 0 and train in ("prompts", "all"):
             raise UserError(f"{_NODE} has MASK_PROMPT_DEPTH 0 and yet trains prompts: set it to their depth.")
         self.input_size = clip.image_size[0] if input_size is None else input_size
+        if self.input_size < clip.stride:
+            raise UserError(f"{_NODE}.INPUT_SIZE is {input_size}, less than one patch of {clip.name}, {clip.stride}.")
         self.visual = deepcopy(clip.visual) if train in ("tower", "all") else None
         self.mask_prompts: MaskPrompts | None = None
         if mask_prompt_depth:

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Annotated
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from maft.errors import UserError
 from maft.interfaces import MaskClassifier
 from maft.layers.grid_masks import grid_probabilities
 from maft.matching import ground_truth_slots, match_by_iou
-from maft.options import Fraction, NonNegative
+from maft.options import Fraction
 from maft.structures import Proposals, Targets
 
 # The adapter reads masks at an eighth of the image, four times CLIP's feature map.
 _GRID_STRIDE = 8
+Slots = Annotated[int, Field(ge=0, le=10_000)]
 
 
 class MixedMaskTraining(MaskClassifier):
@@ -37,8 +40,8 @@ class MixedMaskTraining(MaskClassifier):
     def __init__(
         self,
         *,
-        num_ground_truth: NonNegative = 16,
-        num_matched: NonNegative = 8,
+        num_ground_truth: Slots = 16,
+        num_matched: Slots = 8,
         iou_threshold: Fraction = 0.7,
         match_threshold: Fraction = 0.4,
         mask_threshold: Fraction = 0.5,

@@ -11,11 +11,12 @@ from pydantic import Field
 from torch import Tensor
 
 from maft.interfaces import Loss, TrainingStep
-from maft.options import Positive, Weight
+from maft.options import Weight
 from maft.registry import LOSSES
 
 SCALES = (1, 2, 4)
-Scales = Annotated[tuple[Positive, ...], Field(min_length=1)]
+Cells = Annotated[int, Field(ge=1, le=1024)]
+Scales = Annotated[tuple[Cells, ...], Field(min_length=1)]
 
 
 def strip_sums(features: Tensor, scales: Sequence[int] = SCALES) -> Tensor:

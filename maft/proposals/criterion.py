@@ -15,7 +15,7 @@ from maft.errors import UserError
 from maft.interfaces import Proposer
 from maft.layers.distributed import global_count, global_mean
 from maft.matching import MASK_TERMS, HungarianMatcher, Match, dice_loss, sample_points
-from maft.options import NonNegative, Rgb, Weight
+from maft.options import NonNegative, PositiveRgb, Rgb, Weight
 from maft.structures import Proposals, Targets, TextClassifier
 
 
@@ -131,7 +131,7 @@ class SetPredictionProposer(Proposer):
         num_points: NonNegative = 0,
         supervise_last_auxiliary: bool = True,
         pixel_mean: Rgb = (123.675, 116.28, 103.53),
-        pixel_std: Rgb = (58.395, 57.12, 57.375),
+        pixel_std: PositiveRgb = (58.395, 57.12, 57.375),
     ) -> None:
         super().__init__()
         self.backbone = backbone

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from maft.errors import UserError
-from maft.options import Fraction, NonNegative, Positive, Weight
+from maft.options import Channels, Dropout, NonNegative, Weight
 from maft.proposals.mask2former import Mask2Former
 from maft.registry import PROPOSERS
 from maft.structures import TextClassifier
@@ -118,17 +118,17 @@ class FreeSeg(Mask2Former):
         channels: Mapping[str, int],
         embedding_dim: int,
         *,
-        hidden_dim: Positive = 256,
-        interaction_dim: Positive = 2048,
-        interaction_heads: Positive = 8,
-        dropout: Fraction = 0.1,
+        hidden_dim: Channels = 256,
+        interaction_dim: Channels = 2048,
+        interaction_heads: Channels = 8,
+        dropout: Dropout = 0.1,
         class_weight: Weight = 1.0,
         mask_weight: Weight = 20.0,
         mask_loss: Literal["focal", "bce"] = "focal",
         num_points: NonNegative = 0,
         align_corners: bool = True,
-        conv_dim: Positive | None = None,
-        mask_dim: Positive | None = None,
+        conv_dim: Channels | None = None,
+        mask_dim: Channels | None = None,
         **common: Any,
     ) -> None:
         if interaction_dim % interaction_heads:

@@ -12,7 +12,7 @@ from maft.clip import CLIPEncoder
 from maft.clip.dense import dense_channels
 from maft.errors import UserError
 from maft.interfaces import BuildContext
-from maft.options import Fraction, NonNegative, Positive, Weight
+from maft.options import Channels, Dropout, Layers, NonNegative, Positive, PositiveLayers, Weight
 from maft.proposals.criterion import SetPredictionProposer
 from maft.proposals.pixel_decoder import FEATURES, PixelDecoder
 from maft.proposals.transformer_decoder import MaskedAttentionDecoder, MaskPooledClassHead, QueryClassHead
@@ -54,19 +54,19 @@ class Mask2Former(SetPredictionProposer):
         embedding_dim: int,
         *,
         num_queries: Positive = 100,
-        conv_dim: Positive = 256,
-        mask_dim: Positive = 256,
-        hidden_dim: Positive = 256,
-        heads: Positive = 8,
-        feedforward_dim: Positive = 2048,
-        encoder_layers: NonNegative = 6,
+        conv_dim: Channels = 256,
+        mask_dim: Channels = 256,
+        hidden_dim: Channels = 256,
+        heads: Channels = 8,
+        feedforward_dim: Channels = 2048,
+        encoder_layers: Layers = 6,
         encoder_points: Positive = 4,
-        encoder_feedforward_dim: Positive = 1024,
-        decoder_layers: Positive = 9,
+        encoder_feedforward_dim: Channels = 1024,
+        decoder_layers: PositiveLayers = 9,
         class_head: Literal["query", "pooled"] = "query",
-        embedding_hidden_dim: Positive = 1024,
-        embedding_layers: Positive = 2,
-        dropout: Fraction = 0.0,
+        embedding_hidden_dim: Channels = 1024,
+        embedding_layers: PositiveLayers = 2,
+        dropout: Dropout = 0.0,
         class_weight: Weight = 2.0,
         mask_weight: Weight = 5.0,
         dice_weight: Weight = 5.0,

@@ -8,15 +8,16 @@ from typing import Any
 import fvcore.nn.weight_init as weight_init
 import torch
 import torch.nn.functional as F
-from detectron2.layers import Conv2d, get_norm
+from detectron2.layers import Conv2d
 from torch import Tensor, nn
 
 from maft.clip import CLIPEncoder
 from maft.errors import UserError
 from maft.interfaces import BuildContext
 from maft.layers.transformer import MLP, Transformer, position_codes
-from maft.options import Fraction, NonNegative, Positive
+from maft.options import Channels, Dropout, Layers, Norm, Positive, PositiveLayers
 from maft.proposals.criterion import SetPredictionProposer
+from maft.proposals.pixel_decoder import NORM_GROUPS, normalisation
 from maft.registry import PROPOSERS
 from maft.structures import Images, Proposals, Targets, TextClassifier
 
@@ -31,19 +32,24 @@ class FPNPixelDecoder(nn.Module):
         norm: Detectron2's name of the normalisation ("GN": 32 groups).
     """
 
-    def __init__(self, channels: Mapping[str, int], *, conv_dim: int, mask_dim: int, norm: str = "GN") -> None:
+    def __init__(self, channels: Mapping[str, int], *, conv_dim: int, mask_dim: int, norm: Norm = "GN") -> None:
         super().__init__()
+        if norm == "GN" and conv_dim % NORM_GROUPS:
+            raise UserError(
+                f"MODEL.PROPOSER.MaskFormer.CONV_DIM {conv_dim} must be a multiple of {NORM_GROUPS}, the groups of "
+                "NORM GN."
+            )
         self.lateral = nn.ModuleDict()
         self.output = nn.ModuleDict()
         *finer, coarsest = channels
         # A convolution before a normalisation needs no bias.
         bias = not norm
         for name in finer:
-            self.lateral[name] = Conv2d(channels[name], conv_dim, 1, bias=bias, norm=get_norm(norm, conv_dim))
+            self.lateral[name] = Conv2d(channels[name], conv_dim, 1, bias=bias, norm=normalisation(norm, conv_dim))
         for name in channels:
             inputs = channels[name] if name == coarsest else conv_dim
             self.output[name] = Conv2d(
-                inputs, conv_dim, 3, padding=1, bias=bias, norm=get_norm(norm, conv_dim), activation=F.relu
+                inputs, conv_dim, 3, padding=1, bias=bias, norm=normalisation(norm, conv_dim), activation=F.relu
             )
         self.mask_features = Conv2d(conv_dim, mask_dim, 3, padding=1)
         for conv in (*self.lateral.values(), *self.output.values(), self.mask_features):
@@ -92,20 +98,20 @@ class MaskFormer(SetPredictionProposer):
         embedding_dim: int,
         *,
         num_queries: Positive = 100,
-        conv_dim: Positive = 256,
-        mask_dim: Positive = 256,
-        hidden_dim: Positive = 256,
-        heads: Positive = 8,
-        feedforward_dim: Positive = 2048,
-        encoder_layers: NonNegative = 0,
-        decoder_layers: Positive = 6,
-        dropout: Fraction = 0.1,
+        conv_dim: Channels = 256,
+        mask_dim: Channels = 256,
+        hidden_dim: Channels = 256,
+        heads: Channels = 8,
+        feedforward_dim: Channels = 2048,
+        encoder_layers: Layers = 0,
+        decoder_layers: PositiveLayers = 6,
+        dropout: Dropout = 0.1,
         pre_norm: bool = False,
-        embedding_hidden_dim: Positive = 1024,
-        embedding_layers: Positive = 2,
+        embedding_hidden_dim: Channels = 1024,
+        embedding_layers: PositiveLayers = 2,
         transformer_feature: str = "res5",
         deep_supervision: bool = True,
-        norm: str = "GN",
+        norm: Norm = "GN",
         **common: Any,
     ) -> None:
         super().__init__(backbone, **common)

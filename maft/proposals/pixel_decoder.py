@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import fvcore.nn.weight_init as weight_init
 import torch
 import torch.nn.functional as F
-from detectron2.layers import Conv2d
+from detectron2.layers import Conv2d, get_norm
 from torch import Tensor, nn
 
 from maft.errors import UserError
@@ -18,7 +18,7 @@ from maft.layers.transformer import EncoderLayer, position_codes
 FEATURES = ("res2", "res3", "res4", "res5")
 # Tokens are ordered from the coarsest level to the finest, the pyramid goes on from there.
 _FINEST, _ENCODED = FEATURES[0], FEATURES[:0:-1]
-_NORM_GROUPS = 32
+NORM_GROUPS = 32
 
 
 class DeformableEncoderLayer(EncoderLayer):
@@ -28,6 +28,18 @@ class DeformableEncoderLayer(EncoderLayer):
         """(B, S, width) -> (B, S, width); the position is added to the queries only."""
         tokens = self.residual(tokens, self.norm1, lambda y: self.self_attn(y + position, y, levels))
         return self.residual(tokens, self.norm2, self.feed_forward)
+
+
+class GroupNorm(nn.GroupNorm):
+    """Of a single value in a group as well, which it makes its bias: nn.GroupNorm refuses that of one small image."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return torch.group_norm(input, self.num_groups, self.weight, self.bias, self.eps)
+
+
+def normalisation(name: str, channels: int) -> nn.Module | None:
+    """What a convolution's output goes through, by Detectron2's name; None for ``""``."""
+    return GroupNorm(NORM_GROUPS, channels) if name == "GN" else get_norm(name, channels)
 
 
 class PixelDecoder(nn.Module):
@@ -59,10 +71,10 @@ class PixelDecoder(nn.Module):
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
-        if width % _NORM_GROUPS or width % num_heads:
+        if width % NORM_GROUPS or width % num_heads:
             raise UserError(
                 f"The width {width} of the pixel decoder (CONV_DIM, in FreeSeg HIDDEN_DIM) must be a multiple of "
-                f"{_NORM_GROUPS} (GroupNorm) and of its {num_heads} heads."
+                f"{NORM_GROUPS} (GroupNorm) and of its {num_heads} heads."
             )
         missing = [name for name in FEATURES if name not in channels]
         if missing:
@@ -75,7 +87,7 @@ class PixelDecoder(nn.Module):
             projection = nn.Conv2d(channels[name], width, 1)
             nn.init.xavier_uniform_(projection.weight)
             nn.init.zeros_(projection.bias)  # type: ignore[arg-type]
-            self.input_proj.append(nn.Sequential(projection, nn.GroupNorm(_NORM_GROUPS, width)))
+            self.input_proj.append(nn.Sequential(projection, GroupNorm(NORM_GROUPS, width)))
         self.level_embed = nn.Parameter(torch.randn(len(_ENCODED), width))
         self.layers = nn.ModuleList(
             DeformableEncoderLayer(
@@ -83,7 +95,7 @@ class PixelDecoder(nn.Module):
             )
             for _ in range(num_layers)
         )
-        norm, output_norm = nn.GroupNorm(_NORM_GROUPS, width), nn.GroupNorm(_NORM_GROUPS, width)
+        norm, output_norm = GroupNorm(NORM_GROUPS, width), GroupNorm(NORM_GROUPS, width)
         self.lateral = Conv2d(channels[_FINEST], width, 1, bias=False, norm=norm)
         self.output = Conv2d(width, width, 3, padding=1, bias=False, norm=output_norm, activation=F.relu)
         self.mask_features = nn.Conv2d(width, mask_dim, 1)

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 from torchvision.ops import nms
 
 from maft.clip import CLIPEncoder
 from maft.interfaces import BuildContext, Proposer
 from maft.layers.crops import tight_boxes
-from maft.options import Fraction, NonNegative, Positive
+from maft.options import AboveZero, Fraction, NonNegative, Positive
 from maft.proposals.sam_model import SAMGeometry, load_sam, point_grid, stability, without_small_regions
 from maft.registry import PROPOSERS
 from maft.structures import Images, Proposals, Targets, TextClassifier, proposals_of_masks
@@ -48,11 +49,11 @@ class SAM(Proposer):
         self,
         model: nn.Module,
         *,
-        points_per_side: Positive = 32,
+        points_per_side: Annotated[int, Field(ge=1, le=1000)] = 32,
         points_per_batch: Positive = 64,
         iou_threshold: float | None = None,
-        stability_threshold: float = 0.95,
-        stability_offset: float = 1.0,
+        stability_threshold: Fraction = 0.95,
+        stability_offset: AboveZero = 1.0,
         nms_threshold: Fraction = 0.7,
         min_region_area: NonNegative = 0,
     ) -> None:

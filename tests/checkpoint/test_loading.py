@@ -146,6 +146,20 @@ def test_a_rule_that_takes_nothing_is_refused(files):
             (*ALL, "classifier.heads.a"), rules=[{"FILE": files["host"], "TAKE": "classifier.heads"}])  # fmt: skip
 
 
+def test_a_rule_that_takes_a_single_tensor_says_what_to_take(files):
+    refused(
+        "takes classifier.text_transfer.a from .*, which is a single tensor: .* belongs to, classifier.text_transfer",
+        rules=[{"FILE": files["host"], "TAKE": "classifier.text_transfer.a"}],
+    )
+
+
+def test_a_misspelt_part_that_may_lack_is_said(files, caplog):
+    rules = [{"FILE": files["host"], "TAKE": "classifier", "MAY_LACK": ["classifier.head", "classifer.head"]}]
+    loaded(("classifier.text_transfer.a", "classifier.head.a"), rules=rules)
+    assert "MAY_LACK classifer.head of" in caplog.text and "Did you mean classifier.head?" in caplog.text
+    assert "MAY_LACK classifier.head" not in caplog.text
+
+
 def test_a_rule_for_a_part_that_the_model_lacks_is_refused(files):
     refused(
         "is for proposer.backbone, which this model does not have",

@@ -149,7 +149,8 @@ def test_a_start_layer_outside_the_tower_is_refused(clip, layer):
     [
         ({"train": "everything"}, r"TRAIN is 'everything'; choose one of: attention_and_norms, all, none\."),
         ({"start_layer": -1}, r"START_LAYER is -1, but it must be a whole number of at least 0\."),
-        ({"input_size": 0}, r"INPUT_SIZE is 0, but it must be a whole number of at least 1 or None\."),
+        ({"input_size": 0}, r"INPUT_SIZE is 0, but it must be a whole number of at least 1 and at most 8192 or None\."),
+        ({"input_size": 7}, r"INPUT_SIZE is 7, less than one patch of a small ViT, 8\."),
         ({"mask_threshold": 1.5}, r"MASK_THRESHOLD is 1.5, but it must be a number of at least 0 and at most 1\."),
         ({"start_layers": 3}, "no option 'START_LAYERS'.*Did you mean START_LAYER"),
     ],

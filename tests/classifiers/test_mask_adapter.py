@@ -201,7 +201,7 @@ def test_an_image_without_any_mask_is_void(clip):
         ({"MASK_THRESHOLD": 1.5}, "MASK_THRESHOLD is 1.5, but it must be a number of at least 0 and at most 1"),
         (
             {"MASK_CHANNELS": 6},
-            "MASK_CHANNELS is 6, but it must be a whole number of at least 4 and a multiple of 4",
+            "MASK_CHANNELS is 6, but it must be a whole number of at least 4 and at most 65536 and a multiple of 4",
         ),
         ({"NUM_MATCHED": -1}, "NUM_MATCHED is -1, but it must be a whole number of at least 0"),
         ({"NUM_GROUND_TRUTH": 0, "NUM_MATCHED": 0}, "NUM_GROUND_TRUTH and NUM_MATCHED are both 0"),

@@ -167,9 +167,13 @@ def test_a_single_embedding_layer_is_a_projection():
 def test_refusals():
     with pytest.raises(UserError, match="TRANSFORMER_FEATURE 'res6'"):
         build(TRANSFORMER_FEATURE="res6")
+    with pytest.raises(UserError, match="CONV_DIM 33 must be a multiple of 32, the groups of NORM GN"):
+        build(CONV_DIM=33)
+    with pytest.raises(UserError, match="NORM is 'XN'; choose one of"):
+        build(NORM="XN")
     with pytest.raises(UserError, match="multiple of HEADS 5"):
         build(HEADS=5)
-    with pytest.raises(UserError, match=r"EMBEDDING_LAYERS is 0, but it must be a whole number of at least 1\."):
+    with pytest.raises(UserError, match=r"EMBEDDING_LAYERS is 0, but it must be a whole number of at least 1 and"):
         build(EMBEDDING_LAYERS=0)
     with pytest.raises(UserError, match=r"PIXEL_MEAN takes a list of 3 \(a number each\), not the list \[1, 2\]\."):
         build(PIXEL_MEAN=[1, 2])

@@ -5,7 +5,7 @@ import torch
 
 from maft.errors import UserError
 from maft.layers.transformer import position_codes
-from maft.proposals.pixel_decoder import PixelDecoder
+from maft.proposals.pixel_decoder import PixelDecoder, normalisation
 
 CHANNELS = {"res2": 8, "res3": 12, "res4": 16, "res5": 20}
 SIZES = {"width": 32, "mask_dim": 24, "num_layers": 2, "num_heads": 4, "num_points": 4, "ffn_dim": 48}
@@ -44,6 +44,21 @@ def test_dropout_acts_in_training_only():
     assert not torch.equal(model(inputs)[0], model(inputs)[0])
     model.eval()
     assert torch.equal(model(inputs)[0], model(inputs)[0])
+
+
+def test_an_image_of_one_cell_and_one_channel_a_group():
+    model = decoder()
+    inputs = {name: value[:1] for name, value in features(32, 32).items()}
+    mask_features, memories = model(inputs)
+    assert memories[0].shape == (1, 32, 1, 1) and mask_features.isfinite().all()
+    torch.testing.assert_close(mask_features, model({n: v.expand(2, -1, -1, -1) for n, v in inputs.items()})[0][:1])
+
+
+def test_the_normalisation_is_the_library_s():
+    ours, theirs = normalisation("GN", 64), torch.nn.GroupNorm(32, 64)
+    inputs = torch.randn(2, 64, 3, 4)
+    assert torch.equal(ours(inputs), theirs(inputs)) and ours.state_dict().keys() == theirs.state_dict().keys()
+    assert normalisation("", 64) is None
 
 
 def test_names_the_missing_feature_and_the_wrong_width():
