@@ -7,6 +7,8 @@ accumulation and any number of workers all see the same global batch.
 
 from __future__ import annotations
 
+import hashlib
+import os
 import random
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -20,7 +22,9 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from maft.data.reading import Record
 from maft.data.records import load_records
+from maft.data.workers import start_worker, unusable
 from maft.errors import UserError
+from maft.layers.distributed import same_everywhere
 
 Mapper = Callable[[Record], "Record | None"]
 SampleKey = tuple[int, int, int]
@@ -100,15 +104,25 @@ class MappedRecords(Dataset):
         return len(self.records)
 
     def __getitem__(self, key: Any) -> Record | UserError | None:
+        # Raised in a worker process, an error would come out with a traceback in its message.
         try:
             return self.mapped(key)
         except UserError as error:
-            # Raised in a worker process, it would come out with a traceback in its message.
             return error
 
     def mapped(self, key: Any) -> Record | None:
         """The mapped record of a key; raises `UserError` where a file cannot be used."""
-        return self.mapper(self.records[key])
+        return self.map(key)
+
+    def map(self, index: int) -> Record | None:
+        """The mapped record of an index; whatever is wrong with it, the error names its file."""
+        record = self.records[index]
+        try:
+            return self.mapper(record)
+        except UserError:
+            raise
+        except Exception as error:
+            raise unusable(record, error) from error
 
 
 class TrainingSamples(MappedRecords):
@@ -125,7 +139,7 @@ class TrainingSamples(MappedRecords):
         np.random.seed(int(words[1]))
         torch.random.default_generator.manual_seed(int(words[2]))
         for _ in range(_RETRIES):
-            record = self.mapper(self.records[index])
+            record = self.map(index)
             if record is not None:
                 return record
             # The mapper skips records without labels; another one takes the place, by the sample's own numbers.
@@ -161,7 +175,11 @@ class TrainingLoader(Batches):
     """Iterable over the local batches of this process, without end."""
 
     def __init__(self, samples: TrainingSamples, sampler: BatchSampler, workers: int = 0) -> None:
-        super().__init__(DataLoader(samples, batch_sampler=sampler, num_workers=workers, collate_fn=list))
+        super().__init__(
+            DataLoader(
+                samples, batch_sampler=sampler, num_workers=workers, collate_fn=list, worker_init_fn=start_worker
+            )
+        )
         self.sampler = sampler
 
     def start_at(self, iteration: int) -> None:
@@ -186,6 +204,7 @@ def build_train_loader(
         UserError: see `load_records` and `BatchSampler`; or records lack the size to group by.
     """
     records = load_records(cfg.DATASETS.TRAIN)
+    _check_same_everywhere(records)
     groups = None
     if cfg.DATALOADER.ASPECT_RATIO_GROUPING and not cfg.INPUT.PADDED_SIZE:
         try:
@@ -207,7 +226,11 @@ def build_test_loader(records: list[Record], mapper: Mapper, *, workers: int = 0
 
     Args:
         skip: leave out so many of this process' first images (an evaluation that is resumed).
+
+    Raises:
+        UserError: the processes have other records.
     """
+    _check_same_everywhere(records)
     return Batches(
         DataLoader(
             MappedRecords(DatasetFromList(records, copy=False), mapper),
@@ -215,5 +238,15 @@ def build_test_loader(records: list[Record], mapper: Mapper, *, workers: int = 0
             sampler=list(InferenceSampler(len(records)))[skip:],
             num_workers=workers,
             collate_fn=list,
+            worker_init_fn=start_worker,
         )
+    )
+
+
+def _check_same_everywhere(records: Sequence[Record]) -> None:
+    # Folders may lie elsewhere on another machine.
+    names = "\n".join(os.path.basename(str(record.get("file_name"))) for record in records)
+    same_everywhere(
+        {"the number of images": len(records), "their file names": hashlib.sha256(names.encode()).hexdigest()[:12]},
+        "give every machine the same data",
     )

@@ -13,8 +13,9 @@ from multiprocessing.connection import wait
 from multiprocessing.context import SpawnProcess
 from typing import Any
 
+from maft.data.workers import end_with_parent, worker_faults
 from maft.engine.meeting import Member, joined
-from maft.engine.stopping import end_with_parent, forwarded
+from maft.engine.stopping import forwarded
 from maft.engine.watching import LostConnection
 from maft.errors import UserError
 from maft.registry import import_components
@@ -77,7 +78,7 @@ def _child(
         os._exit(1)
 
     try:
-        with joined(member, device, timeout, give_up):
+        with joined(member, device, timeout, give_up), worker_faults():
             import_components(imports)
             function(*arguments)
     except UserError as error:

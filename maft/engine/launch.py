@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 import torch
 import torch.distributed as dist
 
+from maft.data.workers import worker_faults
 from maft.engine.children import run_children
 from maft.engine.meeting import Member, joined
 from maft.engine.watching import say
@@ -98,11 +99,12 @@ def launch(
         SystemExit: they stopped because they were asked to.
     """
     if member := Member.from_environment():
-        with joined(member, processes.device, 60 * processes.timeout, _give_up):
+        with joined(member, processes.device, 60 * processes.timeout, _give_up), worker_faults():
             function(*arguments)
         return
     if processes.per_machine * processes.machines == 1:
-        function(*arguments)
+        with worker_faults():
+            function(*arguments)
         return
     host, port = ("127.0.0.1", 0) if processes.url == "auto" else _address(processes.url)
     # The store is here and not in the first process, so that it outlives every one of them.

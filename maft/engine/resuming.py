@@ -27,21 +27,22 @@ def log_changes(file: Path, cfg: CfgNode) -> None:
     The values of now hold; a checkpoint without a config has nothing to compare.
     """
     try:
-        before = dict(_leaves(read_config_file(file)))
+        before = dict(config_leaves(read_config_file(file)))
     except UserError as error:
         logger.warning("It cannot be said what has changed since the checkpoint: %s", error)
         return
-    now = dict(_leaves(cfg))
+    now = dict(config_leaves(cfg))
     for key in sorted(before.keys() | now.keys()):
         old, new = before.get(key), now.get(key)
         if old != new and not key.startswith(_WITHOUT_EFFECT):
             logger.warning("%s was %s in the checkpoint and is %s from here on.", key, shown(old), shown(new))
 
 
-def _leaves(node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def config_leaves(node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """(dotted key, value) of every value of a config, tuples as lists."""
     for name, value in node.items():
         if isinstance(value, Mapping) and value:
-            yield from _leaves(value, f"{prefix}{name}.")
+            yield from config_leaves(value, f"{prefix}{name}.")
         else:
             # A dumped config has lists where a read one may have tuples.
             yield f"{prefix}{name}", json.loads(json.dumps(value))

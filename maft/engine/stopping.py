@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import ctypes
-import multiprocessing
 import os
 import signal
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -34,15 +31,6 @@ class StopRequest:
     def noted(self) -> AbstractContextManager[None]:
         """Notes signals while the block runs; outside the main thread Python gives none to note."""
         return _handled_by(self.note)
-
-
-def end_with_parent(number: int) -> None:
-    """Has a child process that multiprocessing started receive this signal when its parent ends, however it ends."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(1, number)  # PR_SET_PDEATHSIG
-        parent = multiprocessing.parent_process()
-        if parent is not None and os.getppid() != parent.pid:
-            os.kill(os.getpid(), number)
 
 
 def forwarded(processes: list[Any]) -> AbstractContextManager[None]:

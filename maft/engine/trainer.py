@@ -26,7 +26,7 @@ from maft.engine.schedules import set_iteration
 from maft.engine.solver import clip_gradients
 from maft.engine.stopping import StopRequest
 from maft.engine.watching import passing
-from maft.errors import UserError
+from maft.errors import UserError, first_line
 
 logger = logging.getLogger(__name__)
 
@@ -99,12 +99,22 @@ class Trainer(TrainerBase):
                         self.run_step()
                         self.after_step()
                         if self.stopping:
-                            logger.warning("Stopped after iteration %d: go on with --resume.", self.iter)
+                            logger.warning(
+                                "Stopped after iteration %d and saved it: go on with --resume, as a requeued job does.",
+                                self.iter,
+                            )
                             raise SystemExit(128 + self.stopping)
                 self.iter = max_iter
+            except BaseException:
+                # What a hook cannot do any more must not hide why the training ends.
+                try:
+                    self.after_train()
+                except Exception as error:
+                    logger.warning("The run could not be closed properly: %s", first_line(error))
+                raise
             finally:
                 self._batches = None
-                self.after_train()
+            self.after_train()
 
     def run_step(self) -> None:
         start = time.perf_counter()
@@ -139,6 +149,8 @@ class Trainer(TrainerBase):
     def _backward(self, batch: list[dict[str, Any]]) -> dict[str, Tensor]:
         with torch.autocast(self.device.type, dtype=self.autocast, enabled=self.autocast is not None):
             losses = self.model(batch)
+        if wrong := [name for name, value in losses.items() if value.ndim]:
+            raise UserError(f"The loss {wrong[0]!r} has shape {tuple(losses[wrong[0]].shape)}: take its mean or sum.")
         # Divided before they are added up, so that the logged losses are those of the whole batch.
         losses = {name: value / self.accumulate for name, value in losses.items()}
         self.scaler.scale(sum(losses.values())).backward()

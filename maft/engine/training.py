@@ -15,7 +15,7 @@ from detectron2.engine import HookBase, create_ddp_model
 from detectron2.engine.hooks import CallbackHook, IterationTimer, LRScheduler, PeriodicWriter
 from detectron2.utils import comm
 from detectron2.utils.env import seed_all_rng
-from detectron2.utils.events import CommonMetricPrinter, EventWriter, JSONWriter, TensorboardXWriter
+from detectron2.utils.events import EventWriter, JSONWriter, TensorboardXWriter
 from detectron2.utils.logger import setup_logger
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
@@ -27,17 +27,21 @@ from maft.data.mappers import SegmentationMapper
 from maft.data.pairs import RegionPairMapper
 from maft.data.records import load_records
 from maft.engine.checkpointer import Checkpointer
-from maft.engine.hooks import CompiledParts, PeriodicCheckpoint, PeriodicEvaluation, PredictionPictures
-from maft.engine.resuming import drop_metrics_from, log_changes
+from maft.engine.hooks import CompiledParts, MetricPrinter, PeriodicCheckpoint, PeriodicEvaluation, PredictionPictures
+from maft.engine.resuming import config_leaves, drop_metrics_from, log_changes
 from maft.engine.schedules import build_scheduler
 from maft.engine.solver import build_optimizer
 from maft.engine.trainer import Trainer
+from maft.engine.watching import meet, passing
 from maft.errors import UserError
 from maft.evaluation import check_evaluation, draw_predictions, evaluate
 from maft.files import held, write_text_atomic
 from maft.interfaces import Trainable
+from maft.layers.distributed import same_everywhere
 from maft.segmentor import OpenVocabSegmentor
 
+# Where a machine keeps its cache and how many workers it has room for change no number.
+_MAY_DIFFER = ("CACHE_DIR", "NUM_WORKERS")
 _AUTOCAST = {"float16": torch.float16, "bfloat16": torch.bfloat16}
 
 logger = logging.getLogger(__name__)
@@ -54,8 +58,13 @@ def run(cfg: CfgNode, eval_only: bool = False, resume: bool = False) -> Mapping[
 
     Raises:
         UserError: see `train`; or ``OUTPUT_DIR`` holds checkpoints that a new run would mix with its own, or is in
-            use by another run.
+            use by another run; or the processes were started with different configs.
     """
+    passing("the comparison of the configs")
+    settings = {key: value for key, value in config_leaves(cfg) if not key.endswith(_MAY_DIFFER)}
+    same_everywhere(
+        {**settings, "--eval-only": eval_only, "--resume": resume}, "start all with the same config and options"
+    )
     if cfg.DATASETS.TEST:
         # A mistake in the final evaluation should not come to light after days of training.
         check_evaluation(cfg, cfg.DATASETS.TEST)
@@ -83,7 +92,7 @@ def set_up(cfg: CfgNode) -> None:
     """
     if comm.is_main_process():
         write_text_atomic(Path(cfg.OUTPUT_DIR) / "config.yaml", cfg.dump())
-    comm.synchronize()
+    meet("the output folder")
     # One process may run several trainings: each logs into its own folder, and once to the console.
     setup_logger.cache_clear()
     for name in ("fvcore", "detectron2", "maft"):
@@ -108,6 +117,11 @@ def train(cfg: CfgNode, seed: int, *, resume: bool = False) -> Mapping[str, Any]
     """
     checkpointer = Checkpointer(cfg.OUTPUT_DIR, cfg, keep=cfg.SOLVER.KEEP_CHECKPOINTS)
     latest = checkpointer.latest() if resume else None
+    passing("the checkpoint to resume from")
+    same_everywhere(
+        {"the checkpoint to resume from": latest[0].name if latest else "none"},
+        f"give every machine the same OUTPUT_DIR {cfg.OUTPUT_DIR}",
+    )
     if latest:
         folder, tensors, state = latest
         start, weights = state["iteration"], InitialWeights.of_model(tensors, str(folder))
@@ -206,7 +220,7 @@ def _hooks(
         # Each entry is the median of what happened since the one before.
         period = cfg.SOLVER.LOG_PERIOD
         writers: list[EventWriter] = [
-            CommonMetricPrinter(cfg.SOLVER.MAX_ITER, window_size=period),
+            MetricPrinter(cfg.SOLVER.MAX_ITER, window_size=period),
             JSONWriter(str(Path(cfg.OUTPUT_DIR) / "metrics.json"), window_size=period),
             TensorboardXWriter(cfg.OUTPUT_DIR, window_size=period, purge_step=start),
         ]

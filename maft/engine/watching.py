@@ -85,8 +85,17 @@ class Watch:
         """Returns when every process is there.
 
         Raises:
+            UserError: two are the same one, or they do not agree on how many there are.
             TimeoutError: some never came; the message names them.
         """
+        if self.store.add(f"number_{self.rank}", 1) > 1:
+            raise UserError(f"There are two processes {self.rank}: give each machine its own --machine-rank (or rank).")
+        agreed = int(self.store.compare_set("world", "", str(self.world)))
+        if agreed != self.world:
+            raise UserError(
+                f"{self.name} was started as one of {self.world}, another one as one of {agreed}: start all with the "
+                "same numbers of machines and processes."
+            )
         self._sign("alive")
         start, said = time.monotonic(), False
         here = self.store.add("here", 1)

@@ -1,4 +1,4 @@
-"""What losses need to know of the other processes: sums over the global batch.
+"""What losses need to know of the other processes: sums over the global batch; and what all must agree on.
 
 Data-parallel training averages the gradients of the processes. A loss that divides by a count of its own batch
 (masks, image-class pairs) therefore weighs a mask by how many others happen to share its process. Dividing by the
@@ -7,9 +7,15 @@ count of the global batch, as here, gives the gradient of one process with the w
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 import torch.distributed as dist
+from detectron2.utils import comm
 from torch import Tensor
+
+from maft.errors import UserError, shown
 
 
 def world_size() -> int:
@@ -57,3 +63,24 @@ def gathered(rows: Tensor) -> Tensor:
     dist.all_gather(parts, rows.detach().contiguous())
     parts[rank()] = rows.detach() + processes * (rows - rows.detach())
     return torch.cat(parts)
+
+
+def same_everywhere(values: Mapping[str, Any], advice: str) -> None:
+    """Compares named values over all processes, each of which must call this.
+
+    Args:
+        advice: what to do when they differ; ends the sentence.
+
+    Raises:
+        UserError: in every process, when one differs from process 0.
+    """
+    first, *others = comm.all_gather(dict(values))
+    for number, other in enumerate(others, start=1):
+        differing = [name for name in {**first, **other} if first.get(name) != other.get(name)]
+        if differing:
+            name = differing[0]
+            more = f" (and {len(differing) - 1} more differ)" if differing[1:] else ""
+            raise UserError(
+                f"The processes of this run differ: {name} is {shown(first.get(name))} in process 0 and "
+                f"{shown(other.get(name))} in process {number}{more}: {advice}."
+            )

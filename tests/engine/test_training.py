@@ -133,6 +133,37 @@ def test_a_loss_that_is_not_finite_ends_the_run(train, tmp_path, monkeypatch):
         train(tmp_path)
 
 
+def test_a_run_that_is_stopped_in_its_first_iteration_says_only_that(train, tmp_path, monkeypatch):
+    # Detectron2's printer divides by zero when it prints an iteration a second time.
+    monkeypatch.setenv("TINY_KILL_AT", "0")
+    monkeypatch.setenv("TINY_EVENT", str(int(signal.SIGTERM)))
+    with pytest.raises(SystemExit) as stopped:
+        train(tmp_path)
+    assert stopped.value.code == 128 + signal.SIGTERM
+    assert [iteration for iteration, *_ in losses(tmp_path)] == [0]
+    assert "could not be closed" not in (tmp_path / "log.txt").read_text()
+
+
+def test_what_fails_while_a_run_is_closed_does_not_hide_why_it_ends(train, tmp_path, monkeypatch):
+    def fail(*arguments):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setenv("TINY_EXPLODE_AT", "0")
+    monkeypatch.setattr("maft.engine.training.JSONWriter.write", fail)
+    with pytest.raises(UserError, match="not finite at iteration 0"):
+        train(tmp_path)
+    assert "could not be closed properly: [Errno 28] No space left" in (tmp_path / "log.txt").read_text()
+
+
+def test_a_loss_of_several_numbers_is_named(train, tiny, tmp_path, monkeypatch):
+    forward = tiny.TinyRunModel.forward
+    monkeypatch.setattr(
+        tiny.TinyRunModel, "forward", lambda model, batch: {**forward(model, batch), "loss_images": torch.ones(2)}
+    )
+    with pytest.raises(UserError, match=r"The loss 'loss_images' has shape \(2,\): take its mean or sum"):
+        train(tmp_path)
+
+
 def test_accumulation_keeps_the_global_batch(train, tiny, tmp_path):
     tiny.write_images(tmp_path / "images", same_number=True)
     expected_losses, expected = train(tmp_path / "whole", folder=tmp_path / "images")
