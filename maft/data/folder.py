@@ -12,10 +12,10 @@ from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from PIL import Image
 
+from maft.data.headers import is_remembered, remember, state_of
 from maft.data.label_sets import LabelSet, plain_label_set, read_class_list
 from maft.data.reading import Problem, inspect_mask, reading
 from maft.errors import UserError
@@ -95,15 +95,10 @@ def ignore_is_explained(name: str) -> bool:
     return (folder_path(name) / "ignore.txt").is_file()
 
 
-# Name -> state of its files when they were last found in order: a run asks for a dataset several times.
-_checked: dict[str, tuple[Any, ...]] = {}
-
-
 def _check_masks(name: str, masks: list[str]) -> None:
     labels, explained = folder_label_set(name), ignore_is_explained(name)
-    stats = [(path, os.stat(path)) for path in masks]
-    state = (labels, explained, *((path, stat.st_size, stat.st_mtime_ns) for path, stat in stats))
-    if _checked.get(name) == state:
+    state = state_of(masks, (labels, explained))
+    if is_remembered(f"masks of {name}", state):
         return
     bits: int | None = None
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
@@ -118,7 +113,7 @@ def _check_masks(name: str, masks: list[str]) -> None:
                 pool.shutdown(cancel_futures=True)
                 raise UserError(f"{problem.text} 'python tools/check_data.py {name}' lists every such file.")
             bits = content.bits
-    _checked[name] = state
+    remember(f"masks of {name}", state)
 
 
 def mixed_depth(path: str, bits: int) -> Problem:

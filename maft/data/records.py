@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from functools import partial
 from itertools import zip_longest
 from pathlib import Path
@@ -12,15 +11,15 @@ from typing import Annotated, Any
 
 from annotated_types import Len
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from PIL import ExifTags, Image
 from pydantic import PositiveInt, TypeAdapter
 from typing_extensions import TypedDict
 
 from maft.data.catalog import TABLE, DatasetRow, dataset
 from maft.data.folder import FOLDER_PREFIX, checked_files
+from maft.data.headers import check_headers, picture_sizes
 from maft.data.label_sets import check_order
 from maft.data.pairs import PAIRS_PREFIX, read_pairs
-from maft.data.reading import Record, files_by_stem, read_annotation, reading
+from maft.data.reading import Record, files_by_stem, read_annotation
 from maft.errors import UserError, first_line
 from maft.files import write_json_atomic
 from maft.structures import as_clip_reads
@@ -38,7 +37,7 @@ def load_records(names: Sequence[str], purpose: str = "DATASETS.TRAIN") -> list[
     """Records of registered datasets and of tables of region-noun pairs (``pairs:/path``), one after the other.
 
     Raises:
-        UserError: no name is given, one is unknown, or a dataset cannot be used.
+        UserError: no name is given, one is unknown, or a dataset cannot be used: see also `check_headers`.
     """
     if not names:
         raise UserError(f"{purpose} is empty: name at least one dataset.")
@@ -49,7 +48,9 @@ def load_records(names: Sequence[str], purpose: str = "DATASETS.TRAIN") -> list[
         else:
             register(name)
             _check_same_classes(names[0], name)
-            records += DatasetCatalog.get(name)
+            found = DatasetCatalog.get(name)
+            check_headers(name, found)
+            records += found
     return records
 
 
@@ -92,39 +93,14 @@ def dataset_records(name: str) -> list[Record]:
         return with_segments(row, records)
     known = report["sizes"] if report else {}
     unknown = [stem for stem in labels if stem not in known]
-    sizes = {**known, **dict(zip(unknown, _sizes(labels[stem] for stem in unknown)))}
+    sizes = {**known, **dict(zip(unknown, _label_sizes([labels[stem] for stem in unknown])))}
     for stem, record in zip(sorted(labels), records):
         record["height"], record["width"] = sizes[stem]
-    if own:
-        _check_image_sizes(records)
     return records
 
 
-def _check_image_sizes(records: list[Record]) -> None:
-    def check(record: Record) -> None:
-        path = record["file_name"]
-        with reading(path, "Image", "replace or remove it"), Image.open(path) as image:
-            # Pixels are turned upright when they are read, by 90 degrees for these orientations.
-            turned = image.getexif().get(ExifTags.Base.Orientation, 1) >= 5
-            height, width = (image.width, image.height) if turned else (image.height, image.width)
-        if (height, width) != (record["height"], record["width"]):
-            raise UserError(
-                f"Mask {record['sem_seg_file_name']} is {record['width']}x{record['height']}, but its image {path} is "
-                f"{width}x{height}: make them the same size."
-            )
-
-    with ThreadPoolExecutor(16) as pool:
-        list(pool.map(check, records))
-
-
-def _sizes(paths: Iterable[str]) -> list[list[int]]:
-    def size(path: str) -> list[int]:
-        with reading(path, "Label map", "remove it and prepare the dataset again"), Image.open(path) as image:
-            return [image.height, image.width]
-
-    # Only headers are read; many files are waited for at once where they lie on a network disk.
-    with ThreadPoolExecutor(16) as pool:
-        return list(pool.map(size, paths))
+def _label_sizes(paths: list[str]) -> list[list[int]]:
+    return picture_sizes(paths, "Label map", "remove it and prepare the dataset again")
 
 
 def register(name: str) -> None:
@@ -235,7 +211,10 @@ def write_labels_report(labels: Path, without_labels: list[str], files: dict[str
         without_labels: stems of images that have none, because no pixel of theirs is labelled.
         files: stem -> label map of all the others.
     """
-    report = {"without_labels": without_labels, "sizes": dict(zip(files, _sizes(map(str, files.values()))))}
+    report = {
+        "without_labels": without_labels,
+        "sizes": dict(zip(files, _label_sizes([str(file) for file in files.values()]))),
+    }
     if read_labels_report(labels) != report:
         write_json_atomic(labels_report_file(labels), report)
 
