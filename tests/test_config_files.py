@@ -12,6 +12,12 @@ from maft.errors import UserError
 QUICKSTART = Path(__file__).resolve().parent.parent / "configs" / "quickstart"
 
 
+# A billion laughs: nine levels of ten aliases of the level before.
+ALIASES = "SOLVER:\n  A0: &a0 [x]\n" + "".join(
+    f"  A{level}: &a{level} [{', '.join([f'*a{level - 1}'] * 10)}]\n" for level in range(1, 10)
+)
+
+
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
@@ -28,6 +34,7 @@ QUICKSTART = Path(__file__).resolve().parent.parent / "configs" / "quickstart"
         ("just text", "holds a str and no keys with values"),
         ("SEED: [1", "line 1: expected ',' or ']'"),
         ("SEED: &a [*a]", "deep, or holds itself"),
+        (ALIASES, "SEED|SOLVER"),
         ("SEED: " + "[" * 4000 + "]" * 4000, "nested too deeply|levels deep"),
         ("SEED: 0x" + "f" * 3, "SEED|fit"),
         ("VERSION: 1", "VERSION is 1, but 2 is the only one here"),

@@ -14,7 +14,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from maft.checkpoint.torchscript import DAMAGE, is_torchscript, read_torchscript
+from maft.checkpoint.formats import format_of
+from maft.checkpoint.torchscript import DAMAGE, read_torchscript
 from maft.errors import UserError
 from maft.files import atomic_path
 
@@ -56,16 +57,18 @@ def load_plain_pickle(path: Path) -> Any:
 
 
 _WRAPPERS = ("model", "state_dict", "model_state_dict")
-_DATA_PARALLEL_PREFIX = "module."
+# What torch.compile and data-parallel training put before names, and Lightning and its like before all of them.
+_COMPILED, _PARALLEL, _OWNER = "_orig_mod.", "module.", "model."
 _DEEPEST = 4  # A damaged file may hold a wrapper that lies in itself.
 
 
 def read_state_dict(path: str | os.PathLike[str]) -> dict[str, Tensor]:
     """Tensors by name from a safetensors file, a torch checkpoint or a TorchScript archive, on the CPU.
 
-    A folder stands for the ``model.safetensors`` in it. Torch files are loaded with ``weights_only=True``, and of a
-    pickle (``.pkl``, Detectron2's backbones) plain data alone is read; the usual wrappers (``model``, ``state_dict``)
-    and data-parallel prefixes are taken off; NumPy arrays become tensors.
+    A folder stands for the ``model.safetensors`` in it; the format of a file is seen by its content. Torch files are
+    loaded with ``weights_only=True``, and of a pickle (Detectron2's backbones) plain data alone is read; the usual
+    wrappers (``model``, ``state_dict``) and prefixes (``module.``, ``_orig_mod.``, and ``model.`` where all names have
+    it) are taken off; NumPy arrays become tensors.
 
     Raises:
         UserError: the file is missing, truncated, not a checkpoint, or needs code to be executed.
@@ -78,9 +81,13 @@ def read_state_dict(path: str | os.PathLike[str]) -> dict[str, Tensor]:
             f"Checkpoint {file} does not exist: check the path where it is named (MODEL.WEIGHTS, MODEL.START_FROM or "
             "the command line)."
         )
-    if file.suffix == ".safetensors":
-        return _read_safetensors(file)
-    return _unwrap(load_plain_pickle(file) if file.suffix == ".pkl" else _read_torch(file), file)
+    readers = {
+        "safetensors": _read_safetensors,
+        "torch": _read_torch,
+        "torchscript": read_torchscript,
+        "pickle": load_plain_pickle,
+    }
+    return _named(_unwrap(readers[format_of(file)](file), file), file)
 
 
 def read_metadata(path: str | os.PathLike[str]) -> dict[str, str]:
@@ -106,16 +113,16 @@ def write_safetensors(
 
 def _read_safetensors(file: Path) -> dict[str, Tensor]:
     try:
-        return {name: _dense(value, name, file) for name, value in load_file(file).items()}
+        return load_file(file)
     except SafetensorError as error:
         raise UserError(f"{file} is not a readable safetensors file ({error}): download or copy it again.") from error
 
 
 def _read_torch(file: Path) -> Any:
-    if is_torchscript(file):
-        return read_torchscript(file)
     try:
-        return torch.load(file, map_location="cpu", weights_only=True)
+        # By its name, torch.load would take it for a safetensors file.
+        with open(file, "rb") as stream:
+            return torch.load(stream, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, *DAMAGE, OSError) as error:
         if isinstance(error, pickle.UnpicklingError):
             raise UserError(
@@ -132,9 +139,29 @@ def _unwrap(content: Any, file: Path) -> dict[str, Tensor]:
     tensors = {str(name): _dense(value, str(name), file) for name, value in state.items() if _is_array(value)}
     if not tensors:
         raise UserError(f"{file} holds no named tensors: it is not a model checkpoint.")
-    if all(name.startswith(_DATA_PARALLEL_PREFIX) for name in tensors):
-        tensors = {name.removeprefix(_DATA_PARALLEL_PREFIX): value for name, value in tensors.items()}
+    # Views of a few numbers may have any size.
+    size, most = sum(value.numel() * value.element_size() for value in tensors.values()), file.stat().st_size
+    if size > 16 * most + (1 << 20):
+        raise UserError(f"{file} has {most} bytes and claims tensors of {size}: it would fill the memory with nothing.")
     return tensors
+
+
+def _named(tensors: Mapping[str, Tensor], file: Path) -> dict[str, Tensor]:
+    """The tensors without what wrappers of the model put before their names."""
+    found: dict[str, Tensor] = {}
+    for name, value in tensors.items():
+        plain = name.replace(_COMPILED, "")
+        while plain.startswith(_PARALLEL):
+            plain = plain.removeprefix(_PARALLEL)
+        if plain in found:
+            raise UserError(
+                f"{file} holds {plain} twice, with and without a prefix: save the model's state_dict alone."
+            )
+        found[plain] = value
+    # A CLIP by itself is called model by us.
+    if f"{_OWNER}logit_scale" in found or not all(name.startswith(_OWNER) for name in found):
+        return found
+    return _named({name.removeprefix(_OWNER): value for name, value in found.items()}, file)
 
 
 def _dense(value: Any, name: str, file: Path) -> Tensor:

@@ -7,7 +7,6 @@ modules' attributes; it is read here with an unpickler that knows plain containe
 from __future__ import annotations
 
 import pickle
-import zipfile
 from collections import OrderedDict
 from collections.abc import Iterator
 from io import BytesIO
@@ -71,15 +70,6 @@ class _Unpickler(pickle.Unpickler):
             raise pickle.UnpicklingError("it has a tensor of another kind")
         storage = self._archive.get_storage_from_record(f"data/{key}", count * dtype.itemsize, torch.uint8)
         return torch.storage.TypedStorage(wrap_storage=storage.untyped_storage(), dtype=dtype, _internal=True)
-
-
-def is_torchscript(path: Path) -> bool:
-    """Whether a file is a TorchScript archive, which unlike a torch checkpoint carries constants of its code."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            return any(name.endswith("/constants.pkl") for name in archive.namelist())
-    except (zipfile.BadZipFile, ValueError, OSError, NotImplementedError):
-        return False
 
 
 def read_torchscript(path: Path) -> dict[str, Tensor]:

@@ -66,3 +66,52 @@ def test_missing_file_and_file_without_tensors(tmp_path):
 def test_numpy_arrays_become_tensors(tmp_path):
     write_safetensors(tmp_path / "x.safetensors", {"a": torch.from_numpy(np.arange(3))})
     assert read_state_dict(tmp_path / "x.safetensors")["a"].tolist() == [0, 1, 2]
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("module.clip.a", "module.proposer.b"),
+        ("module.clip.a", "proposer.b"),
+        ("_orig_mod.clip.a", "_orig_mod.proposer.b"),
+        ("clip.a", "proposer._orig_mod.b"),
+        ("module._orig_mod.clip.a", "_orig_mod.module.proposer.b"),
+        ("model.clip.a", "model.proposer.b"),
+        ("model.module.clip.a", "module.model._orig_mod.proposer.b"),
+    ],
+)
+@pytest.mark.parametrize("suffix", ["pt", "safetensors"])
+def test_what_wrappers_put_before_names_is_taken_off(tmp_path, names, suffix):
+    state = {name: torch.ones(2) for name in names}
+    if suffix == "pt":
+        torch.save(state, tmp_path / "x.pt")
+    else:
+        write_safetensors(tmp_path / "x.safetensors", state)
+    assert set(read_state_dict(tmp_path / f"x.{suffix}")) == {"clip.a", "proposer.b"}
+
+
+def test_names_that_differ_in_a_prefix_alone_are_refused(tmp_path):
+    torch.save({"module.a": torch.ones(2), "a": torch.zeros(2)}, tmp_path / "x.pt")
+    with pytest.raises(UserError, match="holds a twice, with and without a prefix"):
+        read_state_dict(tmp_path / "x.pt")
+
+
+def test_a_clip_by_itself_keeps_its_names(tmp_path):
+    state = {"model.logit_scale": torch.ones(()), "model.visual.a": torch.ones(2)}
+    write_safetensors(tmp_path / "x.safetensors", state)
+    assert read_state_dict(tmp_path / "x.safetensors").keys() == state.keys()
+
+
+@pytest.mark.parametrize(
+    ("value", "sentence"),
+    [
+        (torch.ones(2).to_sparse(), "holds a sparse or empty tensor under w"),
+        (torch.ones(2, dtype=torch.complex64), "holds a complex tensor under w"),
+        (torch.quantize_per_tensor(torch.ones(2), 0.1, 0, torch.qint8), "holds a quantised tensor under w"),
+        (torch.ones(2, device="meta"), "holds a sparse or empty tensor under w|no numbers under w|not a checkpoint"),
+    ],
+)
+def test_tensors_of_other_kinds_are_refused(tmp_path, value, sentence):
+    torch.save({"w": value}, tmp_path / "x.pt")
+    with pytest.raises(UserError, match=sentence):
+        read_state_dict(tmp_path / "x.pt")

@@ -178,6 +178,20 @@ def test_a_proposer_without_need_of_weights_takes_the_place_of_one_that_the_base
     assert "left out" in caplog.text or "is not read: this model's proposer has no such weights" in caplog.text
 
 
+@pytest.mark.parametrize(
+    ("value", "sentence"),
+    [
+        (torch.ones(1, dtype=torch.int8), "holds torch.int8 under proposer.a, where the model has weights"),
+        (torch.ones(1, dtype=torch.bool), "holds torch.bool under proposer.a, where the model has weights"),
+        (torch.full((1,), float("nan")), "holds numbers that are not finite under proposer.a"),
+        (torch.full((1,), float("-inf")), "holds numbers that are not finite under proposer.a"),
+    ],
+)
+def test_weights_that_are_none_are_refused(tmp_path, value, sentence):
+    write_safetensors(tmp_path / "w.safetensors", {"proposer.a": value})
+    refused(sentence, ("proposer.a",), weights=str(tmp_path / "w.safetensors"))
+
+
 def test_a_file_of_another_architecture_is_called_so(write):
     refused("belongs to another architecture", weights=write("other", [f"layer{i}.a" for i in range(9)], 1.0))
 
