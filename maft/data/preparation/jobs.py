@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import threading
-import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
@@ -64,17 +64,16 @@ def run_jobs(function: Callable[[Job], Result], jobs: Sequence[Job], *, workers:
     bar = partial(tqdm, total=len(jobs), desc=description, unit="file", disable=not jobs)
     if workers == 1 or len(jobs) <= _CHUNK:
         return [function(job) for job in bar(jobs)]
-    with ProcessPoolExecutor(
-        min(workers, -(-len(jobs) // _CHUNK)), initializer=_end_with, initargs=(os.getpid(),)
-    ) as pool:
+    with ProcessPoolExecutor(min(workers, -(-len(jobs) // _CHUNK)), initializer=_end_with_parent) as pool:
         return list(bar(pool.map(function, jobs, chunksize=_CHUNK)))
 
 
-def _end_with(parent: int) -> None:
+def _end_with_parent() -> None:
     # A worker of a killed run would wait for its next job for ever.
     def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(1)
+        parent = multiprocessing.parent_process()
+        assert parent is not None
+        parent.join()
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
