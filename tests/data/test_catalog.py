@@ -83,6 +83,12 @@ def test_vocabularies_and_their_seen_flags(tmp_path: Path) -> None:
     file = tmp_path / "names.txt"
     file.write_text("\n".join(f"class {number}" for number in range(20)))
     assert class_names("voc_20_val", str(file))[3] == "class 3"
+    names = list(class_names("voc_20_val"))
+    file.write_text("\n".join(name.upper() for name in names))
+    assert class_names("voc_20_val", str(file))[1] == "BICYCLE"
+    file.write_text("\n".join(sorted(names, reverse=True)))
+    with pytest.raises(UserError, match=r"names\.txt calls label 0 of voc_20_val 'tvmonitor', but that is label 19"):
+        class_names("voc_20_val", str(file))
     with pytest.raises(UserError, match=r"names\.txt has 20 names but the labels of cityscapes_val have 19"):
         vocabulary("cityscapes_val", str(file))
 

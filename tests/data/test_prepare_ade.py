@@ -150,6 +150,22 @@ def test_the_index_cannot_run_anything(full, prepare, tmp_path) -> None:
     assert "is not plain data" in prepare("ade847", status=1)
 
 
+@pytest.mark.parametrize(
+    ("folder", "name", "complaint"),
+    [
+        (["../outside"], ["ADE_val_1.jpg"], "names the file '../outside/ADE_val_1.jpg', which does not lie below"),
+        (["a"], ["../../ADE_val_1.jpg"], "which does not lie below"),
+        (["/etc"], ["passwd"], "names the file '/etc/passwd'"),
+        (["a", "b"], ["ADE_val_1.jpg"], "does not list one folder a file name"),
+        (3, ["ADE_val_1.jpg"], "does not list one folder a file name"),
+        (["a", "b"], ["ADE_val_1.jpg", "ADE_val_1.jpg"], "lists ADE_val_1 more than once"),
+    ],
+)
+def test_the_index_names_files_below_the_root_once(full, prepare, folder, name, complaint) -> None:
+    (full / FULL / "index_ade20k.pkl").write_bytes(pickle.dumps({"folder": folder, "filename": name}))
+    assert complaint in prepare("ade847", status=1)
+
+
 def test_plain_pickles_of_old_numpy_are_read(tmp_path) -> None:
     file = tmp_path / "index.pkl"
     value = pickle.dumps({"a": np.arange(3), "b": np.float64(2)}, protocol=2)

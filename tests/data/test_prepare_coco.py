@@ -132,3 +132,41 @@ def test_panoptic_damaged_json(panoptic, prepare) -> None:
         dataset_records("coco_panoptic_val")
     file.write_text("[]")
     assert "panoptic_val2017.json has no 'annotations'" in prepare("coco_panoptic", "--splits", "val", status=1)
+
+
+@pytest.mark.parametrize(
+    ("entry", "complaint"),
+    [
+        (
+            {"file_name": "../val2017/000000000003.jpg"},
+            "names the file '../val2017/000000000003.jpg', which does not lie",
+        ),
+        ({"file_name": "/etc/passwd.png"}, "names the file '/etc/passwd.png', which does not lie below"),
+        ({"file_name": None}, "names the file None"),
+        ({"segments_info": None}, "is not in COCO's format"),
+        ({"file_name": "000000000003.png"}, "lists 000000000003 more than once"),
+    ],
+)
+def test_panoptic_entries_that_cannot_be_used(panoptic, prepare, entry, complaint) -> None:
+    file = panoptic / "coco/annotations/panoptic_val2017.json"
+    table = json.loads(file.read_text())
+    table["annotations"][1].update(entry)
+    file.write_text(json.dumps(table))
+    message = prepare("coco_panoptic", "--splits", "val", status=1)
+    assert complaint in message and "panoptic_val2017.json" in message
+
+
+def test_categories_under_each_others_names_are_refused(panoptic, prepare) -> None:
+    prepare("coco_panoptic", "--splits", "val")
+    file = panoptic / "coco/annotations/panoptic_val2017.json"
+    table = json.loads(file.read_text())
+    names = list(dataset("coco_panoptic_val").classes.names())
+    for right in (True, False):
+        for category, name in zip(table["categories"], names):
+            category["name"] = name
+        file.write_text(json.dumps(table))
+        if right:
+            assert len(dataset_records("coco_panoptic_val")) == 2
+            names[0], names[1] = names[1], names[0]
+    with pytest.raises(UserError, match="calls label 0 of coco_panoptic_133 'bicycle', but that is label 1"):
+        dataset_records("coco_panoptic_val")

@@ -116,3 +116,22 @@ def test_context_faults(context, prepare) -> None:
     (context / CONTEXT / "trainval").rename(context / CONTEXT / "labels")
     message = prepare("pascal_context", status=1)
     assert "trainval.tar.gz" in message and "pascal-context" in message
+
+
+@pytest.mark.parametrize("values", [np.array([[1.5, 2]]), np.zeros((2, 2, 2)), np.zeros((1, 10**6, 1000, 0))])
+def test_context_maps_of_another_kind(context, prepare, values) -> None:
+    savemat(context / CONTEXT / "trainval/v2.mat", {"LabelMap": values})
+    assert "v2.mat cannot be read (its LabelMap" in prepare("pascal_context", "--splits", "val", status=1)
+
+
+@pytest.mark.parametrize("name", ["../../../../v1", "/v1"])
+def test_context_names_stay_in_their_folder(context, prepare, name) -> None:
+    (context / CONTEXT / "ImageSets/Main/val.txt").write_text(f"v1\n{name}\n")
+    message = prepare("pascal_context", "--splits", "val", status=1)
+    assert f"val.txt names the file '{name}.mat', which does not lie below" in message
+
+
+@pytest.mark.parametrize("images", [None, [1], [{"phase": "val"}], [{"phase": "val", "file_name": 3}]])
+def test_context_split_files_of_another_kind(context, prepare, images) -> None:
+    (context / CONTEXT / "trainval_merged.json").write_text(json.dumps({"images": images}))
+    assert "trainval_merged.json is not Pascal Context's list" in prepare("pascal_context", status=1)

@@ -9,6 +9,7 @@ are saved again as JPEG (Pillow's default quality) and labels as 16-bit TIFF.
 
 from __future__ import annotations
 
+from collections import Counter
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from maft.data.preparation.command import Count, Options
 from maft.data.preparation.jobs import require, require_files, run_jobs
 from maft.data.preparation.labels import convert_labels
 from maft.data.preparation.panoptic import Segments, convert_panoptic
-from maft.data.reading import files_by_stem, read_map, reading
+from maft.data.reading import files_by_stem, inside, read_map, reading
 from maft.errors import UserError
 from maft.files import atomic_path, remove_unfinished
 
@@ -123,15 +124,22 @@ def read_index(file: Path, root: Path) -> dict[str, list[Path]]:
     the file can run.
 
     Raises:
-        UserError: the file is damaged, holds anything else, or lacks the lists of files.
+        UserError: the file is damaged, holds anything else, or lacks the lists of files; or it names one elsewhere or
+            twice.
     """
     index = load_plain_pickle(file)
     if not isinstance(index, dict) or not {"filename", "folder"} <= index.keys():
         raise UserError(f"{file} is not the index of ADE20K: it lacks 'filename' and 'folder'.")
+    try:
+        entries = [f"{folder}/{name}" for folder, name in zip(index["folder"], index["filename"], strict=True)]
+    except (TypeError, ValueError):
+        raise UserError(f"{file} does not list one folder a file name: download it again.") from None
     listed: dict[str, list[Path]] = {"train": [], "val": []}
-    for folder, name in zip(index["folder"], index["filename"], strict=True):
-        split = "val" if str(name).startswith("ADE_val_") else "train"
-        listed[split].append(root / str(folder) / str(name))
+    for path in (inside(root, entry, file) for entry in entries):
+        listed["val" if path.name.startswith("ADE_val_") else "train"].append(path)
+    for paths in listed.values():
+        if double := [path for path, count in Counter(path.stem for path in paths).items() if count > 1]:
+            raise UserError(f"{file} lists {double[0]} more than once: download it again.")
     return listed
 
 

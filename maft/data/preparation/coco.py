@@ -11,8 +11,8 @@ from maft.data.catalog import dataset
 from maft.data.preparation.command import Count, Options
 from maft.data.preparation.jobs import require, require_files
 from maft.data.preparation.labels import convert_labels
-from maft.data.reading import files_by_stem, read_annotation, read_map, read_panoptic_ids
-from maft.errors import UserError
+from maft.data.reading import files_by_stem, inside, read_annotation, read_map, read_panoptic_ids
+from maft.errors import UserError, first_line
 
 # One panoptic PNG and the category of each segment id in it.
 Source = tuple[Path, dict[int, int]]
@@ -57,15 +57,27 @@ def prepare_coco_panoptic(options: Options) -> list[Count]:
     counts = []
     for split in options.splits:
         row = dataset(f"coco_133_{split}")
-        table = read_annotation(coco / "annotations" / f"panoptic_{split}2017.json", "annotations")
-        sources: dict[str, Source] = {}
-        for annotation in table["annotations"]:
-            path = coco / f"panoptic_{split}2017" / annotation["file_name"]
-            sources[path.stem] = (path, {s["id"]: s["category_id"] for s in annotation["segments_info"]})
+        sources = _sources(coco / "annotations" / f"panoptic_{split}2017.json", coco / f"panoptic_{split}2017")
         require_files(row, (path for path, _ in sources.values()), "panoptic PNGs")
         require_files(row, (coco / f"{split}2017" / f"{stem}.jpg" for stem in sources), "images")
         counts.append(convert_labels(row, options, sources, read_categories))
     return counts
+
+
+def _sources(file: Path, folder: Path) -> dict[str, Source]:
+    sources: dict[str, Source] = {}
+    try:
+        for annotation in read_annotation(file, "annotations")["annotations"]:
+            path = inside(folder, annotation["file_name"], file)
+            if path.stem in sources:
+                raise UserError(f"{file} lists {path.stem} more than once: download it again.")
+            sources[path.stem] = (path, {s["id"]: s["category_id"] for s in annotation["segments_info"]})
+    except (LookupError, TypeError, AttributeError) as error:
+        raise UserError(
+            f"Panoptic annotation {file} is not in COCO's format ({type(error).__name__}: {first_line(error)}): "
+            "download it again."
+        ) from error
+    return sources
 
 
 def read_categories(source: Source) -> NDArray[np.integer]:

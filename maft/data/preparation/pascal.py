@@ -11,16 +11,17 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.io import loadmat
+from scipy.io import loadmat, whosmat
 from scipy.io.matlab import MatReadError
 
 from maft.data.catalog import dataset
 from maft.data.preparation.command import Count, Options
 from maft.data.preparation.jobs import read_list, require, require_files
 from maft.data.preparation.labels import convert_labels
-from maft.data.reading import read_annotation, read_map
-from maft.errors import UserError
+from maft.data.reading import inside, read_annotation, read_map
+from maft.errors import UserError, first_line, shown
 
+_MOST_PIXELS = 10**8
 _SBD = "http://home.bharathh.info/pubs/codes/SBD/download.html"
 
 
@@ -78,11 +79,11 @@ def prepare_pascal_context(options: Options) -> list[Count]:
     phases = _phases(merged) if merged.is_file() else {s: read_list(_list(voc, "Main", s)) for s in options.splits}
     counts = []
     for split in options.splits:
-        sources = {stem: voc / "trainval" / f"{stem}.mat" for stem in phases[split]}
+        origin = merged if merged.is_file() else _list(voc, "Main", split)
+        sources = {stem: inside(voc / "trainval", f"{stem}.mat", origin) for stem in phases[split]}
         require_files(row, sources.values(), "label files (.mat)")
         require_files(row, (voc / "JPEGImages" / f"{stem}.jpg" for stem in sources), "images")
-        origin = merged.name if merged.is_file() else f"ImageSets/Main/{split}.txt"
-        print(f"{split}: {len(sources)} images of {origin}")
+        print(f"{split}: {len(sources)} images of {origin.relative_to(voc)}")
         for classes in (59, 459):
             counts.append(
                 convert_labels(dataset(f"pascal_context_{classes}_{split}"), options, sources, read_label_map)
@@ -97,16 +98,27 @@ def read_label_map(path: Path) -> NDArray[np.integer]:
         UserError: the file is damaged or has no ``LabelMap``.
     """
     try:
-        return loadmat(path, variable_names=["LabelMap"])["LabelMap"].astype(np.int32)
+        # The header tells the size before anything is unpacked.
+        shape = {name: size for name, size, _ in whosmat(path)}["LabelMap"]
+        if len(shape) != 2 or shape[0] * shape[1] > _MOST_PIXELS:
+            raise ValueError(f"its LabelMap has the size {shown(shape)}")
+        values = loadmat(path, variable_names=["LabelMap"])["LabelMap"]
+        labels = values.astype(np.int32)
+        if (labels != values).any():
+            raise ValueError("its LabelMap holds other than whole numbers")
     except KeyError:
         raise UserError(f"{path} has no LabelMap: it is not of Pascal Context.") from None
     except (MatReadError, OSError, ValueError, TypeError, NotImplementedError, zlib.error) as error:
         raise UserError(f"{path} cannot be read ({error}): download it again.") from None
+    return labels
 
 
 def _phases(merged: Path) -> dict[str, list[str]]:
-    images = read_annotation(merged, "images")["images"]
-    return {
-        split: sorted(Path(image["file_name"]).stem for image in images if image.get("phase") == split)
-        for split in ("train", "val")
-    }
+    try:
+        images = [(image.get("phase"), Path(image["file_name"]).stem) for image in read_annotation(merged)["images"]]
+    except (LookupError, TypeError, AttributeError) as error:
+        raise UserError(
+            f"{merged} is not Pascal Context's list of images ({type(error).__name__}: {first_line(error)}): download "
+            "it again."
+        ) from None
+    return {split: sorted(stem for phase, stem in images if phase == split) for split in ("train", "val")}
