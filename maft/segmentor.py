@@ -13,6 +13,7 @@ from detectron2.config import CfgNode, configurable
 from detectron2.modeling import META_ARCH_REGISTRY
 from torch import Tensor, nn
 
+from maft.answers import check_answers
 from maft.backbones import backbone_from_config
 from maft.clip import CLIPEncoder, VocabularyEncoder, load_clip
 from maft.config import chosen, component_options
@@ -75,6 +76,7 @@ class OpenVocabSegmentor(Trainable):
         self.freeze_classifier = freeze_classifier
         self.inference_options = inference
         self._vocabulary, self._things = vocabulary, things
+        check_answers(proposer, classifier, ensemble, losses.values())
         self._choose_trainable_parameters()
 
     @classmethod
@@ -190,6 +192,8 @@ class OpenVocabSegmentor(Trainable):
             no mask says anything, their scores "sem_seg_confidence" (H, W), unless ``labels_only`` the scores of all
             classes "sem_seg" (C, H, W), and, when turned on, "panoptic_seg" and "instances".
         """
+        if not records:
+            raise UserError("The batch is empty: give the model at least one image.")
         images = self.padded(records)
         if self.training:
             return self._training_losses(images, records)

@@ -90,6 +90,9 @@ class Halves(Proposer):
         super().__init__()
         self.moving, self.fixed = torch.nn.Linear(2, 2), torch.nn.Linear(2, 2).requires_grad_(False)
 
+    def forward(self, images, text, clip, targets=None, records=None):
+        raise AssertionError
+
 
 @pytest.mark.parametrize("frozen", [False, True])
 def test_by_default_what_the_constructor_left_trainable_trains(vit_clip, frozen):

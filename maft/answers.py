@@ -1,0 +1,113 @@
+"""Whether the parts of a model answer as `maft.interfaces` says; asked once, of the first batch.
+
+A component of one's own that returns another shape or numbers that are not finite would otherwise fail somewhere else,
+or nowhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from maft.errors import UserError, shown
+from maft.structures import Classification, Proposals
+
+
+def check_answers(
+    proposer: nn.Module, classifier: nn.Module | None, ensemble: object, losses: Iterable[nn.Module]
+) -> None:
+    """Has every part checked that it says what it does, and later its first answer in training and in evaluation.
+
+    Raises:
+        UserError: one has no forward.
+    """
+    losses = tuple(losses)
+    for part in (proposer, classifier, *losses):
+        if part is not None:
+            check_forward(part)
+    check_forward(ensemble, "__call__")
+    _at_first(proposer, _check_proposer)
+    if classifier is not None:
+        _at_first(classifier, _check_classifier)
+    for loss in losses:
+        _at_first(loss, lambda part, given, answer: check_losses(part, answer))
+
+
+def _check_proposer(part: nn.Module, given: tuple[Any, ...], answer: Any) -> None:
+    images, text, *_ = given
+    check_proposals(part, answer, len(images.sizes), text.num_classes)
+
+
+def _check_classifier(part: nn.Module, given: tuple[Any, ...], answer: Any) -> None:
+    _, proposals, text, *_ = given
+    check_classification(part, answer, proposals, text.num_classes)
+
+
+def _at_first(part: nn.Module, check: Callable[[nn.Module, tuple[Any, ...], Any], None]) -> None:
+    modes = set()
+
+    def hook(module: nn.Module, given: tuple[Any, ...], answer: Any) -> None:
+        if module.training not in modes:
+            modes.add(module.training)
+            check(module, given, answer)
+
+    part.register_forward_hook(hook)
+
+
+def check_forward(part: object, method: str = "forward") -> None:
+    """Refuses a component that does not say what it does.
+
+    Raises:
+        UserError: neither it nor a base class below those of `maft.interfaces` has the method.
+    """
+    owner = next(cls for cls in type(part).__mro__ if method in vars(cls))
+    if owner is nn.Module or owner.__module__ == "maft.interfaces":
+        raise UserError(f"{type(part).__name__} has no {method}: write it as maft/interfaces.py describes it.")
+
+
+def check_proposals(proposer: object, proposals: Proposals, images: int, classes: int) -> None:
+    """Raises `UserError` unless there are (B, Q, h, w) masks without NaN and class scores of (B, Q, C + 1), if any."""
+    name = type(proposer).__name__
+    _check_type(name, proposals, Proposals)
+    masks, scores = proposals.masks, proposals.class_logits
+    if masks.ndim != 4 or len(masks) != images:
+        raise UserError(f"{name} returns masks of shape {tuple(masks.shape)}, not ({images}, masks, height, width).")
+    if not masks.isfinite().all():
+        raise UserError(f"{name} returns masks that are not finite: are its weights?")
+    if scores is not None and tuple(scores.shape) != (*masks.shape[:2], classes + 1):
+        expected = (*masks.shape[:2], classes + 1)
+        raise UserError(f"{name} returns class scores of shape {tuple(scores.shape)}, not {expected} (void last).")
+
+
+def check_classification(classifier: object, answer: Classification, proposals: Proposals, classes: int) -> None:
+    """Raises `UserError` unless the logits are (B, Q, C), or with void (B, Q, C + 1), and numbers where valid."""
+    name = type(classifier).__name__
+    _check_type(name, answer, Classification)
+    expected = (*proposals.masks.shape[:2], classes + answer.has_void)
+    if tuple(answer.logits.shape) != expected:
+        void = "with void" if answer.has_void else "without void"
+        raise UserError(f"{name} returns logits of shape {tuple(answer.logits.shape)}, not {expected} ({void}).")
+    logits = answer.logits if answer.valid is None else answer.logits[answer.valid]
+    # Minus infinity rules a class out.
+    if (logits.isnan() | (logits == torch.inf)).any():
+        raise UserError(f"{name} returns logits that are not finite for masks that it calls valid: are its weights?")
+
+
+def check_losses(owner: object, terms: Mapping[str, Tensor]) -> None:
+    """Raises `UserError` unless a component's losses are finite scalar tensors by name."""
+    name = type(owner).__name__
+    _check_type(name, terms, Mapping)
+    for term, value in terms.items():
+        if not isinstance(value, Tensor) or value.ndim:
+            what = f"of shape {tuple(value.shape)}" if isinstance(value, Tensor) else shown(value)
+            raise UserError(f"{name} returns the loss {term!r} {what}, not a scalar tensor: take its mean or sum.")
+        if not value.isfinite():
+            raise UserError(f"{name} returns the loss {term!r} {value.item()} for the first batch: correct it.")
+
+
+def _check_type(name: str, answer: Any, expected: type) -> None:
+    if not isinstance(answer, expected):
+        raise UserError(f"{name} returns {type(answer).__name__}, not {expected.__name__}: see maft/interfaces.py.")
