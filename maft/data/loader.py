@@ -246,7 +246,8 @@ def build_test_loader(records: list[Record], mapper: Mapper, *, workers: int = 0
 def _check_same_everywhere(records: Sequence[Record]) -> None:
     # Folders may lie elsewhere on another machine.
     names = "\n".join(os.path.basename(str(record.get("file_name"))) for record in records)
+    fingerprint = hashlib.sha256(names.encode()).hexdigest()[:12]
     same_everywhere(
-        {"the number of images": len(records), "their file names": hashlib.sha256(names.encode()).hexdigest()[:12]},
+        {"the number of images": len(records), "the fingerprint of their names": fingerprint},
         "give every machine the same data",
     )

@@ -48,7 +48,7 @@ def run_children(
     try:
         for child in children:
             child.start()
-        with forwarded(children):
+        with forwarded(children) as request:
             while not any(child.exitcode for child in children):
                 running = [child.sentinel for child in children if child.exitcode is None]
                 if not running:
@@ -57,7 +57,7 @@ def run_children(
             # When one process stops, the others fail in their next exchange, or stop too.
             _join(children)
         failures = {member.rank: child for member, child in zip(members, children) if child.exitcode}
-        _report(failures, mistakes)
+        _report(failures, mistakes, request.signal)
     finally:
         _end(children)
 
@@ -84,6 +84,8 @@ def _child(
     except UserError as error:
         mistakes.put((isinstance(error, LostConnection), str(error)))
         sys.exit(1)
+    except KeyboardInterrupt:
+        sys.exit(128 + signal.SIGINT)
     # All is done. A thread of the communication backend that asks for the interpreter while it shuts down aborts the
     # process now and then, which would make a success look like a failure.
     logging.shutdown()
@@ -109,7 +111,7 @@ def _end(children: Sequence[SpawnProcess]) -> None:
         child.join()
 
 
-def _report(failures: dict[int, SpawnProcess], mistakes: Any) -> None:
+def _report(failures: dict[int, SpawnProcess], mistakes: Any, asked: int) -> None:
     """Raises what tells the user most: a process' own mistake, that it was killed or failed, or whom it lost."""
     said = []
     while not mistakes.empty():
@@ -126,7 +128,8 @@ def _report(failures: dict[int, SpawnProcess], mistakes: Any) -> None:
             )
     for status in statuses.values():
         if status in _STOPPED:
-            raise SystemExit(abs(status) % 128 + 128)
+            # Children are asked by SIGTERM, whatever this process was asked by.
+            raise SystemExit(128 + (asked or abs(status) % 128))
     if said:
         raise UserError(said[0][1])
     rank, status = next(iter(statuses.items()))

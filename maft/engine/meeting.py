@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,7 +15,7 @@ import torch.distributed as dist
 from detectron2.utils import comm
 
 from maft.engine.stopping import StopRequest
-from maft.engine.watching import LostConnection, Watch, meet, say
+from maft.engine.watching import SPEAK_AFTER, LostConnection, Watch, meet, say
 from maft.errors import UserError, first_line
 
 _CONNECTION = timedelta(seconds=20)
@@ -118,19 +119,35 @@ def _choose_device(member: Member, device: str) -> None:
 
 def _connect(member: Member, timeout: float) -> tuple[dist.Store, dist.Store]:
     """Two connections to the store; while somebody waits at one, nobody else can use it."""
-    start, where = time.monotonic(), f"{member.host}:{member.port}"
+    where = f"{member.host}:{member.port}"
+    try:
+        first = _store(member.host, member.port, is_server=True) if member.hosts_store else None
+        _wait_for_answer(member, timeout)
+        return first or _store(member.host, member.port), _store(member.host, member.port)
+    except (OSError, RuntimeError, ValueError, OverflowError) as error:
+        raise UserError(
+            f"The {member.world} processes cannot meet at {where} ({first_line(error)}): start process 0 there, check "
+            "the address (--dist-url, or torchrun's) and that no firewall is between."
+        ) from error
+
+
+def _wait_for_answer(member: Member, timeout: float) -> None:
+    """Returns when something answers at the address; PyTorch's own waiting fills the screen with stack traces."""
+    start, said = time.monotonic(), False
     while True:
         try:
-            first = _store(member.host, member.port, member.hosts_store)
-            return first, _store(member.host, member.port)
-        except (RuntimeError, ValueError, OverflowError) as error:
+            socket.create_connection((member.host, member.port), timeout=5).close()
+            return
+        except socket.gaierror:
+            raise
+        except OSError:
             waited = time.monotonic() - start
-            if member.hosts_store or waited > timeout or not isinstance(error, dist.DistError):
-                raise UserError(
-                    f"The {member.world} processes cannot meet at {where} ({first_line(error)}): start process 0 "
-                    "there, check the address (--dist-url, or torchrun's) and that no firewall is between."
-                ) from error
-            say(f"Process {member.rank} waits for process 0 at {where}, {waited:.0f} s so far.")
+            if waited > timeout:
+                raise
+            if waited > min(SPEAK_AFTER, timeout / 2) and not said:
+                said = True
+                say(f"Process {member.rank} waits for process 0 at {member.host}:{member.port}, {waited:.0f} s so far.")
+            time.sleep(0.2)
 
 
 def _store(host: str, port: int, is_server: bool = False) -> dist.TCPStore:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from types import FrameType
 from typing import Any
@@ -22,10 +22,12 @@ class StopRequest:
 
     def __init__(self) -> None:
         self.signal = 0
+        self._interrupted = False
 
     def note(self, number: int, frame: FrameType | None) -> None:
-        if number == signal.SIGINT and self.signal == signal.SIGINT:
+        if number == signal.SIGINT and self._interrupted:
             raise KeyboardInterrupt
+        self._interrupted |= number == signal.SIGINT
         self.signal = number
 
     def noted(self) -> AbstractContextManager[None]:
@@ -33,15 +35,19 @@ class StopRequest:
         return _handled_by(self.note)
 
 
-def forwarded(processes: list[Any]) -> AbstractContextManager[None]:
-    """Passes requests to stop on to child processes while the block waits for them."""
+@contextmanager
+def forwarded(processes: Sequence[Any]) -> Iterator[StopRequest]:
+    """Passes requests to stop on to child processes while the block waits for them; gives what was asked for."""
+    request = StopRequest()
 
     def pass_on(number: int, frame: FrameType | None) -> None:
+        request.signal = number
         for process in processes:
             if process.pid is not None and process.is_alive():
                 os.kill(process.pid, signal.SIGTERM)
 
-    return _handled_by(pass_on)
+    with _handled_by(pass_on):
+        yield request
 
 
 @contextmanager

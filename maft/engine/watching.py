@@ -23,7 +23,7 @@ from detectron2.utils import comm
 
 from maft.errors import UserError
 
-_SPEAK_AFTER = 30.0
+SPEAK_AFTER = 30.0
 _BEAT = 1.0
 _LOOK_EVERY = 5
 
@@ -74,7 +74,7 @@ class Watch:
         self, store: dist.Store, rank: int, world: int, timeout: float, give_up: Callable[[str], None]
     ) -> None:
         self.store, self.rank, self.world, self.timeout, self.give_up = store, rank, world, timeout, give_up
-        self.speak_after = min(_SPEAK_AFTER, timeout / 2)
+        self.speak_after = min(SPEAK_AFTER, timeout / 2)
         self.name = f"process {rank} (pid {os.getpid()} on {socket.gethostname()})"
         self._keys = [f"sign_{other}" for other in range(world)]
         self._seen: dict[int, tuple[list[Any], float]] = {}

@@ -1,8 +1,12 @@
-"""Runs of several real processes of which one is killed, stopped, late or wrong: clear words, nobody left, resumed."""
+"""Runs of several real processes of which one is killed, stopped, late or wrong: clear words, nobody left, resumed.
+
+One trial belongs to every test run, all of them to ``make kill-test``.
+"""
 
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -13,7 +17,11 @@ import pytest
 ROOT = Path(__file__).parent.parent.parent
 SCRIPT = ROOT / "tests/engine/tiny_run.py"
 OWN = [sys.executable, str(SCRIPT), "--processes", "2"]
+ALONE = [sys.executable, str(SCRIPT)]
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+
+
+long = pytest.mark.skipif(not os.environ.get("MAFT_KILL"), reason="long: make kill-test runs it")
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +38,7 @@ def environment(**variables):
 
 
 def start(command, images, output, *arguments, **variables):
-    command = [*command, *([] if command is OWN else [str(SCRIPT)]), str(images), str(output), *arguments]
+    command = [*command, *([] if str(SCRIPT) in command else [str(SCRIPT)]), str(images), str(output), *arguments]
     return subprocess.Popen(
         command, env=environment(**variables), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
@@ -46,7 +54,7 @@ def finished(process):
 
 
 def left_behind(output):
-    """Processes whose command line or whose parent's names the output folder; children of a launcher inherit theirs."""
+    """Processes whose environment or command line names the output folder."""
     found = []
     for folder in Path("/proc").glob("[0-9]*"):
         try:
@@ -56,6 +64,19 @@ def left_behind(output):
         if str(output) in words:
             found.append(int(folder.name))
     return found
+
+
+def children_of(pid):
+    try:
+        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    except OSError:
+        return []
+
+
+def meeting():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return {"WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": str(probe.getsockname()[1])}
 
 
 def weights(output):
@@ -70,7 +91,7 @@ def unbroken(images, tmp_path_factory):
     return weights(output)
 
 
-@pytest.mark.parametrize("rank", [0, 1])
+@pytest.mark.parametrize("rank", [pytest.param(0, marks=long), 1])
 def test_a_killed_process_is_named_and_the_run_resumes(images, unbroken, tmp_path, rank):
     run = start(OWN, images, tmp_path, TINY_KILL_AT="3", TINY_RANK=str(rank), RUN=str(tmp_path))
     status, text = finished(run)
@@ -82,6 +103,7 @@ def test_a_killed_process_is_named_and_the_run_resumes(images, unbroken, tmp_pat
     assert weights(tmp_path) == unbroken
 
 
+@long
 def test_under_torchrun_the_others_name_the_one_that_failed(images, tmp_path):
     run = start(TORCHRUN, images, tmp_path, TINY_KILL_AT="1", TINY_RANK="1", TINY_EVENT="UserError", RUN=str(tmp_path))
     status, text = finished(run)
@@ -90,6 +112,7 @@ def test_under_torchrun_the_others_name_the_one_that_failed(images, tmp_path):
     assert "gloo" not in text and not left_behind(tmp_path)
 
 
+@long
 def test_a_stopped_process_is_named_and_the_run_ends(images, tmp_path):
     run = start(
         OWN, images, tmp_path, "--timeout", "0.1",
@@ -102,6 +125,7 @@ def test_a_stopped_process_is_named_and_the_run_ends(images, tmp_path):
     assert "Traceback" not in text and not left_behind(tmp_path)
 
 
+@long
 def test_an_exception_keeps_its_traceback_alone(images, tmp_path):
     run = start(OWN, images, tmp_path, TINY_KILL_AT="1", TINY_RANK="1", TINY_EVENT="ValueError", RUN=str(tmp_path))
     status, text = finished(run)
@@ -112,6 +136,7 @@ def test_an_exception_keeps_its_traceback_alone(images, tmp_path):
     assert not left_behind(tmp_path)
 
 
+@long
 def test_a_killed_launcher_leaves_nobody(images, tmp_path):
     run = start(OWN, images, tmp_path, "SOLVER.MAX_ITER", "100000", RUN=str(tmp_path))
     deadline = time.monotonic() + 100
@@ -126,6 +151,7 @@ def test_a_killed_launcher_leaves_nobody(images, tmp_path):
     assert not left_behind(tmp_path)
 
 
+@long
 def test_torchrun_starts_a_killed_run_again(images, unbroken, tmp_path):
     run = start(
         [*TORCHRUN, "--max-restarts", "1"], images, tmp_path, "--resume",
@@ -136,6 +162,7 @@ def test_torchrun_starts_a_killed_run_again(images, unbroken, tmp_path):
     assert "Resuming from" in text and weights(tmp_path) == unbroken and not left_behind(tmp_path)
 
 
+@long
 def test_the_missing_process_is_named(images, tmp_path):
     alone = {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "MASTER_ADDR": "localhost", "MASTER_PORT": "0"}
     command = [sys.executable, str(SCRIPT)]
@@ -148,3 +175,50 @@ def test_the_missing_process_is_named(images, tmp_path):
     assert re.search(r"^Waiting for process 1 of 2 to start, \d+ s so far", text, re.MULTILINE)
     assert re.search(r"^error: .* process 1 of 2 did not start within 0.05 minutes; ", text, re.MULTILINE)
     assert "Traceback" not in text
+
+
+@long
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (
+            ("SOLVER.BASE_LR", "0.02"),
+            "SOLVER.BASE_LR is 0.01 in process 0 and 0.02 in process 1: start all with",
+        ),
+        (("--resume",), "--resume is False in process 0 and True in process 1: start all with the same config"),
+    ],
+)
+def test_processes_that_were_started_differently_are_refused(images, tmp_path, change, sentence):
+    place = meeting()
+    first = start(ALONE, images, tmp_path, RANK="0", LOCAL_RANK="0", **place)
+    second = start(ALONE, images, tmp_path, *change, RANK="1", LOCAL_RANK="1", **place)
+    for status, text in (finished(first), finished(second)):
+        assert (
+            status == 1 and f"error: The processes of this run differ: {sentence}" in text and "Traceback" not in text
+        )
+
+
+@long
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_request_to_the_launcher_stops_all_and_saves(images, tmp_path, number):
+    run = start(OWN, images, tmp_path, "SOLVER.MAX_ITER", "100000", RUN=str(tmp_path))
+    deadline = time.monotonic() + 100
+    while not (tmp_path / "checkpoints/last_checkpoint").exists() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    run.send_signal(number)
+    status, text = finished(run)
+    assert status == 128 + number and "go on with --resume, as a requeued job does" in text
+    assert "Traceback" not in text and not left_behind(tmp_path)
+
+
+@long
+def test_a_killed_worker_of_one_process_ends_the_run_with_one_sentence(images, tmp_path):
+    run = start(OWN, images, tmp_path, "SOLVER.MAX_ITER", "100000", "DATALOADER.NUM_WORKERS", "1", RUN=str(tmp_path))
+    deadline = time.monotonic() + 100
+    while not (tmp_path / "checkpoints/last_checkpoint").exists() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    children = [child for pid in left_behind(tmp_path) if pid != run.pid for child in children_of(pid)]
+    os.kill(children[-1], signal.SIGKILL)
+    status, text = finished(run)
+    assert status == 1 and re.search(r"^error: A process that reads images ended .*Killed", text, re.MULTILINE), text
+    assert "Traceback" not in text and not left_behind(tmp_path)
