@@ -7,7 +7,7 @@ import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -19,9 +19,9 @@ from maft.config import load_config
 from maft.data.augmentations import ResizeShortestEdge
 from maft.data.label_sets import overlap as shared_synonyms
 from maft.data.reading import read_image, upright_rgb
-from maft.errors import UserError
+from maft.errors import UserError, closest
 from maft.segmentor import OpenVocabSegmentor
-from maft.structures import Vocabulary
+from maft.structures import Vocabulary, as_clip_reads
 from maft.visualize import overlay
 
 ImageLike = np.ndarray | Image.Image | str | os.PathLike
@@ -36,12 +36,16 @@ class Prediction:
         labels: (H, W) int64 indices into ``class_names``, -1 where nothing was found.
         confidence: (H, W) float32 score of the label at each pixel.
         class_names: the user's words.
+        segment_ids: (H, W) int32 panoptic segments, 0 where there is none; None unless things were named.
+        segments: of each segment ``id``, ``label`` (index into ``class_names``), ``name``, ``isthing`` and ``area``.
     """
 
     image: np.ndarray
     labels: np.ndarray
     confidence: np.ndarray
     class_names: tuple[str, ...]
+    segment_ids: np.ndarray | None = None
+    segments: tuple[dict[str, Any], ...] = ()
 
     def summary(self) -> list[dict[str, Any]]:
         """The classes found, largest first: name, area in pixels, share of the image, mean score."""
@@ -135,29 +139,76 @@ class Predictor:
         return self._training
 
     @torch.no_grad()
-    def __call__(self, image: ImageLike, class_names: Sequence[str] | None = None) -> Prediction:
+    def __call__(
+        self,
+        image: ImageLike,
+        class_names: Sequence[str] | None = None,
+        things: Sequence[str] | Literal["all"] | None = None,
+    ) -> Prediction:
         """Labels an image with the user's words (default: the training vocabulary); calls leave nothing behind.
 
-        Several threads may share a predictor; their calls run one after the other.
+                Several threads may share a predictor; their calls run one after the other.
 
-        Args:
-            image: a path, a Pillow image, or uint8, (H, W, 3) RGB or (H, W) grey. A proposer that reads masks from disk
-                finds them by the path.
-
-        Raises:
-            UserError: the image cannot be read, or see `vocabulary`.
+                Args:
+                    image: a path, a Pillow image, or uint8, (H, W, 3) RGB or (H, W) grey. A proposer that reads masks from disk
+        X
+                    UserError: the image cannot be read, or see `vocabulary`.
         """
         words = self.vocabulary(class_names)
+        flags = None if things is None else thing_flags(words, things)
         pixels = _pixels(image)
         resized = self._resize.get_transform(pixels).apply_image(pixels)
         tensor = torch.as_tensor(np.ascontiguousarray(resized.transpose(2, 0, 1)))
         record: dict[str, Any] = {"image": tensor, "height": pixels.shape[0], "width": pixels.shape[1]}
         if isinstance(image, (str, os.PathLike)):
             record["file_name"] = os.fspath(image)
-        with self._one_at_a_time, self.model.using_vocabulary(words):
-            result = self.model([record])[0]
+        with self._one_at_a_time, self.model.using_vocabulary(words, flags):
+            result = self._result(record, panoptic=flags is not None)
         labels, confidence = result["sem_seg_labels"], result["sem_seg_confidence"]
-        return Prediction(pixels, labels.cpu().numpy(), confidence.float().cpu().numpy(), words.names)
+        ids, segments = result.get("panoptic_seg", (None, []))
+        return Prediction(
+            pixels,
+            labels.cpu().numpy(),
+            confidence.float().cpu().numpy(),
+            words.names,
+            None if ids is None else ids.cpu().numpy(),
+            tuple(_described(ids, segment, words) for segment in segments),
+        )
+
+    def _result(self, record: dict[str, Any], panoptic: bool) -> dict[str, Any]:
+        alone = self.model.inference_options
+        self.model.inference_options = {**alone, "panoptic": panoptic}
+        try:
+            return self.model([record])[0]
+        finally:
+            self.model.inference_options = alone
+
+
+def thing_flags(words: Vocabulary, things: Sequence[str] | Literal["all"]) -> list[bool]:
+    """Whether each name of a vocabulary is among those of things, as CLIP reads them.
+
+    Raises:
+        UserError: a thing is not in the vocabulary.
+    """
+    if things == "all":
+        return [True] * len(words)
+    if isinstance(things, str):
+        raise UserError(f"Things are a list of names or 'all', not {things!r}: write [{things!r}].")
+    names, asked = [as_clip_reads(name) for name in words.names], {as_clip_reads(thing): thing for thing in things}
+    if strangers := [thing for read, thing in asked.items() if read not in names]:
+        raise UserError(f"The thing {strangers[0]!r} is none of the class names.{closest(strangers[0], words.names)}")
+    return [name in asked for name in names]
+
+
+def _described(ids: torch.Tensor, segment: dict[str, Any], words: Vocabulary) -> dict[str, Any]:
+    label = segment["category_id"]
+    return {
+        "id": segment["id"],
+        "label": label,
+        "name": words.names[label],
+        "isthing": segment["isthing"],
+        "area": int((ids == segment["id"]).sum()),
+    }
 
 
 def _checkpoint_files(path: Path) -> tuple[Path, Path]:

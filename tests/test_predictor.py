@@ -169,3 +169,34 @@ def test_folders_that_are_no_checkpoints(checkpoint, tmp_path):
 def test_an_unknown_device_is_refused_by_name(tiny_configs):
     with pytest.raises(UserError, match="MODEL.DEVICE is 'tpu'"):
         Predictor.from_config(tiny_configs / "freeseg.yaml", overrides=["MODEL.DEVICE", "tpu"])
+
+
+def test_panoptic_segments_come_when_things_are_named(predictor, image, monkeypatch):
+    for threshold in ("object_mask_threshold", "overlap_threshold"):
+        monkeypatch.setitem(predictor.model.inference_options, threshold, 0.0)
+    before = dict(predictor.model.inference_options)
+    plain = predictor(image, WORDS)
+    assert plain.segment_ids is None and plain.segments == ()
+    for things, countable in (("all", WORDS), (["A  red disc"], WORDS[:1]), ([], [])):
+        found = predictor(image, WORDS, things)
+        assert found.labels.shape == found.segment_ids.shape == (40, 60)
+        assert {segment["id"] for segment in found.segments} == set(np.unique(found.segment_ids)) - {0} != set()
+        for segment in found.segments:
+            assert segment["name"] == WORDS[segment["label"]]
+            assert segment["isthing"] == (segment["name"] in countable)
+            assert segment["area"] == (found.segment_ids == segment["id"]).sum() > 0
+        stuff = [segment["label"] for segment in found.segments if not segment["isthing"]]
+        assert len(stuff) == len(set(stuff))
+    assert predictor.model.inference_options == before
+
+
+def test_things_that_are_no_names_are_refused(predictor, image):
+    with pytest.raises(UserError, match=r"The thing 'gras' is none of the class names\. Did you mean grass\?"):
+        predictor(image, WORDS, ["gras"])
+    with pytest.raises(UserError, match="a list of names or 'all', not 'grass'"):
+        predictor(image, WORDS, "grass")
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 300), (4000, 3)])
+def test_pictures_of_any_shape_are_labelled(predictor, size):
+    assert predictor(np.full((*size, 3), 90, np.uint8), WORDS).labels.shape == size

@@ -2,7 +2,8 @@
 """Segment pictures with your own words.
 
 Writes for every image: <name>_overlay.png (labels with a legend), <name>_labels.png (label map, index into the class
-names; 255, or 65535 with more than 255 names, where nothing was found) and <name>.json (areas and scores).
+names; 255, or 65535 with more than 255 names, where nothing was found) and <name>.json (areas and scores). With
+--things also <name>_panoptic.png (segment id = R + 256 G + 65536 B, 0 for none), its segments in the .json.
 """
 
 import argparse
@@ -14,9 +15,10 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
+from maft.data.reading import panoptic_colours
 from maft.errors import ToolParser, UserError, run_tool
 from maft.files import atomic_path, write_json_atomic
-from maft.predictor import Prediction, Predictor
+from maft.predictor import Prediction, Predictor, thing_flags
 
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm"}
 
@@ -30,6 +32,11 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--class-names", nargs="+", metavar="NAME", help="your words (default: the training vocabulary)"
     )
+    countable = parser.add_mutually_exclusive_group()
+    countable.add_argument(
+        "--things", nargs="+", metavar="NAME", help="panoptic segments too: which of the words are countable"
+    )
+    countable.add_argument("--all-things", action="store_true", help="panoptic segments too: all words are countable")
     parser.add_argument("--output", required=True, type=Path, metavar="DIR", help="folder to write to")
     parser.add_argument("opts", nargs="*", default=[], metavar="KEY VALUE", help="config overrides")
     return parser.parse_intermixed_args()
@@ -51,13 +58,17 @@ def find_images(inputs: list[str]) -> list[Path]:
 
 
 def write_prediction(prediction: Prediction, folder: Path, name: str) -> None:
-    """Writes the three files of one image."""
+    """Writes the files of one image."""
     # The highest value is kept for pixels where nothing was found.
     depth = np.uint8 if len(prediction.class_names) <= 255 else np.uint16
-    for suffix, picture in (("overlay", prediction.overlay()), ("labels", prediction.labels.astype(depth))):
+    pictures = {"overlay": prediction.overlay(), "labels": prediction.labels.astype(depth)}
+    record = {"class_names": list(prediction.class_names), "segments": prediction.summary()}
+    if prediction.segment_ids is not None:
+        pictures["panoptic"] = panoptic_colours(prediction.segment_ids)
+        record["panoptic"] = list(prediction.segments)
+    for suffix, picture in pictures.items():
         with atomic_path(folder / f"{name}_{suffix}.png") as temporary:
             Image.fromarray(picture).save(temporary)
-    record = {"class_names": list(prediction.class_names), "segments": prediction.summary()}
     write_json_atomic(folder / f"{name}.json", record)
 
 
@@ -78,11 +89,14 @@ def main() -> int:
     paths = find_images(arguments.input)
     predictor = Predictor.from_path(arguments.config_file, arguments.opts)
     # Words that cannot be used are no fault of the images.
-    predictor.vocabulary(arguments.class_names)
+    words = predictor.vocabulary(arguments.class_names)
+    things = "all" if arguments.all_things else arguments.things
+    if things is not None:
+        thing_flags(words, things)
     failures = []
     for path, name in tqdm(list(zip(paths, output_names(paths), strict=True)), unit="image", disable=None):
         try:
-            prediction = predictor(path, arguments.class_names)
+            prediction = predictor(path, arguments.class_names, things)
         except UserError as error:
             failures.append(f"{path}: {error}")
             continue

@@ -25,9 +25,9 @@ def tool():
 
 @pytest.fixture
 def demo(tool, tiny_configs, tmp_path, monkeypatch):
-    def run(*inputs, words=("grass", "sky")):
+    def run(*inputs, words=("grass", "sky"), options=()):
         arguments = ["--config-file", tiny_configs / "maft.yaml", "--output", tmp_path / "out", "--input", *inputs]
-        monkeypatch.setattr(sys, "argv", ["demo.py", *map(str, arguments), "--class-names", *words])
+        monkeypatch.setattr(sys, "argv", ["demo.py", *map(str, arguments), *options, "--class-names", *words])
         return tool.main()
 
     return run
@@ -77,3 +77,24 @@ def test_nothing_to_read_and_words_that_repeat(demo, images):
         demo(images / "empty")
     with pytest.raises(UserError, match="'sky' occurs twice"):
         demo(images / "a", words=("sky", "sky"))
+
+
+def test_panoptic_segments_of_own_words(demo, images):
+    assert demo(images / "a/one.png", options=["--all-things"]) == 0
+    ids = np.asarray(Image.open(images / "out/one_panoptic.png")).astype(int) @ [1, 256, 65536]
+    record = json.loads((images / "out/one.json").read_text())
+    assert {segment["id"] for segment in record["panoptic"]} == set(np.unique(ids).tolist()) - {0}
+    with pytest.raises(UserError, match="The thing 'skye' is none of the class names"):
+        demo(images / "a", options=["--things", "skye"])
+
+
+def test_thin_and_giant_pictures_leave_the_others_alone(demo, images, capsys, monkeypatch):
+    Image.new("RGB", (4000, 3)).save(images / "a/thin.png")
+    Image.new("RGB", (1, 1)).save(images / "a/point.png")
+    Image.new("L", (5000, 5000)).save(images / "a/giant.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10**7)
+    assert demo(images / "a") == 1
+    printed = capsys.readouterr()
+    assert "4 of 5 images written" in printed.out
+    assert "giant.png cannot be read (Image size (25000000 pixels) exceeds limit" in printed.err
+    assert Image.open(images / "out/thin_labels.png").size == (4000, 3)
