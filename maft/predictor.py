@@ -151,8 +151,12 @@ class Predictor:
 
                 Args:
                     image: a path, a Pillow image, or uint8, (H, W, 3) RGB or (H, W) grey. A proposer that reads masks from disk
-        X
-                    UserError: the image cannot be read, or see `vocabulary`.
+                finds them by the path.
+            things: asks for panoptic segments as well, and says which of the names are countable: each instance of
+                theirs is a segment, while all of another class is one. "all": every name; []: none.
+
+        Raises:
+            UserError: the image cannot be read, or see `vocabulary` and `thing_flags`.
         """
         words = self.vocabulary(class_names)
         flags = None if things is None else thing_flags(words, things)

@@ -16,6 +16,11 @@ from maft.data.reading import MaskContent, Problem, Record, inspect_mask, read_i
 from maft.data.records import files_of, image_id, read_labels_report, unpaired, with_segments
 from maft.errors import UserError
 
+# Sides of an image: fitted into 2048 pixels, the shorter one is then less than the 32 of the coarsest features.
+_LONGEST = 64
+# About as many as the largest cameras have.
+_MOST_PIXELS = 50_000_000
+
 
 @dataclass(frozen=True)
 class Report:
@@ -112,12 +117,25 @@ def _inspect_pair(
         size = read_image(image).shape[:2]
     except UserError as error:
         problems.append(Problem("unreadable image", str(error)))
+    if size:
+        problems += _shape_problems(image, size)
     if size and content.size and size != content.size:
         sizes = f"{size[0]}x{size[1]} and {content.size[0]}x{content.size[1]}"
         problems.append(Problem("size mismatch", f"Image {image} and label map {label} differ in size: {sizes}."))
     if must_teach and content.counts and content.counts.keys() <= {ignore_label} and not content.problem:
         problems.append(Problem("no labelled pixel", f"Label map {label} holds nothing but the ignore value."))
     return _Pair(stem, image, label, content, problems)
+
+
+def _shape_problems(image: str, size: tuple[int, int]) -> list[Problem]:
+    (height, width), problems = size, []
+    if max(size) > _LONGEST * min(size):
+        text = f"Image {image} is {width}x{height}, a strip of which resizing leaves next to nothing: cut or remove it."
+        problems.append(Problem("thin image", text))
+    if height * width > _MOST_PIXELS:
+        text = f"Image {image} is {width}x{height}, which takes gigabytes to label: shrink it and its label map."
+        problems.append(Problem("giant image", text))
+    return problems
 
 
 def _depths(pairs: list[_Pair]) -> list[Problem]:

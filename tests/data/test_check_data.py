@@ -47,6 +47,11 @@ def mask(folder: Path, number: int, values: list, dtype: type = np.uint8) -> Non
     Image.fromarray(np.resize(np.array(values, dtype), (20, 30))).save(folder / f"masks/{number}.png")
 
 
+def picture(folder: Path, number: int, size: tuple[int, int]) -> None:
+    Image.new("L", size).save(folder / f"images/{number}.jpg")
+    Image.new("L", size).save(folder / f"masks/{number}.png")
+
+
 FAULTS = {
     "image without label": lambda f: (f / "masks/0.png").unlink(),
     "label without image": lambda f: (f / "images/1.jpg").unlink(),
@@ -59,6 +64,8 @@ FAULTS = {
     "no labelled pixel": lambda f: mask(f, 8, [255]),
     "mixed bit depth": lambda f: mask(f, 9, [0, 1], np.uint16),
     "stray file": lambda f: (f / "masks/notes.txt").write_text("x"),
+    "thin image": lambda f: picture(f, 12, (1300, 20)),
+    "giant image": lambda f: picture(f, 13, (8000, 6300)),
     "same stem twice": lambda f: Image.new("RGB", (30, 20)).save(f / "images/11.png"),
 }
 
@@ -139,3 +146,9 @@ def test_panoptic_faults(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     file.write_text(json.dumps(table))
     (problem,) = check_dataset("coco_panoptic_val").problems
     assert problem.kind == "panoptic annotation" and "id 200" in problem.text
+
+
+def test_names_that_clip_reads_alike_are_one_mistake(own: Path, check_data) -> None:
+    (own / "classes.txt").write_text("cat\ndog\n Cat \n")
+    status, printed = check_data(f"folder:{own}")
+    assert status == 1 and re.search(r"^error: Class list .*classes\.txt: .*cat", printed, re.IGNORECASE)
