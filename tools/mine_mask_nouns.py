@@ -34,6 +34,9 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--num-machines", type=int, default=1, metavar="N", help="number of machines")
     parser.add_argument("--machine-rank", type=int, default=0, metavar="R", help="which of them this one is, from 0")
     parser.add_argument("--dist-url", default="auto", metavar="URL", help="where processes meet: tcp://HOST:PORT")
+    parser.add_argument(
+        "--timeout", type=float, default=30, metavar="MINUTES", help="how long processes wait for others (default: 30)"
+    )
     parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="config overrides, such as MODEL.WEIGHTS FOLDER")
     return parser.parse_intermixed_args()
 
@@ -53,6 +56,7 @@ def main() -> None:
         machines=arguments.num_machines,
         machine_rank=arguments.machine_rank,
         url=arguments.dist_url,
+        timeout=arguments.timeout,
     )
     cfg.MODEL.DEVICE = processes.device
     cfg.OUTPUT_DIR = str(arguments.output)

@@ -59,7 +59,7 @@ def worker_faults() -> Iterator[None]:
         if text.startswith(_DEAD):
             raise UserError(
                 f"A process that reads images ended ({text.rstrip('. ')}), as happens when memory or /dev/shm is full: "
-                "use fewer DATALOADER.NUM_WORKERS (0 reads in the main process), and go on with --resume."
+                "use fewer DATALOADER.NUM_WORKERS (0 reads in the main process); a training goes on with --resume."
             ) from error
         if any(words in text for words in _SHARING):
             raise UserError(

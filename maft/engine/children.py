@@ -124,7 +124,7 @@ def _report(failures: dict[int, SpawnProcess], mistakes: Any, asked: int) -> Non
         if status < 0 and status not in _STOPPED:
             raise UserError(
                 f"Process {rank} (pid {failures[rank].pid}) was killed ({_signal(-status)}), as happens when memory "
-                "runs out: start again with --resume."
+                "runs out: start again, a training with --resume."
             )
     for status in statuses.values():
         if status in _STOPPED:

@@ -161,6 +161,4 @@ def _loss(watch: Watch, error: RuntimeError) -> str:
         gone = watch.gone()
     if gone:
         return f"{watch.name} ends because of {gone}, which ended: its own message, if it left one, says why."
-    return (
-        f"{watch.name} cannot go on with the others ({first_line(error)}): see what they say, and go on with --resume."
-    )
+    return f"{watch.name} cannot go on with the others ({first_line(error)}): see what they say, and start again."

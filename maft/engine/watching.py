@@ -176,7 +176,9 @@ class Watch:
             waiting_since = waiting_since or now
             words = ", ".join(behind.values())
             if now - waiting_since > self.timeout - self.speak_after:
-                self.give_up(f"Waited {_minutes(self.timeout)} for {words}: see there what holds it up, and --resume.")
+                self.give_up(
+                    f"Waited {_minutes(self.timeout)} for {words}: see there what holds it up, and start again."
+                )
             if words != said and self.rank == min(set(range(self.world)) - set(behind)):
                 said = words
                 say(f"Waiting for {words}: {self._until()}.")
@@ -204,7 +206,7 @@ class Watch:
         if not self._ended.is_set():
             os.kill(os.getpid(), signal.SIGTERM)
             if not self._ended.wait(self.speak_after):
-                self.give_up("The program that started the processes is gone: start again with --resume.")
+                self.give_up("The program that started the processes is gone: start again, a training with --resume.")
 
     def _until(self) -> str:
         return f"the run ends after {_minutes(self.timeout)} of waiting (--timeout)"
