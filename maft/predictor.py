@@ -147,10 +147,10 @@ class Predictor:
     ) -> Prediction:
         """Labels an image with the user's words (default: the training vocabulary); calls leave nothing behind.
 
-                Several threads may share a predictor; their calls run one after the other.
+        Several threads may share a predictor; their calls run one after the other.
 
-                Args:
-                    image: a path, a Pillow image, or uint8, (H, W, 3) RGB or (H, W) grey. A proposer that reads masks from disk
+        Args:
+            image: a path, a Pillow image, or uint8, (H, W, 3) RGB or (H, W) grey. A proposer that reads masks from disk
                 finds them by the path.
             things: asks for panoptic segments as well, and says which of the names are countable: each instance of
                 theirs is a segment, while all of another class is one. "all": every name; []: none.
