@@ -70,14 +70,22 @@ def transform_labels(transform: Transform, labels: NDArray[np.integer], rule: st
     return np.asarray(resized).astype(labels.dtype)
 
 
-class ResizeShortestEdge(T.ResizeShortestEdge):
-    """Detectron2's, but a strip keeps at least one pixel of its shorter side."""
+class _KeepsAPixel:
+    """Of a strip, resizing leaves at least one pixel of the shorter side."""
 
     def get_transform(self, image: NDArray[np.uint8]) -> Transform:
-        resize = super().get_transform(image)
+        resize = super().get_transform(image)  # type: ignore[misc]
         if isinstance(resize, T.ResizeTransform):
             resize.new_h, resize.new_w = max(resize.new_h, 1), max(resize.new_w, 1)
         return resize
+
+
+class ResizeShortestEdge(_KeepsAPixel, T.ResizeShortestEdge):
+    """Detectron2's, for strips as well."""
+
+
+class ResizeScale(_KeepsAPixel, T.ResizeScale):
+    """Detectron2's, for strips as well."""
 
 
 def shortest_edge_augmentations(
@@ -128,7 +136,7 @@ def large_scale_jitter(
     and Mask-Adapter.
     """
     steps = _flips(flip)
-    steps.append(T.ResizeScale(scale[0], scale[1], size, size))
+    steps.append(ResizeScale(scale[0], scale[1], size, size))
     steps.append(T.FixedSizeCrop((size, size), pad_value=128.0, seg_pad_value=padding_label))
     if color:
         steps.append(ColorAugSSDTransform(color))

@@ -124,3 +124,14 @@ def test_config_at_test_only_resizes(cfg):
     (resize,) = augmentations_from_config(cfg, False, ignore_label=255, padding_label=255)
     transform = resize.get_transform(np.zeros((50, 200, 3), np.uint8))
     assert (transform.new_h, transform.new_w) == (25, 100)
+
+
+@pytest.mark.parametrize("size", [(3, 4000), (4000, 3), (1, 1)])
+@pytest.mark.parametrize("jitter", [True, False])
+def test_strips_and_points_survive_every_resize(size, jitter):
+    steps = large_scale_jitter(64) if jitter else shortest_edge_augmentations([32], 64, crop_size=(24, 24))
+    for seed in range(5):
+        np.random.seed(seed)
+        labelled = LabelledImage(np.zeros((*size, 3), np.uint8), np.zeros(size, np.uint8), "pillow")
+        T.AugmentationList(list(steps))(labelled)
+        assert labelled.image.shape[:2] == labelled.labels.shape and min(labelled.labels.shape) >= 1
