@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -19,7 +19,7 @@ from maft.config import load_config
 from maft.data.augmentations import ResizeShortestEdge
 from maft.data.label_sets import overlap as shared_synonyms
 from maft.data.reading import read_image, upright_rgb
-from maft.errors import UserError, closest
+from maft.errors import UserError, closest, shown
 from maft.segmentor import OpenVocabSegmentor
 from maft.structures import Vocabulary, as_clip_reads
 from maft.visualize import overlay
@@ -127,12 +127,15 @@ class Predictor:
         """The user's words, each seen or unseen in training; None stands for the training vocabulary.
 
         Raises:
-            UserError: there are none, they are one string, or two of them are alike for CLIP.
+            UserError: there are none, they are no list of texts, or two of them are alike for CLIP.
         """
         if isinstance(class_names, str):
             raise UserError(f"Class names are a list of texts, not one text: write [{class_names!r}].")
         if class_names is not None:
-            names = tuple(class_names)
+            if not isinstance(class_names, Iterable):
+                raise UserError(f"Class names are a list of texts, not {shown(class_names)}: write ['cat', 'dog'].")
+            # Names that are none are refused before they are compared.
+            names = Vocabulary(tuple(class_names)).names
             return Vocabulary(names, shared_synonyms(names, self._training.names if self._training else ()))
         if self._training is None:
             raise UserError("The model has no vocabulary of its own (DATASETS.TRAIN is empty): give class names.")
