@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from maft.data.catalog import DatasetRow, class_names, dataset
 from maft.data.folder import FOLDER_PREFIX, folder_files, ignore_is_explained, mixed_depth
+from maft.data.label_order import check_label_order
 from maft.data.preparation.jobs import run_jobs
 from maft.data.reading import MaskContent, Problem, Record, inspect_mask, read_image, read_panoptic_ids
 from maft.data.records import files_of, image_id, read_labels_report, unpaired, with_segments
@@ -148,9 +149,12 @@ def _depths(pairs: list[_Pair]) -> list[Problem]:
 
 
 def _panoptic(row: DatasetRow, pairs: list[_Pair], workers: int) -> list[Problem]:
-    records: list[Record] = [{"file_name": pair.image, "image_id": image_id(pair.stem)} for pair in pairs]
+    records: list[Record] = [
+        {"file_name": pair.image, "sem_seg_file_name": pair.label, "image_id": image_id(pair.stem)} for pair in pairs
+    ]
     try:
         with_segments(row, records)
+        check_label_order(row.name, [record for record, pair in zip(records, pairs) if not pair.problems])
     except UserError as error:
         return [Problem("panoptic annotation", str(error))]
     jobs = [(record["pan_seg_file_name"], {part["id"] for part in record["segments_info"]}) for record in records]

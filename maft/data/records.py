@@ -17,6 +17,7 @@ from typing_extensions import TypedDict
 from maft.data.catalog import TABLE, DatasetRow, dataset
 from maft.data.folder import FOLDER_PREFIX, checked_files
 from maft.data.headers import check_headers, picture_sizes
+from maft.data.label_order import check_label_order
 from maft.data.label_sets import check_order
 from maft.data.pairs import PAIRS_PREFIX, read_pairs
 from maft.data.reading import Record, files_by_stem, read_annotation
@@ -50,6 +51,7 @@ def load_records(names: Sequence[str], purpose: str = "DATASETS.TRAIN") -> list[
             _check_same_classes(names[0], name)
             found = DatasetCatalog.get(name)
             check_headers(name, found)
+            check_label_order(name, found)
             records += found
     return records
 

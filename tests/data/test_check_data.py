@@ -14,6 +14,8 @@ from PIL import Image
 from maft.data.catalog import dataset
 from maft.data.checking import check_dataset
 from maft.data.miniature import ensure_miniature
+from maft.data.records import load_records
+from maft.errors import UserError
 
 TOOL = Path(__file__).parents[2] / "tools" / "check_data.py"
 
@@ -138,6 +140,13 @@ def test_panoptic_faults(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     file = coco / "annotations/panoptic_val2017.json"
     file.write_text(json.dumps(table))
     assert check_dataset("coco_panoptic_val").problems == []
+    table["annotations"][0]["segments_info"][0]["category_id"] = 2
+    file.write_text(json.dumps(table))
+    (problem,) = check_dataset("coco_panoptic_val").problems
+    assert problem.kind == "panoptic annotation" and "'bicycle' (1) has label 0 ('person')" in problem.text
+    with pytest.raises(UserError, match="number the classes otherwise than its panoptic annotation: 'bicycle'"):
+        load_records(["coco_panoptic_val"])
+    table["annotations"][0]["segments_info"][0]["category_id"] = 1
     table["annotations"][0]["segments_info"].append({"id": 6, "category_id": 1})
     file.write_text(json.dumps(table))
     (problem,) = check_dataset("coco_panoptic_val").problems
