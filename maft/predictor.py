@@ -247,5 +247,8 @@ def _pixels(image: ImageLike) -> np.ndarray:
             )
         return pixels
     if isinstance(image, Image.Image):
-        return upright_rgb(image)
+        try:
+            return upright_rgb(image)
+        except ValueError as error:
+            raise UserError(f"A picture of Pillow's mode {image.mode} cannot be shown as RGB: convert it.") from error
     return read_image(image)

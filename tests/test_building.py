@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from detectron2.structures import Instances
 
 import maft.building
 from maft.building import build_model
@@ -29,3 +30,11 @@ def test_cudnn_looks_for_fast_algorithms_in_training_where_the_config_asks(tiny_
     monkeypatch.setattr(torch.backends.cudnn, "benchmark", False)
     build_model(load_config(tiny_configs / "freeseg.yaml", ["CUDNN_BENCHMARK", "True"]), training=training)
     assert torch.backends.cudnn.benchmark == training
+
+
+def test_two_losses_of_one_name_are_refused(tiny_configs):
+    model = build_model(load_config(tiny_configs / "maft.yaml")).train()
+    model.losses["Another"] = model.losses["MaskAwareLoss"]
+    instances = Instances((64, 64), gt_classes=torch.tensor([0]), gt_masks=torch.ones(1, 64, 64, dtype=torch.bool))
+    with pytest.raises(UserError, match="Another returns 'loss_mask_aware', which another loss returns too"):
+        model([{"image": torch.zeros(3, 64, 64, dtype=torch.uint8), "instances": instances}])

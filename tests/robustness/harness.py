@@ -7,14 +7,16 @@ import signal
 import traceback
 import warnings
 from contextlib import contextmanager
+from pathlib import Path
 
 from hypothesis import HealthCheck, settings
 
 from maft.errors import UserError
 
+ROOT = Path(__file__).resolve().parents[2]
 SECONDS = 30
 # Trials of each property: a few in every test run, MAFT_FUZZ of them in all in ``make fuzz``.
-PROPERTIES = 10
+PROPERTIES = 15
 _ASKED = int(os.environ.get("MAFT_FUZZ", "0"))
 TRIALS = -(-_ASKED // PROPERTIES) if _ASKED else 25
 

@@ -5,7 +5,6 @@ import math
 import pickle
 import runpy
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,7 +13,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
-from robustness.harness import fuzz, one_sentence_at_most
+from robustness.harness import ROOT, fuzz, one_sentence_at_most
 from robustness.mutations import mutated_bytes, mutated_json, mutated_json_text, odd_values
 from safetensors.torch import save
 
@@ -33,7 +32,6 @@ from maft.evaluation.panoptic import PanopticEvaluator
 from maft.mining.captions import read_captions
 from maft.proposals.mask_files import MaskFiles
 
-ROOT = Path(__file__).resolve().parents[2]
 CONFIGS = [ROOT / f"configs/quickstart/{name}.yaml" for name in ("maft", "mask_adapter", "proposer", "region_clip")]
 SIZE = (24, 32)
 
@@ -249,12 +247,24 @@ def test_mask_files(folder, data):
         assert found.shape[1:] == SIZE and found.dtype == bool
 
 
-TOOLS = ["train_net", "demo", "mine_mask_nouns", "check_data", "convert_checkpoint", "benchmark", "search_ensemble"]
+# Without those that install, and those that write without being told where.
+TOOLS = [
+    *(f"tools/{name}.py" for name in (
+        "app", "benchmark", "check_data", "check_golden", "convert_checkpoint", "demo", "extract_part",
+        "mine_mask_nouns", "pretrain_tiny_clip", "reproduce", "search_ensemble", "train_net",
+    )),
+    *(f"datasets/prepare_{name}.py" for name in (
+        "ade150", "ade847", "cityscapes", "coco_panoptic", "coco_stuff", "pascal_context", "voc",
+    )),
+]  # fmt: skip
 WORDS = [
     "--config-file", "configs/quickstart/maft.yaml", "gone.yaml", "--input", "--output", "--class-names",
     "/tmp/maft_fuzz_output",
     "--num-gpus", "--num-processes", "--captions", "--masks", "-1", "0", "x", "", "--", "-x", "--help", "folder:/gone",
     "SOLVER.MAX_ITER", "MODEL.WEIGHTS", "gone.pth", "--resume", "--eval-only", "--limit", "nan", "é", "--machine-rank",
+    "--parts", "--from", "FreeSeg", "--device", "cuda:9", "--sheet", "--workers", "--seeds", "--threads", "--json",
+    "--images", "--host", "--port", "99999999", "--set", "--metric", "--thresholds", "--arch", "--data", "--source",
+    "--panoptic", "--case", "--captions-per-image", "--dist-url", "--num-machines", "1e400", "\udce9",
 ]  # fmt: skip
 
 
@@ -265,12 +275,12 @@ def test_command_lines(folder, tool, words):
     # A whole config would start training.
     words = [word for word in words if word != "configs/quickstart/maft.yaml" or "--help" in words]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", [f"{tool}.py", *words])
+        patch.setattr(sys, "argv", [tool, *words])
         patch.setattr(sys, "stdout", io.StringIO())
         patch.setattr(sys, "stderr", errors := io.StringIO())
         patch.chdir(ROOT)
         with one_sentence_at_most(), pytest.raises(SystemExit) as stop:
-            runpy.run_path(str(ROOT / f"tools/{tool}.py"), run_name="__main__")
+            runpy.run_path(str(ROOT / tool), run_name="__main__")
     assert "Traceback" not in errors.getvalue()
     assert stop.value.code == 0 or len(errors.getvalue().strip().splitlines()) >= 1
 
