@@ -2,7 +2,8 @@
 # make test      set up .venv, then lint, check formatting and types, and run the tests
 # make install   set up .venv only
 # make fuzz      N=2000 mutations of everything that is read from outside
-# make kill-test N=20 kills of each program at random moments, and one at each step of a checkpoint write
+# make kill-test N=20 kills of each program at random moments, and one at each step of a checkpoint write;
+#                full disks, which need root
 # make lock      write requirements.lock anew: the newest versions that fit pyproject.toml, with hashes
 #
 # Variables: PYTHON=python3.12      interpreter of a new environment (3.10 to 3.13; default python3.11, else python3)
@@ -47,7 +48,7 @@ fuzz: install
 	MAFT_FUZZ=$(or $(N),2000) $(BIN)/python -m pytest -n $(JOBS) tests/robustness/test_fuzz.py
 
 kill-test: install
-	MAFT_KILL=$(or $(N),20) $(BIN)/python -m pytest tests/robustness/test_kill.py
+	MAFT_KILL=$(or $(N),20) $(BIN)/python -m pytest tests/robustness/test_kill.py tests/robustness/test_full_disk.py
 
 # setuptools builds the project and uv installs it: they are locked with the rest.
 lock: install

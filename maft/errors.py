@@ -40,6 +40,14 @@ class ToolParser(argparse.ArgumentParser):
         raise UserError(f"{message}; see {self.prog} --help.")
 
 
+def discard(stream: Any) -> None:
+    """Sends what is written to a stream from now on, and what is still in its buffer, nowhere.
+
+    Python would try to write a buffer once more when it ends, and complain.
+    """
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
 def run_tool(main: Callable[[], int | None]) -> NoReturn:
     """Run a command line tool and end the process with its exit status.
 
@@ -47,10 +55,12 @@ def run_tool(main: Callable[[], int | None]) -> NoReturn:
         main: the tool; returns its exit status, None meaning 0.
 
     The status is 1 after a :class:`UserError`, whose message goes to stderr without a traceback, and 130 after
-    Ctrl-C, as shells expect. Any other exception is a defect of ours and keeps its traceback.
+    Ctrl-C, as shells expect. What the system refuses (OSError) is one sentence, too. Any other exception is a defect of
+    ours and keeps its traceback.
     """
     try:
         status = main()
+        sys.stdout.flush()
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)
@@ -58,7 +68,15 @@ def run_tool(main: Callable[[], int | None]) -> NoReturn:
         print("interrupted", file=sys.stderr)
         sys.exit(130)
     except BrokenPipeError:
-        # Whoever read the output, such as head, has enough; Python would complain once more when it flushes.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        # Whoever read the output, such as head, has enough.
+        discard(sys.stdout)
         sys.exit(141)
+    except OSError as error:
+        try:
+            sys.stdout.flush()
+        except OSError:
+            discard(sys.stdout)
+        place = error.filename or "a file or the output"
+        print(f"error: {place}: {error.strerror or error}; check its path, rights and the space left", file=sys.stderr)
+        sys.exit(1)
     sys.exit(0 if status is None else status)

@@ -5,27 +5,60 @@ import fcntl
 import glob
 import hashlib
 import json
+import logging
 import os
 import re
 import secrets
 import shutil
 import socket
+import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from maft.errors import UserError
+from maft.errors import UserError, discard
 
 # It can only be read by setting it, which would be visible to other threads at any later time.
 os.umask(_UMASK := os.umask(0o077))
 _UNFINISHED = re.compile(r"\..*\.[0-9a-f]{8}\.tmp(\.[^.]*)?")
-_DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+# A full disk, quota or file, and a file system that fails.
+_UNWRITABLE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS, errno.ESTALE}
 
 
 def unfinished_path(target: Path) -> Path:
     """A new name beside ``target`` for a file or folder that is not whole yet; `remove_unfinished` knows it."""
     return target.with_name(f".{target.stem}.{secrets.token_hex(4)}.tmp{target.suffix}")
+
+
+@contextmanager
+def writing(target: str | os.PathLike[str]) -> Iterator[None]:
+    """Turns a full disk that a block meets while it writes ``target`` into one sentence, whoever raises it.
+
+    Raises:
+        UserError: the disk or quota is full, or the file system fails.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        if reason := unwritable(error):
+            place = getattr(error, "filename", None) or target
+            raise UserError(f"cannot write {place}: {reason}; free some space or write elsewhere") from error
+        raise
+
+
+def unwritable(error: BaseException | None) -> str:
+    """What the system said when an exception, or what it came from, means that nothing can be written; else empty."""
+    while error is not None:
+        # Rust's writers are no OSErrors, but say the number.
+        said = re.search(r"os error (\d+)", str(error))
+        number = error.errno if isinstance(error, OSError) else int(said[1]) if said else None
+        if number in _UNWRITABLE:
+            return os.strerror(number)
+        error = error.__cause__ or error.__context__
+    return ""
 
 
 @contextmanager
@@ -45,14 +78,11 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     temporary = unfinished_path(target)
     _check_writable(temporary)
     try:
-        yield temporary
-        # Some writers make files that only their owner may read.
-        temporary.chmod(0o666 & ~_UMASK)
-        os.replace(temporary, target)
-    except OSError as error:
-        if error.errno in _DISK_FULL:
-            raise UserError(f"cannot write {target}: {error.strerror}; free some space or write elsewhere") from error
-        raise
+        with writing(target):
+            yield temporary
+            # Some writers make files that only their owner may read.
+            temporary.chmod(0o666 & ~_UMASK)
+            os.replace(temporary, target)
     finally:
         with suppress(FileNotFoundError):
             temporary.unlink()
@@ -118,16 +148,18 @@ def _remove(candidates: Iterable[Path]) -> None:
 def held(folder: str | os.PathLike[str], *parts: str) -> Iterator[None]:
     """Holds a folder for one run while the block runs; the lock goes with the process, however that ends.
 
+    A full disk that the block meets is one sentence, see `writing`.
+
     Args:
         folder: what a killed run left unfinished directly in it is removed.
         parts: sub-folders that runs of this kind write, where it is removed at any depth. Others may be of other runs.
 
     Raises:
-        UserError: another process holds it, or it cannot be written to.
+        UserError: another process holds it, or nothing can be written to it (any more).
     """
     path = Path(folder) / ".lock"
     _check_writable(unfinished_path(path))
-    with open(path, "a+", encoding="utf-8") as file:
+    with writing(folder), open(path, "a+", encoding="utf-8") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -146,3 +178,21 @@ def held(folder: str | os.PathLike[str], *parts: str) -> Iterator[None]:
         _remove(Path(folder).glob(".*"))
         remove_unfinished(*(Path(folder) / part for part in parts))
         yield
+
+
+def raise_errors(handler: logging.Handler) -> None:
+    """Has a handler raise what keeps it from writing a line; logging prints a traceback for each line instead.
+
+    Where the file of a ``StreamHandler`` cannot be written any more, that is a `UserError` that names it.
+    """
+
+    def raise_error(record: logging.LogRecord) -> None:
+        error = sys.exc_info()[1]
+        if not isinstance(error, OSError) or not isinstance(handler, logging.StreamHandler):
+            logging.Handler.handleError(handler, record)
+            return
+        discard(handler.stream)
+        with writing(handler.stream.name):
+            raise error
+
+    handler.handleError = raise_error  # type: ignore[method-assign]

@@ -1,3 +1,7 @@
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 
 from maft.errors import ToolParser, UserError, run_tool
@@ -45,3 +49,31 @@ def test_a_defect_keeps_its_traceback():
 
     with pytest.raises(ZeroDivisionError):
         run_tool(main)
+
+
+def test_what_the_system_refuses_is_one_line_and_status_1(capsys):
+    def main():
+        Path("/nowhere/a.txt").read_text()
+
+    with pytest.raises(SystemExit) as stop:
+        run_tool(main)
+    assert stop.value.code == 1
+    assert capsys.readouterr().err == (
+        "error: /nowhere/a.txt: No such file or directory; check its path, rights and the space left\n"
+    )
+
+
+@pytest.mark.parametrize(("end", "status"), [("| true", 141), ("> /dev/full", 1)])
+def test_a_closed_pipe_and_a_full_output_have_no_traceback(tmp_path, end, status):
+    script = tmp_path / "tool.py"
+    script.write_text(
+        "import time; from maft.errors import run_tool\n"
+        "def main():\n    time.sleep(0.2); print('x' * 10**5)\n"
+        "run_tool(main)\n"
+    )
+    done = subprocess.run(
+        ["bash", "-o", "pipefail", "-c", f"{sys.executable} {script} {end}"], capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == status
+    sentence = "error: a file or the output: No space left on device; check its path, rights and the space left\n"
+    assert done.stderr == ("" if status == 141 else sentence)

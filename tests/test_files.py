@@ -1,11 +1,13 @@
+import errno
 import json
+import logging
 import os
 import stat
 
 import pytest
 
 from maft.errors import UserError
-from maft.files import atomic_path, held, remove_unfinished, write_json_atomic, write_text_atomic
+from maft.files import atomic_path, held, raise_errors, remove_unfinished, write_json_atomic, write_text_atomic, writing
 
 
 def test_the_file_appears_only_at_the_end_and_parents_are_created(tmp_path):
@@ -113,3 +115,40 @@ def test_what_is_unfinished_of_one_file_is_removed_alone(tmp_path):
         (tmp_path / name).touch()
     remove_unfinished(tmp_path / "a.json")
     assert sorted(os.listdir(tmp_path)) == [".b.0123abcd.tmp.json", "a.json"]
+
+
+def _full():
+    raise OSError(errno.ENOSPC, "full")
+
+
+@pytest.mark.parametrize("error", [OSError(errno.EDQUOT, "x"), RuntimeError("I/O error: x (os error 28)")])
+def test_whoever_meets_a_full_disk_it_is_one_sentence(error):
+    sentence = r"^cannot write /a/b: (Disk quota exceeded|No space left on device); free some space or write elsewhere$"
+    with pytest.raises(UserError, match=sentence), writing("/a/b"):
+        raise error
+
+
+def test_the_cause_of_an_error_counts():
+    with pytest.raises(UserError, match="No space left"), writing("a"):
+        try:
+            _full()
+        except OSError:
+            raise RuntimeError("unexpected position") from None
+
+
+@pytest.mark.parametrize("error", [OSError(errno.ENOENT, "x"), ValueError("os error 2"), UserError("x")])
+def test_other_errors_are_left_alone(error):
+    with pytest.raises(type(error)) as caught, writing("a"):
+        raise error
+    assert caught.value is error
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+def test_a_log_that_cannot_be_written_ends_the_run(capsys):
+    log = logging.Logger("test")
+    log.addHandler(logging.FileHandler("/dev/full"))
+    raise_errors(log.handlers[0])
+    with pytest.raises(UserError, match="cannot write /dev/full: No space left on device"):
+        log.warning("x")
+    log.warning("a wrong %d", "format")
+    assert capsys.readouterr().err.count("Traceback") == 1

@@ -104,11 +104,7 @@ def write_safetensors(
     # safetensors refuses tensors that share memory, which tied weights and expanded buffers do
     flat = {name: tensor.detach().to("cpu").contiguous().clone() for name, tensor in tensors.items()}
     with atomic_path(path) as temporary:
-        try:
-            save_file(flat, str(temporary), metadata=text or None)
-        except SafetensorError as error:
-            # It is no OSError, whatever the system said.
-            raise UserError(f"cannot write {path}: {error}; free some space or write elsewhere") from error
+        save_file(flat, str(temporary), metadata=text or None)
 
 
 def _read_safetensors(file: Path) -> dict[str, Tensor]:

@@ -22,8 +22,8 @@ from torch import Tensor
 
 from maft.checkpoint.io import read_state_dict, write_safetensors
 from maft.config import self_contained
-from maft.errors import UserError, shown
-from maft.files import sha256, unfinished_path, write_text_atomic
+from maft.errors import UserError, first_line, shown
+from maft.files import sha256, unfinished_path, unwritable, write_text_atomic
 
 _POINTER = "last_checkpoint"
 _NAME = r"iter_(\d+)"
@@ -139,17 +139,20 @@ class Checkpointer:
             if state is not None:
                 # A file that lacks a tensor or has another bit is a good one by its format.
                 whole = {**state, "model_sha256": sha256(temporary / "model.safetensors")}
-                torch.save(whole, temporary / "trainer.pt")
-            for file in temporary.iterdir():
-                _flush(file)
+                # Into a file of Python's: torch's own does not say why it cannot be written.
+                with open(temporary / "trainer.pt", "wb") as file:
+                    torch.save(whole, file)
+            for path in temporary.iterdir():
+                _flush(path)
             # A folder cannot be replaced in one step; a present one is either model_final or was never pointed to.
             if target.exists():
                 target.rename(replaced)
             temporary.rename(target)
             shutil.rmtree(replaced, ignore_errors=True)
-        except (OSError, RuntimeError) as error:
+        except (UserError, OSError, RuntimeError) as error:
+            reason = unwritable(error) or first_line(error)
             raise UserError(
-                f"Cannot write checkpoint {target}: {error}; free some space or write elsewhere."
+                f"cannot write checkpoint {target}: {reason}; free some space or write elsewhere"
             ) from error
         finally:
             shutil.rmtree(temporary, ignore_errors=True)

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from detectron2.config import CfgNode
 from detectron2.engine import HookBase, create_ddp_model
-from detectron2.engine.hooks import CallbackHook, IterationTimer, LRScheduler, PeriodicWriter
+from detectron2.engine.hooks import CallbackHook, IterationTimer, LRScheduler
 from detectron2.utils import comm
 from detectron2.utils.env import seed_all_rng
 from detectron2.utils.events import EventWriter, JSONWriter, TensorboardXWriter
@@ -33,9 +33,10 @@ from maft.engine.schedules import build_scheduler
 from maft.engine.solver import build_optimizer
 from maft.engine.trainer import Trainer
 from maft.engine.watching import meet, passing
-from maft.errors import UserError
+from maft.engine.writers import NumberFiles
+from maft.errors import UserError, shown
 from maft.evaluation import check_evaluation, draw_predictions, evaluate
-from maft.files import held, write_text_atomic
+from maft.files import held, raise_errors, write_text_atomic
 from maft.interfaces import Trainable
 from maft.layers.distributed import same_everywhere
 from maft.segmentor import OpenVocabSegmentor
@@ -73,7 +74,13 @@ def run(cfg: CfgNode, eval_only: bool = False, resume: bool = False) -> Mapping[
                 load_records([name], "DATASETS.TEST")
     elif eval_only:
         raise UserError("DATASETS.TEST is empty: name at least one dataset to evaluate on.")
-    if not eval_only and not resume and Checkpointer(cfg.OUTPUT_DIR, cfg).exists():
+    try:
+        used = Checkpointer(cfg.OUTPUT_DIR, cfg).exists()
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"OUTPUT_DIR {shown(cfg.OUTPUT_DIR)} cannot be used ({error}): choose another folder."
+        ) from None
+    if not eval_only and not resume and used:
         raise UserError(
             f"OUTPUT_DIR {cfg.OUTPUT_DIR} already holds checkpoints of a training run: continue it with --resume, "
             "or choose another OUTPUT_DIR."
@@ -97,7 +104,8 @@ def set_up(cfg: CfgNode) -> None:
     setup_logger.cache_clear()
     for name in ("fvcore", "detectron2", "maft"):
         logging.getLogger(name).handlers.clear()
-        setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name=name)
+        for handler in setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name=name).handlers:
+            raise_errors(handler)
     # It reports how it stores every list of records in memory.
     logging.getLogger("detectron2.data.common").setLevel(logging.WARNING)
     logger.info(
@@ -219,12 +227,13 @@ def _hooks(
     if comm.is_main_process():
         # Each entry is the median of what happened since the one before.
         period = cfg.SOLVER.LOG_PERIOD
-        writers: list[EventWriter] = [
-            MetricPrinter(cfg.SOLVER.MAX_ITER, window_size=period),
-            JSONWriter(str(Path(cfg.OUTPUT_DIR) / "metrics.json"), window_size=period),
-            TensorboardXWriter(cfg.OUTPUT_DIR, window_size=period, purge_step=start),
-        ]
-        hooks.append(PeriodicWriter(writers, period))
+        folder = Path(cfg.OUTPUT_DIR)
+        writers: dict[Path, EventWriter] = {
+            folder / "log.txt": MetricPrinter(cfg.SOLVER.MAX_ITER, window_size=period),
+            folder / "metrics.json": JSONWriter(str(folder / "metrics.json"), window_size=period),
+            folder / "events.out.tfevents": TensorboardXWriter(str(folder), window_size=period, purge_step=start),
+        }
+        hooks.append(NumberFiles(writers, period))
     return hooks
 
 

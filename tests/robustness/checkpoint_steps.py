@@ -39,7 +39,11 @@ class Steps:
             if place_of_path is not None and self.counting and self.done == self.die_at:
                 self.counting = False
                 function(*arguments, **options)
-                os.truncate(arguments[place_of_path], os.path.getsize(arguments[place_of_path]) // 2)
+                # Some take an open file.
+                if hasattr(file := arguments[place_of_path], "flush"):
+                    file.flush()
+                file = getattr(file, "name", file)
+                os.truncate(file, os.path.getsize(file) // 2)
                 signal.raise_signal(signal.SIGKILL)
             self.step()
             return function(*arguments, **options)
