@@ -37,6 +37,8 @@ def read_embeddings(file: Path, width: int) -> dict[str, Tensor]:
         texts, rows = json.loads(read_metadata(file)["texts"]), read_state_dict(file)["rows"]
         if rows.shape != (len(texts), width) or rows.dtype != torch.float32 or not rows.isfinite().all():
             raise ValueError("its rows are none of this model's")
+        if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+            raise ValueError("it does not say of which texts they are")
         # The time of the last use.
         with suppress(OSError):
             os.utime(file)

@@ -1,5 +1,6 @@
 """What is kept of text embeddings on disk is bounded, whole and readable by others."""
 
+import json
 import os
 import stat
 
@@ -54,3 +55,11 @@ def test_rows_that_are_none_of_this_model_s_are_not_used(tmp_path, caplog, broke
     text_files.write_safetensors(embedding_file(tmp_path, "a"), {"rows": broken}, {"texts": ["a"]})
     assert read_embeddings(embedding_file(tmp_path, "a"), 4) == {}
     assert "computed again" in caplog.text
+
+
+@pytest.mark.parametrize("texts", [[None], {"a": 1}, "a"])
+def test_rows_of_no_texts_are_not_used(tmp_path, texts):
+    text_files.write_safetensors(
+        embedding_file(tmp_path, "a"), {"rows": torch.ones(1, 4)}, {"texts": json.dumps(texts)}
+    )
+    assert read_embeddings(embedding_file(tmp_path, "a"), 4) == {}
