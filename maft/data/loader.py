@@ -10,13 +10,13 @@ from __future__ import annotations
 import hashlib
 import os
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from detectron2.config import CfgNode
-from detectron2.data import DatasetFromList
+from detectron2.data import DatasetFromList, MetadataCatalog
 from detectron2.data.samplers import InferenceSampler
 from torch.utils.data import DataLoader, Dataset, Sampler
 
@@ -204,7 +204,9 @@ def build_train_loader(
         UserError: see `load_records` and `BatchSampler`; or records lack the size to group by.
     """
     records = load_records(cfg.DATASETS.TRAIN)
-    _check_same_everywhere(records)
+    known = set(MetadataCatalog.list()).intersection(cfg.DATASETS.TRAIN)
+    classes = {f"the classes of {name}": MetadataCatalog.get(name).get("stuff_classes") for name in sorted(known)}
+    _check_same_everywhere(records, classes)
     groups = None
     if cfg.DATALOADER.ASPECT_RATIO_GROUPING and not cfg.INPUT.PADDED_SIZE:
         try:
@@ -243,11 +245,11 @@ def build_test_loader(records: list[Record], mapper: Mapper, *, workers: int = 0
     )
 
 
-def _check_same_everywhere(records: Sequence[Record]) -> None:
+def _check_same_everywhere(records: Sequence[Record], others: Mapping[str, Any] | None = None) -> None:
     # Folders may lie elsewhere on another machine.
     names = "\n".join(os.path.basename(str(record.get("file_name"))) for record in records)
     fingerprint = hashlib.sha256(names.encode()).hexdigest()[:12]
     same_everywhere(
-        {"the number of images": len(records), "the fingerprint of their names": fingerprint},
+        {"the number of images": len(records), "the fingerprint of their names": fingerprint, **(others or {})},
         "give every machine the same data",
     )

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from maft.data.loader import BatchSampler, TrainingLoader, TrainingSamples
+from maft.data.loader import BatchSampler, TrainingLoader, TrainingSamples, build_test_loader
 from maft.errors import UserError
 
 
@@ -79,3 +79,13 @@ def test_an_uneven_split_and_an_empty_dataset_are_refused():
         BatchSampler(8, 5, seed=0, world_size=2)
     with pytest.raises(UserError, match="no image"):
         BatchSampler(0, 4, seed=0)
+
+
+def test_processes_with_other_images_or_classes_are_refused(monkeypatch):
+    compared = []
+    monkeypatch.setattr("maft.data.loader.same_everywhere", lambda values, advice: compared.append(dict(values)))
+    for names in (["a/1.jpg", "a/2.jpg"], ["b/1.jpg", "b/2.jpg"], ["a/1.jpg", "a/3.jpg"]):
+        build_test_loader([{"file_name": name} for name in names], draw)
+    # Folders may differ between machines, names may not.
+    assert compared[0] == compared[1] != compared[2]
+    assert compared[0]["the number of images"] == 2
