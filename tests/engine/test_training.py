@@ -152,7 +152,7 @@ def test_what_fails_while_a_run_is_closed_does_not_hide_why_it_ends(train, tmp_p
     monkeypatch.setattr("maft.engine.training.JSONWriter.write", fail)
     with pytest.raises(UserError, match="not finite at iteration 0"):
         train(tmp_path)
-    assert "could not be closed properly: [Errno 28] No space left" in (tmp_path / "log.txt").read_text()
+    assert re.search("could not be closed properly: .*No space left", (tmp_path / "log.txt").read_text())
 
 
 def test_a_loss_of_several_numbers_is_named(train, tiny, tmp_path, monkeypatch):
