@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from typing import Any
+from typing import Annotated, Any
 
+from annotated_types import Len
 from pycocotools import mask as coco_mask
 from pydantic import ConfigDict, PositiveInt, TypeAdapter, ValidationError
 from typing_extensions import NotRequired, TypedDict
@@ -27,7 +28,7 @@ class _Object(TypedDict):
     segmentation: Any
     iscrowd: NotRequired[int]
     area: NotRequired[float]
-    bbox: NotRequired[tuple[float, float, float, float]]
+    bbox: NotRequired[Annotated[list[float], Len(4, 4)]]
 
 
 class _Category(TypedDict):

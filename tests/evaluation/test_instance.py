@@ -74,10 +74,12 @@ def test_no_prediction_is_zero_where_there_is_something_to_find(truth, masks):
 def test_what_tools_leave_out_of_annotations_is_filled_in(truth, masks, lacking):
     for entry in truth["annotations"]:
         entry.pop(lacking, None)
-    ours = evaluator(truth)
-    ours.process([{"image_id": 7}], [predictions(masks, [3, 8, 8], [0.9, 0.8, 0.7])])
-    results = ours.evaluate()["segm"]
-    assert results["AP"] == results["APs"] == pytest.approx(100) and math.isnan(results["APl"])
+    ours = InstanceEvaluator(truth, {3: 20, 8: 90}, {3: "x", 8: "y"}, tasks=("segm", "bbox"))
+    found = predictions(masks, [3, 8, 8], [0.9, 0.8, 0.7])
+    found["instances"].remove("pred_boxes")
+    ours.process([{"image_id": 7}], [found])
+    for results in ours.evaluate().values():
+        assert results["AP"] == results["APs"] == pytest.approx(100) and math.isnan(results["APl"])
 
 
 def broken(truth, **changes):
