@@ -9,9 +9,8 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Annotated, Any
 
-from annotated_types import Len
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from pydantic import PositiveInt, TypeAdapter
+from pydantic import Field, PositiveInt, TypeAdapter
 from typing_extensions import TypedDict
 
 from maft.data.catalog import TABLE, DatasetRow, dataset
@@ -28,7 +27,7 @@ from maft.structures import as_clip_reads
 
 class _Report(TypedDict):
     without_labels: list[str]
-    sizes: dict[str, Annotated[list[PositiveInt], Len(2, 2)]]
+    sizes: dict[str, Annotated[list[PositiveInt], Field(min_length=2, max_length=2)]]
 
 
 _REPORT = TypeAdapter(_Report)

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Annotated, Any
 
-from annotated_types import Len
 from pycocotools import mask as coco_mask
-from pydantic import ConfigDict, PositiveInt, TypeAdapter, ValidationError
+from pydantic import ConfigDict, Field, PositiveInt, TypeAdapter, ValidationError
 from typing_extensions import NotRequired, TypedDict
 
 from maft.data.label_sets import check_order
@@ -28,7 +27,7 @@ class _Object(TypedDict):
     segmentation: Any
     iscrowd: NotRequired[int]
     area: NotRequired[float]
-    bbox: NotRequired[Annotated[list[float], Len(4, 4)]]
+    bbox: NotRequired[Annotated[list[float], Field(min_length=4, max_length=4)]]
 
 
 class _Category(TypedDict):
