@@ -164,12 +164,7 @@ def test_torchrun_starts_a_killed_run_again(images, unbroken, tmp_path):
 
 @long
 def test_the_missing_process_is_named(images, tmp_path):
-    alone = {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "MASTER_ADDR": "localhost", "MASTER_PORT": "0"}
-    command = [sys.executable, str(SCRIPT)]
-    run = subprocess.Popen(
-        [*command, str(images), str(tmp_path), "--timeout", "0.05"],
-        env=environment(**alone), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
+    run = start(ALONE, images, tmp_path, "--timeout", "0.05", RANK="0", LOCAL_RANK="0", **meeting())
     status, text = finished(run)
     assert status == 1
     assert re.search(r"^Waiting for process 1 of 2 to start, \d+ s so far", text, re.MULTILINE)
