@@ -55,10 +55,15 @@ class Checkpointer:
         target = self.folder / f"iter_{state['iteration']:07d}"
         self._write_folder(target, model, state)
         write_text_atomic(self.folder / _POINTER, target.name + "\n")
-        if self.keep > 0:
-            for old in self._folders()[self.keep :]:
-                shutil.rmtree(old)
+        self.prune(target)
         return target
+
+    def prune(self, intact: Path) -> None:
+        """Removes all but the newest checkpoints; nothing while a newer one than this intact one is there, damaged."""
+        folders = self._folders()
+        if self.keep > 0 and folders[0] == intact:
+            for old in folders[self.keep :]:
+                shutil.rmtree(old)
 
     def save_final(self, model: Mapping[str, Tensor]) -> Path:
         """Writes ``model_final`` without trainer state, the folder that users load and share."""

@@ -154,6 +154,9 @@ def train(cfg: CfgNode, seed: int, *, resume: bool = False) -> Mapping[str, Any]
         logger.warning("The checkpoint is of iteration %d, beyond SOLVER.MAX_ITER %d: it is evaluated.", start, end)
     if comm.is_main_process():
         drop_metrics_from(Path(cfg.OUTPUT_DIR) / "metrics.json", start)
+        if latest:
+            # The run may have ended between a checkpoint and the removal of an older one.
+            checkpointer.prune(latest[0])
         if start >= end and not (Path(cfg.OUTPUT_DIR) / "model_final").exists():
             # The run ended between its last checkpoint and this folder.
             checkpointer.save_final(model.state_dict())

@@ -65,6 +65,16 @@ def test_a_failed_write_leaves_nothing_half(checkpointer):
     assert sorted(path.name for path in checkpointer.folder.iterdir()) == ["iter_0000005", "last_checkpoint"]
 
 
+def test_what_was_not_removed_any_more_is_removed_unless_the_newest_is_damaged(checkpointer):
+    checkpointer.keep = 0
+    folders = [save(checkpointer, iteration) for iteration in (3, 5, 7)]
+    checkpointer.keep = 1
+    checkpointer.prune(folders[1])
+    assert len(list(checkpointer.folder.glob("iter_*"))) == 3
+    checkpointer.prune(folders[2])
+    assert list(checkpointer.folder.glob("iter_*")) == [folders[2]]
+
+
 def test_an_incomplete_checkpoint_is_passed_over(checkpointer, caplog):
     save(checkpointer, 5)
     model = save(checkpointer, 7) / "model.safetensors"
