@@ -45,10 +45,11 @@ test: install
 	$(BIN)/python -m pytest -n $(JOBS)
 
 fuzz: install
-	MAFT_FUZZ=$(or $(N),2000) $(BIN)/python -m pytest -n $(JOBS) tests/robustness/test_fuzz.py
+	MAFT_FUZZ=$(or $(N),2000) $(BIN)/python -m pytest -n $(JOBS) tests/robustness/test_fuzz.py tests/robustness/test_fuzz_models.py
 
 kill-test: install
-	MAFT_KILL=$(or $(N),20) $(BIN)/python -m pytest tests/robustness/test_kill.py tests/robustness/test_full_disk.py
+	MAFT_KILL=$(or $(N),20) $(BIN)/python -m pytest tests/robustness/test_kill.py tests/robustness/test_processes.py \
+		tests/robustness/test_full_disk.py
 
 # setuptools builds the project and uv installs it: they are locked with the rest.
 lock: install

@@ -69,9 +69,8 @@ def run(cfg: CfgNode, eval_only: bool = False, resume: bool = False) -> Mapping[
     if cfg.DATASETS.TEST:
         # A mistake in the final evaluation should not come to light after days of training.
         check_evaluation(cfg, cfg.DATASETS.TEST)
-        if not eval_only:
-            for name in cfg.DATASETS.TEST:
-                load_records([name], "DATASETS.TEST")
+        for name in () if eval_only else cfg.DATASETS.TEST:
+            load_records([name], "DATASETS.TEST")
     elif eval_only:
         raise UserError("DATASETS.TEST is empty: name at least one dataset to evaluate on.")
     try:
@@ -85,6 +84,8 @@ def run(cfg: CfgNode, eval_only: bool = False, resume: bool = False) -> Mapping[
             f"OUTPUT_DIR {cfg.OUTPUT_DIR} already holds checkpoints of a training run: continue it with --resume, "
             "or choose another OUTPUT_DIR."
         )
+    if not eval_only:
+        load_records(cfg.DATASETS.TRAIN)
     with held(cfg.OUTPUT_DIR, "checkpoints", "inference") if comm.is_main_process() else contextlib.nullcontext():
         set_up(cfg)
         seed = cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed()
