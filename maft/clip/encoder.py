@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from open_clip.constants import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
 from open_clip.modified_resnet import ModifiedResNet
-from open_clip.tokenizer import SimpleTokenizer
 from open_clip.transformer import VisionTransformer
 from torch import Tensor, nn
 
-from maft.clip import dense, vit
+from maft.clip import dense, text, vit
+from maft.clip.tokenizers import token_rows
 from maft.errors import UserError
 from maft.structures import Images
 
@@ -26,7 +26,7 @@ class CLIPEncoder(nn.Module):
 
     Args:
         model: an ``open_clip`` CLIP or CustomTextCLIP.
-        tokenizer: has ``encode(text) -> list[int]``, ``sot_token_id``, ``eot_token_id`` and ``context_length``.
+        tokenizer: see `maft.clip.tokenizers.token_rows`.
         name: how messages call it.
         mean, std: pixel normalisation in 0..1.
 
@@ -60,12 +60,7 @@ class CLIPEncoder(nn.Module):
         self.tokenizer = tokenizer
         self.name = name
         self.kind = _kind(model.visual, name)
-        text = getattr(model, "text", model)
-        if not hasattr(text, "ln_final") or getattr(text, "text_projection", None) is None:
-            raise UserError(f"The text tower of {name} is not a CLIP text transformer: choose another MODEL.CLIP.NAME.")
-        self.text_width = int(text.ln_final.weight.shape[0])
-        projection = text.text_projection
-        self.embed_dim = int(projection.out_features if isinstance(projection, nn.Linear) else projection.shape[1])
+        self.text_width, self.embed_dim = text.text_width(model), text.joint_width(model)
         size = model.visual.image_size
         self.image_size = (int(size), int(size)) if isinstance(size, int) else (int(size[0]), int(size[1]))
         self.stride = int(model.visual.patch_size[0]) if self.kind == "vit" else 32
@@ -88,22 +83,15 @@ class CLIPEncoder(nn.Module):
         return self.pixel_mean.device
 
     def tokenize(self, texts: Sequence[str]) -> Tensor:
-        """Token ids (n, context length) int64 on the CPU, zero-padded.
+        """Token ids (n, context length) int64 on the CPU, padded as the tower was trained.
 
         Raises:
-            UserError: a text is longer than CLIP's context; nothing is truncated silently.
+            UserError: a text is longer than the tower's context, as nothing is truncated silently; or the tokenizer
+                is missing or another tower's.
         """
-        length = self.tokenizer.context_length
-        tokens = torch.zeros(len(texts), length, dtype=torch.long)
-        for row, text in zip(tokens, texts, strict=True):
-            ids = [self.tokenizer.sot_token_id, *self.tokenizer.encode(text), self.tokenizer.eot_token_id]
-            if len(ids) > length:
-                shown = text if len(text) <= 60 else text[:57] + "..."
-                raise UserError(
-                    f"The text {shown!r} has {len(ids)} tokens and CLIP reads {length}: shorten the class name."
-                )
-            row[: len(ids)] = torch.tensor(ids)
-        return tokens
+        rows = token_rows(self.tokenizer, texts)
+        text.check_rows(self.model, rows)
+        return rows
 
     def encode_text(self, tokens: Tensor) -> Tensor:
         """Text embeddings (n, D), not normalised, of token ids (n, context length)."""
@@ -115,8 +103,14 @@ class CLIPEncoder(nn.Module):
 
     @property
     def temperature(self) -> Tensor:
-        """CLIP's own factor of the cosine, at most 100."""
-        return self.model.logit_scale.exp().clamp(max=100)
+        """The tower's own factor of the cosine; CLIP was trained with at most 100, SigLIP without a limit."""
+        scale = self.model.logit_scale.exp()
+        return scale.clamp(max=100) if self.model.logit_bias is None else scale
+
+    @property
+    def logit_bias(self) -> float:
+        """What a tower that was trained with a sigmoid (SigLIP) adds to its logits; 0 for all others."""
+        return 0.0 if self.model.logit_bias is None else float(self.model.logit_bias)
 
     def encode_image(self, pixels: Tensor, *, visual: nn.Module | None = None, align_corners: bool = False) -> Tensor:
         """Image embeddings (B, D), not normalised.
@@ -150,29 +144,12 @@ class CLIPEncoder(nn.Module):
         )
 
     def text_digest(self) -> str:
-        """SHA-256 of the text tower's weights: the identity under which embeddings may outlive the process."""
-        digest = hashlib.sha256()
+        """SHA-256 of the tokenizer's kind and the text tower's weights: what embeddings are kept under."""
+        digest = hashlib.sha256(f"{type(self.tokenizer).__name__} {self.tokenizer.context_length} ".encode())
         for name, parameter in self.text_parameters():
             digest.update(f"{name} {tuple(parameter.shape)} ".encode())
             digest.update(parameter.detach().float().cpu().contiguous().numpy().tobytes())
         return digest.hexdigest()
-
-
-class BytePairTokenizer(SimpleTokenizer):
-    """CLIP's tokenizer with the special tokens spelt as OpenAI does, ``<|startoftext|>`` and ``<|endoftext|>``."""
-
-    sot_token_id: int
-    eot_token_id: int
-
-    def __init__(self, context_length: int = 77) -> None:
-        super().__init__(context_length=context_length)
-        import regex
-
-        spelt = {"<|startoftext|>": self.sot_token_id, "<|endoftext|>": self.eot_token_id}
-        self.encoder.update(spelt)
-        self.cache = {token: token for token in spelt}
-        words = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
-        self.pat = regex.compile("|".join([*map(regex.escape, spelt), words]), regex.IGNORECASE)
 
 
 def _kind(visual: nn.Module, name: str) -> str:

@@ -9,7 +9,7 @@ from open_clip.transformer import QuickGELU
 from safetensors.torch import save_file
 
 from maft.clip import CLIPEncoder, clip_from_config, load_clip
-from maft.clip.encoder import BytePairTokenizer
+from maft.clip.tokenizers import BytePairTokenizer
 from maft.clip.weights import has_quick_gelu, inner_clip
 from maft.errors import UserError
 
@@ -111,7 +111,7 @@ def test_an_impossible_download_says_what_to_fetch_and_where_to_put_it(tmp_path,
         raise OSError("no name")
 
     monkeypatch.setattr("socket.getaddrinfo", unreachable)
-    monkeypatch.setattr("maft.clip.weights.try_to_load_from_cache", lambda *_: None)
+    monkeypatch.setattr("maft.clip.hub.try_to_load_from_cache", lambda *_: None)
     monkeypatch.setenv("HOME", str(tmp_path))
     for variable in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy", "HF_ENDPOINT"):
         monkeypatch.delenv(variable, raising=False)

@@ -20,7 +20,7 @@ from maft.checkpoint.official.released import key_map
 from maft.classifiers.ip_clip import IPCLIP
 from maft.clip import CLIPEncoder, VocabularyEncoder, clip_from_config, load_clip
 from maft.clip.dense import dense_features, project_dense, project_pooled
-from maft.clip.encoder import BytePairTokenizer
+from maft.clip.tokenizers import BytePairTokenizer
 from maft.clip.vit import embed_patches, project_tokens, run_blocks
 from maft.interfaces import BuildContext
 from maft.structures import Images, Proposals, TextClassifier, Vocabulary
