@@ -104,7 +104,7 @@ class RegionCLIP(Trainable):
             )
         clip = load_clip(cfg.MODEL.CLIP.NAME, cfg.MODEL.CLIP.PRETRAINED, weights=clip_weights)
         depth, size = options.MASK_PROMPT_DEPTH, cfg.INPUT.REGIONS.SIZE
-        prompts = MaskPrompts(clip.visual, depth, (size, size)) if depth else None
+        prompts = MaskPrompts(clip.tower, depth, (size, size)) if depth else None
         return {"clip": clip, "mask_prompts": prompts, "train": options.TRAIN}
 
     def forward(self, records: list[dict[str, Any]]) -> dict[str, Tensor]:
@@ -135,7 +135,7 @@ class RegionCLIP(Trainable):
             (n, D) of unit length.
         """
         prompts = self.mask_prompts
-        features = self.clip.encode_image(regions) if prompts is None else prompts(self.clip.visual, regions, masks)
+        features = self.clip.encode_image(regions) if prompts is None else prompts(self.clip.tower, regions, masks)
         return F.normalize(features.float(), dim=-1)
 
     @torch.no_grad()

@@ -8,13 +8,11 @@ from typing import Any
 
 import torch
 from open_clip.constants import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
-from open_clip.modified_resnet import ModifiedResNet
-from open_clip.transformer import VisionTransformer
 from torch import Tensor, nn
 
-from maft.clip import dense, text, vit
+from maft.clip import text
 from maft.clip.tokenizers import token_rows
-from maft.errors import UserError
+from maft.clip.towers import image_tower
 from maft.structures import Images
 
 
@@ -31,12 +29,11 @@ class CLIPEncoder(nn.Module):
         mean, std: pixel normalisation in 0..1.
 
     Attributes:
-        kind: "vit", "convnext" or "resnet".
+        tower: the pieces of the image tower, see `maft.clip.towers.base.ImageTower`.
         pixel_mean, pixel_std: (3,) float buffers on the 0..255 scale, not in checkpoints.
         embed_dim: D, width of the joint space.
         text_width: width of the text transformer.
         image_size: native input size (height, width).
-        stride: pixels per token, a ViT's patch size, or per cell of the last feature map.
 
     Raises:
         UserError: a tower is of a kind that is not supported.
@@ -59,11 +56,9 @@ class CLIPEncoder(nn.Module):
         self.model = model
         self.tokenizer = tokenizer
         self.name = name
-        self.kind = _kind(model.visual, name)
+        self.tower = image_tower(model.visual, name)
+        self.image_size = self.tower.image_size
         self.text_width, self.embed_dim = text.text_width(model), text.joint_width(model)
-        size = model.visual.image_size
-        self.image_size = (int(size), int(size)) if isinstance(size, int) else (int(size[0]), int(size[1]))
-        self.stride = int(model.visual.patch_size[0]) if self.kind == "vit" else 32
         self.register_buffer("pixel_mean", 255 * torch.tensor(mean, dtype=torch.float32), persistent=False)
         self.register_buffer("pixel_std", 255 * torch.tensor(std, dtype=torch.float32), persistent=False)
         self.requires_grad_(False)
@@ -108,28 +103,17 @@ class CLIPEncoder(nn.Module):
         return scale.clamp(max=100) if self.model.logit_bias is None else scale
 
     @property
-    def logit_bias(self) -> float:
-        """What a tower that was trained with a sigmoid (SigLIP) adds to its logits; 0 for all others."""
-        return 0.0 if self.model.logit_bias is None else float(self.model.logit_bias)
+    def logit_bias(self) -> Tensor | None:
+        """What a tower that was trained with a sigmoid (SigLIP) adds to its logits; None for all others."""
+        return self.model.logit_bias
 
-    def encode_image(self, pixels: Tensor, *, visual: nn.Module | None = None, align_corners: bool = False) -> Tensor:
-        """Image embeddings (B, D), not normalised.
-
-        Args:
-            pixels: (B, 3, h, w) normalised with ``pixel_mean`` and ``pixel_std``, of any size.
-            visual: a tuned copy of the image tower that is run in its place.
-            align_corners: how a ViT's position embedding is resized to another grid.
-        """
-        tower: Any = self.visual if visual is None else visual
-        if self.kind == "vit":
-            return vit.encode_vit(tower, pixels, align_corners=align_corners)
-        if self.kind == "resnet":
-            return dense.attention_pool(tower, dense.dense_features(tower, pixels)["dense"])
-        return tower(pixels)
+    def encode_image(self, pixels: Tensor) -> Tensor:
+        """Image embeddings (B, D), not normalised, of pixels (B, 3, h, w) of any size as `normalize` gives them."""
+        return self.tower.encode(pixels)
 
     def dense_features(self, images: Images) -> dict[str, Tensor]:
-        """Feature maps of a convolutional tower, see :func:`maft.clip.dense.dense_features`."""
-        return dense.dense_features(self.visual, self.normalize(images))
+        """Feature maps of the image tower, see `maft.clip.towers.base.ImageTower.dense_features`."""
+        return self.tower.dense_features(self.normalize(images))
 
     def text_parameters(self) -> list[tuple[str, nn.Parameter]]:
         """Names and parameters of the text tower, in a fixed order."""
@@ -150,16 +134,3 @@ class CLIPEncoder(nn.Module):
             digest.update(f"{name} {tuple(parameter.shape)} ".encode())
             digest.update(parameter.detach().float().cpu().contiguous().numpy().tobytes())
         return digest.hexdigest()
-
-
-def _kind(visual: nn.Module, name: str) -> str:
-    if isinstance(visual, VisionTransformer):
-        return "vit"
-    if dense.is_convnext(visual):
-        return "convnext"
-    if isinstance(visual, ModifiedResNet):
-        return "resnet"
-    raise UserError(
-        f"The image tower of {name} ({type(visual).__name__}) is not supported: "
-        "choose a ViT, ConvNeXt or ResNet CLIP of open_clip."
-    )

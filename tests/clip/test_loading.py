@@ -42,8 +42,8 @@ def activation(clip: CLIPEncoder):
 def test_a_folder_brings_its_weights_sizes_and_normalisation(tmp_path, state):
     clip = load_clip(folder_with(tmp_path / "own", state))
     torch.testing.assert_close(clip.model.visual.proj.data, state["visual.proj"])
-    assert (clip.kind, clip.embed_dim, clip.text_width, clip.image_size, clip.stride) == (
-        "vit",
+    assert (clip.tower.kind, clip.embed_dim, clip.text_width, clip.image_size, clip.tower.stride) == (
+        "class token",
         16,
         16,
         (32, 32),
