@@ -2,6 +2,7 @@
 # make test      set up .venv, then lint, check formatting and types, and run the tests
 # make install   set up .venv only
 # make fuzz      N=2000 mutations of everything that is read from outside
+# make towers    compare small copies of all CLIPs that open_clip lists with open_clip's own
 # make lock      write requirements.lock anew: the newest versions that fit pyproject.toml, with hashes
 #
 # Variables: PYTHON=python3.12      interpreter of a new environment (3.10 to 3.13; default python3.11, else python3)
@@ -27,7 +28,7 @@ BOOTSTRAP := $(or $(shell for candidate in python3.11 python3 python3.12 python3
 	$$candidate -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null \
 	&& echo $$candidate && break; done),$(PYTHON))
 
-.PHONY: install demo fuzz lock test
+.PHONY: install demo fuzz lock test towers
 
 install:
 	@test -n "$(BOOTSTRAP)" || { echo "error: no Python 3.10 to 3.13 found; install one (Debian: apt install python3 python3-venv) or name it with PYTHON=" >&2; exit 1; }
@@ -45,6 +46,9 @@ test: install
 
 fuzz: install
 	MAFT_FUZZ=$(N) $(BIN)/python -m pytest -n $(JOBS) tests/robustness
+
+towers: install
+	$(BIN)/python -m maft.towers --check
 
 # setuptools builds the project and uv installs it: they are locked with the rest.
 lock: install
