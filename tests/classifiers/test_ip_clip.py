@@ -12,7 +12,7 @@ from maft.errors import UserError
 from maft.interfaces import BuildContext
 from maft.layers.grid_masks import grid_probabilities
 from maft.registry import CLASSIFIERS
-from maft.structures import Images, Proposals, Vocabulary
+from maft.structures import Images, Proposals, TextClassifier, Vocabulary
 
 
 @pytest.fixture
@@ -139,6 +139,42 @@ def test_the_start_layer_is_the_start_layer(clip, text, images):
 def test_a_start_layer_outside_the_tower_is_refused(clip, layer):
     with pytest.raises(UserError, match=rf"START_LAYER is {layer}, but .* has blocks 0 to 3"):
         build(clip, start_layer=layer)
+
+
+POOLS = ["ViT-B-16-SigLIP2", "PE-Core-B-16", "coca_ViT-B-32", "ViT-L-14-CLIPA", "ViTamin-L"]
+
+
+@pytest.mark.parametrize("name", POOLS)
+def test_where_masks_act_in_the_pool_there_is_no_start_layer(shrunk_clip, name):
+    assert build(shrunk_clip(name), start_layer=None).start_layer == 0
+    with pytest.raises(UserError, match=rf"START_LAYER is 2, but masks act in the pool of the image tower of {name}"):
+        build(shrunk_clip(name))
+
+
+@pytest.mark.parametrize("name", [*POOLS, "EVA02-B-16", "EVA02-E-14", "MobileCLIP2-B"])
+def test_other_towers_name_proposals_train_and_are_saved(shrunk_clip, images, as_trained, name):
+    clip = shrunk_clip(name)
+    options = {"start_layer": None if name in POOLS else 1, "input_size": 96}
+    classifier, proposals = as_trained(build(clip, **options)), proposals_of(images)
+    rows = F.normalize(torch.randn(3, clip.embed_dim), dim=-1)
+    text = TextClassifier(rows, torch.arange(3), 3, None, torch.ones(3, dtype=torch.bool))
+    first = classifier(images, proposals, text, clip)
+    assert first.logits.shape == (2, 5, 3) and (first.embeddings[:, 0] - first.embeddings[:, 1]).abs().max() > 1e-4
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        mixed = classifier(images, proposals, text, clip)
+    assert F.cosine_similarity(mixed.embeddings.float(), first.embeddings, dim=-1).min() > 0.98
+    first.logits.square().sum().backward()
+    tuned = list(classifier.trainable_parameters())
+    assert tuned and all(p.grad is not None and p.grad.isfinite().all() for p in tuned)
+    assert all(parameter.grad is None for parameter in clip.parameters())
+    with torch.no_grad():
+        for parameter in tuned:
+            parameter.add_(0.05 * torch.randn_like(parameter))
+        other = build(clip, **options)
+        other.load_state_dict(classifier.state_dict())
+        changed = classifier(images, proposals, text, clip).logits
+        torch.testing.assert_close(other(images, proposals, text, clip).logits, changed)
+        assert (changed - first.logits).abs().max() > 1e-3
 
 
 @pytest.mark.parametrize(

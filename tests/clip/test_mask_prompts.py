@@ -70,6 +70,27 @@ def test_hidden_pixels_do_not_matter(tower):
         assert torch.equal(prompts(tower, pixels, left_half()), prompts(tower, other, left_half()))
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("name", ["MobileCLIP2-B", "MobileCLIP2-L-14", "EVA01-g-14", "EVA02-B-16", "EVA02-E-14"])
+def test_towers_of_timm_have_prompts_too(shrunk_clip, name):
+    tower, side = shrunk_clip(name).tower, 8 * shrunk_clip(name).tower.stride
+    pixels, other = torch.randn(2, 1, 3, side, side)
+    whole, left = torch.ones(1, 1, side, side), torch.zeros(1, 1, side, side)
+    left[..., : side // 2] = 1
+    other[..., : side // 2] = pixels[..., : side // 2]
+    for depth in (1, 3):
+        prompts = MaskPrompts(tower, depth, (side, side))
+        torch.testing.assert_close(prompts(tower, pixels, whole), tower.encode(pixels), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(prompts(tower, pixels, left), prompts(tower, other, left), rtol=1e-4, atol=1e-5)
+        assert (prompts(tower, pixels, left) - tower.encode(pixels)).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("name", ["ViT-B-16-SigLIP2", "PE-Core-B-16", "ViT-L-14-CLIPA", "convnext_base"])
+def test_towers_without_a_class_token_have_none(shrunk_clip, name):
+    with pytest.raises(UserError, match=f"MASK_PROMPT_DEPTH above 0 does not work with the image tower of {name}"):
+        MaskPrompts(shrunk_clip(name).tower, 1)
+
+
 def test_prompts_learn_only_where_a_region_is_blank(tower):
     prompts = MaskPrompts(tower, 2)
     prompts(tower, torch.randn(2, 3, SIDE, SIDE), left_half(2)).square().sum().backward()
