@@ -11,9 +11,9 @@ from pathlib import Path
 from urllib.parse import urlparse
 
 from huggingface_hub import constants, hf_hub_download, try_to_load_from_cache
-from huggingface_hub.errors import EntryNotFoundError
+from huggingface_hub.errors import EntryNotFoundError, HFValidationError
 
-from maft.errors import UserError, first_line
+from maft.errors import UserError, first_line, shown
 
 HUB = "https://huggingface.co"
 
@@ -26,8 +26,17 @@ def is_offline() -> bool:
 
 
 def cached_file(repository: str, file: str) -> Path | None:
-    """The cached copy of a file; None when there is none."""
-    kept = try_to_load_from_cache(repository, file)
+    """The cached copy of a file; None when there is none.
+
+    Raises:
+        UserError: no repository can have that name.
+    """
+    try:
+        kept = try_to_load_from_cache(repository, file)
+    except HFValidationError as error:
+        raise UserError(
+            f"{shown(repository)} names no repository of the Hugging Face hub, as org/name does."
+        ) from error
     return Path(kept) if isinstance(kept, str) else None
 
 

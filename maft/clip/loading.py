@@ -17,6 +17,7 @@ from maft.clip.encoder import CLIPEncoder
 from maft.clip.sources import RANDOM, find_source
 from maft.clip.text import huggingface_config, without_weights
 from maft.clip.tokenizers import HuggingFaceTokenizer, tokenizer_of
+from maft.errors import UserError, first_line
 
 
 def load_clip(
@@ -51,7 +52,15 @@ def load_clip(
     # A model without memory has no use for a file, such as the one that an earlier stage will leave.
     given = {} if weights is None and device.type == "meta" else weights
     source = find_source(name, pretrained, given)
-    clip = clip_from_config(name, source.config, device=device, **source.options)
+    try:
+        clip = clip_from_config(name, source.config, device=device, **source.options)
+    except (LookupError, TypeError, ValueError, ArithmeticError, AttributeError, RuntimeError, AssertionError) as error:
+        if name in open_clip.list_models():
+            raise
+        raise UserError(
+            f"CLIP {name} cannot be built from its open_clip_config.json ({type(error).__name__}: "
+            f"{first_line(error)[:200]}): correct model_cfg."
+        ) from error
     if device.type == "meta" or (given is None and pretrained == RANDOM):
         return clip
     if isinstance(clip.tokenizer, HuggingFaceTokenizer):
@@ -92,6 +101,9 @@ def clip_from_config(
     text = {**config["text_cfg"], "output_tokens": False}
     vision = {**config["vision_cfg"], "output_tokens": False}
     if "timm_model_name" in vision:
+        # With a scheme before it, timm would fetch it from a hub, or read another folder.
+        if ":" in str(vision["timm_model_name"]):
+            raise UserError(f"The image tower of CLIP {name} must be named as timm lists it, without a place before.")
         vision["timm_model_pretrained"] = False
     huggingface = text.get("hf_model_name")
     if tokenizer is None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -14,7 +13,7 @@ from open_clip.tokenizer import HFTokenizer, SimpleTokenizer
 from torch import Tensor
 
 from maft.clip.hub import HUB, cached_file, fetching
-from maft.errors import UserError, closest, first_line, shown
+from maft.errors import UserError, closest, first_line
 from maft.miniature.tokenizer import WordTokenizer
 
 EXTRA = "pip install 'maft[towers]'"
@@ -27,6 +26,8 @@ _VOCABULARIES = (
     "vocab.txt",
     "vocab.json",
 )
+# Words whose pieces the tokenizer keeps.
+_MOST_WORDS = 100_000
 _OPTIONS = ("clean", "strip_sep_token", "language")
 _CLEANING = ("whitespace", "lower", "canonicalize")
 
@@ -45,7 +46,14 @@ class BytePairTokenizer(SimpleTokenizer):
         self.encoder.update(spelt)
         self.cache = {token: token for token in spelt}
         words = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
+        self._special = dict(self.cache)
         self.pat = regex.compile("|".join([*map(regex.escape, spelt), words]), regex.IGNORECASE)
+
+    def bpe(self, token: str) -> str:
+        """The pieces of a word, kept for its next occurrence; of very many words none is kept for ever."""
+        if len(self.cache) > _MOST_WORDS:
+            self.cache = dict(self._special)
+        return super().bpe(token)
 
 
 class HuggingFaceTokenizer:
@@ -168,8 +176,6 @@ def tokenizer_of(name: str, text: Mapping[str, Any], folder: Path | None = None)
     if not repository:
         return BytePairTokenizer(length)
     own = folder is not None and any((folder / file).is_file() for file in _VOCABULARIES)
-    if not own and not re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?", repository):
-        raise UserError(f"text_cfg.hf_tokenizer_name of CLIP {name} is {shown(repository)}, which names no repository.")
     return HuggingFaceTokenizer(
         folder if own and folder else repository,
         length,

@@ -154,3 +154,23 @@ def test_a_broken_description_is_named(tmp_path, state, described, message):
 def test_a_folder_without_description_is_named(tmp_path):
     with pytest.raises(UserError, match="has no open_clip_config.json"):
         load_clip(str(tmp_path))
+
+
+@pytest.mark.parametrize("name", ["hf-hub:", "hf-hub:a/b/c", "hf-hub:../folder"])
+def test_a_name_that_no_repository_can_have_is_refused(name):
+    with pytest.raises(UserError, match="names no repository of the Hugging Face hub"):
+        load_clip(name)
+
+
+@pytest.mark.parametrize(
+    ("vision", "message"),
+    [
+        ({"timm_model_name": "hf-hub:org/tower"}, "must be named as timm lists it"),
+        ({"layers": 1, "width": 16, "head_width": 0}, r"cannot be built from its open_clip_config\.json"),
+        ({"hidden": 3}, r"cannot be built from its open_clip_config\.json"),
+    ],
+)
+def test_a_tower_that_cannot_be_built_or_would_be_fetched_is_refused(tmp_path, state, vision, message):
+    described = {"model_cfg": {**CONFIG, "vision_cfg": vision}}
+    with pytest.raises(UserError, match=message):
+        load_clip(str(snapshot(tmp_path / "own", state, **described)))

@@ -226,7 +226,7 @@ def test_options_that_would_reach_the_library_are_refused(option):
 @pytest.mark.parametrize("name", ["../secret", "https://host/x", "a/b/c"])
 def test_a_tokenizer_is_named_as_a_repository(name):
     with pytest.raises(UserError, match="names no repository"):
-        tokenizer_of("x", {"hf_tokenizer_name": name})
+        token_rows(tokenizer_of("x", {"hf_tokenizer_name": name}), ["a cat"])
 
 
 def test_another_towers_tokenizer_is_refused(tmp_path):
