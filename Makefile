@@ -4,6 +4,7 @@
 # make fuzz      N=2000 mutations of everything that is read from outside
 # make kill-test N=20 kills of each program at random moments, and one at each step of a checkpoint write;
 #                full disks, which need root
+# make towers    compare small copies of all CLIPs that open_clip lists with open_clip's own
 # make lock      write requirements.lock anew: the newest versions that fit pyproject.toml, with hashes
 #
 # Variables: PYTHON=python3.12      interpreter of a new environment (3.10 to 3.13; default python3.11, else python3)
@@ -28,7 +29,7 @@ BOOTSTRAP := $(or $(shell for candidate in python3.11 python3 python3.12 python3
 	$$candidate -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null \
 	&& echo $$candidate && break; done),$(PYTHON))
 
-.PHONY: install demo fuzz kill-test lock test
+.PHONY: install demo fuzz kill-test lock test towers
 
 install:
 	@test -n "$(BOOTSTRAP)" || { echo "error: no Python 3.10 to 3.13 found; install one (Debian: apt install python3 python3-venv) or name it with PYTHON=" >&2; exit 1; }
@@ -50,6 +51,9 @@ fuzz: install
 kill-test: install
 	MAFT_KILL=$(or $(N),20) $(BIN)/python -m pytest tests/robustness/test_kill.py tests/robustness/test_processes.py \
 		tests/robustness/test_full_disk.py
+
+towers: install
+	$(BIN)/python -m maft.towers --check
 
 # setuptools builds the project and uv installs it: they are locked with the rest.
 lock: install

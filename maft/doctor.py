@@ -22,7 +22,11 @@ from maft.errors import UserError, run_tool
 PROBLEMS = ("missing", "mismatch")
 INSTALL = "run `make install`, or `pip install -e .` in an environment of your own"
 _MODULES = {"open_clip_torch": "open_clip", "pillow": "PIL", "pyyaml": "yaml", "opencv-python-headless": "cv2"}
-_OPTIONAL_EXTRAS = {"app": "the demo app", "sam": "SAM proposals"}
+_OPTIONAL_EXTRAS = {
+    "app": "the demo app",
+    "sam": "SAM proposals",
+    "towers": "SigLIP, CLIPA, multilingual CLIPs",
+}
 _LOW_DISK = 5 * 2**30
 
 

@@ -104,9 +104,9 @@ class RegionCLIP(Trainable):
             )
         clip = load_clip(cfg.MODEL.CLIP.NAME, cfg.MODEL.CLIP.PRETRAINED, weights=clip_weights)
         depth, size = options.MASK_PROMPT_DEPTH, cfg.INPUT.REGIONS.SIZE
-        if size < clip.stride:
-            raise UserError(f"INPUT.REGIONS.SIZE is {size}, less than one patch of {clip.name}, {clip.stride}.")
-        prompts = MaskPrompts(clip.visual, depth, (size, size)) if depth else None
+        if size < clip.tower.stride:
+            raise UserError(f"INPUT.REGIONS.SIZE is {size}, less than one patch of {clip.name}, {clip.tower.stride}.")
+        prompts = MaskPrompts(clip.tower, depth, (size, size)) if depth else None
         return {"clip": clip, "mask_prompts": prompts, "train": options.TRAIN}
 
     def forward(self, records: list[dict[str, Any]]) -> dict[str, Tensor]:
@@ -137,7 +137,7 @@ class RegionCLIP(Trainable):
             (n, D) of unit length.
         """
         prompts = self.mask_prompts
-        features = self.clip.encode_image(regions) if prompts is None else prompts(self.clip.visual, regions, masks)
+        features = self.clip.encode_image(regions) if prompts is None else prompts(self.clip.tower, regions, masks)
         return F.normalize(features.float(), dim=-1)
 
     @torch.no_grad()

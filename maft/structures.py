@@ -112,6 +112,9 @@ class TextClassifier:
         void: (1, D) L2-normalised learned no-object row, or None.
         seen: (C,) bool, classes of the training vocabulary.
         logit_scale: temperature factor of the cosine (100 for CLIP).
+        logit_bias: what a tower trained with a sigmoid (SigLIP) adds to all logits, the void column's among them. A
+            softmax over the columns does not see it; the sigmoid of a logit under the tower's own factor is its
+            probability. None adds nothing.
     """
 
     embeddings: Tensor
@@ -120,6 +123,7 @@ class TextClassifier:
     void: Tensor | None
     seen: Tensor
     logit_scale: float = 100.0
+    logit_bias: Tensor | None = None
 
     @property
     def matrix(self) -> Tensor:
@@ -145,7 +149,8 @@ class TextClassifier:
         matrix = self.matrix if void else self.embeddings
         with torch.autocast(features.device.type, enabled=False):
             scores = F.normalize(features.float(), dim=-1) @ matrix.float().transpose(-1, -2)
-            return self._class_maximum(scores) * (self.logit_scale if scale is None else scale)
+            logits = self._class_maximum(scores) * (self.logit_scale if scale is None else scale)
+            return logits if self.logit_bias is None else logits + self.logit_bias
 
     def _class_maximum(self, scores: Tensor) -> Tensor:
         """(..., T [+ 1]) -> (..., C [+ 1]), the maximum over the synonyms of each class."""

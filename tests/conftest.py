@@ -84,6 +84,33 @@ def vit_clip():
 
 
 @pytest.fixture(scope="session")
+def shrunk_clip():
+    """Factory of small random copies of open_clip's CLIPs with image towers of the same classes; do not change them."""
+    from functools import cache
+
+    import open_clip
+    import torch
+
+    from maft.clip import clip_from_config
+    from maft.clip.towers.shrinking import shrunk_image
+
+    text = {"context_length": 77, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1}
+
+    @cache
+    def build(name: str):
+        with torch.random.fork_rng(), shrunk_image(open_clip.get_model_config(name)["vision_cfg"]) as vision:
+            torch.manual_seed(0)
+            clip = clip_from_config(name, {"embed_dim": 64, "vision_cfg": vision, "text_cfg": text}, quick_gelu=False)
+            for parameter in clip.visual.parameters():
+                # Untrained biases and position embeddings are too small to show a mistake.
+                spread = 0.1 if parameter.dim() < 2 else parameter[0].numel() ** -0.5
+                parameter.data.add_(spread * torch.randn_like(parameter))
+        return clip
+
+    return build
+
+
+@pytest.fixture(scope="session")
 def as_trained():
     """Function: a classifier of its own in which what it trains has gradients, as the segmentor would decide."""
 

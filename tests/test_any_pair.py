@@ -153,11 +153,3 @@ def test_no_mask_at_all_is_void_everywhere(config, tmp_path, proposer, classifie
     model = build_model(cfg).eval()
     result = model([{**sample(96, 96, 0, 18), "file_name": "picture.jpg"}])[0]
     assert (result["sem_seg_labels"] == -1).all() and (result["sem_seg_confidence"] == 0).all()
-
-
-@pytest.mark.parametrize("classifier", ["MaskPooling", "MaskAdapter"])
-def test_a_vit_has_no_features_to_pool(config, classifier):
-    cfg = config("GroundTruth", classifier)
-    cfg.MODEL.CLIP.NAME = "tiny_vit"
-    with pytest.raises(UserError, match=f"{classifier} pools dense CLIP features"):
-        build_model(cfg)

@@ -24,7 +24,7 @@ _SIZE_WORDS = ("small", "medium", "large")
 
 def main() -> None:
     parser = ToolParser(description=__doc__)
-    parser.add_argument("--arch", choices=("vit", "convnext"), required=True)
+    parser.add_argument("--arch", choices=tuple(pretraining.RECIPES), required=True)
     parser.add_argument("--output", type=Path, required=True, help="folder to write")
     parser.add_argument("--seed", type=int, default=0, help="seed of weights, batches and scenes")
     parser.add_argument("--scenes", type=int, default=12000, help="number of captioned scenes")
@@ -43,7 +43,7 @@ def main() -> None:
 
     started = time.perf_counter()
     tokenizer = WordTokenizer(_vocabulary(), _LONGEST_CAPTION)
-    config = pretraining.model_config(arguments.arch, tokenizer, IMAGE_SIZE)
+    config = pretraining.open_clip_config(arguments.arch, tokenizer, IMAGE_SIZE)
     model = pretraining.build_untrained(config, recipe)
     scenes = _scenes("pretrain", arguments.scenes, arguments.seed)
     tokens = torch.stack([tokenizer(scene.captions) for scene in scenes])
@@ -64,11 +64,7 @@ def main() -> None:
         path.write_bytes(save(weights, metadata={"format": "pt"}))
     write_json_atomic(
         arguments.output / "open_clip_config.json",
-        {
-            "model_cfg": config,
-            "preprocess_cfg": {"size": IMAGE_SIZE, "mean": pretraining.MEAN, "std": pretraining.STD},
-            "pretraining": {"recipe": record, "results": results, "seconds": round(seconds)},
-        },
+        config | {"pretraining": {"recipe": record, "results": results, "seconds": round(seconds)}},
     )
     print(f"written to {arguments.output}")
 

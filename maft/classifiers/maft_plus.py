@@ -11,9 +11,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from maft.classifiers.mask_pooling import MaskPooling, require_dense_features
+from maft.classifiers.mask_pooling import MaskPooling
 from maft.clip import CLIPEncoder
-from maft.clip.dense import dense_features, project_dense
+from maft.clip.towers import image_tower
 from maft.errors import UserError
 from maft.interfaces import BuildContext
 from maft.layers.transformer import Attention, position_codes
@@ -91,7 +91,7 @@ class MAFTPlus(MaskPooling):
         text_transfer: form of the transfer, see `ContentDependentTransfer`.
         transfer_heads: attention heads of the transfer.
         rows_in_memory_order: the official reshape of the dense features that the transfer reads, with which the
-            released weights were trained; see `maft.clip.dense.project_dense`.
+            released weights were trained; see `ImageTower.project_dense`.
     """
 
     def __init__(
@@ -113,9 +113,9 @@ class MAFTPlus(MaskPooling):
         """The teacher is a copy of ``context.clip``'s tower, or where that is a checkpoint's, the original CLIP's.
 
         Raises:
-            UserError: CLIP is a ViT.
+            UserError: the tower has no dense features.
         """
-        require_dense_features(context.clip, "MAFTPlus")
+        context.clip.tower.require("dense features", "MODEL.CLASSIFIER.NAME MAFTPlus")
         if load := context.pretrained_clip:
             return cls(context.clip.embed_dim, lambda: load().visual, **options)
         # Copied now, before training changes it.
@@ -136,16 +136,16 @@ class MAFTPlus(MaskPooling):
 
     def trainable_clip_parameters(self, clip: CLIPEncoder) -> Iterator[nn.Parameter]:
         """The trunk of the image tower; its head, which projects into the joint space, stays."""
-        head = ("trunk.head.", "head.", "attnpool.")
+        head = clip.tower.head_names
         return (parameter for name, parameter in clip.visual.named_parameters() if not name.startswith(head))
 
     def texts(self, text: TextClassifier, dense: Tensor, clip: CLIPEncoder) -> TextClassifier:
         """Texts adapted to each image."""
-        projected = project_dense(clip.visual, dense, rows_in_memory_order=self.rows_in_memory_order)
+        projected = clip.tower.project_dense(dense, rows_in_memory_order=self.rows_in_memory_order)
         return self.text_transfer(text, projected)
 
     @torch.no_grad()
     def teacher_features(self, images: Images, clip: CLIPEncoder) -> Tensor:
-        """The pre-trained tower's dense features (B, C, H/32, W/32)."""
-        teacher = self.teacher.to(images.pixels.device)
-        return dense_features(teacher, clip.normalize(images))["dense"]
+        """The pre-trained tower's dense features (B, C, h, w)."""
+        teacher = image_tower(self.teacher.to(images.pixels.device), clip.name)
+        return teacher.dense_features(clip.normalize(images))["dense"]

@@ -12,11 +12,10 @@ from timm.models.convnext import ConvNeXtBlock
 from torch import Tensor, nn
 
 from maft.classifiers.maft_plus import ContentDependentTransfer
-from maft.classifiers.mask_pooling import require_dense_features, weighted_mean
 from maft.classifiers.mixed_masks import MixedMaskTraining
 from maft.clip import CLIPEncoder
-from maft.clip.dense import project_dense, project_pooled
 from maft.interfaces import BuildContext
+from maft.layers.mask_pool import weighted_mean
 from maft.options import Channels, Positive, PositiveLayers
 from maft.registry import CLASSIFIERS
 from maft.structures import Classification, Images, Proposals, TextClassifier
@@ -173,7 +172,7 @@ class MaskAdapter(MixedMaskTraining):
         text_transfer: MAFT+'s adaptation of the texts to the image, kept frozen: none or a form of
             `ContentDependentTransfer`.
         transfer_heads: attention heads of the transfer.
-        rows_in_memory_order: MAFT+'s reshape of the dense features, see `maft.clip.dense.project_dense`.
+        rows_in_memory_order: MAFT+'s reshape of the dense features, see `ImageTower.project_dense`.
 
     ``mask_threshold`` holds for predicted masks (logits); masks given as values in [0, 1] are used as they are.
     """
@@ -208,8 +207,8 @@ class MaskAdapter(MixedMaskTraining):
 
     @classmethod
     def from_options(cls, context: BuildContext, **options: Any) -> Any:
-        """Raises `UserError` when CLIP is a ViT."""
-        require_dense_features(context.clip, "MaskAdapter")
+        """Raises `UserError` when CLIP's image tower has no dense features."""
+        context.clip.tower.require("dense features", "MODEL.CLASSIFIER.NAME MaskAdapter")
         return cls(context.clip.embed_dim, **options)
 
     def trainable_parameters(self) -> Iterator[nn.Parameter]:
@@ -222,10 +221,10 @@ class MaskAdapter(MixedMaskTraining):
         An embedding is the mean over the maps of a mask; a mask without any pixel is not valid.
         """
         dense = (proposals.clip_features or clip.dense_features(images))["dense"]
-        projected = project_dense(clip.visual, dense, rows_in_memory_order=self.rows_in_memory_order)
+        projected = clip.tower.project_dense(dense, rows_in_memory_order=self.rows_in_memory_order)
         masks = self.adapter_masks(proposals)
         maps = self.head(projected, masks)
-        embeddings = project_pooled(clip.visual, pool_through_maps(maps, dense)).mean(2)
+        embeddings = clip.tower.project_pooled(pool_through_maps(maps, dense)).mean(2)
         if self.text_transfer is not None:
             text = self.text_transfer(text, projected)
         logits = text.logits(embeddings, clip.temperature)

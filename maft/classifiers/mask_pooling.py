@@ -4,63 +4,26 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from maft.clip import CLIPEncoder
-from maft.clip.dense import attention_pool, project_pooled
-from maft.errors import UserError
 from maft.interfaces import BuildContext, MaskClassifier
 from maft.registry import CLASSIFIERS
 from maft.structures import Classification, Images, Proposals, TextClassifier
 
 
-def require_dense_features(clip: CLIPEncoder, classifier: str) -> None:
-    """Raises `UserError` when CLIP's image tower has no feature map to pool from."""
-    if clip.kind == "vit":
-        raise UserError(
-            f"MODEL.CLASSIFIER.NAME {classifier} pools dense CLIP features, which the ViT {clip.name} does not have: "
-            "set MODEL.CLIP.NAME to a ConvNeXt such as convnext_large_d_320 or a ResNet such as RN50, "
-            "or use the classifier IPCLIP or MaskedCrops."
-        )
-
-
-def weighted_mean(features: Tensor, weights: Tensor) -> Tensor:
-    """Mean feature under each map of weights, in float32 also under autocast.
-
-    Args:
-        features: (B, C, h, w).
-        weights: (B, ..., h, w) of sum one.
-
-    Returns:
-        (B, ..., C) float32.
-    """
-    with torch.autocast(features.device.type, enabled=False):
-        pooled = weights.float().flatten(-2).flatten(1, -2) @ features.float().flatten(2).transpose(1, 2)
-        return pooled.unflatten(1, weights.shape[1:-2])
-
-
-def mask_pool(features: Tensor, inside: Tensor) -> Tensor:
-    """Mean feature under every mask: (B, C, h, w), (B, Q, h, w) bool -> (B, Q, C) float32, zero for an empty mask.
-
-    FC-CLIP's mask pooling: sum(m v) / (sum(m) + 1e-8) over the positions v of the map.
-    """
-    # In half precision 1e-8 would be zero.
-    weights = inside.float()
-    return weighted_mean(features, weights / (weights.sum((-2, -1), keepdim=True) + 1e-8))
-
-
 @CLASSIFIERS.register()
 class MaskPooling(MaskClassifier):
-    """Pools the dense features of a frozen convolutional CLIP under each mask and projects the mean with CLIP's head.
+    """Pools the dense features of a frozen CLIP under each mask and projects the mean with CLIP's head.
 
-    A ResNet's attention pool looks at the positions of the mask instead. Nothing is trained.
+    The attention pool of a ResNet, and a learned query's, looks at the positions of the mask instead. Nothing is
+    trained.
     """
 
     @classmethod
     def from_options(cls, context: BuildContext, **options: Any) -> Any:
-        """Raises `UserError` when CLIP is a ViT."""
-        require_dense_features(context.clip, cls.__name__)
+        """Raises `UserError` when CLIP's image tower has no dense features."""
+        context.clip.tower.require("dense features", f"MODEL.CLASSIFIER.NAME {cls.__name__}")
         return cls(**options)
 
     def forward(self, images: Images, proposals: Proposals, text: TextClassifier, clip: CLIPEncoder) -> Classification:
@@ -71,10 +34,7 @@ class MaskPooling(MaskClassifier):
         # Where CLIP is the proposer's backbone, it runs once.
         dense = (proposals.clip_features or clip.dense_features(images))["dense"]
         inside = self.inside(proposals, (dense.shape[-2], dense.shape[-1]))
-        if clip.kind == "resnet":
-            embeddings = attention_pool(clip.visual, dense, inside)
-        else:
-            embeddings = project_pooled(clip.visual, mask_pool(dense, inside))
+        embeddings = clip.tower.pool_masks(dense, inside)
         text = self.texts(text, dense, clip)
         logits = text.logits(embeddings, clip.temperature)
         return Classification(logits, embeddings, inside.flatten(2).any(-1), has_void=text.void is not None)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from maft.clip import CLIPEncoder
 from maft.clip.mask_prompts import MaskPrompts
+from maft.clip.towers import ImageTower, image_tower
 from maft.errors import UserError
 from maft.interfaces import BuildContext, MaskClassifier
 from maft.layers.crops import crop_regions, expand_boxes, tight_boxes
@@ -66,12 +67,18 @@ class MaskedCrops(MaskClassifier):
         if mask_prompt_depth == 0 and train in ("prompts", "all"):
             raise UserError(f"{_NODE} has MASK_PROMPT_DEPTH 0 and yet trains prompts: set it to their depth.")
         self.input_size = clip.image_size[0] if input_size is None else input_size
-        if self.input_size < clip.stride:
-            raise UserError(f"{_NODE}.INPUT_SIZE is {input_size}, less than one patch of {clip.name}, {clip.stride}.")
-        self.visual = deepcopy(clip.visual) if train in ("tower", "all") else None
+        if self.input_size < clip.tower.stride:
+            raise UserError(
+                f"{_NODE}.INPUT_SIZE is {input_size}, less than one patch of {clip.name}, {clip.tower.stride}."
+            )
+        self.visual: nn.Module | None = None
+        self.tower: ImageTower | None = None
+        if train in ("tower", "all"):
+            self.visual = deepcopy(clip.visual)
+            self.tower = image_tower(self.visual, clip.name)
         self.mask_prompts: MaskPrompts | None = None
         if mask_prompt_depth:
-            self.mask_prompts = MaskPrompts(clip.visual, mask_prompt_depth, (self.input_size, self.input_size))
+            self.mask_prompts = MaskPrompts(clip.tower, mask_prompt_depth, (self.input_size, self.input_size))
         self.mask_threshold, self.expand_ratio, self.fill, self.matting = mask_threshold, expand_ratio, fill, matting
         self.resize_align_corners, self.crops_per_chunk, self.rule = resize_align_corners, crops_per_chunk, train
         # Prompts start from random numbers, a tower as CLIP's.
@@ -142,10 +149,10 @@ class MaskedCrops(MaskClassifier):
         if not len(regions):
             return regions.new_zeros(0, clip.embed_dim)
         chunks = zip(regions.split(self.crops_per_chunk), region_masks.split(self.crops_per_chunk))
+        tower = clip.tower if self.tower is None else self.tower
         if self.mask_prompts is None:
-            return torch.cat([clip.encode_image(pixels, visual=self.visual) for pixels, _ in chunks])
-        visual = clip.visual if self.visual is None else self.visual
-        return torch.cat([self.mask_prompts(visual, *chunk) for chunk in chunks])
+            return torch.cat([tower.encode(pixels) for pixels, _ in chunks])
+        return torch.cat([self.mask_prompts(tower, *chunk) for chunk in chunks])
 
     def encode_image(self, images: Images, clip: CLIPEncoder, *, teacher: bool = False) -> Tensor:
         """The tower on whole images squashed to a square, as self-distillation compares it: (B, D), not normalised.
@@ -153,8 +160,8 @@ class MaskedCrops(MaskClassifier):
         Raises:
             UserError: no tower is fine-tuned.
         """
-        if self.visual is None:
+        if self.tower is None:
             raise UserError(f"SelfDistillationLoss needs {_NODE}.TRAIN tower or all: no image tower is fine-tuned now.")
         square, corners = (self.input_size, self.input_size), self.resize_align_corners
         pixels = F.interpolate(clip.normalize(images), square, mode="bicubic", align_corners=corners)
-        return clip.encode_image(pixels, visual=None if teacher else self.visual)
+        return (clip.tower if teacher else self.tower).encode(pixels)

@@ -8,17 +8,12 @@ from typing import Any
 
 import torch
 from open_clip.constants import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
-from open_clip.modified_resnet import ModifiedResNet
-from open_clip.tokenizer import SimpleTokenizer
-from open_clip.transformer import VisionTransformer
 from torch import Tensor, nn
 
-from maft.clip import dense, vit
-from maft.errors import UserError
+from maft.clip import text
+from maft.clip.tokenizers import token_rows
+from maft.clip.towers import image_tower
 from maft.structures import Images
-
-# Words whose pieces the tokenizer keeps.
-_MOST_WORDS = 100_000
 
 
 class CLIPEncoder(nn.Module):
@@ -29,17 +24,16 @@ class CLIPEncoder(nn.Module):
 
     Args:
         model: an ``open_clip`` CLIP or CustomTextCLIP.
-        tokenizer: has ``encode(text) -> list[int]``, ``sot_token_id``, ``eot_token_id`` and ``context_length``.
+        tokenizer: see `maft.clip.tokenizers.token_rows`.
         name: how messages call it.
         mean, std: pixel normalisation in 0..1.
 
     Attributes:
-        kind: "vit", "convnext" or "resnet".
+        tower: the pieces of the image tower, see `maft.clip.towers.base.ImageTower`.
         pixel_mean, pixel_std: (3,) float buffers on the 0..255 scale, not in checkpoints.
         embed_dim: D, width of the joint space.
         text_width: width of the text transformer.
         image_size: native input size (height, width).
-        stride: pixels per token, a ViT's patch size, or per cell of the last feature map.
 
     Raises:
         UserError: a tower is of a kind that is not supported.
@@ -62,16 +56,9 @@ class CLIPEncoder(nn.Module):
         self.model = model
         self.tokenizer = tokenizer
         self.name = name
-        self.kind = _kind(model.visual, name)
-        text = getattr(model, "text", model)
-        if not hasattr(text, "ln_final") or getattr(text, "text_projection", None) is None:
-            raise UserError(f"The text tower of {name} is not a CLIP text transformer: choose another MODEL.CLIP.NAME.")
-        self.text_width = int(text.ln_final.weight.shape[0])
-        projection = text.text_projection
-        self.embed_dim = int(projection.out_features if isinstance(projection, nn.Linear) else projection.shape[1])
-        size = model.visual.image_size
-        self.image_size = (int(size), int(size)) if isinstance(size, int) else (int(size[0]), int(size[1]))
-        self.stride = int(model.visual.patch_size[0]) if self.kind == "vit" else 32
+        self.tower = image_tower(model.visual, name)
+        self.image_size = self.tower.image_size
+        self.text_width, self.embed_dim = text.text_width(model), text.joint_width(model)
         self.register_buffer("pixel_mean", 255 * torch.tensor(mean, dtype=torch.float32), persistent=False)
         self.register_buffer("pixel_std", 255 * torch.tensor(std, dtype=torch.float32), persistent=False)
         self.requires_grad_(False)
@@ -91,22 +78,15 @@ class CLIPEncoder(nn.Module):
         return self.pixel_mean.device
 
     def tokenize(self, texts: Sequence[str]) -> Tensor:
-        """Token ids (n, context length) int64 on the CPU, zero-padded.
+        """Token ids (n, context length) int64 on the CPU, padded as the tower was trained.
 
         Raises:
-            UserError: a text is longer than CLIP's context; nothing is truncated silently.
+            UserError: a text is longer than the tower's context, as nothing is truncated silently; or the tokenizer
+                is missing or another tower's.
         """
-        length = self.tokenizer.context_length
-        tokens = torch.zeros(len(texts), length, dtype=torch.long)
-        for row, text in zip(tokens, texts, strict=True):
-            ids = [self.tokenizer.sot_token_id, *self.tokenizer.encode(text), self.tokenizer.eot_token_id]
-            if len(ids) > length:
-                shown = text if len(text) <= 60 else text[:57] + "..."
-                raise UserError(
-                    f"The text {shown!r} has {len(ids)} tokens and CLIP reads {length}: shorten the class name."
-                )
-            row[: len(ids)] = torch.tensor(ids)
-        return tokens
+        rows = token_rows(self.tokenizer, texts)
+        text.check_rows(self.model, rows)
+        return rows
 
     def encode_text(self, tokens: Tensor) -> Tensor:
         """Text embeddings (n, D), not normalised, of token ids (n, context length)."""
@@ -118,27 +98,22 @@ class CLIPEncoder(nn.Module):
 
     @property
     def temperature(self) -> Tensor:
-        """CLIP's own factor of the cosine, at most 100."""
-        return self.model.logit_scale.exp().clamp(max=100)
+        """The tower's own factor of the cosine; CLIP was trained with at most 100, SigLIP without a limit."""
+        scale = self.model.logit_scale.exp()
+        return scale.clamp(max=100) if self.model.logit_bias is None else scale
 
-    def encode_image(self, pixels: Tensor, *, visual: nn.Module | None = None, align_corners: bool = False) -> Tensor:
-        """Image embeddings (B, D), not normalised.
+    @property
+    def logit_bias(self) -> Tensor | None:
+        """What a tower that was trained with a sigmoid (SigLIP) adds to its logits; None for all others."""
+        return self.model.logit_bias
 
-        Args:
-            pixels: (B, 3, h, w) normalised with ``pixel_mean`` and ``pixel_std``, of any size.
-            visual: a tuned copy of the image tower that is run in its place.
-            align_corners: how a ViT's position embedding is resized to another grid.
-        """
-        tower: Any = self.visual if visual is None else visual
-        if self.kind == "vit":
-            return vit.encode_vit(tower, pixels, align_corners=align_corners)
-        if self.kind == "resnet":
-            return dense.attention_pool(tower, dense.dense_features(tower, pixels)["dense"])
-        return tower(pixels)
+    def encode_image(self, pixels: Tensor) -> Tensor:
+        """Image embeddings (B, D), not normalised, of pixels (B, 3, h, w) of any size as `normalize` gives them."""
+        return self.tower.encode(pixels)
 
     def dense_features(self, images: Images) -> dict[str, Tensor]:
-        """Feature maps of a convolutional tower, see :func:`maft.clip.dense.dense_features`."""
-        return dense.dense_features(self.visual, self.normalize(images))
+        """Feature maps of the image tower, see `maft.clip.towers.base.ImageTower.dense_features`."""
+        return self.tower.dense_features(self.normalize(images))
 
     def text_parameters(self) -> list[tuple[str, nn.Parameter]]:
         """Names and parameters of the text tower, in a fixed order."""
@@ -153,46 +128,9 @@ class CLIPEncoder(nn.Module):
         )
 
     def text_digest(self) -> str:
-        """SHA-256 of the text tower's weights: the identity under which embeddings may outlive the process."""
-        digest = hashlib.sha256()
+        """SHA-256 of the tokenizer's kind and the text tower's weights: what embeddings are kept under."""
+        digest = hashlib.sha256(f"{type(self.tokenizer).__name__} {self.tokenizer.context_length} ".encode())
         for name, parameter in self.text_parameters():
             digest.update(f"{name} {tuple(parameter.shape)} ".encode())
             digest.update(parameter.detach().float().cpu().contiguous().numpy().tobytes())
         return digest.hexdigest()
-
-
-class BytePairTokenizer(SimpleTokenizer):
-    """CLIP's tokenizer with the special tokens spelt as OpenAI does, ``<|startoftext|>`` and ``<|endoftext|>``."""
-
-    sot_token_id: int
-    eot_token_id: int
-
-    def __init__(self, context_length: int = 77) -> None:
-        super().__init__(context_length=context_length)
-        import regex
-
-        spelt = {"<|startoftext|>": self.sot_token_id, "<|endoftext|>": self.eot_token_id}
-        self.encoder.update(spelt)
-        self.cache = {token: token for token in spelt}
-        words = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
-        self._special = dict(self.cache)
-        self.pat = regex.compile("|".join([*map(regex.escape, spelt), words]), regex.IGNORECASE)
-
-    def bpe(self, token: str) -> str:
-        """The pieces of a word, kept for its next occurrence; of very many words none is kept for ever."""
-        if len(self.cache) > _MOST_WORDS:
-            self.cache = dict(self._special)
-        return super().bpe(token)
-
-
-def _kind(visual: nn.Module, name: str) -> str:
-    if isinstance(visual, VisionTransformer):
-        return "vit"
-    if dense.is_convnext(visual):
-        return "convnext"
-    if isinstance(visual, ModifiedResNet):
-        return "resnet"
-    raise UserError(
-        f"The image tower of {name} ({type(visual).__name__}) is not supported: "
-        "choose a ViT, ConvNeXt or ResNet CLIP of open_clip."
-    )

@@ -1,48 +1,23 @@
-"""Finds, downloads and loads CLIP weights, and builds the model they belong to."""
+"""Builds a CLIP and loads its weights."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import open_clip
 import torch
-from open_clip.pretrained import get_pretrained_cfg
 from torch import Tensor
 
-from maft.checkpoint.io import read_state_dict
-from maft.checkpoint.key_map import KeyMap, load_strictly
-from maft.checkpoint.official.clip import RULES
-from maft.clip.encoder import BytePairTokenizer, CLIPEncoder
-from maft.clip.weights import download_weights, has_quick_gelu, inner_clip
-from maft.errors import UserError, closest, first_line
-from maft.miniature.tokenizer import WordTokenizer
-from maft.miniature.towers import TINY_CLIPS, tiny_clip_folder
-
-QUICK_GELU_SUFFIX = "-quickgelu"
-RANDOM = "random"
-
-
-@dataclass(frozen=True)
-class _Source:
-    """What is known of a CLIP before anything is built.
-
-    Attributes:
-        config: open_clip's ``model_cfg``.
-        options: what else `clip_from_config` takes of it.
-        file: of its weights, where it is known without a download.
-        tag: open_clip's entry for a download.
-        state: the weights, where they had to be looked at.
-    """
-
-    config: Mapping[str, Any]
-    options: dict[str, Any]
-    file: Path | None = None
-    tag: Mapping[str, Any] = field(default_factory=dict)
-    state: Mapping[str, Tensor] = field(default_factory=dict)
+from maft.checkpoint.key_map import load_strictly
+from maft.clip.conversion import as_encoder_state
+from maft.clip.encoder import CLIPEncoder
+from maft.clip.sources import RANDOM, find_source
+from maft.clip.text import huggingface_config, without_weights
+from maft.clip.tokenizers import HuggingFaceTokenizer, tokenizer_of
+from maft.errors import UserError, first_line
 
 
 def load_clip(
@@ -59,10 +34,12 @@ def load_clip(
 
     Args:
         name: an open_clip architecture ("ViT-B-16", "convnext_large_d_320", "RN50x4"), a folder with
-            ``open_clip_config.json``, or a shipped tower ("tiny_vit", "tiny_convnext").
-        pretrained: an open_clip tag ("openai", "laion2b_s34b_b88k"), a weights file (OpenAI's TorchScript archive, an
-            open_clip state dict, safetensors, or a segmentation checkpoint with a CLIP in it), "" for a folder's own
-            weights, or "random" for untrained weights.
+            ``open_clip_config.json`` or a CLIP of the transformers library (``config.json``), a repository of the
+            Hugging Face hub ("hf-hub:timm/ViT-B-16-SigLIP"), or a shipped tower ("tiny_vit", "tiny_convnext").
+        pretrained: an open_clip tag ("openai", "laion2b_s34b_b88k"), a weights file (OpenAI's TorchScript archive,
+            MobileCLIP's, an open_clip state dict, safetensors, or a segmentation checkpoint with a CLIP in it),
+            "tag=file" for a file whose origin must be told, "" for a folder's or repository's own weights, or
+            "random" for untrained weights.
         device: where the model is built, by default torch's default device; "meta" builds it without memory and
             without weights.
         weights: tensors under the encoder's own names, as a checkpoint of a model holds them; ``name`` and
@@ -74,11 +51,7 @@ def load_clip(
     device = torch.get_default_device() if device is None else torch.device(device)
     # A model without memory has no use for a file, such as the one that an earlier stage will leave.
     given = {} if weights is None and device.type == "meta" else weights
-    folder = tiny_clip_folder(name) if name in TINY_CLIPS else Path(name)
-    if (folder / "open_clip_config.json").is_file():
-        source = _from_folder(name, folder, pretrained if given is None else "")
-    else:
-        source = _from_architecture(name, pretrained, given)
+    source = find_source(name, pretrained, given)
     try:
         clip = clip_from_config(name, source.config, device=device, **source.options)
     except (LookupError, TypeError, ValueError, ArithmeticError, AttributeError, RuntimeError, AssertionError) as error:
@@ -90,75 +63,15 @@ def load_clip(
         ) from error
     if device.type == "meta" or (given is None and pretrained == RANDOM):
         return clip
+    if isinstance(clip.tokenizer, HuggingFaceTokenizer):
+        # What it lacks is better said now than after a download of gigabytes.
+        clip.tokenizer.loaded  # noqa: B018
     if given is not None:
         load_strictly(clip, given, "The CLIP in the checkpoint")
         return clip
-    file = source.file or download_weights(name, pretrained, source.tag)
-    state = source.state or inner_clip(read_state_dict(file), str(file))
-    title = str(source.file or f"The {pretrained} weights of CLIP {name}")
-    load_strictly(clip, KeyMap(RULES).convert(state, title), title)
+    title, state = source.weights(name, pretrained)
+    load_strictly(clip, as_encoder_state(clip.model, state, title), title)
     return clip
-
-
-def _from_folder(name: str, folder: Path, pretrained: str) -> _Source:
-    description = folder / "open_clip_config.json"
-    try:
-        described = json.loads(description.read_text(encoding="utf-8"))
-        config = dict(described["model_cfg"])
-    except (ValueError, KeyError) as error:
-        raise UserError(
-            f"{description} is not an open_clip model description: model_cfg is missing or unreadable."
-        ) from error
-    names = ("model.safetensors", "open_clip_model.safetensors", "open_clip_pytorch_model.bin")
-    file = next((folder / name for name in names if (folder / name).is_file()), folder / names[0])
-    if pretrained not in ("", RANDOM):
-        file = Path(pretrained)
-        if not file.is_file():
-            raise UserError(
-                f"MODEL.CLIP.PRETRAINED is {pretrained!r}, which is no file, and {name} brings its own weights: "
-                'set it to "" for those, or to a weights file.'
-            )
-    options: dict[str, Any] = {"quick_gelu": bool(config.get("quick_gelu", False))}
-    options |= _statistics(described.get("preprocess_cfg", {}))
-    if (folder / "tokenizer.json").is_file():
-        options["tokenizer"] = WordTokenizer.from_file(folder / "tokenizer.json")
-    return _Source(config, options, file)
-
-
-def _from_architecture(name: str, pretrained: str, weights: Mapping[str, Tensor] | None) -> _Source:
-    base = name.removesuffix(QUICK_GELU_SUFFIX)
-    config = open_clip.get_model_config(base) if base in open_clip.list_models() else None
-    if config is None:
-        raise UserError(
-            f"Unknown CLIP {name!r} in MODEL.CLIP.NAME: it is neither an open_clip architecture nor a folder with "
-            f"open_clip_config.json.{closest(name, open_clip.list_models())}"
-        )
-    tags = list(open_clip.list_pretrained_tags_by_model(base))
-    if not pretrained:
-        raise UserError(
-            f"MODEL.CLIP.PRETRAINED is empty and {name} has no weights of its own: give an open_clip tag such as "
-            f"{tags[0] if tags else 'openai'}, a weights file, or random."
-        )
-    if pretrained in tags:
-        tag = get_pretrained_cfg(base, pretrained)
-        return _Source(config, {"quick_gelu": bool(tag.get("quick_gelu", False)), **_statistics(tag)}, tag=tag)
-    file, state = None, weights or {}
-    # Weights at hand were tuned from a file that need not exist here.
-    if pretrained != RANDOM and weights is None:
-        file = Path(pretrained)
-        if not file.is_file():
-            raise UserError(
-                f"MODEL.CLIP.PRETRAINED {pretrained!r} is neither a file nor a tag of {base}; its tags are: "
-                f"{', '.join(tags) or 'none'}.{closest(pretrained, tags)}"
-            )
-        state = inner_clip(read_state_dict(file), pretrained)
-    quick_gelu = name != base or (pretrained != RANDOM and "openai" in tags and has_quick_gelu(state))
-    return _Source(config, {"quick_gelu": quick_gelu}, file, state=state)
-
-
-def _statistics(described: Mapping[str, Any]) -> dict[str, tuple[float, ...]]:
-    """The pixel statistics that a description holds."""
-    return {name: tuple(described[name]) for name in ("mean", "std") if described.get(name)}
 
 
 def clip_from_config(
@@ -167,31 +80,42 @@ def clip_from_config(
     *,
     quick_gelu: bool,
     tokenizer: Any = None,
+    folder: Path | None = None,
+    text_model: Mapping[str, Any] | None = None,
     device: str | torch.device = "cpu",
     **statistics: tuple[float, ...],
 ) -> CLIPEncoder:
     """An untrained CLIP from the ``model_cfg`` of an open_clip configuration.
 
+    Of a CoCa, which also writes captions, the two towers of its CLIP are built.
+
     Args:
-        tokenizer: see `CLIPEncoder`; by default CLIP's.
+        tokenizer: see `CLIPEncoder`; by default the one that ``text_cfg`` asks for.
+        folder: the tower's own, where the files of a Hugging Face tokenizer are looked for first.
+        text_model: ``config.json`` of a text tower of the transformers library; by default that of ``hf_model_name``.
         statistics: ``mean`` and ``std`` of pixels in 0..1, by default OpenAI's.
 
     Raises:
-        UserError: a tower is of a kind that is not supported.
+        UserError: a tower is of a kind that is not supported, or its description is not at hand.
     """
-    text = config["text_cfg"]
-    if "multimodal_cfg" in config or "hf_model_name" in text:
-        raise UserError(f"The text tower of CLIP {name} is not supported: choose a ViT, ConvNeXt or ResNet CLIP.")
-    arguments = {key: value for key, value in config.items() if key not in ("custom_text", "quick_gelu")}
-    arguments["vision_cfg"] = {**config["vision_cfg"]}
-    if "timm_model_name" in config["vision_cfg"]:
+    text = {**config["text_cfg"], "output_tokens": False}
+    vision = {**config["vision_cfg"], "output_tokens": False}
+    if "timm_model_name" in vision:
         # With a scheme before it, timm would fetch it from a hub, or read another folder.
-        if ":" in str(config["vision_cfg"]["timm_model_name"]):
+        if ":" in str(vision["timm_model_name"]):
             raise UserError(f"The image tower of CLIP {name} must be named as timm lists it, without a place before.")
-        arguments["vision_cfg"]["timm_model_pretrained"] = False
-    model_class = open_clip.CustomTextCLIP if config.get("custom_text") else open_clip.CLIP
+        vision["timm_model_pretrained"] = False
+    huggingface = text.get("hf_model_name")
     if tokenizer is None:
-        tokenizer = BytePairTokenizer(int(text.get("context_length", 77)))
-    with torch.device(device):
+        tokenizer = tokenizer_of(name, text, folder)
+    if huggingface and text_model is None:
+        text_model = huggingface_config(name, str(huggingface), folder)
+    own_text = config.get("custom_text") or huggingface or "multimodal_cfg" in config
+    model_class = open_clip.CustomTextCLIP if own_text else open_clip.CLIP
+    left_out = ("custom_text", "quick_gelu", "multimodal_cfg")
+    arguments = {key: value for key, value in config.items() if key not in left_out}
+    replaced: Any = without_weights(name, text_model) if text_model else nullcontext({})
+    with torch.device(device), replaced as sizes:
+        arguments |= {"vision_cfg": vision, "text_cfg": {**text, **sizes}}
         model = model_class(**arguments, quick_gelu=quick_gelu)
         return CLIPEncoder(model, tokenizer, name=name, **statistics)

@@ -137,7 +137,7 @@ class VocabularyEncoder(nn.Module):
         rows, row_class, seen = self._tables[vocabulary] = kept
         _keep_last(self._tables, _MOST_TABLES)
         void = None if self.void_embedding is None else F.normalize(self.void_embedding, dim=-1)
-        return TextClassifier(rows, row_class, len(vocabulary), void, seen, self.logit_scale)
+        return TextClassifier(rows, row_class, len(vocabulary), void, seen, self.logit_scale, clip.logit_bias)
 
     def _table(self, vocabulary: Vocabulary, clip: CLIPEncoder) -> tuple[Tensor, Tensor, Tensor]:
         """Unit-length rows (T, D), the class of each (T,), and which classes are seen (C,)."""

@@ -3,24 +3,29 @@
 from __future__ import annotations
 
 import logging
-import os
-import socket
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 from urllib.error import URLError
-from urllib.parse import urlparse
 
 import torch
-from huggingface_hub import try_to_load_from_cache
 from open_clip.pretrained import download_pretrained
 from torch import Tensor
 
+from maft.clip.hub import HUB, cached_file, check_reachable, is_offline
 from maft.errors import UserError, first_line
 
 # Scalars that only OpenAI's TorchScript archives carry beside the weights.
 OPENAI_SCALARS = ("input_resolution", "context_length", "vocab_size")
-_TEXT_ROOTS = ("text.token_embedding.weight", "token_embedding.weight")
+# The table of tokens in every spelling of a text tower; one may end like another, so the longer come first.
+_TEXT_ROOTS = (
+    "text_model.embeddings.token_embedding.weight",
+    "text.transformer.embeddings.word_embeddings.weight",
+    "text.transformer.embed_tokens.weight",
+    "text_encoder.embedding_layer.weight",
+    "text.token_embedding.weight",
+    "token_embedding.weight",
+)
 
 log = logging.getLogger(__name__)
 
@@ -62,8 +67,8 @@ def has_quick_gelu(state: Mapping[str, Tensor]) -> bool:
     return any(bool(weight.any()) and torch.equal(weight.float(), weight.half().float()) for weight in linear)
 
 
-_HUB = "https://huggingface.co"
-_HUB_FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
+# In a snapshot both open_clip's and the transformers library's may lie.
+WEIGHT_FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin", "model.safetensors", "pytorch_model.bin")
 
 
 def download_weights(name: str, tag: str, config: Mapping[str, Any]) -> Path:
@@ -83,32 +88,22 @@ def download_weights(name: str, tag: str, config: Mapping[str, Any]) -> Path:
     archive = Path("~/.cache/clip").expanduser() / Path(url).name if url else None
     at_hand = archive is not None and archive.is_file()
     if not at_hand:
-        for candidate in [file] if file else _HUB_FILES:
-            kept = try_to_load_from_cache(repository, candidate) if repository else None
-            if isinstance(kept, str):
-                return Path(kept)
+        for candidate in [file] if file else WEIGHT_FILES[:2]:
+            if repository and (kept := cached_file(repository, candidate)):
+                return kept
     try:
         if not at_hand:
+            if repository and is_offline():
+                raise OSError("HF_HUB_OFFLINE is set")
             # The hub's client retries an unknown host for most of a minute.
-            _check_reachable(_HUB if repository else url)
+            check_reachable(HUB if repository else url)
+        log.info("Fetching the weights of CLIP %s from %s.", name, repository or url)
         return Path(download_pretrained(dict(config), prefer_hf_hub=not at_hand))
     except (URLError, OSError, RuntimeError, ValueError) as error:
-        page = f"{_HUB}/{repository}/resolve/main/{file or _HUB_FILES[0]}"
+        page = f"{HUB}/{repository}/resolve/main/{file or WEIGHT_FILES[0]}"
         place = f" and put it at {archive}, or set" if archive else " and set"
         reason = first_line(error)[:120]
         raise UserError(
             f"The {tag} weights of CLIP {name} could not be downloaded ({reason}): fetch {url or page} on another "
             f"machine{place} MODEL.CLIP.PRETRAINED to the path of the file."
         ) from error
-
-
-def _check_reachable(address: str) -> None:
-    """Raises OSError when the host of ``address`` has no name here and no proxy could resolve it for us."""
-    if any(os.environ.get(variable) for variable in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy")):
-        return
-    endpoint = os.environ.get("HF_ENDPOINT", address) if address == _HUB else address
-    host = urlparse(endpoint).hostname or ""
-    try:
-        socket.getaddrinfo(host, 443)
-    except OSError as error:
-        raise OSError(f"no connection to {host}") from error

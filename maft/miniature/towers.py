@@ -1,6 +1,6 @@
-"""The shipped tiny CLIPs: their folders, and a ConvNeXt for 96-pixel images under a name that open_clip configs use.
+"""The shipped tiny CLIPs: their folders, and image towers for 96-pixel images under names that open_clip configs use.
 
-Importing the module registers the ConvNeXt in timm.
+Importing the module registers those towers in timm.
 """
 
 from pathlib import Path
@@ -8,9 +8,10 @@ from typing import Any
 
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 from timm.models.convnext import ConvNeXt
+from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
-TINY_CLIPS = ("tiny_vit", "tiny_convnext")
+TINY_CLIPS = ("tiny_vit", "tiny_convnext", "tiny_siglip")
 
 
 def tiny_clip_folder(name: str) -> Path:
@@ -26,7 +27,13 @@ default_cfgs = generate_default_cfgs(
             "pool_size": (12, 12),
             "first_conv": "stem.0",
             "classifier": "head.fc",
-        }
+        },
+        "vit_siglip_miniature.untrained": {
+            "num_classes": 0,
+            "input_size": (3, 96, 96),
+            "first_conv": "patch_embed.proj",
+            "classifier": "head",
+        },
     }
 )
 
@@ -51,3 +58,20 @@ def convnext_miniature(pretrained: bool = False, **options: Any) -> ConvNeXt:
         if isinstance(module, nn.Conv2d | nn.Linear):
             nn.init.kaiming_normal_(module.weight, nonlinearity="linear")
     return model
+
+
+@register_model
+def vit_siglip_miniature(pretrained: bool = False, **options: Any) -> VisionTransformer:
+    """The blocks of the tiny ViT without a class token: a latent query pools the patches, as in SigLIP."""
+    arguments: dict[str, Any] = {
+        "img_size": 96,
+        "patch_size": 8,
+        "embed_dim": 128,
+        "depth": 6,
+        "num_heads": 4,
+        "class_token": False,
+        "global_pool": "map",
+        # timm's weights of deviation 0.02 suit wide models; these follow each layer's width.
+        "weight_init": "jax",
+    }
+    return build_model_with_cfg(VisionTransformer, "vit_siglip_miniature", pretrained, **(arguments | options))

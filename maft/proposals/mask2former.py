@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 
 from maft.clip import CLIPEncoder
-from maft.clip.dense import dense_channels
 from maft.errors import UserError
 from maft.interfaces import BuildContext
 from maft.options import Channels, Dropout, Layers, NonNegative, Positive, PositiveLayers, Weight
@@ -116,9 +115,11 @@ class Mask2Former(SetPredictionProposer):
     def from_options(
         cls, context: BuildContext, *, backbone: Literal["detectron2", "clip"] = "detectron2", **options: Any
     ) -> Any:
-        """Raises `UserError` when CLIP shall be the backbone and has no feature maps."""
+        """Raises `UserError` when CLIP shall be the backbone and has no feature pyramid."""
         if backbone == "clip":
-            return cls(None, dense_channels(context.clip.visual), context.clip.embed_dim, **options)
+            tower = context.clip.tower
+            tower.require("feature pyramid", f"MODEL.PROPOSER.{cls.__name__}.BACKBONE clip")
+            return cls(None, tower.pyramid_channels(), context.clip.embed_dim, **options)
         module = context.backbone()
         channels = {name: shape.channels for name, shape in module.output_shape().items()}  # type: ignore[operator]
         return cls(module, channels, context.clip.embed_dim, **options)

@@ -6,14 +6,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from maft.classifiers.ip_clip import IPCLIP, class_rows, class_rows_by_definition
+from maft.classifiers.ip_clip import IPCLIP
 from maft.clip import VocabularyEncoder, load_clip
-from maft.clip.vit import embed_patches, encode_vit, project_tokens, run_blocks
 from maft.errors import UserError
 from maft.interfaces import BuildContext
 from maft.layers.grid_masks import grid_probabilities
 from maft.registry import CLASSIFIERS
-from maft.structures import Images, Proposals, Vocabulary
+from maft.structures import Images, Proposals, TextClassifier, Vocabulary
 
 
 @pytest.fixture
@@ -52,12 +51,12 @@ def proposals_of(images, number=5, **options):
 @pytest.mark.parametrize("start", [0, 1, 3])
 @pytest.mark.parametrize("size", [(32, 32), (40, 24)])
 def test_class_rows_equal_one_sequence_under_one_mask(clip, start, size):
-    tokens, grid = embed_patches(clip.visual, torch.randn(2, 3, *size), align_corners=True)
-    tokens = run_blocks(clip.visual, tokens, 0, start)
+    tokens, grid = clip.tower.tokens(torch.randn(2, 3, *size), start, align_corners=True)
     visible = torch.rand(2, 5, grid[0] * grid[1]) > 0.6
     visible[0, 0], visible[1, 1] = False, True
-    expected = class_rows_by_definition(clip.visual, tokens, visible, start)
-    torch.testing.assert_close(class_rows(clip.visual, tokens, visible, start), expected, rtol=1e-4, atol=1e-4)
+    expected = clip.tower.class_rows_by_definition(tokens, grid, visible, start)
+    rows = clip.tower.class_rows(tokens, grid, visible, start)
+    torch.testing.assert_close(rows, expected, rtol=1e-4, atol=1e-4)
 
 
 @torch.no_grad()
@@ -65,10 +64,10 @@ def test_class_rows_equal_one_sequence_under_one_mask(clip, start, size):
 def test_proposals_are_encoded_as_the_paper_writes_it(clip, images, align_corners):
     classifier = build(clip, position_align_corners=align_corners)
     pixels, visible = classifier.prepare(images, clip), torch.rand(2, 5, 36) > 0.5
-    expected = classifier.encode_proposals_by_definition(classifier.visual, pixels, visible)
-    torch.testing.assert_close(
-        classifier.encode_proposals(classifier.visual, pixels, visible), expected, rtol=1e-4, atol=1e-4
-    )
+    tower = classifier.tower
+    tokens, grid = tower.tokens(pixels, classifier.start_layer, align_corners=align_corners)
+    expected = tower.project(tower.class_rows_by_definition(tokens, grid, visible, classifier.start_layer))
+    torch.testing.assert_close(classifier.encode_proposals(tower, pixels, visible), expected, rtol=1e-4, atol=1e-4)
 
 
 def test_recomputing_the_blocks_changes_neither_values_nor_gradients(clip):
@@ -76,9 +75,8 @@ def test_recomputing_the_blocks_changes_neither_values_nor_gradients(clip):
     gradients = []
     for checkpointing in (False, True):
         visual.requires_grad_(True).zero_grad()
-        tokens, _ = embed_patches(visual, torch.ones(1, 3, 32, 32))
-        rows = class_rows(visual, tokens, visible, 0, checkpointing=checkpointing)
-        project_tokens(visual, rows).square().sum().backward()
+        embeddings = clip.tower.encode_masked(torch.ones(1, 3, 32, 32), visible, 0, checkpointing=checkpointing)
+        embeddings.square().sum().backward()
         gradients.append([parameter.grad.clone() for parameter in visual.parameters()])
     for plain, recomputed in zip(*gradients, strict=True):
         torch.testing.assert_close(plain, recomputed)
@@ -121,12 +119,11 @@ def test_an_empty_mask_is_well_defined_and_a_full_one_sees_everything(clip, imag
     pixels = classifier.prepare(images, clip)
     visible = torch.zeros(2, 2, 36, dtype=torch.bool)
     visible[:, 1] = True
-    embeddings = classifier.encode_proposals(clip.visual, pixels, visible)
+    embeddings = classifier.encode_proposals(clip.tower, pixels, visible)
     assert embeddings.isfinite().all()
     # With every patch visible in the last block alone, a class row is the class token itself.
-    torch.testing.assert_close(
-        embeddings[:, 1], encode_vit(clip.visual, pixels, align_corners=True), rtol=1e-4, atol=1e-4
-    )
+    whole = clip.tower.encode(pixels, align_corners=True)
+    torch.testing.assert_close(embeddings[:, 1], whole, rtol=1e-4, atol=1e-4)
     assert (embeddings[:, 0] - embeddings[:, 1]).abs().max() > 1e-2
 
 
@@ -144,11 +141,47 @@ def test_a_start_layer_outside_the_tower_is_refused(clip, layer):
         build(clip, start_layer=layer)
 
 
+POOLS = ["ViT-B-16-SigLIP2", "PE-Core-B-16", "coca_ViT-B-32", "ViT-L-14-CLIPA", "ViTamin-L"]
+
+
+@pytest.mark.parametrize("name", POOLS)
+def test_where_masks_act_in_the_pool_there_is_no_start_layer(shrunk_clip, name):
+    assert build(shrunk_clip(name), start_layer=None).start_layer == 0
+    with pytest.raises(UserError, match=rf"START_LAYER is 2, but masks act in the pool of the image tower of {name}"):
+        build(shrunk_clip(name))
+
+
+@pytest.mark.parametrize("name", [*POOLS, "EVA02-B-16", "EVA02-E-14", "MobileCLIP2-B"])
+def test_other_towers_name_proposals_train_and_are_saved(shrunk_clip, images, as_trained, name):
+    clip = shrunk_clip(name)
+    options = {"start_layer": None if name in POOLS else 1, "input_size": 96}
+    classifier, proposals = as_trained(build(clip, **options)), proposals_of(images)
+    rows = F.normalize(torch.randn(3, clip.embed_dim), dim=-1)
+    text = TextClassifier(rows, torch.arange(3), 3, None, torch.ones(3, dtype=torch.bool))
+    first = classifier(images, proposals, text, clip)
+    assert first.logits.shape == (2, 5, 3) and (first.embeddings[:, 0] - first.embeddings[:, 1]).abs().max() > 1e-4
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        mixed = classifier(images, proposals, text, clip)
+    assert F.cosine_similarity(mixed.embeddings.float(), first.embeddings, dim=-1).min() > 0.98
+    first.logits.square().sum().backward()
+    tuned = list(classifier.trainable_parameters())
+    assert tuned and all(p.grad is not None and p.grad.isfinite().all() for p in tuned)
+    assert all(parameter.grad is None for parameter in clip.parameters())
+    with torch.no_grad():
+        for parameter in tuned:
+            parameter.add_(0.05 * torch.randn_like(parameter))
+        other = build(clip, **options)
+        other.load_state_dict(classifier.state_dict())
+        changed = classifier(images, proposals, text, clip).logits
+        torch.testing.assert_close(other(images, proposals, text, clip).logits, changed)
+        assert (changed - first.logits).abs().max() > 1e-3
+
+
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
         ({"train": "everything"}, r"TRAIN is 'everything'; choose one of: attention_and_norms, all, none\."),
-        ({"start_layer": -1}, r"START_LAYER is -1, but it must be a whole number of at least 0\."),
+        ({"start_layer": -1}, r"START_LAYER is -1, but it must be a whole number of at least 0 or None\."),
         ({"input_size": 0}, r"INPUT_SIZE is 0, but it must be a whole number of at least 1 and at most 8192 or None\."),
         ({"input_size": 7}, r"INPUT_SIZE is 7, less than one patch of a small ViT, 8\."),
         ({"mask_threshold": 1.5}, r"MASK_THRESHOLD is 1.5, but it must be a number of at least 0 and at most 1\."),
@@ -161,7 +194,7 @@ def test_options_are_checked(clip, options, sentence):
 
 
 def test_a_tower_that_is_no_vit_is_refused():
-    with pytest.raises(UserError, match="IPCLIP needs a CLIP ViT"):
+    with pytest.raises(UserError, match=r"IPCLIP does not work with.*attention pool.*MaskPooling"):
         build(load_clip("RN50", "openai", device="meta"))
 
 
@@ -244,7 +277,7 @@ class Exported(torch.nn.Module):
         self.classifier = classifier
 
     def forward(self, pixels, visible):
-        return self.classifier.encode_proposals(self.classifier.visual, pixels, visible)
+        return self.classifier.encode_proposals(self.classifier.tower, pixels, visible)
 
 
 @torch.no_grad()

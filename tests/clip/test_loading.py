@@ -9,7 +9,7 @@ from open_clip.transformer import QuickGELU
 from safetensors.torch import save_file
 
 from maft.clip import CLIPEncoder, clip_from_config, load_clip
-from maft.clip.encoder import BytePairTokenizer
+from maft.clip.tokenizers import BytePairTokenizer
 from maft.clip.weights import has_quick_gelu, inner_clip
 from maft.errors import UserError
 
@@ -42,8 +42,8 @@ def activation(clip: CLIPEncoder):
 def test_a_folder_brings_its_weights_sizes_and_normalisation(tmp_path, state):
     clip = load_clip(folder_with(tmp_path / "own", state))
     torch.testing.assert_close(clip.model.visual.proj.data, state["visual.proj"])
-    assert (clip.kind, clip.embed_dim, clip.text_width, clip.image_size, clip.stride) == (
-        "vit",
+    assert (clip.tower.kind, clip.embed_dim, clip.text_width, clip.image_size, clip.tower.stride) == (
+        "class token",
         16,
         16,
         (32, 32),
@@ -111,7 +111,7 @@ def test_an_impossible_download_says_what_to_fetch_and_where_to_put_it(tmp_path,
         raise OSError("no name")
 
     monkeypatch.setattr("socket.getaddrinfo", unreachable)
-    monkeypatch.setattr("maft.clip.weights.try_to_load_from_cache", lambda *_: None)
+    monkeypatch.setattr("maft.clip.hub.try_to_load_from_cache", lambda *_: None)
     monkeypatch.setenv("HOME", str(tmp_path))
     for variable in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy", "HF_ENDPOINT"):
         monkeypatch.delenv(variable, raising=False)

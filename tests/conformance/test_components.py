@@ -87,6 +87,18 @@ class TestMaskAdapter(ClassifierConformance):
     options = {"CHANNELS": 16, "NUM_MAPS": 2, "NUM_BLOCKS": 1, "NUM_GROUND_TRUTH": 4, "NUM_MATCHED": 2}
 
 
+class TestMaskPoolingOnAViT(ClassifierConformance):
+    name = "MaskPooling"
+
+
+class TestMAFTPlusOnAViT(ClassifierConformance):
+    name = "MAFTPlus"
+
+
+class TestMaskAdapterOnAViT(ClassifierConformance):
+    name, options = "MaskAdapter", TestMaskAdapter.options
+
+
 class TestMaskAwareLoss(LossConformance):
     name = "MaskAwareLoss"
 

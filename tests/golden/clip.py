@@ -19,9 +19,7 @@ from maft.checkpoint.key_map import load_strictly
 from maft.checkpoint.official.released import key_map
 from maft.classifiers.ip_clip import IPCLIP
 from maft.clip import CLIPEncoder, VocabularyEncoder, clip_from_config, load_clip
-from maft.clip.dense import dense_features, project_dense, project_pooled
-from maft.clip.encoder import BytePairTokenizer
-from maft.clip.vit import embed_patches, project_tokens, run_blocks
+from maft.clip.tokenizers import BytePairTokenizer
 from maft.interfaces import BuildContext
 from maft.structures import Images, Proposals, TextClassifier, Vocabulary
 
@@ -206,8 +204,8 @@ def ipclip_visual(case: GoldenCase) -> dict[str, Tensor]:
         "text_layers": 1,
     }
     clip = openai_clip(shape, case.device)
-    visual = clip.visual
-    load_strictly(visual, key_map("image_tower").convert(case.weights), "the recorded tower")
+    tower: Any = clip.tower
+    load_strictly(tower.visual, key_map("image_tower").convert(case.weights), "the recorded tower")
     inputs = case.inputs
 
     def run(name: str) -> Tensor:
@@ -219,19 +217,18 @@ def ipclip_visual(case: GoldenCase) -> dict[str, Tensor]:
             masks = inputs["masks"][: int(masked[2])] if masked else inputs[f"masks_{many[1]}"]  # type: ignore[index]
             pixels = inputs["image"][: len(masks)]
             if masked and masked[1]:
-                tokens, grid = embed_patches(visual, pixels, align_corners=True)
+                tokens, grid = tower.tokens(pixels, start, align_corners=True)
                 # Patches of the masked blocks attend to patches alone, whatever the masks are.
-                patches = run_blocks(visual, run_blocks(visual, tokens, 0, start)[:, 1:], start)
-                return project_tokens(visual, patches).unflatten(1, grid)
+                return tower.project(tower.run(tokens[:, 1:], grid, start)).unflatten(1, grid)
             classifier = IPCLIP(clip, start_layer=start, input_size=None, train="none")
             grid = (pixels.shape[-2] // config["patch_size"], pixels.shape[-1] // config["patch_size"])
             proposals = Proposals(masks, (masks.shape[-2], masks.shape[-1]), are_logits=False)
             visible = classifier.visible_patches(Images(pixels, []), proposals, grid)
-            return classifier.encode_proposals(visual, pixels, visible)
+            return classifier.encode_proposals(tower, pixels, visible)
         kind, size = name.split("_")
         pixels = inputs["image"][: int(size[1:])] if re.fullmatch(r"b\d+", size) else inputs[f"image_{size}"]
-        tokens, grid = embed_patches(visual, pixels, align_corners=True)
-        projected = project_tokens(visual, run_blocks(visual, tokens))
+        tokens, grid = tower.tokens(pixels, align_corners=True)
+        projected = tower.project(tokens)
         return projected[:, 0] if kind == "cls" else projected[:, 1:].unflatten(1, grid)
 
     return {name: run(name) for name in case.outputs}
@@ -261,15 +258,15 @@ def clip_convnext_backbone(case: GoldenCase) -> dict[str, Tensor]:
     clip = convnext_clip(case.config, case.device)
     load_recorded_clip(clip, case.weights)
     inputs = case.inputs
-    features = dense_features(clip.visual, inputs["image_normalised"])
+    features = clip.tower.dense_features(inputs["image_normalised"])
     dense = features.pop("dense")
     encoder = vocabulary_encoder(clip, case.config["templates"], None, synonyms="max")
     return {
         **features,
         "clip_vis_dense": dense,
-        "clip_vis_dense_projected": project_dense(clip.visual, dense),
-        "clip_vis_dense_projected_wrong_reshape": project_dense(clip.visual, dense, rows_in_memory_order=True),
-        "visual_prediction": project_pooled(clip.visual, inputs["pooled"]),
+        "clip_vis_dense_projected": clip.tower.project_dense(dense),
+        "clip_vis_dense_projected_wrong_reshape": clip.tower.project_dense(dense, rows_in_memory_order=True),
+        "visual_prediction": clip.tower.project_pooled(inputs["pooled"]),
         "text_features": clip.encode_text(inputs["text_tokens"]),
         "text_classifier": encoder(Vocabulary(tuple(case.config["test_classes"])), clip).embeddings,
     }

@@ -14,7 +14,6 @@ from maft.checkpoint.key_map import load_strictly
 from maft.checkpoint.official.released import key_map
 from maft.classifiers.masked_crops import MaskedCrops
 from maft.clip.mask_prompts import MaskPrompts
-from maft.clip.vit import encode_vit
 from maft.data.pairs import RegionPairMapper
 from maft.layers.crops import crop_regions, expand_boxes, tight_boxes
 from maft.structures import Images, Proposals
@@ -74,7 +73,7 @@ def crop_regions_case(case: GoldenCase) -> dict[str, Tensor]:
 @golden_case("ovseg", "mask_prompt_vit_d0", "mask_prompt_vit_d1", "mask_prompt_vit_d3")
 def mask_prompt_vit(case: GoldenCase) -> dict[str, Tensor]:
     config, inputs = case.config, case.inputs
-    visual = openai_clip(
+    tower = openai_clip(
         {
             "embed_dim": config["output_dim"],
             "image_resolution": config["input_resolution"],
@@ -85,15 +84,15 @@ def mask_prompt_vit(case: GoldenCase) -> dict[str, Tensor]:
             **_NO_TEXT,
         },
         case.device,
-    ).visual
+    ).tower
     weights = case.weights
     stored = {name: weights.pop(name) for name in list(weights) if name == "mask_embedding"}
-    load_strictly(visual, key_map("image_tower").convert(weights), case.name)
-    outputs = {"feat_nomask": encode_vit(visual, inputs["image"])}
+    load_strictly(tower.visual, key_map("image_tower").convert(weights), case.name)
+    outputs = {"feat_nomask": tower.encode(inputs["image"])}
     if config["mask_prompt_depth"]:
-        prompts = MaskPrompts(visual, config["mask_prompt_depth"]).to(case.device)
+        prompts = MaskPrompts(tower, config["mask_prompt_depth"]).to(case.device)
         load_strictly(prompts, key_map("mask_prompts").convert(stored), case.name)
-        masked = prompts(visual, inputs["image"], inputs["mask"])
+        masked = prompts(tower, inputs["image"], inputs["mask"])
         (masked * inputs["upstream"]).sum().backward()
         outputs["feat_masked"] = masked.detach()
         assert prompts.tokens.grad is not None

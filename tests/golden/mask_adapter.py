@@ -13,9 +13,10 @@ from maft.checkpoint.key_map import load_strictly
 from maft.checkpoint.official.released import key_map
 from maft.classifiers.maft_plus import ContentDependentTransfer, Form
 from maft.classifiers.mask_adapter import MaskAdapterHead, pool_through_maps
-from maft.classifiers.mask_pooling import MaskPooling, mask_pool
+from maft.classifiers.mask_pooling import MaskPooling
 from maft.ensembles import geometric_ensemble
 from maft.interfaces import TrainingStep
+from maft.layers.mask_pool import mask_pool
 from maft.losses.mask_aware import mask_aware_loss
 from maft.losses.mask_consistency import MaskConsistencyLoss
 from maft.losses.mask_cross_entropy import mask_cross_entropy

@@ -34,7 +34,7 @@ def clip_finetune_step(case: GoldenCase) -> dict[str, Tensor]:
     config, inputs = case.config, case.inputs
     described = {key: config[key] for key in ("embed_dim", "vision_cfg", "text_cfg")}
     clip = clip_from_config("recorded CLIP", described, quick_gelu=config["quick_gelu"], device=case.device)
-    prompts = MaskPrompts(clip.visual, config["mask_emb_depth"]) if config["with_mask"] else None
+    prompts = MaskPrompts(clip.tower, config["mask_emb_depth"]) if config["with_mask"] else None
     train = "prompts" if config["lock_image"] else "all" if prompts is not None else "tower"
     model = RegionCLIP(clip=clip, mask_prompts=prompts, train=train).to(case.device)
     weights = case.weights

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -33,6 +35,7 @@ def run(
     texts.embeddings, texts.row_class = texts.embeddings.to(device), texts.row_class.to(device)
     classifier = IPCLIP(clip, start_layer=start_layer, input_size=size, train="none").eval()
     crops = MaskedCrops(clip).eval()
+    tower: Any = clip.tower
 
     def ours() -> Tensor:
         embeddings = classifier(images, proposals, texts, clip).embeddings
@@ -41,9 +44,9 @@ def run(
 
     def joint() -> Tensor:
         pixels = classifier.prepare(images, clip)
-        side = size // clip.stride
-        visible = classifier.visible_patches(images, proposals, (side, side))
-        embeddings = classifier.encode_proposals_by_definition(clip.visual, pixels, visible)
+        tokens, grid = tower.tokens(pixels, start_layer, align_corners=True)
+        visible = classifier.visible_patches(images, proposals, grid)
+        embeddings = tower.project(tower.class_rows_by_definition(tokens, grid, visible, start_layer))
         texts.logits(embeddings)
         return embeddings
 

@@ -52,6 +52,10 @@ MAFT_TABLE = (
     Method("MAFT without self-distillation", "maft.yaml", ("MODEL.LOSSES.SelfDistillationLoss.WEIGHT", "0.0")),
     Method("MAFT without mask-aware loss", "maft.yaml", ("MODEL.LOSSES.MaskAwareLoss.WEIGHT", "0.0")),
 )
+SIGLIP_TABLE = (
+    Method("Frozen CLIP, SigLIP tower", "frozen_siglip.yaml", trains=False),
+    Method("MAFT, SigLIP tower", "maft_siglip.yaml"),
+)
 MASK_ADAPTER_TABLE = (
     Method("Mask pooling, ConvNeXt CLIP", "mask_pooling.yaml", trains=False),
     Method("Mask-Adapter, ConvNeXt CLIP", "mask_adapter.yaml"),
@@ -62,7 +66,7 @@ OVSEG_TABLE = (
     Method("OVSeg, fine-tuning", "masked_crops.yaml", stages=(FINE_TUNING,)),
     Method("OVSeg, fine-tuning then prompts", "masked_crops.yaml", stages=(FINE_TUNING, PROMPTS)),
 )
-TABLE = (*MAFT_TABLE, *MASK_ADAPTER_TABLE, *OVSEG_TABLE)
+TABLE = (*MAFT_TABLE, *SIGLIP_TABLE, *MASK_ADAPTER_TABLE, *OVSEG_TABLE)
 
 _TUNING = ("DATASETS.TRAIN", "['miniature_train_seen_tuning']", "DATASETS.TEST", "['miniature_val_tuning']")
 _START_LAYER = "MODEL.CLASSIFIER.IPCLIP.START_LAYER"
@@ -79,6 +83,15 @@ TUNING_TABLE = (
             (*_TUNING, _START_LAYER, str(layer), "SOLVER.BASE_LR", str(rate)),
         )
         for layer, rate in ((0, 0.0003), (0, 0.0005), (0, 0.001), (1, 0.0005), (2, 0.0005))
+    ),
+    Method("Frozen CLIP, SigLIP tower", "frozen_siglip.yaml", _TUNING, False),
+    *(
+        Method(
+            f"MAFT, SigLIP tower, learning rate {rate}",
+            "maft_siglip.yaml",
+            (*_TUNING, "SOLVER.BASE_LR", str(rate)),
+        )
+        for rate in (0.0002, 0.0005, 0.001)
     ),
     Method("Mask pooling", "mask_pooling.yaml", _TUNING, False),
     *(

@@ -1,0 +1,116 @@
+"""What differs between text towers: CLIP's own transformer, CoCa's, and those of the transformers library."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from open_clip.hf_configs import arch_dict
+from open_clip.hf_model import HFTextEncoder
+from torch import Tensor
+
+from maft.clip.hub import HUB, hub_file
+from maft.clip.tokenizers import EXTRA
+from maft.errors import UserError
+
+
+def text_tower(model: Any) -> Any:
+    """The text tower of an ``open_clip`` model; that of a plain CLIP is the model itself."""
+    return getattr(model, "text", model)
+
+
+def text_width(model: Any) -> int:
+    """Width of the text transformer."""
+    tower = text_tower(model)
+    if isinstance(tower, HFTextEncoder):
+        return int(getattr(tower.config, arch_dict[tower.config.model_type]["config_names"]["width"]))
+    return int(tower.ln_final.weight.shape[0])
+
+
+def joint_width(model: Any) -> int:
+    """D, width of the joint space, as the text tower ends."""
+    tower = text_tower(model)
+    if isinstance(tower, HFTextEncoder):
+        return int(tower.output_dim)
+    projection = tower.text_projection
+    if projection is None:
+        return text_width(model)
+    return int(getattr(projection, "out_features", None) or projection.shape[1])
+
+
+def check_rows(model: Any, rows: Tensor) -> None:
+    """Refuses token ids that the text tower of ``model`` would read wrongly.
+
+    Raises:
+        UserError: an id lies outside the tower's vocabulary, or a row lacks the id where the tower reads its embedding.
+    """
+    if rows.numel() == 0:
+        return
+    size = int(model.vocab_size)
+    if int(rows.max()) >= size:
+        raise UserError(
+            f"The tokenizer made the token {int(rows.max())}, and the text tower knows {size}: it is another tower's "
+            "tokenizer; correct text_cfg.hf_tokenizer_name in open_clip_config.json or the files beside it."
+        )
+    tower = text_tower(model)
+    pooling, end = (getattr(tower, name, getattr(model, f"text_{name}", -1)) for name in ("pool_type", "eos_id"))
+    if pooling == "eos" and not rows.eq(int(end)).any(1).all():
+        raise UserError(
+            f"The text tower reads a text at its end token {end}, which the tokenizer did not write: it is another "
+            "tower's tokenizer; correct text_cfg.hf_tokenizer_name in open_clip_config.json or the files beside it."
+        )
+
+
+def huggingface_config(name: str, repository: str, folder: Path | None = None) -> Mapping[str, Any]:
+    """``config.json`` of the model that the text tower of CLIP ``name`` is built from.
+
+    Args:
+        folder: the CLIP's own, which may hold it as ``text_config.json``.
+
+    Raises:
+        UserError: it is not at hand and cannot be downloaded, or is no JSON object.
+    """
+    file = folder / "text_config.json" if folder else None
+    if file is None or not file.is_file():
+        place = f", or put it at {file}" if file else ""
+        purpose = f"the description of the text tower of CLIP {name}"
+        advice = f"fetch {HUB}/{repository}/resolve/main/config.json (hf download {repository} config.json){place}"
+        file = hub_file(repository, ["config.json"], purpose, advice)
+    try:
+        described = json.loads(file.read_text(encoding="utf-8"))
+        if not isinstance(described, dict):
+            raise ValueError("it is no object")
+        return described
+    except (ValueError, OSError) as error:
+        raise UserError(f"{file} is not a model description of the transformers library ({error}).") from error
+
+
+@contextmanager
+def without_weights(name: str, described: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """What a ``text_cfg`` needs for a text tower of the transformers library to be built without fetching anything.
+
+    Args:
+        name: of the CLIP, for messages.
+        described: see `huggingface_config`.
+
+    Raises:
+        UserError: the library is missing, or the model is of a kind that open_clip does not know.
+    """
+    try:
+        import transformers  # noqa: F401
+    except ImportError as error:
+        raise UserError(f"The text tower of CLIP {name} needs the transformers package: {EXTRA}.") from error
+    if described.get("model_type") not in arch_dict:
+        raise UserError(
+            f"The text tower of CLIP {name} is a {described.get('model_type')!r} model; the known kinds are: "
+            f"{', '.join(arch_dict)}."
+        )
+    # No code of the model's own, and float32 whatever its weights were stored in.
+    plain = {key: value for key, value in described.items() if key not in ("auto_map", "torch_dtype", "dtype")}
+    with TemporaryDirectory() as folder:
+        (Path(folder) / "config.json").write_text(json.dumps(plain), encoding="utf-8")
+        yield {"hf_model_name": folder, "hf_model_pretrained": False}

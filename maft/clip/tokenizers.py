@@ -1,0 +1,226 @@
+"""Texts to token rows, each tower by the tokenizer of its own config; nothing is truncated."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from open_clip.tokenizer import HFTokenizer, SimpleTokenizer
+from torch import Tensor
+
+from maft.clip.hub import HUB, cached_file, fetching
+from maft.errors import UserError, closest, first_line
+from maft.miniature.tokenizer import WordTokenizer
+
+EXTRA = "pip install 'maft[towers]'"
+# Any one of these holds a vocabulary; a folder without any would give a tokenizer that knows no word.
+_VOCABULARIES = (
+    "tokenizer.json",
+    "sentencepiece.bpe.model",
+    "spiece.model",
+    "tokenizer.model",
+    "vocab.txt",
+    "vocab.json",
+)
+# Words whose pieces the tokenizer keeps.
+_MOST_WORDS = 100_000
+_OPTIONS = ("clean", "strip_sep_token", "language")
+_CLEANING = ("whitespace", "lower", "canonicalize")
+
+
+class BytePairTokenizer(SimpleTokenizer):
+    """CLIP's tokenizer with the special tokens spelt as OpenAI does, ``<|startoftext|>`` and ``<|endoftext|>``."""
+
+    sot_token_id: int
+    eot_token_id: int
+
+    def __init__(self, context_length: int = 77) -> None:
+        super().__init__(context_length=context_length)
+        import regex
+
+        spelt = {"<|startoftext|>": self.sot_token_id, "<|endoftext|>": self.eot_token_id}
+        self.encoder.update(spelt)
+        self.cache = {token: token for token in spelt}
+        words = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
+        self._special = dict(self.cache)
+        self.pat = regex.compile("|".join([*map(regex.escape, spelt), words]), regex.IGNORECASE)
+
+    def bpe(self, token: str) -> str:
+        """The pieces of a word, kept for its next occurrence; of very many words none is kept for ever."""
+        if len(self.cache) > _MOST_WORDS:
+            self.cache = dict(self._special)
+        return super().bpe(token)
+
+
+class HuggingFaceTokenizer:
+    """A tokenizer of the transformers library behind open_clip's cleaning and padding, read at its first use.
+
+    Args:
+        source: a folder with its files, or the name of a repository: its cached copy, else a download.
+        context_length: ids a row.
+        name: of the tower, for messages.
+        mode: open_clip's ``tokenizer_mode``.
+        options: open_clip's ``tokenizer_kwargs``: ``clean``, ``strip_sep_token``, ``language``.
+
+    Raises:
+        UserError: an option is unknown. Options come with downloaded configs, and others would reach the library.
+    """
+
+    def __init__(
+        self, source: str | Path, context_length: int, *, name: str, mode: str = "", options: Mapping[str, Any]
+    ) -> None:
+        for option in options:
+            if option not in _OPTIONS:
+                raise UserError(
+                    f"text_cfg.tokenizer_kwargs of CLIP {name} has the option {option!r}, which is not supported: "
+                    f"there are {', '.join(_OPTIONS)}.{closest(option, _OPTIONS)}"
+                )
+        if options.get("clean", "whitespace") not in _CLEANING or mode not in ("", "clips"):
+            raise UserError(
+                f"text_cfg of CLIP {name} asks for the cleaning {options.get('clean')!r} and the tokenizer_mode "
+                f"{mode!r}: the known ones are {', '.join(_CLEANING)}, and clips or none."
+            )
+        self.source, self.context_length, self.name = source, context_length, name
+        self.mode, self.options = mode, dict(options)
+
+    def counts(self, texts: Sequence[str]) -> list[int]:
+        """How many ids each text needs, with those that the tokenizer adds."""
+        tokenizer = self.loaded.tokenizer
+        cleaned = [self.loaded.clean_fn(text) for text in texts]
+        clips = self.mode == "clips"
+        rows = tokenizer(cleaned, add_special_tokens=not clips, padding=False, truncation=False, verbose=False)
+        return [len(ids) + 3 * clips for ids in rows.input_ids]
+
+    def rows(self, texts: Sequence[str]) -> Tensor:
+        """(n, context length) int64, padded as the tokenizer does."""
+        return self.loaded(list(texts))
+
+    @cached_property
+    def loaded(self) -> HFTokenizer:
+        """open_clip's tokenizer.
+
+        Raises:
+            UserError: a library or a file is missing or of no use.
+        """
+        try:
+            import transformers  # noqa: F401
+        except ImportError as error:
+            raise UserError(f"The tokenizer of CLIP {self.name} needs the transformers package: {EXTRA}.") from error
+        if isinstance(self.source, Path) or self._at_hand(self.source):
+            return self._load(local_files_only=True)
+        with fetching(self.source, f"the tokenizer of CLIP {self.name}", self._advice()):
+            tokenizer = self._load()
+            # Without a vocabulary the library makes a tokenizer that knows no word.
+            if not self._at_hand(self.source):
+                raise OSError("it holds no vocabulary")
+            return tokenizer
+
+    @staticmethod
+    def _at_hand(repository: str) -> bool:
+        return any(cached_file(repository, file) for file in _VOCABULARIES)
+
+    def _load(self, **where: Any) -> HFTokenizer:
+        try:
+            tokenizer = HFTokenizer(
+                str(self.source),
+                self.context_length,
+                tokenizer_mode=self.mode,
+                trust_remote_code=False,
+                **self.options,
+                **where,
+            )
+            if tokenizer.tokenizer.pad_token_id is None:
+                raise ValueError("it names no padding token; is tokenizer_config.json missing?")
+            return tokenizer
+        except ImportError as error:
+            raise UserError(
+                f"The tokenizer of CLIP {self.name} ({self.source}) needs another package "
+                f"({first_line(error)[:120]}): {EXTRA}."
+            ) from error
+        # The library wraps tokenizers written in Rust, whose errors are of no class of their own.
+        except Exception as error:
+            raise UserError(
+                f"The tokenizer of CLIP {self.name} cannot be read from {self.source} ({first_line(error)[:120]}): "
+                f"{self._advice()}."
+            ) from error
+
+    def _advice(self) -> str:
+        if isinstance(self.source, Path):
+            return "put tokenizer.json and tokenizer_config.json of the model's page into that folder"
+        return (
+            f"fetch tokenizer.json, tokenizer_config.json and, where there is one, the .model file from "
+            f"{HUB}/{self.source}/tree/main into the Hugging Face cache (hf download {self.source}), or into the "
+            "folder of the CLIP if it has one"
+        )
+
+
+def tokenizer_of(name: str, text: Mapping[str, Any], folder: Path | None = None) -> Any:
+    """The tokenizer that a ``text_cfg`` asks for, by the rules of ``open_clip.get_tokenizer``.
+
+    Args:
+        name: of the tower, for messages.
+        folder: the tower's own, whose tokenizer files come first.
+
+    Raises:
+        UserError: its options or its word table are wrong. What needs the transformers library or a file of
+            Hugging Face says so when it is used.
+    """
+    length = int(text.get("context_length", 77))
+    if folder and (words := _word_table(folder / "tokenizer.json")):
+        return words
+    repository = str(text.get("hf_tokenizer_name") or "")
+    if not repository:
+        return BytePairTokenizer(length)
+    own = folder is not None and any((folder / file).is_file() for file in _VOCABULARIES)
+    return HuggingFaceTokenizer(
+        folder if own and folder else repository,
+        length,
+        name=name,
+        mode=str(text.get("tokenizer_mode") or ""),
+        options=text.get("tokenizer_kwargs") or {},
+    )
+
+
+def _word_table(file: Path) -> WordTokenizer | None:
+    """The word tokenizer of a file, None when it is missing or of the Hugging Face format."""
+    if not file.is_file():
+        return None
+    try:
+        table = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError:
+        table = {}
+    return None if isinstance(table, dict) and isinstance(table.get("model"), dict) else WordTokenizer.from_file(file)
+
+
+def token_rows(tokenizer: Any, texts: Sequence[str]) -> Tensor:
+    """Token ids (n, context length) int64 on the CPU, padded.
+
+    Args:
+        tokenizer: a `HuggingFaceTokenizer`, or has ``encode(text) -> list[int]``, ``sot_token_id``, ``eot_token_id``
+            and ``context_length``; its rows are padded with zeros.
+
+    Raises:
+        UserError: a text is longer than the context; nothing is truncated silently.
+    """
+    if isinstance(tokenizer, HuggingFaceTokenizer):
+        for text, count in zip(texts, tokenizer.counts(texts) if texts else (), strict=True):
+            _check_length(text, count, tokenizer.context_length)
+        return tokenizer.rows(texts) if texts else torch.zeros(0, tokenizer.context_length, dtype=torch.long)
+    rows = torch.zeros(len(texts), tokenizer.context_length, dtype=torch.long)
+    for row, text in zip(rows, texts, strict=True):
+        ids = [tokenizer.sot_token_id, *tokenizer.encode(text), tokenizer.eot_token_id]
+        _check_length(text, len(ids), tokenizer.context_length)
+        row[: len(ids)] = torch.tensor(ids)
+    return rows
+
+
+def _check_length(text: str, count: int, most: int) -> None:
+    if count > most:
+        title = text if len(text) <= 60 else text[:57] + "..."
+        raise UserError(
+            f"The text {title!r} has {count} tokens and CLIP reads {most}: shorten the class name or its template."
+        )

@@ -1,0 +1,241 @@
+"""Towers that work on a sequence of tokens and pool it by its mean or by its class token.
+
+Shape letters as in `maft.clip.towers.sequences`; N class rows or masks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from maft.clip.towers.base import NO_PYRAMID, Grid, ImageTower, Refusals
+from maft.clip.towers.blocks import attention_inputs, finish_block, maybe_checkpoint, run_block
+from maft.clip.towers.sequences import TokenSequence
+from maft.layers.mask_pool import weighted_mean
+
+
+class TokenTower(ImageTower):
+    """A tower of transformer blocks on a sequence of tokens, whatever its pool.
+
+    Attributes:
+        blocks: its transformer blocks.
+        prefix: number of tokens before the patches.
+        patch_size: (height, width) in pixels.
+    """
+
+    refusals: ClassVar[Refusals] = {
+        "feature pyramid": NO_PYRAMID,
+        "mask prompts": "they are defined for a class token over patches: set MASK_PROMPT_DEPTH to 0, or choose a ViT "
+        "with a class token such as ViT-B-16",
+    }
+
+    def __init__(self, visual: nn.Module, name: str, sequence: TokenSequence) -> None:
+        super().__init__(visual, name)
+        self.sequence = sequence
+        self.blocks: Sequence[nn.Module] = sequence.blocks
+        self.prefix, self.width, self.patch_size = sequence.prefix, sequence.width, sequence.patch_size
+        self.stride = sequence.patch_size[0]
+        self.head_names = sequence.head_names
+
+    @property
+    def dense_channels(self) -> int:
+        return self.width
+
+    def grid(self, height: int, width: int) -> Grid:
+        return self.sequence.grid(height, width)
+
+    def patches(self, pixels: Tensor) -> tuple[Tensor, Grid]:
+        """Patch embedding of normalised pixels (B, 3, h, w): tokens (B, P, W), row-major, and the grid (gh, gw)."""
+        return self.sequence.patches(pixels)
+
+    def embed(self, patches: Tensor, grid: Grid, *, align_corners: bool = False) -> Tensor:
+        """Prefix tokens in front, position embedding for ``grid``, first norm: (B, P, W) -> (B, prefix + P, W)."""
+        return self.sequence.embed(patches, grid, align_corners)
+
+    def run(
+        self, tokens: Tensor, grid: Grid, first: int = 0, last: int | None = None, *, checkpointing: bool = False
+    ) -> Tensor:
+        """Blocks ``first`` to ``last`` (exclusive; default: all) on (B, L, W) tokens, without masks."""
+        rotation = self.sequence.rotation(grid)
+        for block in self.blocks[first:last]:
+            tokens = maybe_checkpoint(checkpointing, run_block, block, tokens, rotation)
+        return tokens
+
+    def tokens(
+        self, pixels: Tensor, last: int | None = None, *, align_corners: bool = False, checkpointing: bool = False
+    ) -> tuple[Tensor, Grid]:
+        """Tokens (B, L, W) of normalised pixels after the blocks before ``last`` (default: all), and their grid."""
+        patches, grid = self.patches(pixels)
+        tokens = self.embed(patches, grid, align_corners=align_corners)
+        return self.run(tokens, grid, 0, last, checkpointing=checkpointing), grid
+
+    def project_pooled(self, vectors: Tensor) -> Tensor:
+        return self.sequence.after_pool(vectors)
+
+    def attention_and_norms(self) -> Iterator[nn.Parameter]:
+        for block in self.blocks:
+            yield from block.attn.parameters()  # type: ignore[operator, union-attr]
+            for module in block.modules():
+                if isinstance(module, nn.LayerNorm):
+                    yield from module.parameters()
+        for norm in self.sequence.last_norms:
+            yield from norm.parameters()
+
+    def as_map(self, tokens: Tensor, grid: Grid) -> Tensor:
+        """Patch tokens (B, P, W) -> (B, W, gh, gw)."""
+        return tokens.transpose(1, 2).unflatten(2, grid)
+
+
+class MeanOfTokensTower(TokenTower):
+    """The mean of the patches is the image (CLIPA, ViTamin, ViTs with global average pooling).
+
+    A mask takes the mean of the tokens it shows, one without any the mean of all.
+    """
+
+    kind = "mean of tokens"
+
+    def encode(self, pixels: Tensor, *, align_corners: bool = False) -> Tensor:
+        tokens, _ = self._last_tokens(pixels, align_corners=align_corners)
+        return self.project_pooled(tokens.mean(1))
+
+    def encode_masked(
+        self,
+        pixels: Tensor,
+        visible: Tensor,
+        start_layer: int,
+        *,
+        align_corners: bool = False,
+        checkpointing: bool = False,
+    ) -> Tensor:
+        tokens, grid = self._last_tokens(pixels, align_corners=align_corners, checkpointing=checkpointing)
+        weights = (visible | ~visible.any(-1, keepdim=True)).float()
+        weights = (weights / weights.sum(-1, keepdim=True)).unflatten(2, grid)
+        return self.project_pooled(weighted_mean(self.as_map(tokens, grid), weights))
+
+    def dense_features(self, pixels: Tensor) -> dict[str, Tensor]:
+        tokens, grid = self._last_tokens(pixels)
+        return {"dense": self.as_map(tokens, grid)}
+
+    def _last_tokens(
+        self, pixels: Tensor, *, align_corners: bool = False, checkpointing: bool = False
+    ) -> tuple[Tensor, Grid]:
+        """The patches (B, P, W) as the pool receives them."""
+        tokens, grid = self.tokens(pixels, align_corners=align_corners, checkpointing=checkpointing)
+        return self.sequence.before_pool(tokens)[:, self.prefix :], grid
+
+
+class ClassTokenTower(TokenTower):
+    """The class token is the image.
+
+    Of a mask: from block ``start_layer`` on a copy of it that sees itself and the patches the mask shows (IP-CLIP).
+    Dense features are what the last block makes of the patches when each attends to itself alone (MaskCLIP, Zhou et
+    al., ECCV 2022): with value path V and output projection O of the attention, y = x + O(V(norm(x))) and then the
+    block's MLP with its residual. The last norm and the projection follow the pool.
+    """
+
+    kind = "class token"
+    refusals: ClassVar[Refusals] = {"feature pyramid": NO_PYRAMID}
+
+    def __init__(self, visual: nn.Module, name: str, sequence: TokenSequence) -> None:
+        super().__init__(visual, name, sequence)
+        self.masked_blocks = len(self.blocks)
+        modules = {module: name for name, module in visual.named_modules()}
+        unread = ("q_proj", "k_proj", "q_norm", "k_norm")
+        attention = modules[self.blocks[-1].attn]  # type: ignore[index]
+        norms = (f"{modules[norm]}." for norm in sequence.last_norms)
+        self.head_names = (*sequence.head_names, *norms, *(f"{attention}.{part}." for part in unread))
+
+    def project(self, rows: Tensor) -> Tensor:
+        """Class rows after the last block (..., W) -> (..., D), not normalised."""
+        return self.sequence.after_pool(self.sequence.before_pool(rows))
+
+    def project_pooled(self, vectors: Tensor) -> Tensor:
+        return self.project(vectors)
+
+    def encode(self, pixels: Tensor, *, align_corners: bool = False) -> Tensor:
+        tokens, _ = self.tokens(pixels, align_corners=align_corners)
+        return self.project(tokens[:, 0])
+
+    def dense_features(self, pixels: Tensor) -> dict[str, Tensor]:
+        tokens, grid = self.tokens(pixels, len(self.blocks) - 1)
+        patches, block = tokens[:, self.prefix :], self.blocks[-1]
+        _, _, value = attention_inputs(block, patches)
+        return {"dense": self.as_map(finish_block(block, patches, value), grid)}
+
+    def encode_masked(
+        self,
+        pixels: Tensor,
+        visible: Tensor,
+        start_layer: int,
+        *,
+        align_corners: bool = False,
+        checkpointing: bool = False,
+    ) -> Tensor:
+        tokens, grid = self.tokens(pixels, start_layer, align_corners=align_corners, checkpointing=checkpointing)
+        return self.project(self.class_rows(tokens, grid, visible, start_layer, checkpointing=checkpointing))
+
+    def class_rows(
+        self, tokens: Tensor, grid: Grid, visible: Tensor, start_layer: int, *, checkpointing: bool = False
+    ) -> Tensor:
+        """Blocks from ``start_layer`` on with one class row per mask.
+
+        Patches never see a class row, so their attention stays fused and without a mask, and each row's has one line.
+
+        Args:
+            tokens: (B, 1 + P, W) as block ``start_layer`` receives them.
+            visible: (B, N, P) bool. A row without a visible patch attends to itself only.
+
+        Returns:
+            (B, N, W) class rows after the last block.
+        """
+        patches = tokens[:, 1:]
+        rows = tokens[:, :1].expand(-1, visible.shape[1], -1)
+        rotation = self.sequence.rotation(grid)
+        blocks = self.blocks[start_layer:]
+        for position, block in enumerate(blocks):
+            # What the last block would make of the patches is read by nobody.
+            needed = position + 1 < len(blocks)
+            arguments = (block, rows, patches, visible, rotation, needed)
+            rows, patches = maybe_checkpoint(checkpointing, _class_row_block, *arguments)
+        return rows
+
+    def class_rows_by_definition(self, tokens: Tensor, grid: Grid, visible: Tensor, start_layer: int) -> Tensor:
+        """`class_rows` as IP-CLIP's paper writes it: copies and patches in one sequence under one attention mask."""
+        batch, rows, patches = visible.shape
+        allowed = torch.zeros(batch, 1, rows + patches, rows + patches, dtype=torch.bool, device=visible.device)
+        allowed[:, 0, :rows, :rows] = torch.eye(rows, dtype=torch.bool, device=visible.device)
+        allowed[:, 0, :rows, rows:] = visible
+        allowed[:, 0, rows:, rows:] = True
+        tokens = torch.cat([tokens[:, :1].expand(-1, rows, -1), tokens[:, 1:]], dim=1)
+        rotation = self.sequence.rotation(grid)
+        for block in self.blocks[start_layer:]:
+            tokens = run_block(block, tokens, rotation, allowed)
+        return tokens[:, :rows]
+
+
+def _class_row_block(
+    block: nn.Module,
+    rows: Tensor,
+    patches: Tensor,
+    visible: Tensor,
+    rotation: Tensor | None,
+    patches_needed: bool,
+) -> tuple[Tensor, Tensor]:
+    patch_query, patch_key, patch_value = attention_inputs(block, patches, rotation)
+    row_query, row_key, row_value = attention_inputs(block, rows)
+    scale = row_query.shape[-1] ** -0.5
+    to_patches = (row_query * scale) @ patch_key.transpose(-1, -2)
+    to_patches = to_patches.masked_fill(~visible[:, None], float("-inf"))
+    to_itself = (row_query * scale * row_key).sum(-1, keepdim=True).to(to_patches.dtype)
+    # The row's own logit is always finite, so a proposal without patches cannot make the softmax undefined.
+    weights = torch.cat([to_patches, to_itself], dim=-1).softmax(-1, dtype=torch.float32).to(row_value.dtype)
+    attended = weights[..., :-1] @ patch_value + weights[..., -1:] * row_value
+    rows = finish_block(block, rows, attended)
+    if patches_needed:
+        attended = F.scaled_dot_product_attention(patch_query, patch_key, patch_value)
+        patches = finish_block(block, patches, attended)
+    return rows, patches

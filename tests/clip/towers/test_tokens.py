@@ -1,0 +1,105 @@
+"""Class tokens and means of tokens: masks, dense features and recomputed blocks."""
+
+from copy import deepcopy
+
+import pytest
+import torch
+
+from maft.clip.towers import image_tower
+from maft.clip.towers.blocks import run_block
+
+CLASS_TOKENS = ["ViT-B-16", "MobileCLIP2-B", "EVA01-g-14", "EVA02-B-16", "EVA02-E-14"]
+MEANS = ["ViT-L-14-CLIPA", "ViTamin-L", "vit_medium_patch16_gap_256"]
+
+
+def masks_of(tower, size):
+    """A mask of the left half, one of everything and one of nothing, and their grid."""
+    grid = tower.grid(*size)
+    visible = torch.zeros(1, 3, *grid, dtype=torch.bool)
+    visible[:, 0, :, : grid[1] // 2] = True
+    visible[:, 1] = True
+    return visible.flatten(2), grid
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("start", [0, 2])
+@pytest.mark.parametrize("name", CLASS_TOKENS)
+def test_class_rows_equal_one_sequence_under_one_mask(shrunk_clip, name, start):
+    tower, size = shrunk_clip(name).tower, (64, 96)
+    visible, _ = masks_of(tower, size)
+    tokens, grid = tower.tokens(torch.randn(1, 3, *size), start)
+    expected = tower.class_rows_by_definition(tokens, grid, visible, start)
+    torch.testing.assert_close(tower.class_rows(tokens, grid, visible, start), expected, rtol=1e-4, atol=1e-4)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", CLASS_TOKENS)
+def test_hidden_patches_cannot_change_a_class_row_of_the_last_block(shrunk_clip, name):
+    tower, size = shrunk_clip(name).tower, (64, 96)
+    visible, grid = masks_of(tower, size)
+    tokens, _ = tower.tokens(torch.randn(1, 3, *size), 2)
+    changed = tokens.clone()
+    changed[:, 1:][:, ~visible[0, 0]] = torch.randn_like(changed[:, 1:][:, ~visible[0, 0]])
+    rows, again = (tower.class_rows(t, grid, visible, 2) for t in (tokens, changed))
+    torch.testing.assert_close(rows[:, [0, 2]], again[:, [0, 2]])
+    assert (rows[:, 1] - again[:, 1]).abs().max() > 1e-3
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", CLASS_TOKENS)
+def test_a_full_mask_in_the_last_block_is_the_image(shrunk_clip, name):
+    tower, pixels = shrunk_clip(name).tower, torch.randn(1, 3, 64, 96)
+    visible, _ = masks_of(tower, (64, 96))
+    embeddings = tower.encode_masked(pixels, visible, 2)
+    torch.testing.assert_close(embeddings[:, 1], tower.encode(pixels), rtol=1e-4, atol=1e-5)
+    assert embeddings.isfinite().all() and (embeddings[:, 0] - embeddings[:, 1]).abs().max() > 1e-3
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", CLASS_TOKENS)
+def test_dense_features_are_the_last_block_with_every_patch_seeing_itself(shrunk_clip, name):
+    tower, pixels = shrunk_clip(name).tower, torch.randn(1, 3, 64, 96)
+    tokens, grid = tower.tokens(pixels, 2)
+    itself = torch.eye(grid[0] * grid[1], dtype=torch.bool)
+    expected = run_block(tower.blocks[2], tokens[:, 1:], tower.sequence.rotation(grid), itself)
+    dense = tower.dense_features(pixels)["dense"]
+    torch.testing.assert_close(dense, expected.mT.unflatten(2, grid), rtol=1e-4, atol=1e-5)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", MEANS)
+def test_a_mask_takes_the_mean_of_the_tokens_it_shows(shrunk_clip, name):
+    tower, pixels = shrunk_clip(name).tower, torch.randn(1, 3, 64, 96)
+    visible, grid = masks_of(tower, (64, 96))
+    embeddings, whole = tower.encode_masked(pixels, visible, 0), tower.encode(pixels)
+    # Everything shown, or nothing, is the image.
+    torch.testing.assert_close(embeddings[:, 1:], whole[:, None].expand(-1, 2, -1), rtol=1e-4, atol=1e-5)
+    dense = tower.dense_features(pixels)["dense"]
+    expected = tower.project_pooled(dense[..., : grid[1] // 2].mean((-2, -1)))
+    torch.testing.assert_close(embeddings[:, 0], expected, rtol=1e-4, atol=1e-5)
+    inside = torch.ones(1, 1, *grid, dtype=torch.bool)
+    torch.testing.assert_close(tower.pool_masks(dense, inside)[:, 0], whole, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["ViT-B-16", "EVA02-B-16", "ViT-L-14-CLIPA", "ViT-B-16-SigLIP2"])
+def test_recomputing_the_blocks_changes_neither_values_nor_gradients(shrunk_clip, name):
+    visual = deepcopy(shrunk_clip(name).visual).requires_grad_(True)
+    tower, gradients = image_tower(visual, name), []
+    pixels, (visible, _) = torch.ones(1, 3, 64, 96), masks_of(tower, (64, 96))
+    for checkpointing in (False, True):
+        visual.zero_grad()
+        tower.encode_masked(pixels, visible, 0, checkpointing=checkpointing).square().sum().backward()
+        gradients.append([parameter.grad.clone() for parameter in visual.parameters() if parameter.grad is not None])
+    for plain, recomputed in zip(*gradients, strict=True):
+        torch.testing.assert_close(plain, recomputed)
+
+
+@pytest.mark.parametrize("name", [*CLASS_TOKENS, *MEANS])
+def test_attention_and_norms_leave_out_mlps_embeddings_and_the_projection(shrunk_clip, name):
+    tower = shrunk_clip(name).tower
+    names = {parameter: name for name, parameter in tower.visual.named_parameters()}
+    tuned = {names[parameter] for parameter in tower.attention_and_norms()}
+    for part in ("qkv.weight", "in_proj_weight", "v_proj.weight"):
+        assert all((name in tuned) for name in names.values() if name.endswith(part))
+    assert not {name for name in tuned if "fc1" in name or "c_fc" in name or "embed" in name or "token" in name}
+    assert not {"proj", "head.proj.weight", "trunk.head.weight"} & tuned

@@ -1,0 +1,111 @@
+"""`python -m maft.towers`: every CLIP that open_clip lists is right or refused; the whole is `make towers`."""
+
+import random
+import sys
+
+import pytest
+import torch
+
+from maft import towers
+from maft.clip import shrinking
+from maft.clip.encoder import CLIPEncoder
+from maft.clip.shrinking import listed_clips
+from maft.errors import UserError
+
+# One of each kind of tower and of text, and some by chance.
+KINDS = [
+    "RN50",
+    "ViT-L-14-CLIPA",
+    "EVA02-B-16",
+    "PE-Core-T-16-384",
+    "MobileCLIP-S1",
+    "coca_ViT-B-32",
+    "mt5-base-ViT-B-32",
+]
+SAMPLE = sorted({*KINDS, *random.Random(11).sample(listed_clips(), 5)})
+
+
+@pytest.mark.parametrize("name", SAMPLE)
+def test_small_copies_agree_with_open_clip(name):
+    tower = towers.check(name)
+    assert tower.facts and not tower.faults
+    assert tower.works
+
+
+def test_a_copy_has_the_classes_of_its_tower():
+    """Both halves of a comparison could be of another kind."""
+    small, full = shrinking.small_pair("ViT-B-16-SigLIP")[0], towers.described_clip("ViT-B-16-SigLIP")[0]
+
+    def kinds(model):
+        return {type(module) for module in model.modules()}
+
+    assert kinds(small.model) == kinds(full.model)
+    assert small.tokenizer.context_length == full.tokenizer.context_length == 64
+
+
+def altered(method, change):
+    """Wraps a method of `CLIPEncoder`."""
+    original = getattr(CLIPEncoder, method)
+    return lambda self, *arguments, **options: change(original(self, *arguments, **options))
+
+
+@pytest.mark.parametrize(
+    ("method", "change", "fault"),
+    [
+        ("encode_image", lambda x: x + 1e-4 * x.flip(1), "image embeddings differ"),
+        ("encode_text", lambda x: x + 1e-4 * x.flip(1), "text embeddings differ"),
+        ("encode_text", lambda x: x * torch.nan, "text embeddings differ by nan"),
+        ("tokenize", lambda rows: rows.roll(1, 0), "the tokens are not open_clip's"),
+    ],
+)
+def test_a_mismatch_is_found(monkeypatch, capsys, method, change, fault):
+    monkeypatch.setattr(CLIPEncoder, method, altered(method, change))
+    monkeypatch.setattr(sys, "argv", ["towers", "--check", "ViT-S-32-alt"])
+    assert towers.main() == 1
+    printed = capsys.readouterr().out
+    assert f"FAULT: {fault}" in printed and "1 with faults" in printed
+
+
+def test_towers_that_tell_nothing_apart_prove_nothing(monkeypatch):
+    original = towers.original_embeddings
+    monkeypatch.setattr(towers, "original_embeddings", lambda *a: tuple(x[:1].expand(2, -1) for x in original(*a)))
+    assert "two images have one embedding, so nothing is proved" in towers.check("ViT-S-32-alt").faults
+
+
+def test_a_classifier_that_takes_a_tower_and_fails_is_a_fault(monkeypatch):
+    def refuse(*_):
+        raise UserError("not this size")
+
+    monkeypatch.setattr("maft.classifiers.masked_crops.MaskedCrops.forward", refuse)
+    tower = towers.check("ViT-S-32-alt")
+    assert tower.faults == ["MaskedCrops was built, but refuses images: not this size"]
+    assert "MaskedCrops" not in tower.works
+
+
+def test_one_line_a_name_and_reasons_for_those_asked_for(monkeypatch, capsys):
+    monkeypatch.setattr("maft.clip.hub.try_to_load_from_cache", lambda *_: None)
+    monkeypatch.setattr(sys, "argv", ["towers", "RN50", "ViT-SO400M-14-SigLIP", "roberta-ViT-B-32"])
+    assert towers.main() == 0
+    first, reason, *rest = capsys.readouterr().out.splitlines()
+    assert first.split()[:8] == ["RN50", "attention", "pool", "102.0", "M", "224", "x", "224"]
+    assert reason.strip().startswith("not IPCLIP: ")
+    assert rest[0].startswith("ViT-SO400M-14-SigLIP ") and " 16 " in rest[0] and "latent query" in rest[0]
+    assert "M*" in rest[1] and "MaskedCrops" in rest[1]
+    assert rest[-2].startswith("* the image tower alone")
+    assert rest[-1] == "3 names: 3 usable, 3 of them by more than masked crops."
+
+
+def test_a_refused_tower_says_why(monkeypatch):
+    def refuse(name):
+        raise UserError(f"The image tower of {name} is not supported.")
+
+    monkeypatch.setattr(towers, "described_clip", refuse)
+    tower = towers.describe("RN50")
+    assert tower.line().endswith("refused: The image tower of RN50 is not supported.")
+    assert towers.summary([tower]) == "1 names: 0 usable, 0 of them by more than masked crops."
+
+
+def test_an_unknown_name_is_met_with_the_nearest(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["towers", "ViT-B-61"])
+    with pytest.raises(UserError, match="lists no CLIP 'ViT-B-61'. Did you mean ViT-B-16"):
+        towers.main()
