@@ -86,7 +86,7 @@ def check(name: str) -> Tower:
         return tower
     tower.facts = f"{clip.tower.kind:<34}"
     # A small copy has fewer layers than the default one to start at.
-    start = {"START_LAYER": 1} if clip.tower.kind == "class token" else {}
+    start = {"START_LAYER": 1} if clip.tower.masked_blocks else {}
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(0)
         # Coarse patterns: of fine noise every pool sees the same mean.
