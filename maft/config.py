@@ -23,7 +23,7 @@ from maft.options import check_options, options_of
 from maft.registry import CLASSIFIERS, ENSEMBLES, LOSSES, PROPOSERS, Registry, import_components
 
 # Paths and addresses that do not stay beside the config.
-_OUTSIDE = re.compile(r"^(\w+:)?[/~]|(^|[/:])\.\.(/|$)|://")
+_OUTSIDE = re.compile(r"^(\w+:)?[/~]|(^|[/:])\.\.(/|$)|://|^hf-hub:")
 
 logger = logging.getLogger(__name__)
 
