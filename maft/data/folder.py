@@ -18,7 +18,7 @@ from PIL import Image
 from maft.data.headers import is_remembered, remember, state_of
 from maft.data.label_sets import LabelSet, plain_label_set, read_class_list
 from maft.data.reading import Problem, inspect_mask, reading
-from maft.errors import UserError
+from maft.errors import UserError, first_line, shown
 
 FOLDER_PREFIX = "folder:"
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
@@ -123,11 +123,15 @@ def mixed_depth(path: str, bits: int) -> Problem:
 
 def _ignore_label(folder: Path) -> int:
     file = folder / "ignore.txt"
-    if not file.is_file():
+    try:
+        text = file.read_text(encoding="utf-8-sig").strip()
+    except FileNotFoundError:
         return 65535 if _is_16_bit(folder / "masks") else 255
-    text = file.read_text(encoding="utf-8-sig").strip()
-    if not text.isdigit() or int(text) > 65535:
-        raise UserError(f"{file} should hold one number from 0 to 65535, the ignored value, not {text!r}.")
+    except (OSError, ValueError) as error:
+        raise UserError(f"{file} cannot be read ({first_line(error)}): write the ignored value into it.") from error
+    # Other scripts have digits too, and int() refuses very long numbers.
+    if not (text.isascii() and text.isdigit() and len(text) <= 5 and int(text) <= 65535):
+        raise UserError(f"{file} should hold one number from 0 to 65535, the ignored value, not {shown(text)}.")
     return int(text)
 
 

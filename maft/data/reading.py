@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from maft.errors import UserError, first_line, shown
 
@@ -26,6 +26,9 @@ Record = dict[str, Any]
 _LABEL_MODES = {"1", "L", "P", "I", "I;16", "I;16B", "I;16L"}
 # How Pillow names pixels that its decoders change: of 2, 4 or 16 bits a channel, and those where white is zero.
 _CHANGED = re.compile(r"\b(?:1|L|LA|RGBA?);(?P<bits>2|4|16|)(?P<inverted>I?)")
+# Formats and TIFF compressions that alter values.
+_LOSSY = {"JPEG", "JPEG2000", "WEBP", "MPO", "AVIF"}
+_LOSSY_COMPRESSIONS = {"jpeg", "tiff_jpeg", "webp"}
 _PLAIN_NAME = re.compile(r"(?:\w[\w.-]*/)*\w[\w.-]*")
 _UNREADABLE = (
     OSError, UnidentifiedImageError, SyntaxError, ValueError, Image.DecompressionBombError, ArithmeticError, EOFError,
@@ -104,11 +107,16 @@ def read_map(
 
 
 def _as_stored(image: Image.Image) -> NDArray[np.integer]:
-    if image.format == "JPEG":
-        raise ValueError("it is a JPEG, which alters values, whatever its name says")
+    if image.format in _LOSSY:
+        raise ValueError(f"it is a {image.format}, which alters values, whatever its name says")
+    if (compression := image.info.get("compression")) in _LOSSY_COMPRESSIONS:
+        raise ValueError(f"its compression {compression} alters values")
     tiles = getattr(image, "tile", [])  # gone once the pixels are decoded
     changed = _CHANGED.search(str(tiles[0].args)) if tiles else None
     values = np.asarray(image)
+    # Only now: the tag may stand behind the pixels. Images are turned by it, and Pillow has turned a TIFF.
+    if (orientation := image.getexif().get(ExifTags.Base.Orientation, 1)) != 1:
+        raise UserError(f"it has the EXIF orientation {orientation}: save it upright without the tag.")
     if changed and changed["inverted"]:
         raise ValueError("its values are stored inverted (white is zero)")
     if values.dtype.kind not in "biu" or (changed and changed["bits"] == "16"):

@@ -75,6 +75,18 @@ def test_another_ignored_value(folder: Path) -> None:
         dataset(f"folder:{folder}")
 
 
+@pytest.mark.parametrize("content", [b"\xff\xfe9", "\N{SUPERSCRIPT TWO}".encode(), b"9" * 5000, None])
+def test_an_ignore_file_without_a_number_is_one_sentence(folder: Path, content: bytes | None) -> None:
+    file = folder / "ignore.txt"
+    if content is None:
+        file.mkdir()
+    else:
+        file.write_bytes(content)
+    with pytest.raises(UserError, match=r"ignore\.txt (should hold one number|cannot be read)") as raised:
+        dataset(f"folder:{folder}")
+    assert len(str(raised.value)) < len(str(folder)) + 400
+
+
 def test_a_class_cannot_be_the_ignored_value_by_accident(folder: Path) -> None:
     (folder / "classes.txt").write_text("\n".join(f"class {number}" for number in range(256)))
     with pytest.raises(UserError, match="256 classes, so that 255 is a class and the ignored value"):

@@ -40,6 +40,35 @@ def test_a_jpeg_under_another_name_is_no_label_map(tmp_path):
         read_labels(tmp_path / "map.png")
 
 
+@pytest.mark.parametrize(
+    "name, options",
+    [
+        ("map.tif", {"format": "TIFF", "compression": "jpeg"}),
+        ("map.png", {"format": "JPEG2000", "irreversible": True}),
+        ("map.png", {"format": "WEBP"}),
+    ],
+)
+def test_a_lossy_file_of_any_kind_is_no_label_map(tmp_path, name, options):
+    values = np.random.default_rng(0).integers(0, 150, (64, 64), dtype=np.uint8)
+    Image.fromarray(values).save(tmp_path / name, **options)
+    with pytest.raises(UserError, match=rf"map {tmp_path / name} .*alters values.*replace it"):
+        read_labels(tmp_path / name)
+    problem = inspect_mask(str(tmp_path / name), 150, 255, binary_is_meant=True).problem
+    assert problem and problem.kind == "unreadable label"
+
+
+def test_a_label_map_that_is_to_be_turned_is_refused(tmp_path):
+    exif = Image.Exif()
+    for orientation in (1, 6):
+        exif[0x0112] = orientation
+        Image.new("L", (4, 3)).save(tmp_path / f"{orientation}.png", exif=exif)
+    assert read_labels(tmp_path / "1.png").shape == (3, 4)
+    with pytest.raises(UserError, match=r"6\.png.* EXIF orientation 6.*save it upright without the tag"):
+        read_labels(tmp_path / "6.png")
+    problem = inspect_mask(str(tmp_path / "6.png"), 3, 255, binary_is_meant=True).problem
+    assert problem and "EXIF orientation 6" in problem.text
+
+
 def test_linked_folders_are_followed_and_circles_end(tmp_path):
     (tmp_path / "a").mkdir()
     (tmp_path / "disk/city").mkdir(parents=True)
