@@ -38,7 +38,9 @@ def proposals_of_masks(masks: Sequence[Tensor], images: Images) -> Proposals:
 
 
 def as_clip_reads(name: str) -> str:
-    """A class name as CLIP's tokenizer sees it, which folds case, blanks and Unicode's forms of one letter."""
+    """A class name for comparison: case, blanks, Unicode's forms of one letter and invisible characters are folded."""
+    if not name.isprintable():
+        name = "".join(one for one in name if one.isspace() or unicodedata.category(one) not in ("Cf", "Cc"))
     return " ".join(unicodedata.normalize("NFC", name).lower().split())
 
 
@@ -80,12 +82,13 @@ class Vocabulary:
         for position, name in enumerate(self.names):
             _check_name(name, f"Class name number {position + 1} of the vocabulary")
         stripped = [name.strip() for name in self.names]
-        for position, name in enumerate(stripped):
-            if not name.strip(" ,"):
+        reads = [as_clip_reads(name) for name in stripped]
+        for position, read in enumerate(reads):
+            if not read.strip(" ,"):
                 raise UserError(f"Class name number {position + 1} of the vocabulary is blank: remove or name it.")
         first: dict[str, str] = {}
-        for name in stripped:
-            if (read := as_clip_reads(name)) in first:
+        for name, read in zip(stripped, reads):
+            if read in first:
                 beside = "" if first[read] == name else f" (as {first[read]!r}, which CLIP reads alike)"
                 raise UserError(f"Class name {name!r} occurs twice in the vocabulary{beside}: remove one.")
             first[read] = name
@@ -98,7 +101,7 @@ class Vocabulary:
 
     def synonyms(self, index: int) -> tuple[str, ...]:
         """The comma-separated synonyms of one class, stripped."""
-        return tuple(part.strip() for part in self.names[index].split(",") if part.strip())
+        return tuple(part.strip() for part in self.names[index].split(",") if as_clip_reads(part))
 
 
 @dataclass

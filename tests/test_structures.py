@@ -23,6 +23,8 @@ def test_padding_is_zero_after_normalisation():
         ((), "vocabulary is empty"),
         (("cat", " "), "number 2 .* blank"),
         (("cat", "dog", " cat"), "'cat' occurs twice"),
+        (("cat", "cat\u200b"), r"occurs twice in the vocabulary \(as 'cat'"),
+        (("cat", "\u200b\x00"), "number 2 .* blank"),
         (("cat", 5), "number 2 .* is 5, which is no text"),
         (("cat", "x" * 10_001), "number 2 .* has 10001 characters, more than 10000"),
         (("cat", "\ud800"), "number 2 .* no text of Unicode"),
@@ -40,7 +42,12 @@ def test_flags_must_match_the_names():
 
 
 def test_synonyms_are_split_and_stripped():
-    assert Vocabulary(("door, double door",)).synonyms(0) == ("door", "double door")
+    assert Vocabulary(("door, double door, \u200b",)).synonyms(0) == ("door", "double door")
+
+
+def test_joiners_inside_a_name_stay():
+    name = "\u0645\u06cc\u200c\u0634\u0648\u062f"
+    assert Vocabulary((name,)).names == (name,)
 
 
 def test_logits_take_the_best_synonym_and_keep_void_last():
