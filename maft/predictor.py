@@ -142,6 +142,18 @@ class Predictor:
         return self._training
 
     @torch.no_grad()
+    def prepare(self, class_names: Sequence[str] | None = None) -> Vocabulary:
+        """Encodes the user's words, which calls with the same words then find ready.
+
+        Raises:
+            UserError: see `vocabulary`; a word is too long for CLIP, or the folder of kept embeddings is unwritable.
+        """
+        words = self.vocabulary(class_names)
+        with self._one_at_a_time:
+            self.model.vocabulary_encoder(words, self.model.clip)
+        return words
+
+    @torch.no_grad()
     def __call__(
         self,
         image: ImageLike,

@@ -7,7 +7,9 @@ names; 255, or 65535 with more than 255 names, where nothing was found) and <nam
 """
 
 import argparse
+import errno
 import itertools
+import os
 import sys
 from pathlib import Path
 
@@ -84,23 +86,43 @@ def output_names(paths: list[Path]) -> list[str]:
     return names
 
 
+def check_outputs(paths: list[Path], names: list[str], folder: Path, panoptic: bool) -> None:
+    """Refuses outputs that would replace an input, such as that of ``x.png`` beside an input ``x_overlay.png``."""
+    inputs = {os.path.realpath(path): path for path in paths}
+    inputs |= {os.path.join(os.path.realpath(path.parent), path.name): path for path in paths}
+    endings = ["_overlay.png", "_labels.png", ".json", *(["_panoptic.png"] if panoptic else [])]
+    parent = os.path.realpath(folder)
+    for name, ending in itertools.product(names, endings):
+        if replaced := inputs.get(os.path.join(parent, name + ending)):
+            raise UserError(f"{folder / (name + ending)} would replace the input {replaced}: choose another --output.")
+
+
 def main() -> int:
     arguments = parse_arguments()
     paths = find_images(arguments.input)
+    names = output_names(paths)
+    things = "all" if arguments.all_things else arguments.things
+    check_outputs(paths, names, arguments.output, panoptic=things is not None)
     predictor = Predictor.from_path(arguments.config_file, arguments.opts)
     # Words that cannot be used are no fault of the images.
-    words = predictor.vocabulary(arguments.class_names)
-    things = "all" if arguments.all_things else arguments.things
+    words = predictor.prepare(arguments.class_names)
     if things is not None:
         thing_flags(words, things)
     failures = []
-    for path, name in tqdm(list(zip(paths, output_names(paths), strict=True)), unit="image", disable=None):
+    for path, name in tqdm(list(zip(paths, names, strict=True)), unit="image", disable=None):
         try:
             prediction = predictor(path, arguments.class_names, things)
         except UserError as error:
             failures.append(f"{path}: {error}")
             continue
-        write_prediction(prediction, arguments.output, name)
+        try:
+            write_prediction(prediction, arguments.output, name)
+        except (UserError, OSError) as error:
+            # A full disk or a folder that takes no files ends the run, a name that cannot be written its picture.
+            reason = error if isinstance(error, OSError) else error.__cause__
+            if reason is not None and getattr(reason, "errno", None) != errno.ENAMETOOLONG:
+                raise
+            failures.append(f"{path}: {error}")
     print(f"{len(paths) - len(failures)} of {len(paths)} images written to {arguments.output}")
     for failure in failures:
         print(f"skipped: {failure}", file=sys.stderr)

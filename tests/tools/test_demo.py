@@ -27,7 +27,7 @@ def tool():
 def demo(tool, tiny_configs, tmp_path, monkeypatch):
     def run(*inputs, words=("grass", "sky"), options=()):
         arguments = ["--config-file", tiny_configs / "maft.yaml", "--output", tmp_path / "out", "--input", *inputs]
-        monkeypatch.setattr(sys, "argv", ["demo.py", *map(str, arguments), *options, "--class-names", *words])
+        monkeypatch.setattr(sys, "argv", ["demo.py", *map(str, [*arguments, *options]), "--class-names", *words])
         return tool.main()
 
     return run
@@ -98,3 +98,37 @@ def test_thin_and_giant_pictures_leave_the_others_alone(demo, images, capsys, mo
     assert "4 of 5 images written" in printed.out
     assert "giant.png cannot be read (Image size (25000000 pixels) exceeds limit" in printed.err
     assert Image.open(images / "out/thin_labels.png").size == (4000, 3)
+
+
+def test_no_output_replaces_an_input(demo, images):
+    Image.new("RGB", (8, 8)).save(images / "a/one_overlay.png")
+    (images / "out").symlink_to(images / "a")
+    before = (images / "a/one_overlay.png").read_bytes()
+    with pytest.raises(UserError, match=r"one_overlay\.png.* would replace the input"):
+        demo(images / "a")
+    assert (images / "a/one_overlay.png").read_bytes() == before
+    assert not list((images / "a").glob("*.json"))
+
+
+def test_unusable_words_are_refused_before_the_images(demo, images):
+    with pytest.raises(UserError, match="tokens"):
+        demo(images / "a", words=("sky", "word " * 200))
+    (images / "file").touch()
+    with pytest.raises(UserError, match="cannot write"):
+        demo(images / "a", options=["--output", images / "out", "MODEL.VOCABULARY.CACHE_DIR", images / "file"])
+    assert not (images / "out").exists()
+
+
+def test_an_output_that_cannot_be_written_skips_its_picture(demo, images, capsys):
+    (images / "out/one_overlay.png").mkdir(parents=True)
+    Image.new("RGB", (8, 8)).save(images / "a" / ("n" * 250 + ".png"))
+    assert demo(images / "a") == 1
+    printed = capsys.readouterr()
+    assert "1 of 3 images written" in printed.out and (images / "out/two.json").is_file()
+    assert "one_overlay.png: it is a folder" in printed.err and "ile name too long" in printed.err
+
+
+def test_an_output_folder_that_takes_no_files_ends_the_run(demo, images):
+    (images / "out").touch()
+    with pytest.raises(UserError, match="cannot write to folder"):
+        demo(images / "a")
