@@ -38,7 +38,8 @@ def check_answers(
 
 def _check_proposer(part: nn.Module, given: tuple[Any, ...], answer: Any) -> None:
     images, text, *_ = given
-    check_proposals(part, answer, len(images.sizes), text.num_classes)
+    # A proposer that scores with the texts of a vocabulary without void has no column for it.
+    check_proposals(part, answer, len(images.sizes), text.num_classes, may_lack_void=text.void is None)
 
 
 def _check_classifier(part: nn.Module, given: tuple[Any, ...], answer: Any) -> None:
@@ -68,7 +69,9 @@ def check_forward(part: object, method: str = "forward") -> None:
         raise UserError(f"{type(part).__name__} has no {method}: write it as maft/interfaces.py describes it.")
 
 
-def check_proposals(proposer: object, proposals: Proposals, images: int, classes: int) -> None:
+def check_proposals(
+    proposer: object, proposals: Proposals, images: int, classes: int, *, may_lack_void: bool = False
+) -> None:
     """Raises `UserError` unless there are (B, Q, h, w) masks without NaN and class scores of (B, Q, C + 1), if any."""
     name = type(proposer).__name__
     _check_type(name, proposals, Proposals)
@@ -77,7 +80,8 @@ def check_proposals(proposer: object, proposals: Proposals, images: int, classes
         raise UserError(f"{name} returns masks of shape {tuple(masks.shape)}, not ({images}, masks, height, width).")
     if not masks.isfinite().all():
         raise UserError(f"{name} returns masks that are not finite: are its weights?")
-    if scores is not None and tuple(scores.shape) != (*masks.shape[:2], classes + 1):
+    columns = (classes, classes + 1) if may_lack_void else (classes + 1,)
+    if scores is not None and tuple(scores.shape) not in [(*masks.shape[:2], count) for count in columns]:
         expected = (*masks.shape[:2], classes + 1)
         raise UserError(f"{name} returns class scores of shape {tuple(scores.shape)}, not {expected} (void last).")
 

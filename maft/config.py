@@ -241,6 +241,8 @@ def _nested(overrides: list[str]) -> CfgNode:
             node = node.setdefault(parent, CfgNode())
             if not isinstance(node, CfgNode):
                 raise UserError(f"Override {key}: {parent} is a value, set by another override, and has no keys.")
+        if isinstance(node.get(last), CfgNode):
+            raise UserError(f"Override {key} replaces what another override sets below it: write its keys one by one.")
         node[last] = _decoded(value)
     return root
 

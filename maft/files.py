@@ -95,8 +95,9 @@ def _check_writable(temporary: Path) -> None:
         # Creating a file is the only reliable test: os.access knows nothing of read-only mounts or quotas.
         temporary.touch(exist_ok=False)
         temporary.unlink()
-    except OSError as error:
-        reason = error.strerror or str(error)
+    except (OSError, ValueError) as error:
+        # A name with a null byte is no OSError.
+        reason = getattr(error, "strerror", None) or str(error)
         raise UserError(f"cannot write to folder {folder}: {reason}; choose a folder you can write to") from error
 
 

@@ -47,3 +47,11 @@ def test_the_places_elsewhere_that_it_names_are_said(foreign, caplog, path):
     caplog.clear()
     load_config(file)
     assert "elsewhere" not in caplog.text
+
+
+def test_an_override_of_a_group_does_not_drop_those_before_it():
+    overrides = ["SOLVER.MAX_ITER", "1", "SOLVER", '{"BASE_LR": 1}']
+    with pytest.raises(UserError, match="Override SOLVER replaces what another override sets below it"):
+        load_config("configs/quickstart/maft.yaml", overrides)
+    with pytest.raises(UserError, match="Override SOLVER.MAX_ITER: SOLVER is a value"):
+        load_config("configs/quickstart/maft.yaml", overrides[2:] + overrides[:2])

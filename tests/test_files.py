@@ -152,3 +152,8 @@ def test_a_log_that_cannot_be_written_ends_the_run(capsys):
         log.warning("x")
     log.warning("a wrong %d", "format")
     assert capsys.readouterr().err.count("Traceback") == 1
+
+
+def test_a_name_with_a_null_byte_is_one_sentence(tmp_path):
+    with pytest.raises(UserError, match="null byte"):
+        write_text_atomic(tmp_path / "a\0b" / "c", "")

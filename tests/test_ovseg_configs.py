@@ -53,7 +53,8 @@ def test_results_go_to_a_folder_of_the_configs_name(name):
 )
 def test_as_many_parameters_train_as_in_the_official_model(name, millions):
     with torch.device("meta"):
-        cfg = config(name, "MODEL.DEVICE", "meta")
+        cfg = config(name)
+        cfg.MODEL.DEVICE = "meta"
         model = build_model(cfg, InitialWeights())
     trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     assert trained / 1e6 == pytest.approx(millions, abs=0.005)

@@ -37,7 +37,7 @@ def batch(count=4, size=96, seed=0):
 def build(train="tower", depth=0):
     torch.manual_seed(0)
     clip = load_clip("tiny_vit")
-    return RegionCLIP(clip=clip, mask_prompts=MaskPrompts(clip.visual, depth) if depth else None, train=train)
+    return RegionCLIP(clip=clip, mask_prompts=MaskPrompts(clip.tower, depth) if depth else None, train=train)
 
 
 def test_the_loss_is_clips_by_definition():
@@ -186,10 +186,10 @@ def test_prompts_may_come_from_a_file_and_must_fit(tmp_path):
     clip, file = load_clip("tiny_vit"), tmp_path / "prompts.safetensors"
     cfg = region_config("MODEL.REGION_CLIP.MASK_PROMPT_DEPTH", 3)
     cfg.MODEL.START_FROM = [{"FILE": str(file), "TAKE": "mask_prompts"}]
-    trained = MaskPrompts(clip.visual, 3, (96, 96)).tokens
+    trained = MaskPrompts(clip.tower, 3, (96, 96)).tokens
     write_safetensors(file, {"mask_prompts.tokens": trained})
     assert torch.equal(build_model(cfg).mask_prompts.tokens, trained)
-    write_safetensors(file, {"mask_prompts.tokens": MaskPrompts(clip.visual, 3, (64, 64)).tokens})
+    write_safetensors(file, {"mask_prompts.tokens": MaskPrompts(clip.tower, 3, (64, 64)).tokens})
     with pytest.raises(UserError, match=r"mask_prompts.tokens: \(3, 64, 128\) in the checkpoint, \(3, 144, 128\) in"):
         build_model(cfg)
     write_safetensors(file, {"other": torch.zeros(1)})

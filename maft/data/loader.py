@@ -25,6 +25,7 @@ from maft.data.records import load_records
 from maft.data.workers import start_worker, unusable
 from maft.errors import UserError
 from maft.layers.distributed import same_everywhere
+from maft.structures import as_clip_reads
 
 Mapper = Callable[[Record], "Record | None"]
 SampleKey = tuple[int, int, int]
@@ -174,21 +175,24 @@ class Batches:
 class TrainingLoader(Batches):
     """Iterable over the local batches of this process, without end."""
 
-    def __init__(self, samples: TrainingSamples, sampler: BatchSampler, workers: int = 0) -> None:
+    def __init__(
+        self, samples: TrainingSamples, sampler: BatchSampler, workers: int = 0, classes: Sequence[str] = ()
+    ) -> None:
         super().__init__(
             DataLoader(
                 samples, batch_sampler=sampler, num_workers=workers, collate_fn=list, worker_init_fn=start_worker
             )
         )
-        self.sampler = sampler
+        self.sampler, self.classes = sampler, [as_clip_reads(name) for name in classes]
 
     def start_at(self, iteration: int) -> None:
         """The next iterator begins with the batch of this iteration."""
         self.sampler.start = iteration
 
-    def state_dict(self) -> dict[str, int]:
-        """What the order of batches depends on, for the check on resuming."""
-        return {"seed": self.sampler.seed, "images": self.sampler.count, "batch_size": self.sampler.batch_size}
+    def state_dict(self) -> dict[str, Any]:
+        """What the order of batches and the meaning of labels depend on, for the check on resuming."""
+        order = {"seed": self.sampler.seed, "images": self.sampler.count, "batch_size": self.sampler.batch_size}
+        return {**order, "classes": self.classes}
 
 
 def build_train_loader(
@@ -220,7 +224,9 @@ def build_train_loader(
         len(records), cfg.SOLVER.IMS_PER_BATCH, seed=seed, rank=rank, world_size=world_size, groups=groups
     )
     samples = TrainingSamples(DatasetFromList(records, copy=False), mapper, seed)
-    return TrainingLoader(samples, sampler, cfg.DATALOADER.NUM_WORKERS)
+    # All have the same ones.
+    names = next((found for found in classes.values() if found), ())
+    return TrainingLoader(samples, sampler, cfg.DATALOADER.NUM_WORKERS, names)
 
 
 def build_test_loader(records: list[Record], mapper: Mapper, *, workers: int = 0, skip: int = 0) -> Batches:

@@ -113,10 +113,10 @@ def _as_stored(image: Image.Image) -> NDArray[np.integer]:
         raise ValueError(f"its compression {compression} alters values")
     tiles = getattr(image, "tile", [])  # gone once the pixels are decoded
     changed = _CHANGED.search(str(tiles[0].args)) if tiles else None
-    values = np.asarray(image)
-    # Only now: the tag may stand behind the pixels. Images are turned by it, and Pillow has turned a TIFF.
+    # Before the pixels: Pillow turns some TIFFs as it decodes them, and drops the tag of all.
     if (orientation := image.getexif().get(ExifTags.Base.Orientation, 1)) != 1:
         raise UserError(f"it has the EXIF orientation {orientation}: save it upright without the tag.")
+    values = np.asarray(image)
     if changed and changed["inverted"]:
         raise ValueError("its values are stored inverted (white is zero)")
     if values.dtype.kind not in "biu" or (changed and changed["bits"] == "16"):

@@ -28,6 +28,7 @@ from maft.files import sha256, unfinished_path, unwritable, write_text_atomic
 _POINTER = "last_checkpoint"
 _NAME = r"iter_(\d+)"
 _STATE = {"iteration": int, "seed": int, "optimizer": dict, "scaler": dict, "loader": dict}
+_SCALER = {"scale", "growth_factor", "backoff_factor", "growth_interval", "_growth_tracker"}
 
 logger = logging.getLogger(__name__)
 
@@ -101,6 +102,8 @@ class Checkpointer:
         Raises:
             UserError: there are folders and none of them can be resumed from.
         """
+        if self.folder.exists() and not self.folder.is_dir():
+            raise UserError(f"{self.folder} is a file where the folder of checkpoints is to be: remove or rename it.")
         if (self.folder / _POINTER).is_dir():
             raise UserError(f"{self.folder / _POINTER} is a folder where a file is to be written: remove it.")
         folders, faults = self._folders(), []
@@ -166,7 +169,17 @@ class Checkpointer:
 def _is_whole(state: Any) -> bool:
     if not isinstance(state, dict) or not all(isinstance(state.get(key), kind) for key, kind in _STATE.items()):
         return False
-    return state["iteration"] >= 0 and {"state", "param_groups"} <= state["optimizer"].keys()
+    optimizer, scaler = state["optimizer"], state["scaler"]
+    numbers = state["iteration"], state["seed"]
+    if not all(type(number) is int and 0 <= number < 2**32 for number in numbers):
+        return False
+    if not {"state", "param_groups"} <= optimizer.keys() or not (not scaler or scaler.keys() >= _SCALER):
+        return False
+    if not all(isinstance(value, (int, float)) for value in scaler.values()):
+        return False
+    # Plain gradient descent alone remembers nothing.
+    remembers = any("betas" in group or group.get("momentum") for group in optimizer["param_groups"])
+    return bool(optimizer["state"]) or not remembers or state["iteration"] == 0
 
 
 def _flush(file: Path) -> None:

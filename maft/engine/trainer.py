@@ -7,6 +7,7 @@ import logging
 import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import zip_longest
 from typing import Any
 
 import numpy as np
@@ -204,10 +205,20 @@ class Trainer(TrainerBase):
         if self.scaler.is_enabled() and state["scaler"]:
             self.scaler.load_state_dict(state["scaler"])
         set_iteration(self.scheduler, state["iteration"])
-        if state["loader"] != self.loader.state_dict():
+        now = self.loader.state_dict()
+        # Older checkpoints do not say their classes.
+        before = {**now, **state["loader"]}
+        for label, (old, new) in enumerate(zip_longest(before.pop("classes"), now.pop("classes"))):
+            if old != new:
+                raise UserError(
+                    f"The checkpoint was trained on other classes than DATASETS.TRAIN has: label {label} was "
+                    f"{old or 'no class'!r} and is {new or 'no class'!r}; take its weights with MODEL.START_FROM, in "
+                    "another OUTPUT_DIR."
+                )
+        if before != now:
             logger.warning(
                 "The checkpoint was trained on other data (%s, now %s): the order of images differs from that of an "
-                "unbroken run.", state["loader"], self.loader.state_dict(),
+                "unbroken run.", before, now,
             )  # fmt: skip
         return int(state["iteration"])
 

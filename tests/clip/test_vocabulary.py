@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from maft.clip import VocabularyEncoder
-from maft.clip.encoder import BytePairTokenizer
+from maft.clip.tokenizers import BytePairTokenizer
 from maft.clip.vocabulary import prompt_templates
 from maft.errors import UserError
 from maft.structures import Vocabulary
@@ -165,7 +165,7 @@ def test_many_vocabularies_leave_a_bounded_memory(clip, monkeypatch):
 
 
 def test_the_tokenizer_does_not_keep_every_word(monkeypatch):
-    monkeypatch.setattr("maft.clip.encoder._MOST_WORDS", 50)
+    monkeypatch.setattr("maft.clip.tokenizers._MOST_WORDS", 50)
     tokenizer = BytePairTokenizer()
     expected = tokenizer.encode("cat") + tokenizer.encode("<|endoftext|>")
     for index in range(200):

@@ -17,7 +17,8 @@ def cityscapes(root, write_map):
         for city in cities:
             stem = f"{split}/{city}/{city}_000000_000019"
             write_map(f"cityscapes/leftImg8bit/{stem}_leftImg8bit.png", np.zeros((1, 4, 3), np.uint8))
-            write_map(f"cityscapes/gtFine/{stem}_gtFine_labelIds.png", np.array([[7, 255, 0, 33]], np.uint8))
+            labels = [[7, 255, 0, 33]] if city != "munster" else [[26, 26, 24, 7]]
+            write_map(f"cityscapes/gtFine/{stem}_gtFine_labelIds.png", np.array(labels, np.uint8))
             instances = np.array([[7, 1, 0, 33001]], np.uint16) if city != "munster" else MUNSTER
             write_map(f"cityscapes/gtFine/{stem}_gtFine_instanceIds.png", instances)
             write_map(f"cityscapes/gtFine/{stem}_gtFine_color.png", np.zeros((1, 4, 4), np.uint8))

@@ -57,15 +57,16 @@ def test_a_lossy_file_of_any_kind_is_no_label_map(tmp_path, name, options):
     assert problem and problem.kind == "unreadable label"
 
 
-def test_a_label_map_that_is_to_be_turned_is_refused(tmp_path):
+@pytest.mark.parametrize("suffix", ["png", "tif"])
+def test_a_label_map_that_is_to_be_turned_is_refused(tmp_path, suffix):
     exif = Image.Exif()
     for orientation in (1, 6):
         exif[0x0112] = orientation
-        Image.new("L", (4, 3)).save(tmp_path / f"{orientation}.png", exif=exif)
-    assert read_labels(tmp_path / "1.png").shape == (3, 4)
-    with pytest.raises(UserError, match=r"6\.png.* EXIF orientation 6.*save it upright without the tag"):
-        read_labels(tmp_path / "6.png")
-    problem = inspect_mask(str(tmp_path / "6.png"), 3, 255, binary_is_meant=True).problem
+        Image.new("L", (4, 3)).save(tmp_path / f"{orientation}.{suffix}", exif=exif)
+    assert read_labels(tmp_path / f"1.{suffix}").shape == (3, 4)
+    with pytest.raises(UserError, match=rf"6\.{suffix}.* EXIF orientation 6.*save it upright without the tag"):
+        read_labels(tmp_path / f"6.{suffix}")
+    problem = inspect_mask(str(tmp_path / f"6.{suffix}"), 3, 255, binary_is_meant=True).problem
     assert problem and "EXIF orientation 6" in problem.text
 
 

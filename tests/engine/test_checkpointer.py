@@ -86,7 +86,20 @@ def test_an_incomplete_checkpoint_is_passed_over(checkpointer, caplog):
 
 
 @pytest.mark.parametrize(
-    "change", [{"optimizer": {}}, {"iteration": "7"}, {"iteration": -1}, {"loader": None}, {"optimizer": [1]}]
+    "change",
+    [
+        {"optimizer": {}},
+        {"optimizer": [1]},
+        {"optimizer": {"state": {}, "param_groups": [{"betas": (0.9, 0.99)}]}},
+        {"optimizer": {"state": {}, "param_groups": [{"momentum": 0.9}]}},
+        {"iteration": "7"},
+        {"iteration": -1},
+        {"iteration": True},
+        {"iteration": 2**70},
+        {"seed": -(2**40)},
+        {"scaler": {"scale": "x"}},
+        {"loader": None},
+    ],
 )
 def test_an_incomplete_state_is_passed_over(checkpointer, change):
     save(checkpointer, 5)
@@ -173,3 +186,9 @@ def test_existence(checkpointer):
     assert not checkpointer.exists() and checkpointer.latest() is None
     checkpointer.save_final({"weight": torch.zeros(1)})
     assert checkpointer.exists() and checkpointer.latest() is None
+
+
+def test_a_file_in_place_of_the_folder_is_one_sentence(checkpointer):
+    checkpointer.folder.write_text("")
+    with pytest.raises(UserError, match="is a file where the folder of checkpoints is to be"):
+        checkpointer.latest()

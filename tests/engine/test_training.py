@@ -1,6 +1,5 @@
 """Whole runs of a tiny model; the interrupted and the two-process ones are real processes."""
 
-import importlib.util
 import json
 import math
 import os
@@ -13,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from engine import tiny_run
 from safetensors.torch import load_file
 
 from maft.errors import UserError
@@ -23,27 +23,18 @@ ROOT = SCRIPT.parent.parent.parent
 
 
 @pytest.fixture(scope="module")
-def tiny():
-    spec = importlib.util.spec_from_file_location("tiny_run", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    yield module
-    module.META_ARCH_REGISTRY._obj_map.pop("TinyRunModel")
-
-
-@pytest.fixture(scope="module")
-def images(tiny, tmp_path_factory):
+def images(tmp_path_factory):
     folder = tmp_path_factory.mktemp("images")
-    tiny.write_images(folder)
+    tiny_run.write_images(folder)
     return folder
 
 
 @pytest.fixture
-def train(tiny, images):
+def train(images):
     threads = torch.get_num_threads()
 
     def train(output, *overrides, resume=False, folder=images):
-        tiny.run_registered(str(folder), tiny.config(output, *overrides), resume)
+        tiny_run.run_registered(str(folder), tiny_run.config(output, *overrides), resume)
         return losses(output), load_file(output / "model_final" / "model.safetensors")
 
     yield train
@@ -104,8 +95,10 @@ def test_a_request_to_stop_finishes_the_step_and_saves_it(train, images, tmp_pat
         same(weights, expected)
 
 
-def test_weights_that_are_not_finite_are_not_saved(train, tiny, tmp_path, monkeypatch):
-    monkeypatch.setattr(tiny.TinyRunModel, "after_optimizer_step", lambda model: model.head.weight.data.fill_(math.inf))
+def test_weights_that_are_not_finite_are_not_saved(train, tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        tiny_run.TinyRunModel, "after_optimizer_step", lambda model: model.head.weight.data.fill_(math.inf)
+    )
     with pytest.raises(UserError, match="weights are not finite after iteration 0 and were not saved"):
         train(tmp_path, "SOLVER.MAX_ITER", 1)
     assert not (tmp_path / "model_final").exists() and not list(tmp_path.glob("checkpoints/iter_*"))
@@ -155,10 +148,10 @@ def test_what_fails_while_a_run_is_closed_does_not_hide_why_it_ends(train, tmp_p
     assert re.search("could not be closed properly: .*No space left", (tmp_path / "log.txt").read_text())
 
 
-def test_a_loss_of_several_numbers_is_named(train, tiny, tmp_path, monkeypatch):
-    forward = tiny.TinyRunModel.forward
+def test_a_loss_of_several_numbers_is_named(train, tmp_path, monkeypatch):
+    forward = tiny_run.TinyRunModel.forward
     monkeypatch.setattr(
-        tiny.TinyRunModel, "forward", lambda model, batch: {**forward(model, batch), "loss_images": torch.ones(2)}
+        tiny_run.TinyRunModel, "forward", lambda model, batch: {**forward(model, batch), "loss_images": torch.ones(2)}
     )
     with pytest.raises(UserError, match=r"The loss 'loss_images' has shape \(2,\): take its mean or sum"):
         train(tmp_path)
@@ -172,8 +165,8 @@ def test_an_output_folder_that_cannot_be_one(train, tmp_path, name, resume):
         train(tmp_path / name, resume=resume)
 
 
-def test_accumulation_keeps_the_global_batch(train, tiny, tmp_path):
-    tiny.write_images(tmp_path / "images", same_number=True)
+def test_accumulation_keeps_the_global_batch(train, tmp_path):
+    tiny_run.write_images(tmp_path / "images", same_number=True)
     expected_losses, expected = train(tmp_path / "whole", folder=tmp_path / "images")
     seen, weights = train(tmp_path / "halves", "SOLVER.ACCUMULATE", 2, folder=tmp_path / "images")
     torch.testing.assert_close(torch.tensor(seen), torch.tensor(expected_losses), rtol=1e-5, atol=1e-7)
@@ -257,3 +250,14 @@ def test_weights_start_a_new_run(train, tmp_path):
         "MODEL.WEIGHTS", str(tmp_path / "first/model_final"),
     )  # fmt: skip
     same(first, second)
+
+
+def test_a_resumed_run_has_the_classes_of_its_checkpoint(train, tmp_path):
+    train(tmp_path, "SOLVER.MAX_ITER", 2)
+    for file in (tmp_path / "checkpoints").glob("*/trainer.pt"):
+        state = torch.load(file, weights_only=True)
+        assert state["loader"]["classes"] == ["a", "b", "c"]
+        state["loader"]["classes"] = ["a", "c", "b"]
+        torch.save(state, file)
+    with pytest.raises(UserError, match="other classes than DATASETS.TRAIN has: label 1 was 'c' and is 'b'"):
+        train(tmp_path, "SOLVER.MAX_ITER", 4, resume=True)

@@ -179,7 +179,7 @@ def test_released_freeseg_generators_fit(golden_dir):
     assert {prefix for _, prefix in checked} == {"sem_seg_head.", "backbone."} and len(checked) >= 4
 
 
-def test_released_fcclip_segmenters_fit(golden_dir, monkeypatch):
+def test_released_fcclip_segmenters_fit(golden_dir):
     checked = 0
     for _, prefix, official in released(golden_dir, "maskadapter"):
         if prefix != "sem_seg_head." or not official:
@@ -189,8 +189,8 @@ def test_released_fcclip_segmenters_fit(golden_dir, monkeypatch):
         channels = dict(zip(("res2", "res3", "res4", "res5"), widths))
         embed_dim = official["predictor.class_embed.layers.2.weight"][0]
         queries = official["predictor.query_feat.weight"][0]
-        monkeypatch.setattr("maft.proposals.mask2former.dense_channels", {None: channels}.get)
-        stand_in = SimpleNamespace(embed_dim=embed_dim, visual=None)
+        tower = SimpleNamespace(require=lambda *_: None, pyramid_channels=lambda channels=channels: channels)
+        stand_in = SimpleNamespace(embed_dim=embed_dim, tower=tower)
         options = {"BACKBONE": "clip", "CLASS_HEAD": "pooled", "NUM_QUERIES": queries}
         with torch.device("meta"):
             model = PROPOSERS.build("Mask2Former", options, BuildContext(stand_in, 133, resnet))
