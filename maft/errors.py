@@ -3,18 +3,31 @@
 import argparse
 import difflib
 import os
+import re
 import sys
 from collections.abc import Callable, Iterable
 from typing import Any, NoReturn
 
+# A name that no file or component has; in a sentence its beginning and end tell which one it is.
+_OVERLONG = re.compile(r"\S{500,}")
+
 
 class UserError(Exception):
-    """A mistake of the user's: the message is one sentence that says what is wrong, where, and what to do."""
+    """A mistake of the user's: the message is one sentence that says what is wrong, where, and what to do.
+
+    Words of 500 characters and more are cut in the middle.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(_OVERLONG.sub(lambda word: f"{word[0][:200]} ... {word[0][-200:]}", message))
 
 
 def closest(word: str, known: Iterable[str]) -> str:
     """The end of a sentence that suggests the known word most like a misspelt one; empty when none is."""
-    match = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
+    words = list(known)
+    # Case counts least.
+    alike = [other for other in words if other.lower() == word.lower()]
+    match = alike or difflib.get_close_matches(word, words, n=1, cutoff=0.6)
     return f" Did you mean {match[0]}?" if match else ""
 
 

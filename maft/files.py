@@ -73,7 +73,8 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
         UserError: the folder cannot be created or written to, ``path`` is a folder, or the disk is full.
     """
     target = Path(path)
-    if target.is_dir():
+    # Unlike those of Path, the functions of os.path answer for names that no file can have.
+    if os.path.isdir(target):
         raise UserError(f"cannot write {target}: it is a folder; give the path of a file")
     temporary = unfinished_path(target)
     _check_writable(temporary)
@@ -119,6 +120,18 @@ def write_json_atomic(path: str | os.PathLike[str], value: Any) -> None:
         TypeError: ``value`` holds something JSON cannot express.
     """
     write_text_atomic(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def read_json(path: str | os.PathLike[str]) -> Any:
+    """The value of a JSON file.
+
+    Raises:
+        OSError, ValueError: it cannot be read, or is no JSON; one that is nested too deeply counts as none.
+    """
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
 
 
 def sha256(path: str | os.PathLike[str]) -> str:

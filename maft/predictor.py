@@ -119,7 +119,7 @@ class Predictor:
     @classmethod
     def from_path(cls, path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> Predictor:
         """From a YAML config, or from a checkpoint (see `from_pretrained`)."""
-        if Path(path).is_dir() or Path(path).suffix == ".safetensors":
+        if os.path.isdir(path) or Path(path).suffix == ".safetensors":
             return cls.from_pretrained(path, overrides)
         return cls.from_config(path, overrides)
 
@@ -242,7 +242,7 @@ def _checkpoint_files(path: Path) -> tuple[Path, Path]:
             )
         weights = found[0]
     config = weights.with_name("config.yaml") if weights.stem == "model" else weights.with_suffix(".yaml")
-    if not config.is_file():
+    if not os.path.isfile(config):
         raise UserError(
             f"{weights} has no {config.name} beside it: give a checkpoint that training or "
             "tools/convert_checkpoint.py wrote, or a config and MODEL.WEIGHTS."

@@ -155,9 +155,8 @@ def main() -> int:
     parser.add_argument("--check", action="store_true", help="compare small copies with open_clip (minutes for all)")
     arguments = parser.parse_args()
     known = listed_clips()
-    for wanted in arguments.names:
-        if wanted not in known:
-            parser.error(f"open_clip lists no CLIP {wanted!r}.{closest(wanted, known)}")
+    if wrong := [wanted for wanted in arguments.names if wanted not in known]:
+        raise UserError(f"open_clip lists no CLIP {', '.join(map(repr, wrong))}.{closest(wrong[0], known)}")
     towers = []
     for name in arguments.names or known:
         towers.append(check(name) if arguments.check else describe(name))

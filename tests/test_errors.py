@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from maft.errors import ToolParser, UserError, run_tool
+from maft.errors import ToolParser, UserError, closest, run_tool
 
 
 @pytest.mark.parametrize(("returned", "status"), [(None, 0), (0, 0), (3, 3)])
@@ -77,3 +77,13 @@ def test_a_closed_pipe_and_a_full_output_have_no_traceback(tmp_path, end, status
     assert done.returncode == status
     sentence = "error: a file or the output: No space left on device; check its path, rights and the space left\n"
     assert done.stderr == ("" if status == 141 else sentence)
+
+
+def test_a_word_of_thousands_of_characters_is_cut():
+    message = str(UserError(f"Folder {'x' * 3000}y is not there: give another one."))
+    assert message.startswith("Folder xxx") and message.endswith("y is not there: give another one.")
+    assert len(message) < 600 and " ... " in message
+
+
+def test_a_name_in_another_case_is_the_closest():
+    assert closest("vit-b-16", ["ViT-S-16", "ViT-B-16"]) == " Did you mean ViT-B-16?"

@@ -7,7 +7,16 @@ import stat
 import pytest
 
 from maft.errors import UserError
-from maft.files import atomic_path, held, raise_errors, remove_unfinished, write_json_atomic, write_text_atomic, writing
+from maft.files import (
+    atomic_path,
+    held,
+    raise_errors,
+    read_json,
+    remove_unfinished,
+    write_json_atomic,
+    write_text_atomic,
+    writing,
+)
 
 
 def test_the_file_appears_only_at_the_end_and_parents_are_created(tmp_path):
@@ -157,3 +166,14 @@ def test_a_log_that_cannot_be_written_ends_the_run(capsys):
 def test_a_name_with_a_null_byte_is_one_sentence(tmp_path):
     with pytest.raises(UserError, match="null byte"):
         write_text_atomic(tmp_path / "a\0b" / "c", "")
+
+
+def test_a_name_that_no_file_can_have_is_one_sentence(tmp_path):
+    with pytest.raises(UserError, match="cannot write"):
+        write_text_atomic(tmp_path / ("x" * 3000), "")
+
+
+def test_json_that_is_nested_too_deeply_is_none(tmp_path):
+    (tmp_path / "a.json").write_text("[" * 100_000)
+    with pytest.raises(ValueError, match="nested too deeply"):
+        read_json(tmp_path / "a.json")

@@ -47,7 +47,7 @@ def places(tmp_path_factory, tiny_sam):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("DETECTRON2_DATASETS", str(folder / "datasets"))
         patch.chdir(QUICKSTART.parent.parent)
-        for name in ("maft", "mask_adapter"):
+        for name in ("maft", "maft_siglip", "mask_adapter"):
             short = ["SOLVER.MAX_ITER", "1", "SOLVER.IMS_PER_BATCH", "2", "DATASETS.TEST", "[]", "MODEL.DEVICE", "cpu"]
             run(load_config(QUICKSTART / f"{name}.yaml", [*short, "OUTPUT_DIR", str(folder / name)]))
         yield places
@@ -61,3 +61,11 @@ def test_a_few_lines_switch_the_proposer(places, tmp_path, text):
     results = run(cfg, eval_only=True)["miniature_val"]
     assert 0 <= results["sem_seg"]["mIoU"] <= 100
     assert json.loads((tmp_path / "inference/miniature_val/results.json").read_text())["dataset"] == "miniature_val"
+
+
+def test_a_tower_with_a_latent_query_is_trained_and_evaluated_as_shipped(places, tmp_path):
+    trained = places["trained"] / "maft_siglip/model_final"
+    for name, weights in (("frozen_siglip", []), ("maft_siglip", ["MODEL.WEIGHTS", str(trained)])):
+        options = ["MODEL.DEVICE", "cpu", "OUTPUT_DIR", str(tmp_path / name), *weights]
+        results = run(load_config(QUICKSTART / f"{name}.yaml", options), eval_only=True)["miniature_val"]
+        assert 0 <= results["sem_seg"]["mIoU"] <= 100

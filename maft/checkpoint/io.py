@@ -74,9 +74,9 @@ def read_state_dict(path: str | os.PathLike[str]) -> dict[str, Tensor]:
         UserError: the file is missing, truncated, not a checkpoint, or needs code to be executed.
     """
     file = Path(path)
-    if file.is_dir():
+    if os.path.isdir(file):
         file = file / "model.safetensors"
-    if not file.is_file():
+    if not os.path.isfile(file):
         raise UserError(
             f"Checkpoint {file} does not exist: check the path where it is named (MODEL.WEIGHTS, MODEL.START_FROM or "
             "the command line)."

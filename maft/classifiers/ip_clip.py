@@ -82,7 +82,7 @@ class IPCLIP(MaskClassifier):
         elif not layers:
             raise UserError(
                 f"{_START_LAYER} is {start_layer}, but masks act in the pool of the image tower of {clip.name} "
-                f"({clip.tower.kind}): leave it out."
+                f"({clip.tower.kind}): leave it out, or set it to null where a base config sets it."
             )
         if layers and start_layer >= layers:
             raise UserError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,7 +14,10 @@ from torch import Tensor, nn
 from maft.clip import text
 from maft.clip.tokenizers import token_rows
 from maft.clip.towers import image_tower
+from maft.clip.towers.base import described_size
 from maft.structures import Images
+
+log = logging.getLogger(__name__)
 
 
 class CLIPEncoder(nn.Module):
@@ -58,6 +62,8 @@ class CLIPEncoder(nn.Module):
         self.name = name
         self.tower = image_tower(model.visual, name)
         self.image_size = self.tower.image_size
+        if (described := described_size(model.visual)) != self.image_size:
+            log.warning("CLIP %s is described for images of %s, but made for %s.", name, described, self.image_size)
         self.text_width, self.embed_dim = text.text_width(model), text.joint_width(model)
         self.register_buffer("pixel_mean", 255 * torch.tensor(mean, dtype=torch.float32), persistent=False)
         self.register_buffer("pixel_std", 255 * torch.tensor(std, dtype=torch.float32), persistent=False)

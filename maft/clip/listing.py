@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
-
 from maft.clip.encoder import CLIPEncoder
 from maft.clip.hub import cached_file
 from maft.clip.loading import clip_from_config
 from maft.clip.shrinking import clip_config, small_text_model
+from maft.files import read_json
 
 
 def described_clip(name: str) -> tuple[CLIPEncoder, bool]:
@@ -22,6 +21,6 @@ def described_clip(name: str) -> tuple[CLIPEncoder, bool]:
     if repository := config["text_cfg"].get("hf_model_name"):
         file = cached_file(repository, "config.json")
         known = file is not None
-        text_model = json.loads(file.read_text(encoding="utf-8")) if file else small_text_model(repository)
+        text_model = read_json(file) if file else small_text_model(repository)
     quick_gelu = bool(config.get("quick_gelu"))
     return clip_from_config(name, config, quick_gelu=quick_gelu, text_model=text_model, device="meta"), known

@@ -35,7 +35,8 @@ def load_clip(
     Args:
         name: an open_clip architecture ("ViT-B-16", "convnext_large_d_320", "RN50x4"), a folder with
             ``open_clip_config.json`` or a CLIP of the transformers library (``config.json``), a repository of the
-            Hugging Face hub ("hf-hub:timm/ViT-B-16-SigLIP"), or a shipped tower ("tiny_vit", "tiny_convnext").
+            Hugging Face hub ("hf-hub:timm/ViT-B-16-SigLIP"), or a shipped tower ("tiny_vit", "tiny_convnext",
+            "tiny_siglip").
         pretrained: an open_clip tag ("openai", "laion2b_s34b_b88k"), a weights file (OpenAI's TorchScript archive,
             MobileCLIP's, an open_clip state dict, safetensors, or a segmentation checkpoint with a CLIP in it),
             "tag=file" for a file whose origin must be told, "" for a folder's or repository's own weights, or

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import math
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +19,7 @@ from maft.clip.conversion import config_from_transformers
 from maft.clip.hub import HUB, hub_file
 from maft.clip.weights import WEIGHT_FILES, download_weights, has_quick_gelu, inner_clip
 from maft.errors import UserError, closest, shown
+from maft.files import read_json
 from maft.miniature.towers import TINY_CLIPS, tiny_clip_folder
 
 QUICK_GELU_SUFFIX = "-quickgelu"
@@ -52,6 +53,11 @@ class Source:
     def weights(self, name: str, pretrained: str) -> tuple[str, Mapping[str, Tensor]]:
         """What messages call the weights, and the weights from CLIP's own root; downloads them if they must be."""
         if self.file:
+            if not self.file.is_file():
+                raise UserError(
+                    f"The folder {self.file.parent} of MODEL.CLIP.NAME holds no weights: put one of "
+                    f"{', '.join(WEIGHT_FILES)} there, or name a file under MODEL.CLIP.PRETRAINED."
+                )
             return str(self.file), self.state or inner_clip(read_state_dict(self.file), str(self.file))
         if self.repository:
             file = hub_file(
@@ -78,9 +84,9 @@ def find_source(name: str, pretrained: str, weights: Mapping[str, Tensor] | None
     if name.startswith(_HUB_PREFIX):
         return _from_hub(name, name.removeprefix(_HUB_PREFIX), pretrained if weights is None else "")
     folder = Path(name)
-    if any((folder / description).is_file() for description in _DESCRIPTIONS):
+    if name and any(os.path.isfile(folder / description) for description in _DESCRIPTIONS):
         return _from_folder(name, folder, pretrained if weights is None else "")
-    if folder.is_dir() and name not in open_clip.list_models():
+    if name and os.path.isdir(folder) and name not in open_clip.list_models():
         raise UserError(
             f"The folder {name} in MODEL.CLIP.NAME has no open_clip_config.json (nor a config.json of the "
             "transformers library): download it from the model's page too."
@@ -112,7 +118,7 @@ def _fetch_advice(repository: str) -> str:
 
 def _given_file(name: str, pretrained: str) -> Path:
     file = Path(pretrained)
-    if not file.is_file():
+    if not os.path.isfile(file):
         raise UserError(
             f"MODEL.CLIP.PRETRAINED is {pretrained!r}, which is no file, and {name} brings its own weights: "
             'set it to "" for those, or to a weights file.'
@@ -123,14 +129,14 @@ def _given_file(name: str, pretrained: str) -> Path:
 def _described(description: Path) -> tuple[dict[str, Any], dict[str, tuple[float, ...]]]:
     """The ``model_cfg`` and the pixel statistics of a description."""
     try:
-        described = json.loads(description.read_text(encoding="utf-8"))
+        described = read_json(description)
         if description.name == _DESCRIPTIONS[0]:
             config = dict(described["model_cfg"])
             if not all(isinstance(config.get(part), dict) for part in ("vision_cfg", "text_cfg")):
                 raise KeyError("vision_cfg")
             return config, _statistics(described.get("preprocess_cfg") or {}, description)
         pixels = description.with_name("preprocessor_config.json")
-        preprocessing = json.loads(pixels.read_text(encoding="utf-8")) if pixels.is_file() else {}
+        preprocessing = read_json(pixels) if pixels.is_file() else {}
         found = {key: preprocessing.get(f"image_{key}") for key in ("mean", "std")}
         return config_from_transformers(described, str(description)), _statistics(found, pixels)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -157,13 +163,13 @@ def _from_architecture(name: str, pretrained: str, weights: Mapping[str, Tensor]
         tag = get_pretrained_cfg(base, pretrained)
         return Source(config, _options_of(tag), tag=tag)
     origin, _, path = pretrained.partition("=")
-    if origin not in tags or Path(pretrained).is_file():
+    if origin not in tags or os.path.isfile(pretrained):
         origin, path = "", pretrained
     file, state = None, weights or {}
     # Weights at hand were tuned from a file that need not exist here.
     if pretrained != RANDOM and weights is None:
         file = Path(path)
-        if not file.is_file():
+        if not os.path.isfile(file):
             raise UserError(
                 f"MODEL.CLIP.PRETRAINED {path!r} is neither a file nor a tag of {base}; its tags are: "
                 f"{', '.join(tags) or 'none'}.{closest(path, tags)}"

@@ -16,6 +16,7 @@ from torch import Tensor
 from maft.clip.hub import HUB, hub_file
 from maft.clip.tokenizers import EXTRA
 from maft.errors import UserError
+from maft.files import read_json
 
 
 def text_tower(model: Any) -> Any:
@@ -54,7 +55,8 @@ def check_rows(model: Any, rows: Tensor) -> None:
     if int(rows.max()) >= size:
         raise UserError(
             f"The tokenizer made the token {int(rows.max())}, and the text tower knows {size}: it is another tower's "
-            "tokenizer; correct text_cfg.hf_tokenizer_name in open_clip_config.json or the files beside it."
+            "tokenizer; put the tower's own (tokenizer.json) beside open_clip_config.json, or correct "
+            "text_cfg.hf_tokenizer_name there."
         )
     tower = text_tower(model)
     pooling, end = (getattr(tower, name, getattr(model, f"text_{name}", -1)) for name in ("pool_type", "eos_id"))
@@ -81,7 +83,7 @@ def huggingface_config(name: str, repository: str, folder: Path | None = None) -
         advice = f"fetch {HUB}/{repository}/resolve/main/config.json (hf download {repository} config.json){place}"
         file = hub_file(repository, ["config.json"], purpose, advice)
     try:
-        described = json.loads(file.read_text(encoding="utf-8"))
+        described = read_json(file)
         if not isinstance(described, dict):
             raise ValueError("it is no object")
         return described

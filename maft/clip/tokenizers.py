@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cached_property
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from maft.clip.hub import HUB, cached_file, fetching
 from maft.errors import UserError, closest, first_line
+from maft.files import read_json
 from maft.miniature.tokenizer import WordTokenizer
 
 EXTRA = "pip install 'maft[towers]'"
@@ -92,12 +94,15 @@ class HuggingFaceTokenizer:
         tokenizer = self.loaded.tokenizer
         cleaned = [self.loaded.clean_fn(text) for text in texts]
         clips = self.mode == "clips"
-        rows = tokenizer(cleaned, add_special_tokens=not clips, padding=False, truncation=False, verbose=False)
+        with self._reading():
+            rows = tokenizer(cleaned, add_special_tokens=not clips, padding=False, truncation=False, verbose=False)
         return [len(ids) + 3 * clips for ids in rows.input_ids]
 
     def rows(self, texts: Sequence[str]) -> Tensor:
         """(n, context length) int64, padded as the tokenizer does."""
-        return self.loaded(list(texts))
+        loaded = self.loaded
+        with self._reading():
+            return loaded(list(texts))
 
     @cached_property
     def loaded(self) -> HFTokenizer:
@@ -124,7 +129,9 @@ class HuggingFaceTokenizer:
         return any(cached_file(repository, file) for file in _VOCABULARIES)
 
     def _load(self, **where: Any) -> HFTokenizer:
-        try:
+        if self._is_sentencepiece() and find_spec("sentencepiece") is None:
+            raise UserError(f"The tokenizer of CLIP {self.name} needs the sentencepiece package: {EXTRA}.")
+        with self._reading():
             tokenizer = HFTokenizer(
                 str(self.source),
                 self.context_length,
@@ -136,6 +143,19 @@ class HuggingFaceTokenizer:
             if tokenizer.tokenizer.pad_token_id is None:
                 raise ValueError("it names no padding token; is tokenizer_config.json missing?")
             return tokenizer
+
+    def _is_sentencepiece(self) -> bool:
+        """Whether its vocabulary, as far as it is at hand, is one of sentencepiece alone."""
+        if isinstance(self.source, Path):
+            found = [file for file in _VOCABULARIES if (self.source / file).is_file()]
+        else:
+            found = [file for file in _VOCABULARIES if cached_file(self.source, file)]
+        return bool(found) and all(file.endswith(".model") for file in found)
+
+    @contextmanager
+    def _reading(self) -> Iterator[None]:
+        try:
+            yield
         except ImportError as error:
             raise UserError(
                 f"The tokenizer of CLIP {self.name} ({self.source}) needs another package "
@@ -170,9 +190,9 @@ def tokenizer_of(name: str, text: Mapping[str, Any], folder: Path | None = None)
             Hugging Face says so when it is used.
     """
     length = int(text.get("context_length", 77))
-    if folder and (words := _word_table(folder / "tokenizer.json")):
-        return words
     repository = str(text.get("hf_tokenizer_name") or "")
+    if folder and (words := _word_table(folder / "tokenizer.json", bool(repository))):
+        return words
     if not repository:
         return BytePairTokenizer(length)
     own = folder is not None and any((folder / file).is_file() for file in _VOCABULARIES)
@@ -185,15 +205,22 @@ def tokenizer_of(name: str, text: Mapping[str, Any], folder: Path | None = None)
     )
 
 
-def _word_table(file: Path) -> WordTokenizer | None:
-    """The word tokenizer of a file, None when it is missing or of the Hugging Face format."""
+def _word_table(file: Path, names_another: bool) -> WordTokenizer | None:
+    """The word tokenizer of a file, None when it is missing or of the Hugging Face format.
+
+    Args:
+        names_another: the description names a tokenizer of Hugging Face, whose the file is unless it shows words.
+    """
     if not file.is_file():
         return None
     try:
-        table = json.loads(file.read_text(encoding="utf-8"))
+        table = read_json(file)
     except ValueError:
-        table = {}
-    return None if isinstance(table, dict) and isinstance(table.get("model"), dict) else WordTokenizer.from_file(file)
+        table = None
+    keys = table if isinstance(table, dict) else {}
+    if "words" not in keys and (names_another or isinstance(keys.get("model"), dict)):
+        return None
+    return WordTokenizer.from_file(file)
 
 
 def token_rows(tokenizer: Any, texts: Sequence[str]) -> Tensor:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import struct
@@ -18,6 +17,7 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from maft.errors import UserError, first_line, shown
+from maft.files import read_json
 
 # What Detectron2 calls a dataset dict: "file_name" and what else is known of an image or made of it.
 Record = dict[str, Any]
@@ -167,8 +167,8 @@ def read_annotation(file: Path, *keys: str) -> dict[str, Any]:
         UserError: the file is damaged or of another kind.
     """
     try:
-        table = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
+        table = read_json(file)
+    except (OSError, ValueError) as error:
         reason = first_line(error)
         raise UserError(f"Annotation {file} cannot be read ({reason}): download or prepare it again.") from None
     missing = [key for key in keys if not isinstance(table, dict) or key not in table]

@@ -1,6 +1,5 @@
 """A tokenizer of whole words, for CLIPs whose vocabulary is a few dozen words."""
 
-import json
 import re
 import unicodedata
 import warnings
@@ -11,6 +10,7 @@ import torch
 from torch import Tensor
 
 from maft.errors import UserError
+from maft.files import read_json
 
 _CHARACTERS = "abcdefghijklmnopqrstuvwxyz0123456789"
 _PAD = 0
@@ -49,7 +49,7 @@ class WordTokenizer:
             UserError: the file is missing or is not such a table.
         """
         try:
-            table = json.loads(Path(path).read_text(encoding="utf-8"))
+            table = read_json(path)
         except OSError as error:
             raise UserError(f"Cannot read the tokenizer file {path}: {error.strerror}.") from error
         except ValueError as error:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import logging
+import os
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,6 +19,7 @@ from maft.clip import CLIPEncoder
 from maft.data.reading import read_labels
 from maft.data.segmentations import decode_segmentation
 from maft.errors import UserError, first_line
+from maft.files import read_json
 from maft.interfaces import Proposer
 from maft.registry import PROPOSERS
 from maft.structures import Images, Proposals, Targets, TextClassifier, proposals_of_masks
@@ -50,7 +51,7 @@ class MaskFiles(Proposer):
     def __init__(self, *, path: str) -> None:
         super().__init__()
         self.path = Path(path)
-        if not self.path.exists():
+        if not os.path.exists(path):
             raise UserError(
                 f"MODEL.PROPOSER.MaskFiles.PATH {path} does not exist: give a folder of masks or a COCO json file."
             )
@@ -181,8 +182,8 @@ def _resized(masks: Tensor, size: tuple[int, int]) -> Tensor:
 def _annotations(path: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """The annotations of a COCO json file and its list of images, which may be missing."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
+        content = read_json(path)
+    except (OSError, ValueError) as error:
         raise UserError(f"Masks file {path} cannot be read as JSON: {first_line(error)}.") from error
     table = content if isinstance(content, dict) else {"annotations": content}
     annotations, images = table.get("annotations", 0), table.get("images", [])

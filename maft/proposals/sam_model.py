@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+import os
 from typing import Any
 
 import cv2
@@ -88,7 +88,7 @@ def load_sam(weights: str) -> nn.Module:
         raise UserError(
             "The SAM proposer needs the transformers package, 4.56 or newer: pip install 'maft[sam]'."
         ) from error
-    if Path(weights).is_file():
+    if os.path.isfile(weights):
         raise UserError(
             f"{_NODE}.PRETRAINED {weights} is a file, but SAM is read from a folder with config.json and "
             "model.safetensors, as on https://huggingface.co/facebook/sam-vit-huge/tree/main."
@@ -120,7 +120,7 @@ def load_sam(weights: str) -> nn.Module:
 
 
 def _missing(weights: str) -> str:
-    if Path(weights).exists():
+    if os.path.exists(weights):
         return (
             f"{_NODE}.PRETRAINED folder {weights} lacks a readable config.json or model.safetensors: download both "
             "from https://huggingface.co/facebook/sam-vit-huge (or another SAM) into it."

@@ -1,6 +1,7 @@
 """One loader for tags, folders, the hub and files; pixel statistics are the tower's own, or must be told."""
 
 import json
+import shutil
 
 import open_clip
 import pytest
@@ -9,6 +10,7 @@ from safetensors.torch import save_file
 
 from maft.clip import clip_from_config, load_clip
 from maft.errors import UserError
+from maft.miniature.towers import tiny_clip_folder
 
 CONFIG = {
     "embed_dim": 8,
@@ -174,3 +176,52 @@ def test_a_tower_that_cannot_be_built_or_would_be_fetched_is_refused(tmp_path, s
     described = {"model_cfg": {**CONFIG, "vision_cfg": vision}}
     with pytest.raises(UserError, match=message):
         load_clip(str(snapshot(tmp_path / "own", state, **described)))
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [("", "Unknown CLIP ''"), ("x" * 3000, "Unknown CLIP"), ("vit-b-16", r"Did you mean ViT-B-16\?")],
+)
+def test_a_name_of_nothing_is_unknown(name, message):
+    with pytest.raises(UserError, match=message):
+        load_clip(name, "openai")
+
+
+def test_a_folder_without_weights_says_where_it_was_named(tmp_path, state):
+    folder = snapshot(tmp_path / "own", state)
+    (folder / "open_clip_model.safetensors").unlink()
+    with pytest.raises(UserError, match=r"own of MODEL\.CLIP\.NAME holds no weights: put one of .*safetensors"):
+        load_clip(str(folder))
+
+
+def test_a_description_nested_without_end_is_named(tmp_path):
+    (tmp_path / "open_clip_config.json").write_text("[" * 100_000)
+    with pytest.raises(UserError, match="is not an open_clip model description"):
+        load_clip(str(tmp_path))
+
+
+@pytest.fixture
+def sized(tmp_path):
+    """A copy of a tower for 96 pixels that is described for images of another size."""
+
+    def sized(size):
+        shutil.copytree(tiny_clip_folder("tiny_siglip"), tmp_path / "own")
+        file = tmp_path / "own/open_clip_config.json"
+        described = json.loads(file.read_text())
+        described["model_cfg"]["vision_cfg"]["image_size"] = size
+        file.write_text(json.dumps(described))
+        return load_clip(str(tmp_path / "own"))
+
+    return sized
+
+
+@pytest.mark.parametrize("size", [0, -5, [96, 0]])
+def test_a_native_size_of_nothing_is_refused(sized, size):
+    with pytest.raises(UserError, match=r"vision_cfg\.image_size of CLIP .* must be positive"):
+        sized(size)
+
+
+@pytest.mark.parametrize("size", [33, [96, 48]])
+def test_the_native_size_is_that_of_the_position_embedding(sized, size, caplog):
+    assert sized(size).image_size == (96, 96)
+    assert "but made for (96, 96)" in caplog.text

@@ -200,6 +200,10 @@ def test_a_repository_without_vocabulary_gives_no_tokenizer(tmp_path, monkeypatc
             lambda folder: (folder / "tokenizer.json").write_text('{"model": {}}'),
             "cannot be read .*: put tokenizer",
         ),
+        (
+            lambda folder: Tokenizer(models.WordLevel({}, unk_token="[UNK]")).save(str(folder / "tokenizer.json")),
+            "cannot be read from .*Missing \\[UNK\\] token",
+        ),
         (lambda folder: (folder / "tokenizer_config.json").unlink(), "names no padding token"),
         (
             lambda folder: (folder / "tokenizer_config.json").write_text(
@@ -253,3 +257,20 @@ def test_a_sentencepiece_file_needs_its_library(tmp_path, monkeypatch):
     monkeypatch.setattr("maft.clip.tokenizers.HFTokenizer", lacking)
     with pytest.raises(UserError, match=r"needs another package \(no sentencepiece\): pip install 'maft\[towers\]'"):
         token_rows(HuggingFaceTokenizer(tmp_path, 8, name="x", options={}), ["a cat"])
+
+
+def test_a_folder_of_a_sentencepiece_file_alone_needs_its_library(tmp_path, monkeypatch):
+    (tmp_path / "spiece.model").write_bytes(b"pieces")
+    monkeypatch.setattr("maft.clip.tokenizers.find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r"needs the sentencepiece package: pip install 'maft\[towers\]'"):
+        token_rows(HuggingFaceTokenizer(tmp_path, 8, name="x", options={}), ["a cat"])
+
+
+@pytest.mark.parametrize("content", ['{"model": null}', "{}", "[", "null"])
+def test_a_damaged_file_of_hugging_face_is_not_taken_for_a_word_table(tmp_path, content):
+    write_bert(tmp_path)
+    (tmp_path / "tokenizer.json").write_text(content)
+    with pytest.raises(UserError, match="cannot be read from"):
+        token_rows(tokenizer_of("x", CLIPA, tmp_path), ["a cat"])
+    with pytest.raises(UserError, match="tokenizer file"):
+        tokenizer_of("x", {}, tmp_path)

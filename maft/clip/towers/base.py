@@ -23,6 +23,12 @@ NO_PYRAMID = (
 )
 
 
+def described_size(visual: Any) -> Grid:
+    """(height, width) that the description of a tower says its images have."""
+    size = visual.image_size
+    return (int(size), int(size)) if isinstance(size, int) else (int(size[0]), int(size[1]))
+
+
 class ImageTower:
     """An image tower of open_clip, run piece by piece. It owns no parameters, so it is made of any copy of a tower.
 
@@ -31,7 +37,8 @@ class ImageTower:
         refusals: what its kind cannot do, each with the reason and what to do instead.
         visual: the tower.
         name: how messages call the CLIP it belongs to.
-        image_size: native input size (height, width).
+        image_size: native input size (height, width); where the description says another one than the position
+            embedding is for, that of the latter.
         stride: pixels per cell of the dense features.
         masked_blocks: how many blocks there are of which one may be the first that masks act in; 0 where masks act in
             the pool.
@@ -47,8 +54,9 @@ class ImageTower:
     def __init__(self, visual: Any, name: str) -> None:
         self.visual = visual
         self.name = name
-        size = visual.image_size
-        self.image_size = (int(size), int(size)) if isinstance(size, int) else (int(size[0]), int(size[1]))
+        self.image_size = described_size(visual)
+        if min(self.image_size) < 1:
+            raise UserError(f"vision_cfg.image_size of CLIP {name} is {self.image_size}: it must be positive.")
 
     def require(self, ability: Ability, purpose: str) -> None:
         """Raises `UserError` where this kind of tower lacks an ability; ``purpose`` begins the sentence."""

@@ -51,6 +51,7 @@ class TokenSequence:
         width: W.
         prefix: number of tokens before the patches.
         patch_size: (height, width) in pixels.
+        native: (gh, gw) of the position embedding.
         last_norms: the norms between the last block and the projection.
         head_names: how the names of the parameters after the pool begin.
     """
@@ -59,6 +60,7 @@ class TokenSequence:
     width: int
     prefix: int
     patch_size: Grid
+    native: Grid
     last_norms: Sequence[nn.Module]
     head_names: tuple[str, ...]
 

@@ -40,6 +40,10 @@ class TokenTower(ImageTower):
         self.prefix, self.width, self.patch_size = sequence.prefix, sequence.width, sequence.patch_size
         self.stride = sequence.patch_size[0]
         self.head_names = sequence.head_names
+        if sequence.grid(*self.image_size) != sequence.native:
+            # open_clip's description of ViTamin-XL-384 says 256.
+            (rows, columns), (height, width) = sequence.native, self.patch_size
+            self.image_size = (rows * height, columns * width)
 
     @property
     def dense_channels(self) -> int:
