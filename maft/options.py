@@ -47,7 +47,7 @@ _BOUNDS = {
     "le": "at most",
     "lt": "below",
     "multiple_of": "a multiple of",
-    "min_length": "of at least this length:",
+    "min_length": "with a length of at least",
 }
 _DOCUMENTED = re.compile(r"^ {4}(?P<names>\w+(?:, \w+)*): (?P<text>.*(?:\n {8,}.*)*)", re.MULTILINE)
 
@@ -109,7 +109,9 @@ class Option:
             return f"{key} is {shown(value)}, but it must be {describe(self.annotation)}."
         if not within and first["type"] == "finite_number":
             return f"{key} is {value}, but it must be a finite number."
-        return f"{key} takes {describe(self.annotation)}, not the {type(value).__name__} {shown(value)}."
+        entry = f", because of {shown(first['input'])}" if within and first["input"] != _as_tuples(value) else ""
+        value = list(value) if isinstance(value, tuple) else value
+        return f"{key} takes {describe(self.annotation)}, not the {type(value).__name__} {shown(value)}{entry}."
 
     def describe(self) -> str:
         """Type and default in words."""

@@ -34,6 +34,13 @@ def test_a_misspelt_option_is_a_user_error(given):
         parser.parse_args(given)
 
 
+def test_a_negative_number_in_any_notation_is_a_value():
+    parser = ToolParser(prog="tool.py")
+    parser.add_argument("opts", nargs="*")
+    given = ["SOLVER.BASE_LR", "-1e-3", "-.5", "-2"]
+    assert parser.parse_args(given).opts == given
+
+
 def test_interruption_is_status_130():
     def main():
         raise KeyboardInterrupt

@@ -104,9 +104,13 @@ def test_values_that_fit(annotation, given, taken):
         (Rule, 3, "KEY is 3; choose one of: none, all."),
         (Rule | None, "some", "KEY is 'some'; choose one of: none, all or None."),
         (Rgb, [1, 2], "KEY takes a list of 3 (a number each), not the list [1, 2]."),
-        (Rgb, [1, 2, "x"], "KEY takes a list of 3 (a number each), not the list [1, 2, 'x']."),
-        (Rgb, [1, 2, math.nan], "KEY takes a list of 3 (a number each), not the list [1, 2, nan]."),
-        (tuple[Positive, ...], [1, 0], "KEY takes a list (a whole number of at least 1 each), not the list [1, 0]."),
+        (Rgb, [1, 2, "x"], "KEY takes a list of 3 (a number each), not the list [1, 2, 'x'], because of 'x'."),
+        (Rgb, [1, 2, math.nan], "KEY takes a list of 3 (a number each), not the list [1, 2, nan], because of nan."),
+        (
+            tuple[Positive, ...],
+            [1, 0],
+            "KEY takes a list (a whole number of at least 1 each), not the list [1, 0], because of 0.",
+        ),
         # A text is no list of its characters.
         (tuple[str, ...], "ab", "KEY takes a list (a text each), not the str 'ab'."),
         (Positive | None, 0, "KEY is 0, but it must be a whole number of at least 1 or None."),

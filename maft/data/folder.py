@@ -150,7 +150,7 @@ def _by_stem(folder: Path, suffixes: Iterable[str]) -> tuple[dict[str, str], lis
         if path.name.startswith("."):
             continue
         if not path.is_file():
-            kind = "sub-folder" if path.is_dir() else "broken link"
+            kind = "sub-folder" if path.is_dir() else "broken link" if path.is_symlink() else "special file"
             problems.append(Problem(kind, f"{path} is a {kind}, which is not read: move or remove it."))
         elif path.suffix.lower() not in suffixes:
             text = f"File {path} is none of {', '.join(suffixes)}: remove or convert it."

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import logging
 import os
 import re
 import struct
@@ -84,6 +86,9 @@ def upright_rgb(image: Image.Image) -> NDArray[np.uint8]:
     Raises:
         UserError: there are other numbers in it.
     """
+    # What the other pictures of a phone's photo (MPO) are, such as its depth, is not the photo.
+    if image.format != "MPO" and (pages := getattr(image, "n_frames", 1)) > 1:
+        _say_once(f"{getattr(image, 'filename', '') or 'A picture'} holds {pages} pictures: only the first is used.")
     image = ImageOps.exif_transpose(image) or image
     if image.mode not in ("I", "F") and not image.mode.startswith("I;16"):
         return np.asarray(image.convert("RGB"))
@@ -92,6 +97,11 @@ def upright_rgb(image: Image.Image) -> NDArray[np.uint8]:
         raise UserError(f"A picture of one number a pixel must hold 0 to {most}: convert it to 8 bit.")
     grey = np.round(values * (255 / most)).astype(np.uint8)
     return np.repeat(grey[..., None], 3, axis=2)
+
+
+@functools.lru_cache(maxsize=1000)
+def _say_once(text: str) -> None:
+    logging.getLogger(__name__).warning(text)
 
 
 def read_map(
@@ -111,6 +121,8 @@ def _as_stored(image: Image.Image) -> NDArray[np.integer]:
         raise ValueError(f"it is a {image.format}, which alters values, whatever its name says")
     if (compression := image.info.get("compression")) in _LOSSY_COMPRESSIONS:
         raise ValueError(f"its compression {compression} alters values")
+    if (pages := getattr(image, "n_frames", 1)) > 1:
+        raise UserError(f"it holds {pages} pictures, of which one alone would be read: save that one as a file.")
     tiles = getattr(image, "tile", [])  # gone once the pixels are decoded
     changed = _CHANGED.search(str(tiles[0].args)) if tiles else None
     # Before the pixels: Pillow turns some TIFFs as it decodes them, and drops the tag of all.

@@ -40,12 +40,20 @@ class Checkpointer:
         output_dir: ``OUTPUT_DIR``.
         cfg: the full config, stored beside every model.
         keep: how many periodic checkpoints stay; 0 keeps all.
+
+    Raises:
+        UserError: a file lies where a folder is to be, or a folder where a file is to be.
     """
 
     def __init__(self, output_dir: str | os.PathLike[str], cfg: CfgNode, *, keep: int = 0) -> None:
         self.output_dir = Path(output_dir)
-        self.folder = self.output_dir / "checkpoints"
+        self.folder, self.final = self.output_dir / "checkpoints", self.output_dir / "model_final"
         self.cfg, self.keep = self_contained(cfg), keep
+        for folder in (self.folder, self.final):
+            if folder.exists() and not folder.is_dir():
+                raise UserError(f"{folder} is a file where a folder is to be: remove or rename it.")
+        if (self.folder / _POINTER).is_dir():
+            raise UserError(f"{self.folder / _POINTER} is a folder where a file is to be written: remove it.")
 
     def save(self, model: Mapping[str, Tensor], state: Mapping[str, Any]) -> Path:
         """Writes ``iter_<iteration>`` with model, config and trainer state, then points ``last_checkpoint`` to it.
@@ -68,9 +76,8 @@ class Checkpointer:
 
     def save_final(self, model: Mapping[str, Tensor]) -> Path:
         """Writes ``model_final`` without trainer state, the folder that users load and share."""
-        target = self.output_dir / "model_final"
-        self._write_folder(target, model, None)
-        return target
+        self._write_folder(self.final, model, None)
+        return self.final
 
     def _pointed(self) -> str:
         """What ``last_checkpoint`` names; empty when there is none."""
@@ -91,7 +98,7 @@ class Checkpointer:
 
     def exists(self) -> bool:
         """Whether the output folder holds results of an earlier training run."""
-        return bool(self._folders()) or (self.output_dir / "model_final").exists()
+        return bool(self._folders()) or self.final.exists()
 
     def latest(self) -> tuple[Path, dict[str, Tensor], dict[str, Any]] | None:
         """(folder, model tensors, trainer state) of the newest intact checkpoint; None when there is no folder at all.
@@ -102,10 +109,6 @@ class Checkpointer:
         Raises:
             UserError: there are folders and none of them can be resumed from.
         """
-        if self.folder.exists() and not self.folder.is_dir():
-            raise UserError(f"{self.folder} is a file where the folder of checkpoints is to be: remove or rename it.")
-        if (self.folder / _POINTER).is_dir():
-            raise UserError(f"{self.folder / _POINTER} is a folder where a file is to be written: remove it.")
         folders, faults = self._folders(), []
         name = self._pointed()
         if name and name not in (folder.name for folder in folders):

@@ -158,7 +158,7 @@ def train(cfg: CfgNode, seed: int, *, resume: bool = False) -> Mapping[str, Any]
         if latest:
             # The run may have ended between a checkpoint and the removal of an older one.
             checkpointer.prune(latest[0])
-        if start >= end and not (Path(cfg.OUTPUT_DIR) / "model_final").exists():
+        if start >= end and not checkpointer.final.exists():
             # The run ended between its last checkpoint and this folder.
             checkpointer.save_final(model.state_dict())
     results: dict[str, Any] = {}

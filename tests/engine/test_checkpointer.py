@@ -147,7 +147,7 @@ def test_a_folder_in_the_place_of_the_pointer_is_named(checkpointer):
     (checkpointer.folder / "last_checkpoint").unlink()
     (checkpointer.folder / "last_checkpoint").mkdir()
     with pytest.raises(UserError, match="last_checkpoint is a folder where a file"):
-        checkpointer.latest()
+        Checkpointer(checkpointer.output_dir, checkpointer.cfg)
 
 
 @pytest.mark.parametrize("content", [None, b"", b"not a checkpoint"])
@@ -188,7 +188,9 @@ def test_existence(checkpointer):
     assert checkpointer.exists() and checkpointer.latest() is None
 
 
-def test_a_file_in_place_of_the_folder_is_one_sentence(checkpointer):
-    checkpointer.folder.write_text("")
-    with pytest.raises(UserError, match="is a file where the folder of checkpoints is to be"):
-        checkpointer.latest()
+@pytest.mark.parametrize("name", ["checkpoints", "model_final"])
+def test_a_file_in_place_of_a_folder_is_one_sentence_and_stays(tmp_path, checkpointer, name):
+    (tmp_path / name).write_text("mine")
+    with pytest.raises(UserError, match=f"{name} is a file where a folder is to be"):
+        Checkpointer(tmp_path, checkpointer.cfg)
+    assert (tmp_path / name).read_text() == "mine"
