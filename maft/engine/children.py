@@ -74,7 +74,7 @@ def _child(
     end_with_parent(signal.SIGTERM)
 
     def give_up(words: str) -> None:
-        mistakes.put((False, words))
+        mistakes.put((member.rank, False, words))
         os._exit(1)
 
     try:
@@ -82,7 +82,7 @@ def _child(
             import_components(imports)
             function(*arguments)
     except UserError as error:
-        mistakes.put((isinstance(error, LostConnection), str(error)))
+        mistakes.put((member.rank, isinstance(error, LostConnection), str(error)))
         sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(128 + signal.SIGINT)
@@ -116,7 +116,7 @@ def _report(failures: dict[int, SpawnProcess], mistakes: Any, asked: int) -> Non
     said = []
     while not mistakes.empty():
         said.append(mistakes.get())
-    own = [words for lost, words in said if not lost]
+    own = [words for _, lost, words in said if not lost]
     if own:
         raise UserError(own[0])
     statuses = {rank: child.exitcode or 0 for rank, child in failures.items()}
@@ -130,9 +130,11 @@ def _report(failures: dict[int, SpawnProcess], mistakes: Any, asked: int) -> Non
         if status in _STOPPED:
             # Children are asked by SIGTERM, whatever this process was asked by.
             raise SystemExit(128 + (asked or abs(status) % 128))
-    if said:
-        raise UserError(said[0][1])
-    rank, status = next(iter(statuses.items()))
+    # The traceback of a process that put nothing into words is why the others lost it.
+    silent = statuses.keys() - {rank for rank, _, _ in said}
+    if said and not silent:
+        raise UserError(said[0][2])
+    rank, status = next((rank, status) for rank, status in statuses.items() if rank in silent)
     raise UserError(f"Process {rank} (pid {failures[rank].pid}) failed with status {status}: its own message is above.")
 
 

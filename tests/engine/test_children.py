@@ -22,10 +22,11 @@ def failures(**statuses):
 @pytest.mark.parametrize(
     ("failed", "said", "sentence"),
     [
-        (failures(_0=1, _1=1), [(True, "lost 1"), (False, "own")], "^own$"),
-        (failures(_0=1, _1=-9), [(True, "lost 1")], r"^Process 1 \(pid 71\) was killed \(SIGKILL\)"),
+        (failures(_0=1, _1=1), [(0, True, "lost 1"), (1, False, "own")], "^own$"),
+        (failures(_0=1, _1=-9), [(0, True, "lost 1")], r"^Process 1 \(pid 71\) was killed \(SIGKILL\)"),
         (failures(_0=-90), [], r"Process 0 \(pid 70\) was killed \(signal 90\)"),
-        (failures(_0=1), [(True, "lost 4 on another machine")], "^lost 4"),
+        (failures(_0=1), [(0, True, "lost 4 on another machine")], "^lost 4"),
+        (failures(_0=1, _1=1), [(0, True, "lost 1")], r"^Process 1 \(pid 71\) failed with status 1"),
         (failures(_1=1), [], r"^Process 1 \(pid 71\) failed with status 1: its own message is above"),
     ],
 )
@@ -45,5 +46,5 @@ def test_the_cause_is_reported(failed, said, sentence):
 )
 def test_a_stop_that_was_asked_for_has_the_status_that_shells_expect(failed, asked, status):
     with pytest.raises(SystemExit) as stopped:
-        _report(failed, Mistakes([(True, "lost")]), asked)
+        _report(failed, Mistakes([(0, True, "lost")]), asked)
     assert stopped.value.code == status

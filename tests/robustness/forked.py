@@ -47,7 +47,11 @@ class Script:
         """Kills the whole group, or the first process alone; false when it had ended before."""
         if not self._process.is_alive():
             return False
-        (os.kill if alone else os.killpg)(self._process.pid, signal.SIGKILL)
+        try:
+            (os.kill if alone else os.killpg)(self._process.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            # It has not made its group yet.
+            os.kill(self._process.pid, signal.SIGKILL)
         return self.status() == -signal.SIGKILL
 
     def words(self) -> str:

@@ -24,6 +24,18 @@ TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--np
 long = pytest.mark.skipif(not os.environ.get("MAFT_KILL"), reason="long: make kill-test runs it")
 
 
+STARTED: list[subprocess.Popen] = []
+
+
+@pytest.fixture(autouse=True)
+def _ended_after_a_failure():
+    yield
+    while STARTED:
+        if (run := STARTED.pop()).poll() is None:
+            # The others end by themselves without their launcher.
+            run.kill()
+
+
 @pytest.fixture(scope="module")
 def images(tmp_path_factory):
     folder = tmp_path_factory.mktemp("images")
@@ -39,14 +51,26 @@ def environment(**variables):
 
 def start(command, images, output, *arguments, **variables):
     command = [*command, *([] if str(SCRIPT) in command else [str(SCRIPT)]), str(images), str(output), *arguments]
-    return subprocess.Popen(
+    run = subprocess.Popen(
         command, env=environment(**variables), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
+    STARTED.append(run)
+    return run
+
+
+def endless(images, output, *arguments):
+    """A run without an end, once it has written its first checkpoint."""
+    run = start(OWN, images, output, "SOLVER.MAX_ITER", "100000", *arguments, RUN=str(output))
+    deadline = time.monotonic() + 300
+    while not (output / "checkpoints/last_checkpoint").exists() and time.monotonic() < deadline:
+        assert run.poll() is None, finished(run)
+        time.sleep(0.1)
+    return run
 
 
 def finished(process):
     try:
-        output, errors = process.communicate(timeout=120)
+        output, errors = process.communicate(timeout=400)
     except subprocess.TimeoutExpired:
         process.kill()
         raise
@@ -115,13 +139,13 @@ def test_under_torchrun_the_others_name_the_one_that_failed(images, tmp_path):
 @long
 def test_a_stopped_process_is_named_and_the_run_ends(images, tmp_path):
     run = start(
-        OWN, images, tmp_path, "--timeout", "0.1",
+        OWN, images, tmp_path, "--timeout", "0.5",
         TINY_KILL_AT="1", TINY_RANK="1", TINY_EVENT=str(int(signal.SIGSTOP)), RUN=str(tmp_path),
     )  # fmt: skip
     status, text = finished(run)
     assert status == 1
-    assert re.search(r"^Waiting for process 1 \(pid \d+ on .* the run ends after 0.1 minutes", text, re.MULTILINE)
-    assert re.search(r"^error: Waited 0.1 minutes for process 1 \(pid \d+ on", text, re.MULTILINE)
+    assert re.search(r"^Waiting for process 1 \(pid \d+ on .* the run ends after 0.5 minutes", text, re.MULTILINE)
+    assert re.search(r"^error: Waited 0.5 minutes for process 1 \(pid \d+ on", text, re.MULTILINE)
     assert "Traceback" not in text and not left_behind(tmp_path)
 
 
@@ -138,10 +162,7 @@ def test_an_exception_keeps_its_traceback_alone(images, tmp_path):
 
 @long
 def test_a_killed_launcher_leaves_nobody(images, tmp_path):
-    run = start(OWN, images, tmp_path, "SOLVER.MAX_ITER", "100000", RUN=str(tmp_path))
-    deadline = time.monotonic() + 100
-    while not (tmp_path / "checkpoints/last_checkpoint").exists() and time.monotonic() < deadline:
-        time.sleep(0.1)
+    run = endless(images, tmp_path)
     assert len(left_behind(tmp_path)) >= 3
     run.kill()
     run.communicate(timeout=60)
@@ -196,10 +217,7 @@ def test_processes_that_were_started_differently_are_refused(images, tmp_path, c
 @long
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_request_to_the_launcher_stops_all_and_saves(images, tmp_path, number):
-    run = start(OWN, images, tmp_path, "SOLVER.MAX_ITER", "100000", RUN=str(tmp_path))
-    deadline = time.monotonic() + 100
-    while not (tmp_path / "checkpoints/last_checkpoint").exists() and time.monotonic() < deadline:
-        time.sleep(0.1)
+    run = endless(images, tmp_path)
     run.send_signal(number)
     status, text = finished(run)
     assert status == 128 + number and "go on with --resume, as a requeued job does" in text
@@ -208,10 +226,7 @@ def test_a_request_to_the_launcher_stops_all_and_saves(images, tmp_path, number)
 
 @long
 def test_a_killed_worker_of_one_process_ends_the_run_with_one_sentence(images, tmp_path):
-    run = start(OWN, images, tmp_path, "SOLVER.MAX_ITER", "100000", "DATALOADER.NUM_WORKERS", "1", RUN=str(tmp_path))
-    deadline = time.monotonic() + 100
-    while not (tmp_path / "checkpoints/last_checkpoint").exists() and time.monotonic() < deadline:
-        time.sleep(0.1)
+    run = endless(images, tmp_path, "DATALOADER.NUM_WORKERS", "1")
     children = [child for pid in left_behind(tmp_path) if pid != run.pid for child in children_of(pid)]
     os.kill(children[-1], signal.SIGKILL)
     status, text = finished(run)
