@@ -21,7 +21,7 @@ _SHARING = ("unable to open shared memory", "unable to mmap", "received 0 items 
 
 
 def end_with_parent(number: int) -> None:
-    """Has a child process that multiprocessing started receive this signal when its parent ends, however it ends."""
+    """Has a child process receive this signal when its parent ends, however it ends."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(1, number)  # PR_SET_PDEATHSIG
         parent = multiprocessing.parent_process()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +13,7 @@ from urllib.parse import urlsplit
 import torch
 import torch.distributed as dist
 
-from maft.data.workers import worker_faults
+from maft.data.workers import end_with_parent, worker_faults
 from maft.engine.children import run_children
 from maft.engine.meeting import Member, joined
 from maft.engine.watching import say
@@ -99,6 +100,9 @@ def launch(
         SystemExit: they stopped because they were asked to.
     """
     if member := Member.from_environment():
+        if "TORCHELASTIC_RUN_ID" in os.environ:
+            # A torchrun that is killed tells nobody, and those that still start would wait for it.
+            end_with_parent(signal.SIGTERM)
         with joined(member, processes.device, 60 * processes.timeout, _give_up), worker_faults():
             function(*arguments)
         return

@@ -58,9 +58,9 @@ def start(command, images, output, *arguments, **variables):
     return run
 
 
-def endless(images, output, *arguments):
+def endless(images, output, *arguments, command=OWN):
     """A run without an end, once it has written its first checkpoint."""
-    run = start(OWN, images, output, "SOLVER.MAX_ITER", "100000", *arguments, RUN=str(output))
+    run = start(command, images, output, "SOLVER.MAX_ITER", "100000", *arguments, RUN=str(output))
     deadline = time.monotonic() + 300
     while not (output / "checkpoints/last_checkpoint").exists() and time.monotonic() < deadline:
         assert run.poll() is None, finished(run)
@@ -161,8 +161,9 @@ def test_an_exception_keeps_its_traceback_alone(images, tmp_path):
 
 
 @long
-def test_a_killed_launcher_leaves_nobody(images, tmp_path):
-    run = endless(images, tmp_path)
+@pytest.mark.parametrize("command", [OWN, TORCHRUN], ids=["own", "torchrun"])
+def test_a_killed_launcher_leaves_nobody(images, tmp_path, command):
+    run = endless(images, tmp_path, command=command)
     assert len(left_behind(tmp_path)) >= 3
     run.kill()
     run.communicate(timeout=60)
