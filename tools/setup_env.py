@@ -23,6 +23,8 @@ from typing import NoReturn
 ROOT = Path(__file__).resolve().parent.parent
 SUPPORTED = ((3, 10), (3, 13))
 STAMP_NAME = "maft-setup.json"
+# As pip does without being told: where Python may not write, every start would compile all imports anew, for 10 s.
+UV_INSTALL = ("pip", "install", "--compile-bytecode", "--python")
 LOCK = "requirements.lock"
 WHAT_DECIDES = ("pyproject.toml", "setup.py", "tools/setup_env.py", "tools/install_detectron2.py", LOCK)
 
@@ -136,7 +138,7 @@ def install_locked(interpreter: str, installer: str, extras: str) -> None:
     uv = find_uv(interpreter, installer, locked=True)
     assert uv is not None
     say(f"installing the versions of {LOCK} with {uv}")
-    install = (uv, "pip", "install", "--python", interpreter)
+    install = (uv, *UV_INSTALL, interpreter)
     chosen = [part for extra in extras.split(",") if extra for part in ("--extra", extra)]
     requirements = ("--requirement", "pyproject.toml", *chosen, "--constraint", LOCK)
     # setuptools builds the project; an isolated build would fetch its newest version.
@@ -149,7 +151,7 @@ def install_project(interpreter: str, installer: str, extras: str) -> None:
     project = f".[{extras}]" if extras else "."
     if uv := find_uv(interpreter, installer, locked=False):
         say(f"installing maft and its dependencies with {uv}")
-        if run(uv, "pip", "install", "--python", interpreter, "--editable", project, may_fail=installer == "auto"):
+        if run(uv, *UV_INSTALL, interpreter, "--editable", project, may_fail=installer == "auto"):
             return
         say("uv did not succeed (it ignores pip's configuration, for one): trying pip")
     say("installing maft and its dependencies with pip; the first time takes some minutes")
