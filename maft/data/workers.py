@@ -10,6 +10,7 @@ import sys
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
+from multiprocessing import resource_sharer
 from pathlib import Path
 
 from maft.data.reading import Record
@@ -54,9 +55,11 @@ def worker_faults() -> Iterator[None]:
     """
     try:
         yield
-    except (RuntimeError, OSError) as error:
+    except (RuntimeError, OSError, EOFError) as error:
         text = first_line(error)
-        if text.startswith(_DEAD):
+        # A worker that dies while it hands something over is first seen by the code that receives it.
+        passing = any(frame.filename == resource_sharer.__file__ for frame in traceback.extract_tb(error.__traceback__))
+        if text.startswith(_DEAD) or (passing and isinstance(error, (ConnectionError, FileNotFoundError, EOFError))):
             raise UserError(
                 f"A process that reads images ended ({text.rstrip('. ')}), as happens when memory or /dev/shm is full: "
                 "use fewer DATALOADER.NUM_WORKERS (0 reads in the main process); a training goes on with --resume."

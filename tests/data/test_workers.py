@@ -1,5 +1,6 @@
 import os
 import signal
+from multiprocessing import resource_sharer
 
 import pytest
 
@@ -32,6 +33,18 @@ def test_a_killed_worker_is_one_sentence():
     sentence = r"A process that reads images ended \(DataLoader worker .*DATALOADER.NUM_WORKERS"
     with pytest.raises(UserError, match=sentence), worker_faults():
         list(build_test_loader(RECORDS, killed, workers=1))
+
+
+def test_a_worker_that_dies_while_it_hands_something_over_is_one_sentence(tmp_path):
+    gone = resource_sharer.DupFd(os.open(os.devnull, os.O_RDONLY))
+    gone._id = (str(tmp_path / "socket of a dead process"), 1)
+    with pytest.raises(UserError, match="A process that reads images ended"), worker_faults():
+        gone.detach()
+
+
+def test_a_connection_of_another_kind_is_not_called_a_worker():
+    with pytest.raises(ConnectionResetError), worker_faults():
+        raise ConnectionResetError("of a download")
 
 
 @pytest.mark.parametrize("workers", [0, 1])
