@@ -1,7 +1,6 @@
 """OVSeg: what its configs train, and what they hand over from stage to stage."""
 
 import json
-import os
 from functools import cache
 from pathlib import Path
 
@@ -94,9 +93,8 @@ def test_every_label_set_has_its_ensemble_weight(name):
     assert {owner for owner, _, _ in cfg.TEST.EXPECTED} == set(cfg.DATASETS.TEST)
 
 
-@pytest.mark.skipif("MAFT_GOLDEN" not in os.environ, reason="MAFT_GOLDEN is not set")
 @pytest.mark.parametrize("file", RELEASED)
-def test_a_released_file_fits_the_config_that_names_it(file):
-    record = json.loads((Path(os.environ["MAFT_GOLDEN"]) / "ovseg/checkpoint_keys.json").read_text())
+def test_a_released_file_fits_the_config_that_names_it(golden_dir, file):
+    record = json.loads((golden_dir / "ovseg/checkpoint_keys.json").read_text())
     keys = {name: torch.Size(shape[:-1]) for name, shape in record[file]["keys"].items()}
     assert differences(shapes(RELEASED[file]), convert_released(keys, recognise(keys), file)) == []
