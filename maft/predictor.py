@@ -151,6 +151,8 @@ class Predictor:
         words = self.vocabulary(class_names)
         with self._one_at_a_time:
             self.model.vocabulary_encoder(words, self.model.clip)
+            if (of_regions := self.model.classifier_vocabulary_encoder) is not None:
+                of_regions(words, self.model.clip)
         return words
 
     @torch.no_grad()
