@@ -31,6 +31,7 @@ _Text = Annotated[str, Field(min_length=1)]
 _Scale = Annotated[float, Field(gt=0, le=100)]
 _Stage = Literal["stem", "res2", "res3", "res4", "res5"]
 _Features = Annotated[tuple[_Text, ...], Field(min_length=1)]
+_Vectors = Annotated[int, Field(ge=0, le=1024)]
 _NameAndFactor = tuple[tuple[str, Weight], ...]
 
 _DEVICE = re.compile(r"cpu|cuda(:\d{1,3})?")
@@ -44,6 +45,10 @@ _TYPES: dict[str, Any] = {
     "MODEL.META_ARCHITECTURE": Literal["OpenVocabSegmentor", "RegionCLIP"],
     "MODEL.CLIP.NAME": _Text,
     "MODEL.VOCABULARY.CLASS_NAMES": Literal["plain", "maft", "ovseg", "fcclip"],
+    "MODEL.VOCABULARY.PROMPTS.PREFIX": _Vectors,
+    "MODEL.VOCABULARY.PROMPTS.SUFFIX": _Vectors,
+    "MODEL.VOCABULARY.PROMPTS.TASK": _Vectors,
+    "MODEL.VOCABULARY.PROMPTS.TASKS": tuple[_Text, ...],
     "MODEL.VOCABULARY.SYNONYMS": Literal["whole", "average", "max"],
     "MODEL.VOCABULARY.SEEN": Literal["split", "overlap", "none"],
     "MODEL.BACKBONE.NAME": _Text,
@@ -141,7 +146,9 @@ _TYPES: dict[str, Any] = {
     "TEST.EVAL_PERIOD": NonNegative,
     "TEST.VISUALIZE": NonNegative,
     "TEST.PROTOCOL": Literal["generalized", "unseen_only"],
+    "TEST.PANOPTIC_RULE": Literal["panopticapi", "pixels"],
     "TEST.EXPECTED": tuple[tuple[_Text, _Text, float], ...],
+    "TEST.DEVIATIONS": tuple[tuple[_Text, _Text], ...],
 }  # fmt: skip
 
 

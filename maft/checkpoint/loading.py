@@ -38,11 +38,10 @@ from maft.config import WeightsRule, start_from
 from maft.errors import UserError, closest
 
 # What models may have; one without a part leaves a file for it unread.
-_PARTS = ("proposer", "classifier", "clip", "vocabulary_encoder", "mask_prompts")
+_PARTS = ("proposer", "classifier", "clip", "vocabulary_encoder", "classifier_vocabulary_encoder", "mask_prompts")
 
 logger = logging.getLogger(__name__)
 
-_COMPONENTS = ("clip", "vocabulary_encoder", "proposer", "classifier", "mask_prompts")
 _CLIP_TOWERS = ("clip.model.visual.", "clip.model.")
 
 
@@ -143,7 +142,7 @@ class _File:
         else:
             if not self.whole and all(name.partition(".")[0] in ("clip", *own) for name in still_open):
                 return []
-            state = self.without_strangers(dict(self.state), expected, _COMPONENTS)
+            state = self.without_strangers(dict(self.state), expected, _PARTS)
             held = {name.partition(".")[0] for name in state}
             # A file without any part of the model is held against all of it, so that the message can say so.
             among = {n: value for n, value in still_open.items() if n.partition(".")[0] in held} or dict(still_open)

@@ -8,14 +8,13 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
 from pydantic import TypeAdapter
 
 from maft.checkpoint.key_map import KeyMap, Rule, Value
-from maft.errors import UserError
 
 _TABLE = json.loads(Path(__file__).with_name("names.json").read_text(encoding="utf-8"))
 
@@ -42,14 +41,12 @@ class Release:
         signs: regular expressions of which each must match the beginning of some parameter name.
         component: of ``names.json``, the whole model's.
         absent: like ``signs``, but none may match.
-        unsupported: beginning of a name -> why a file with it is refused.
     """
 
     name: str
     signs: tuple[str, ...]
     component: str
     absent: tuple[str, ...] = ()
-    unsupported: dict[str, str] = field(default_factory=dict)
 
     @property
     def key_map(self) -> KeyMap:
@@ -77,12 +74,9 @@ def convert_released(state: Mapping[str, Value], name: str, source: str) -> dict
     """A released state dict under our names.
 
     Raises:
-        UserError: the checkpoint holds a tensor the release does not have, or a part that has no counterpart here.
+        UserError: the checkpoint holds a tensor the release does not have.
     """
     release = next(release for release in RELEASES if release.name == name)
-    for pattern, reason in release.unsupported.items():
-        if found := next((key for key in state if re.match(pattern, key)), None):
-            raise UserError(f"{source} is a {name} checkpoint with {found}: {reason}.")
     return release.key_map.convert({key: value for key, value in state.items() if not _no_prompts(key, value)}, source)
 
 
