@@ -309,6 +309,7 @@ def _joined(row: DatasetRow, file: Path, folder: Path, table: dict[str, Any], re
             {
                 **segment,
                 "id": int(segment["id"]),
+                "area": float(segment["area"]),
                 "category_id": index[segment["category_id"]],
                 "isthing": index[segment["category_id"]] in things,
             }

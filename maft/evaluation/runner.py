@@ -83,6 +83,7 @@ def evaluate_dataset(cfg: CfgNode, model: OpenVocabSegmentor, name: str) -> Resu
     facts = {
         "dataset": name,
         "protocol": cfg.TEST.PROTOCOL,
+        "panoptic_rule": cfg.TEST.PANOPTIC_RULE,
         "weights": cfg.MODEL.WEIGHTS,
         "start_from": [dict(entry) for entry in cfg.MODEL.START_FROM],
         "vocabulary": list(words.names),
@@ -161,7 +162,7 @@ def build_evaluators(cfg: CfgNode, row: DatasetRow, records: list[Record]) -> di
     if "semantic" in chosen:
         evaluators["sem_seg"] = SemanticEvaluator.of_dataset(row, cfg.TEST.PROTOCOL)
     if "panoptic" in chosen:
-        evaluators["panoptic_seg"] = PanopticEvaluator(names, row.things)
+        evaluators["panoptic_seg"] = PanopticEvaluator(names, row.things, rule=cfg.TEST.PANOPTIC_RULE)
     if "instance" in chosen:
         evaluators["segm"] = InstanceEvaluator.of_dataset(row, {record["image_id"] for record in records})
     return evaluators
