@@ -26,16 +26,20 @@ class Segments:
     Attributes:
         ids: (h, w) int32, 0 for void, k for the k-th segment.
         listed: of each segment its class index, whether it is one instance (or a crowd of them) of a thing class, and
-            whether it is a crowd that nobody took apart.
+            its annotation in COCO's format. As in the official annotation of ADE20K, ``area`` and ``bbox`` are those of
+            the whole segment, though later ones may cover it in the map, even entirely.
     """
 
     def __init__(self, size: tuple[int, ...]) -> None:
         self.ids = np.zeros(size, np.int32)
-        self.listed: list[tuple[int, bool, bool]] = []
+        self.listed: list[tuple[int, bool, dict[str, Any]]] = []
 
     def add(self, mask: NDArray[np.bool_], class_index: int, *, countable: bool, crowd: bool = False) -> None:
-        """Lays a segment with an (h, w) mask over those that are there."""
-        self.listed.append((class_index, countable, crowd))
+        """Lays a segment with an (h, w) mask, not empty, over those that are there."""
+        rows, columns = (np.flatnonzero(mask.any(axis=axis)) for axis in (1, 0))
+        box = [columns[0], rows[0], columns[-1] - columns[0] + 1, rows[-1] - rows[0] + 1]
+        stated = {"area": int(mask.sum()), "bbox": [int(side) for side in box], "iscrowd": int(crowd)}
+        self.listed.append((class_index, countable, stated))
         self.ids[mask] = len(self.listed)
 
 
@@ -82,20 +86,12 @@ def _convert(read: Callable[[Any], Segments], row: DatasetRow, job: tuple[Any, P
         with atomic_path(target) as temporary:
             Image.fromarray(panoptic_colours(found.ids)).save(temporary)
     segments, objects = [], []
-    for number, (class_index, countable, crowd) in enumerate(found.listed, start=1):
-        mask = found.ids == number
-        # A later segment may have covered this one entirely.
-        if not mask.any():
-            continue
-        encoded = coco_mask.encode(np.asfortranarray(mask.astype(np.uint8)))
-        annotation = {
-            "category_id": row.classes.category_ids[class_index],
-            "area": int(mask.sum()),
-            "bbox": [int(side) for side in coco_mask.toBbox(encoded)],
-            "iscrowd": int(crowd),
-        }
+    for number, (class_index, countable, stated) in enumerate(found.listed, start=1):
+        annotation = {"category_id": row.classes.category_ids[class_index], **stated}
         segments.append({"id": number, **annotation})
         if countable:
+            mask = found.ids == number
+            encoded = coco_mask.encode(np.asfortranarray(mask.astype(np.uint8)))
             run_lengths = {"size": list(mask.shape), "counts": encoded["counts"].decode("ascii")}
             objects.append({**annotation, "segmentation": run_lengths})
     height, width = found.ids.shape
