@@ -45,9 +45,9 @@ class Row:
 
     @property
     def verdict(self) -> str:
-        """Equal, not published, deliberate (with the reason) or different."""
+        """Equal, not compared (no official value), deliberate (with the reason) or different."""
         if self.official is None:
-            return "not published"
+            return "not compared"
         return ("deliberate: " + self.reason if self.reason else "DIFFERENT") if self.differs else "equal"
 
 
