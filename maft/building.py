@@ -9,8 +9,9 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.modeling import META_ARCH_REGISTRY
 
+import maft.prompt_learning
 import maft.region_clip
-import maft.segmentor  # noqa: F401 - both register their meta-architecture
+import maft.segmentor  # noqa: F401 - all three register their meta-architecture
 from maft.checkpoint.key_map import some
 from maft.checkpoint.loading import InitialWeights
 from maft.errors import UserError, first_line

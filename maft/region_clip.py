@@ -120,11 +120,11 @@ class RegionCLIP(Trainable):
             "loss_contrastive", a scalar.
         """
         device = self.clip.device
-        regions = torch.stack([record["region"] for record in records]).to(device, non_blocking=True).float()
+        regions = torch.stack([record["region"] for record in records]).to(device, non_blocking=True)
         masks = torch.stack([record["mask"] for record in records]).to(device, non_blocking=True)
-        regions = (regions - self.clip.pixel_mean[:, None, None]) / self.clip.pixel_std[:, None, None]
         tokens = self.clip.tokenize([record["text"] for record in records]).to(device, non_blocking=True)
-        return {"loss_contrastive": self.loss(self.encode(regions, masks.float()), self.encode_text(tokens))}
+        features = self.encode(self.clip.normalize_pixels(regions), masks.float())
+        return {"loss_contrastive": self.loss(features, self.encode_text(tokens))}
 
     def encode(self, regions: Tensor, masks: Tensor) -> Tensor:
         """Embeds regions.

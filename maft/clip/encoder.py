@@ -127,6 +127,10 @@ class CLIPEncoder(nn.Module):
         """(B, 3, H, W) pixels as the image tower takes them; padding is zero after the normalisation."""
         return images.normalized(self.pixel_mean, self.pixel_std)
 
+    def normalize_pixels(self, pixels: Tensor) -> Tensor:
+        """(..., 3, h, w) pixels in 0..255 without padding, uint8 or float, as the image tower takes them."""
+        return (pixels.float() - self.pixel_mean[:, None, None]) / self.pixel_std[:, None, None]
+
     @property
     def temperature(self) -> Tensor:
         """The tower's own factor of the cosine; CLIP was trained with at most 100, SigLIP without a limit."""

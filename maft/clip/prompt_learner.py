@@ -1,4 +1,4 @@
-"""Learned prompts: vectors around a class name in place of a sentence (ZSSeg, Xu et al., ECCV 2022; FreeSeg, CVPR 2023)."""
+"""Learned prompts, vectors around a class name in place of a sentence: ZSSeg (Xu et al., ECCV 2022) and FreeSeg."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ class PromptLearner(nn.Module):
     """Vectors of the text tower's width that stand around every class name, the same for all names.
 
     What the text transformer reads of a name, with [...] learned: the words of the task and [task] where there are
-    tasks (FreeSeg), the start token, [prefix], the name's tokens, [suffix], a full stop, the end token. Its embedding is
-    read at the end token and brought to unit length; there are no templates and no mean.
+    tasks (FreeSeg), the start token, [prefix], the name's tokens, [suffix], a full stop, the end token. The embedding
+    is read at the end token and brought to unit length; there are no templates and no mean.
 
     Args:
         clip: whose text tower reads the prompts.
@@ -30,8 +30,8 @@ class PromptLearner(nn.Module):
         task: number of vectors after the words of the task.
         tasks: in words, such as "semantic segmentation."; the first one is that of evaluation.
         frozen: whether the vectors have no gradient.
-        keep_first_task: official behaviour of FreeSeg with frozen prompts: texts are kept under the class name alone, so
-            that every task gets those of the task that was asked for first.
+        keep_first_task: official behaviour of FreeSeg with frozen prompts: texts are kept under the class name alone,
+            so that every task gets those of the task that was asked for first.
 
     Attributes:
         prefix, suffix, task: (n, W) each, None where n is 0.
@@ -123,8 +123,9 @@ class PromptLearner(nn.Module):
         if length > tokens.shape[1]:
             name = names[int(lengths.argmax())]
             raise UserError(
-                f"The prompt of {name!r} has {length} tokens, {len(head)} before the name and {len(tail)} after it, and "
-                f"the text tower of CLIP {clip.name} reads {tokens.shape[1]}: shorten the name, or the prompts in {_NODE}."
+                f"The prompt of {name!r} has {length} tokens, {len(head)} before the name and {len(tail)} after it, "
+                f"and the text tower of CLIP {clip.name} reads {tokens.shape[1]}: shorten the name, or the prompts in "
+                f"{_NODE}."
             )
         words = embedding(tokens[2:, 1 : 1 + longest])
         # Rows of one table: the head, the tail, then every name's own. What stands behind the end token is seen by

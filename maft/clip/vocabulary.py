@@ -166,8 +166,10 @@ class VocabularyEncoder(nn.Module):
         if learning or (kept := self._tables.pop(key, None)) is None:
             # Kept rows serve training too, which refuses tensors made in inference mode; and they must not depend on
             # the precision of whoever happened to ask first.
-            with torch.inference_mode(False), torch.set_grad_enabled(learning), torch.autocast(
-                clip.device.type, enabled=False
+            with (
+                torch.inference_mode(False),
+                torch.set_grad_enabled(learning),
+                torch.autocast(clip.device.type, enabled=False),
             ):
                 kept = self._table(vocabulary, clip, source, learning)
         rows, row_class, seen = kept

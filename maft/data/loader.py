@@ -196,18 +196,25 @@ class TrainingLoader(Batches):
 
 
 def build_train_loader(
-    cfg: CfgNode, mapper: Mapper, *, seed: int, rank: int = 0, world_size: int = 1
+    cfg: CfgNode,
+    mapper: Mapper,
+    *,
+    seed: int,
+    rank: int = 0,
+    world_size: int = 1,
+    records: Sequence[Record] | None = None,
 ) -> TrainingLoader:
     """The training loader of one process.
 
     Args:
         mapper: record -> record with what the model is given, or None to skip it.
         seed: of order and augmentation, the same in all processes.
+        records: samples made of those of ``DATASETS.TRAIN``; None: these.
 
     Raises:
         UserError: see `load_records` and `BatchSampler`; or records lack the size to group by.
     """
-    records = load_records(cfg.DATASETS.TRAIN)
+    records = load_records(cfg.DATASETS.TRAIN) if records is None else records
     known = set(MetadataCatalog.list()).intersection(cfg.DATASETS.TRAIN)
     classes = {f"the classes of {name}": MetadataCatalog.get(name).get("stuff_classes") for name in sorted(known)}
     _check_same_everywhere(records, classes)
@@ -223,7 +230,7 @@ def build_train_loader(
     sampler = BatchSampler(
         len(records), cfg.SOLVER.IMS_PER_BATCH, seed=seed, rank=rank, world_size=world_size, groups=groups
     )
-    samples = TrainingSamples(DatasetFromList(records, copy=False), mapper, seed)
+    samples = TrainingSamples(DatasetFromList(list(records), copy=False), mapper, seed)
     # All have the same ones.
     names = next((found for found in classes.values() if found), ())
     return TrainingLoader(samples, sampler, cfg.DATALOADER.NUM_WORKERS, names)
