@@ -145,7 +145,7 @@ def _refresh_metadata(name: str, row: DatasetRow) -> None:
             "evaluator_type": "panoptic",
             "panoptic_json": str(root / row.panoptic_json),
             "panoptic_root": str(root / row.panoptic_root),
-            "json_file": str(root / row.instances_json),
+            "json_file": str(root / row.instances_json) if row.instances_json else "",
             "thing_dataset_id_to_contiguous_id": {labels.category_ids[index]: index for index in things},
             "stuff_dataset_id_to_contiguous_id": {id_: index for index, id_ in enumerate(labels.category_ids)},
         }
@@ -309,7 +309,7 @@ def _joined(row: DatasetRow, file: Path, folder: Path, table: dict[str, Any], re
             {
                 **segment,
                 "id": int(segment["id"]),
-                "area": float(segment["area"]),
+                **({"area": float(segment["area"])} if "area" in segment else {}),
                 "category_id": index[segment["category_id"]],
                 "isthing": index[segment["category_id"]] in things,
             }
