@@ -14,6 +14,8 @@ import maft.region_clip
 import maft.segmentor  # noqa: F401 - all three register their meta-architecture
 from maft.checkpoint.key_map import some
 from maft.checkpoint.loading import InitialWeights
+from maft.data.catalog import dataset
+from maft.data.pairs import PAIRS_PREFIX
 from maft.errors import UserError, first_line
 from maft.interfaces import Trainable
 
@@ -43,7 +45,7 @@ def build_model(cfg: CfgNode, weights: InitialWeights | None = None, *, training
     """
     device = _device(cfg.MODEL.DEVICE)
     torch.backends.cudnn.benchmark = training and cfg.CUDNN_BENCHMARK
-    weights = InitialWeights.from_config(cfg) if weights is None else weights
+    weights = InitialWeights.from_config(cfg, _classes(cfg)) if weights is None else weights
     clip = weights.clip()
     try:
         model: Trainable = _architecture(cfg)(cfg, **({"clip_weights": clip} if clip else {}))
@@ -66,6 +68,12 @@ def build_model(cfg: CfgNode, weights: InitialWeights | None = None, *, training
     if untrained and not training:
         logger.warning("No file gives %d tensors (%s): they stay as built.", len(untrained), some(untrained))
     return model
+
+
+def _classes(cfg: CfgNode) -> int:
+    """How many the config trains on, 0 without data of classes."""
+    names = cfg.DATASETS.TRAIN
+    return dataset(names[0]).num_classes if names and not names[0].startswith(PAIRS_PREFIX) else 0
 
 
 def _device(name: str) -> torch.device:

@@ -57,10 +57,11 @@ class _File:
     rule: WeightsRule
     whole: bool = False
     tensors: Tensors | None = None
+    classes: int = 0
 
     @cached_property
     def state(self) -> Tensors:
-        return read_weights(self.rule.file) if self.tensors is None else self.tensors
+        return read_weights(self.rule.file, self.classes) if self.tensors is None else self.tensors
 
     @property
     def named(self) -> Parts:
@@ -183,13 +184,16 @@ class InitialWeights:
     files: list[_File] = field(default_factory=list)
 
     @classmethod
-    def from_config(cls, cfg: CfgNode) -> InitialWeights:
+    def from_config(cls, cfg: CfgNode, classes: int = 0) -> InitialWeights:
         """What ``MODEL.WEIGHTS`` and ``MODEL.START_FROM`` name; nothing is read yet.
+
+        Args:
+            classes: how many the trained model of ``MODEL.WEIGHTS`` was trained on, 0 for any number.
 
         Raises:
             UserError: an entry of ``MODEL.START_FROM`` is misspelt or of another form.
         """
-        whole = [_File(WeightsRule(file=cfg.MODEL.WEIGHTS), whole=True)] if cfg.MODEL.WEIGHTS else []
+        whole = [_File(WeightsRule(file=cfg.MODEL.WEIGHTS), whole=True, classes=classes)] if cfg.MODEL.WEIGHTS else []
         return cls([*whole, *(_File(rule) for rule in start_from(cfg))])
 
     @classmethod
@@ -238,21 +242,22 @@ def _below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {name: value for name, value in tensors.items() if name.startswith(prefix)}
 
 
-def read_weights(path: str | os.PathLike[str]) -> dict[str, Tensor]:
+def read_weights(path: str | os.PathLike[str], classes: int = 0) -> dict[str, Tensor]:
     """A checkpoint of ours (file or folder) or an official release, under our names.
 
     Args:
         path: of a file, or an address as `maft.addresses` takes it.
+        classes: how many a release was trained on, 0 for any number.
 
     Raises:
-        UserError: the file cannot be downloaded or read, or holds a tensor that its release does not have.
+        UserError: the file cannot be downloaded or read, or `convert_released` refuses it.
     """
     state = read_state_dict(downloaded(str(path)) if is_address(str(path)) else Path(path))
     release = recognise(state)
     if release is None:
         return state
     logger.info("%s holds official weights (%s): translating their names.", path, release)
-    return convert_released(state, release, str(path))
+    return convert_released(state, release, str(path), classes)
 
 
 def pruned_parts(state: Mapping[str, object]) -> tuple[str, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,10 +13,13 @@ from torch import Tensor, nn
 from golden.case import GoldenCase, golden_case, official_name
 from golden.clip import load_recorded_clip, openai_clip
 from golden.maskformer import head_options
+from golden.released_ovseg import shapes
 from maft.checkpoint.key_map import load_strictly
+from maft.checkpoint.loading import unfit
 from maft.checkpoint.official.released import convert_released, key_map, recognise
 from maft.classifiers.roi_align_crops import RoIAlignCrops
 from maft.clip import VocabularyEncoder
+from maft.config import load_config
 from maft.config_keys import default_config
 from maft.ensembles import ProposerAlone, ZegFormerEnsemble
 from maft.inference import image_result
@@ -47,6 +51,34 @@ def _text(rows: Tensor, void: Tensor | None = None) -> TextClassifier:
     return TextClassifier(
         rows, torch.arange(classes, device=rows.device), classes, void, rows.new_zeros(classes).bool()
     )
+
+
+# Configs of the recorded files; the evaluation form holds CLIP.
+_CONFIGS = {
+    "coco R101 (training form)": "coco-stuff-156",
+    "coco R50 (training form)": "r50_coco-stuff-156",
+    "voc R101 (training form)": "voc-15",
+    "ade847 R50 (training form)": "ade-847-572",
+    "coco R101 (evaluation form)": "coco-stuff-156",
+}
+_FOLDER = Path(__file__).resolve().parent.parent.parent / "configs/maft"
+
+
+@golden_case("zegformer", "checkpoint_keys")
+def checkpoint_keys(case: GoldenCase) -> dict[str, Tensor]:
+    outputs = {}
+    for file, record in case.record.items():
+        if "keys" not in record:
+            continue
+        official = shapes(record["keys"])
+        release = recognise(official)
+        assert release == "ZegFormer", f"{file} was recognised as {release}"
+        with torch.device("meta"):
+            model = OpenVocabSegmentor(load_config(_FOLDER / f"zegformer_{_CONFIGS[file]}.yaml"))
+        problems = unfit(model.state_dict(), convert_released(official, release, file))
+        assert not problems, f"{file}: {problems[:4]}"
+        outputs[file] = torch.ones(())
+    return outputs
 
 
 @golden_case("zegformer", "zegformer_head")
