@@ -56,12 +56,15 @@ class Proposer(Component, nn.Module):
     Attributes:
         size_divisibility: images are padded to a multiple of it.
         needs_targets: asks for the annotated masks at test as well.
+        sees_pixels: its masks come from the pixels that it is given, so that a resized, flipped or cut copy of an image
+            has masks of its own; False where they are those of the whole image, from elsewhere.
         brings_weights: its constructor has filled every parameter with trained weights, so that no checkpoint needs to
             hold them.
     """
 
     size_divisibility: int = 32
     needs_targets: bool = False
+    sees_pixels: bool = True
     brings_weights: bool = False
 
     def forward(
