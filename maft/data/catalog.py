@@ -103,7 +103,8 @@ class DatasetRow:
     @property
     def evaluators(self) -> tuple[str, ...]:
         """What can be measured on it."""
-        return ("semantic", "panoptic", "instance") if self.panoptic_json else ("semantic",)
+        kinds = {"panoptic": self.panoptic_json, "instance": self.instances_json or self.instance_suffix}
+        return ("semantic", *(kind for kind, file in kinds.items() if file))
 
 
 def datasets_root() -> Path:

@@ -19,6 +19,7 @@ SIZES = {
     "pascal_context_459": (459, 0, 0),
     "cityscapes_19": (19, 0, 8),
     "mapillary_65": (65, 0, 37),
+    "lvis_1203": (1203, 0, 1203),
     "miniature_0": (24, 6, 18),
     "miniature_tuning": (24, 4, 18),
 }
