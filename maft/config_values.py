@@ -200,9 +200,9 @@ def check_together(cfg: CfgNode) -> None:
             "smaller one first."
         )
     copies = cfg.TEST.AUG
-    if copies.ENABLED and copies.MAX_SIZE < max(copies.MIN_SIZES):
+    if copies.ENABLED and (longest := max(copies.MIN_SIZES)) > copies.MAX_SIZE:
         raise UserError(
-            f"TEST.AUG.MIN_SIZES holds {max(copies.MIN_SIZES)}, more than TEST.AUG.MAX_SIZE, {copies.MAX_SIZE}: raise it."
+            f"TEST.AUG.MIN_SIZES holds {longest}, above TEST.AUG.MAX_SIZE, {copies.MAX_SIZE}: raise it."
         )
     scale = sizes.LARGE_SCALE_JITTER.SCALE
     if scale[0] > scale[1]:

@@ -113,7 +113,7 @@ class AveragedInference:
     def _result(self, record: dict[str, Any]) -> dict[str, Any]:
         model, image = self.model, record["image"]
         size = (int(record.get("height", image.shape[-2])), int(record.get("width", image.shape[-1])))
-        views = [self._view(copy, flipped, record) for copy, flipped in self._copies(image)]
+        views = [self._view(copy, record) for copy in self._copies(image)]
         seen, penalty = model.vocabulary.seen, None
         if seen is not None and (value := model.inference_options["seen_penalty"]):
             penalty = torch.tensor(seen, device=model.device) * value
@@ -130,16 +130,21 @@ class AveragedInference:
         result = {"sem_seg_labels": torch.cat(labels), "sem_seg_confidence": torch.cat(confidence)}
         return result if kept is None else {**result, "sem_seg": kept}
 
-    def _copies(self, image: Tensor) -> list[tuple[Tensor, bool]]:
-        copies = [image]
-        if self.resizes:
-            pixels = image.permute(1, 2, 0).cpu().numpy()
-            resized = [resize.get_transform(pixels).apply_image(pixels) for resize in self.resizes]
-            copies = [torch.from_numpy(np.ascontiguousarray(copy.transpose(2, 0, 1))) for copy in resized]
-        flips = (False, True) if self.flip else (False,)
-        return [(copy.flip(-1) if flipped else copy, flipped) for copy in copies for flipped in flips]
+    def _copies(self, image: Tensor) -> list[Tensor]:
+        if not self.resizes:
+            return [image]
+        pixels = image.permute(1, 2, 0).cpu().numpy()
+        resized = [resize.get_transform(pixels).apply_image(pixels) for resize in self.resizes]
+        return [torch.from_numpy(np.ascontiguousarray(copy.transpose(2, 0, 1))) for copy in resized]
 
-    def _view(self, image: Tensor, flipped: bool, record: dict[str, Any]) -> View:
+    def _view(self, image: Tensor, record: dict[str, Any]) -> View:
+        exposures = [(False, self._seen(image, record))]
+        if self.flip:
+            exposures.append((True, self._seen(image.flip(-1), record)))
+        size = (int(image.shape[-2]), int(image.shape[-1]))
+        return View(size, exposures, bool(self.model.inference_options["resize_before"]))
+
+    def _seen(self, image: Tensor, record: dict[str, Any]) -> list[Tile]:
         height, width = image.shape[-2:]
         boxes = [(0, 0, height, width)]
         if self.window is not None:
@@ -151,7 +156,7 @@ class AveragedInference:
         tiles: list[Tile] = []
         for start in range(0, len(boxes), together):
             tiles += self._tiles(image, boxes[start : start + together], record)
-        return View((height, width), flipped, tiles, bool(self.model.inference_options["resize_before"]))
+        return tiles
 
     def _tiles(self, image: Tensor, boxes: list[tuple[int, int, int, int]], record: dict[str, Any]) -> list[Tile]:
         model, classes = self.model, len(self.model.vocabulary)

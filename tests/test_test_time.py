@@ -175,7 +175,7 @@ def test_what_cannot_be_averaged_is_refused_before_a_model_is_built(tiny_configs
         (["TEST.AUG.MIN_SIZES", "[0]"], "TEST.AUG.MIN_SIZES.* at least 1"),
         (["TEST.AUG.MIN_SIZES", "[640, -1]"], "TEST.AUG.MIN_SIZES.* at least 1"),
         (["TEST.AUG.MIN_SIZES", "[]"], "TEST.AUG.MIN_SIZES"),
-        (["TEST.AUG.ENABLED", "True", "TEST.AUG.MAX_SIZE", "600"], "MIN_SIZES holds 1120, more than TEST.AUG.MAX_SIZE"),
+        (["TEST.AUG.ENABLED", "True", "TEST.AUG.MAX_SIZE", "600"], "MIN_SIZES holds 1120, above TEST.AUG.MAX_SIZE"),
         (["TEST.SLIDING_WINDOW.TILE_SIZE", "0"], "TEST.SLIDING_WINDOW.TILE_SIZE.* at least 1"),
         (["TEST.SLIDING_WINDOW.OVERLAP", "1.0"], "TEST.SLIDING_WINDOW.OVERLAP.* at most 0.9"),
     ],

@@ -114,38 +114,43 @@ class Tile:
 
 @dataclass(frozen=True)
 class View:
-    """One way in which a model saw an image.
+    """An image at one of the sizes at which a model saw it.
 
     Attributes:
-        size: (h, w) of the image as it was shown.
-        flipped: whether left and right were exchanged.
-        tiles: its parts, which cover it and may overlap: scores are averaged where they do.
-        resize_before: of a view in one tile: masks are resized to the output before classes and masks are combined.
+        size: (h, w).
+        exposures: each time it was seen: whether left and right were exchanged, and its parts, which cover it and may
+            overlap: scores are averaged where they do.
+        resize_before: of exposures in one part: masks are resized to the output before classes and masks are combined.
     """
 
     size: tuple[int, int]
-    flipped: bool
-    tiles: Sequence[Tile]
+    exposures: Sequence[tuple[bool, Sequence[Tile]]]
     resize_before: bool = False
 
     def rows(self, rows: range, size: tuple[int, int]) -> Tensor:
-        """(C, len(rows), W) scores of rows of an output of ``size``, as the image itself lies."""
+        """(C, len(rows), W), the sum over the exposures of the scores of rows of an output of ``size``."""
         source, places = source_rows(self.size[0], size[0], rows)
-        if self.resize_before:
-            (tile,) = self.tiles
-            scores = tile.combined(resized_rows(tile.mask_rows(source), places, size[1]))
-        else:
-            scores = resized_rows(self._averaged(source), places, size[1])
-        return scores.flip(-1) if self.flipped else scores
+        total: Tensor | None = None
+        for flipped, tiles in self.exposures:
+            if self.resize_before:
+                (tile,) = tiles
+                scores = tile.combined(resized_rows(tile.mask_rows(source), places, size[1]))
+            else:
+                scores = self._averaged(tiles, source)
+            scores = scores.flip(-1) if flipped else scores
+            total = scores if total is None else total.add_(scores)
+        assert total is not None, "an image was seen at least once"
+        # Resizing is linear and the same from the left and from the right: once for all exposures is enough.
+        return total if self.resize_before else resized_rows(total, places, size[1])
 
-    def _averaged(self, rows: range) -> Tensor:
+    def _averaged(self, tiles: Sequence[Tile], rows: range) -> Tensor:
         """(C, len(rows), w) scores at the size of the view."""
-        if len(self.tiles) == 1:
-            return self.tiles[0].combined(self.tiles[0].mask_rows(rows))
-        first = self.tiles[0].scores
+        if len(tiles) == 1:
+            return tiles[0].combined(tiles[0].mask_rows(rows))
+        first = tiles[0].scores
         total = first.new_zeros(first.shape[1], len(rows), self.size[1])
         count = first.new_zeros(len(rows), self.size[1])
-        for tile in self.tiles:
+        for tile in tiles:
             shared = range(max(rows.start, tile.top), min(rows.stop, tile.top + tile.height))
             if not shared:
                 continue
@@ -158,7 +163,7 @@ class View:
 
 
 def averaged_strips(views: Sequence[View], size: tuple[int, int]) -> Iterator[tuple[range, Tensor]]:
-    """The mean of the score maps of all views, strip after strip from the top.
+    """The mean of the score maps of all exposures of all views, strip after strip from the top.
 
     Args:
         size: (H, W) of the output.
@@ -166,13 +171,14 @@ def averaged_strips(views: Sequence[View], size: tuple[int, int]) -> Iterator[tu
     Yields:
         rows of the output and their scores (C, len(rows), W).
     """
-    queries, classes = views[0].tiles[0].scores.shape
+    queries, classes = views[0].exposures[0][1][0].scores.shape
     # A view larger than the output needs several of its rows for one of the output's.
     widest = max([size[1], *(view.size[1] * math.ceil(view.size[0] / size[0]) for view in views)])
     step = max(1, _STRIP_BYTES // (max(queries, classes) * widest * 4))
+    count = sum(len(view.exposures) for view in views)
     for start in range(0, size[0], step):
         rows = range(start, min(start + step, size[0]))
         total = views[0].rows(rows, size)
         for view in views[1:]:
             total += view.rows(rows, size)
-        yield rows, total.div_(len(views))
+        yield rows, total.div_(count)

@@ -55,10 +55,10 @@ def test_strips_are_the_mean_of_all_views_at_output_size(monkeypatch, strip_byte
     first = _tile(0, 0, 13, 17)
     tiles = [_tile(top, left, 11, 12) for top in (0, 5, 10) for left in (0, 6, 11)]
     views = [
-        View((13, 17), False, [plain]),
-        View((45, 61), True, [flipped]),
-        View((13, 17), False, [first], resize_before=True),
-        View((21, 23), True, tiles),
+        View((13, 17), [(False, [plain]), (True, [first])]),
+        View((45, 61), [(True, [flipped])]),
+        View((13, 17), [(False, [first])], resize_before=True),
+        View((21, 23), [(True, tiles)]),
     ]
     total, count = torch.zeros(3, 21, 23), torch.zeros(21, 23)
     for tile in tiles:
@@ -70,10 +70,11 @@ def test_strips_are_the_mean_of_all_views_at_output_size(monkeypatch, strip_byte
     before = torch.einsum("qc,qhw->chw", first.scores, _resized(masks[:, :13, :17], size).sigmoid())
     maps = [
         _resized(_whole(plain), size),
+        _resized(_whole(first), size).flip(-1),
         _resized(_whole(flipped), size).flip(-1),
         before,
         _resized(total / count, size).flip(-1),
     ]
     strips = list(averaged_strips(views, size))
     assert [row for rows, _ in strips for row in rows] == list(range(29))
-    torch.testing.assert_close(torch.cat([scores for _, scores in strips], dim=1), sum(maps) / 4, atol=1e-5, rtol=0)
+    torch.testing.assert_close(torch.cat([scores for _, scores in strips], dim=1), sum(maps) / 5, atol=1e-5, rtol=0)
