@@ -9,8 +9,7 @@ A segmentation config takes the result, for both branches or for one of them, an
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import torch
@@ -24,12 +23,12 @@ from maft.clip.prompt_learner import PromptLearner
 from maft.clip.vocabulary import LEARNED
 from maft.data.catalog import vocabulary as catalogue_vocabulary
 from maft.errors import UserError
-from maft.interfaces import Trainable
+from maft.interfaces import RegionNaming
 from maft.structures import Vocabulary
 
 
 @META_ARCH_REGISTRY.register()
-class PromptLearning(Trainable):
+class PromptLearning(RegionNaming):
     """CLIP names regions with learned prompts; nothing but the prompts trains.
 
     With u the embedding of a region and t_c the text of class c, both of unit length, and the factor s of the cosine,
@@ -93,15 +92,6 @@ class PromptLearning(Trainable):
             "align_corners": options.ALIGN_CORNERS,
         }
 
-    @contextmanager
-    def using_vocabulary(self, vocabulary: Vocabulary) -> Iterator[None]:
-        """Other class names for the length of a with block."""
-        before, self.vocabulary = self.vocabulary, vocabulary
-        try:
-            yield
-        finally:
-            self.vocabulary = before
-
     def forward(self, records: list[dict[str, Any]]) -> dict[str, Tensor]:
         """The loss of a batch in training, otherwise its logits.
 
@@ -123,7 +113,7 @@ class PromptLearning(Trainable):
     def logits(self, regions: Tensor, masks: Tensor) -> Tensor:
         """(n, C) of regions (n, 3, h, w) in 0..255 and their masks (n, 1, h, w) bool."""
         features = self.encode(self.shown(regions, masks))
-        return self.vocabulary_encoder(self.vocabulary, self.clip).logits(features)
+        return self.text().logits(features)
 
     def shown(self, regions: Tensor, masks: Tensor) -> Tensor:
         """What CLIP sees, (n, 3, h, w) normalised: the fill outside the masks."""

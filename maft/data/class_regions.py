@@ -102,16 +102,22 @@ def resized_crop(
     return (pixels.flip(-1), shown.flip(-1)) if flip else (pixels.contiguous(), shown)
 
 
+def box_crop(image: NDArray[np.uint8], mask: NDArray[np.bool_], box: Box) -> tuple[Tensor, Tensor]:
+    """Cuts a box out of an image and its mask: pixels (3, h, w) uint8 and the mask (1, h, w) bool."""
+    top, left, height, width = box
+    rows, columns = slice(top, top + height), slice(left, left + width)
+    pixels, shown = (torch.from_numpy(part[rows, columns].copy()) for part in (image, mask))
+    return pixels.permute(2, 0, 1), shown[None]
+
+
 def centre_crop(image: NDArray[np.uint8], mask: NDArray[np.bool_], box: Box, side: int) -> tuple[Tensor, Tensor]:
     """Cuts a box out of an image and its mask, and of that the middle; black surrounds what is smaller.
 
     Returns:
         pixels (3, side, side) uint8 and the mask (1, side, side) bool; nothing is resized.
     """
-    top, left, height, width = box
-    rows, columns = slice(top, top + height), slice(left, left + width)
-    pixels, shown = (torch.from_numpy(part[rows, columns].copy()) for part in (image, mask))
-    return TF.center_crop(pixels.permute(2, 0, 1), [side, side]), TF.center_crop(shown[None], [side, side])
+    pixels, shown = (TF.center_crop(part, [side, side]) for part in box_crop(image, mask, box))
+    return pixels, shown
 
 
 class ClassRegionMapper:
@@ -170,13 +176,14 @@ class ClassRegionMapper:
                 f"{record['file_name']} is {image.shape[1]}x{image.shape[0]}."
             )
         box = mask_box(mask, keep_border=self.keep_border)
-        if self.is_train:
-            region, shown = self._drawn(image, mask, box)
-        else:
-            region, shown = centre_crop(image, mask, box, self.size[1])
+        region, shown = self.cut(image, mask, box)
         if not shown.any():
             return None
         return {"region": region, "mask": shown, "category": record["category"], "file_name": record["file_name"]}
+
+    def cut(self, image: NDArray[np.uint8], mask: NDArray[np.bool_], box: Box) -> tuple[Tensor, Tensor]:
+        """What of an image (H, W, 3) and a mask (H, W) becomes ``region`` and ``mask``, given the mask's box."""
+        return self._drawn(image, mask, box) if self.is_train else centre_crop(image, mask, box, self.size[1])
 
     def _drawn(self, image: NDArray[np.uint8], mask: NDArray[np.bool_], box: Box) -> tuple[Tensor, Tensor]:
         top, left, height, width = box
@@ -185,6 +192,13 @@ class ClassRegionMapper:
         flip = self.flip and bool(torch.rand(()) < 0.5)
         drawn = (top + down, left + right, height, width)
         return resized_crop(image, mask, drawn, self.size, flip=flip, label_resize=self.label_resize)
+
+
+class BoxRegionMapper(ClassRegionMapper):
+    """Cuts an image to the box of the class, which keeps its size."""
+
+    def cut(self, image: NDArray[np.uint8], mask: NDArray[np.bool_], box: Box) -> tuple[Tensor, Tensor]:
+        return box_crop(image, mask, box)
 
 
 def class_records_from_config(cfg: CfgNode, records: list[Record]) -> list[Record]:

@@ -39,9 +39,8 @@ from maft.errors import UserError, shown
 from maft.evaluation import check_evaluation, draw_predictions, evaluate
 from maft.evaluation.regions import evaluate_regions
 from maft.files import held, raise_errors, write_text_atomic
-from maft.interfaces import Trainable
+from maft.interfaces import RegionNaming, Trainable
 from maft.layers.distributed import same_everywhere
-from maft.prompt_learning import PromptLearning
 from maft.segmentor import OpenVocabSegmentor
 
 # Where a machine keeps its cache and how many workers it has room for change no number.
@@ -148,7 +147,7 @@ def train(cfg: CfgNode, seed: int, *, resume: bool = False) -> Mapping[str, Any]
 
     seed_all_rng(seed)
     model = build_model(cfg, weights, training=True)
-    if cfg.SOLVER.PICTURE_PERIOD or (cfg.DATASETS.TEST and not isinstance(model, PromptLearning)):
+    if cfg.SOLVER.PICTURE_PERIOD or (cfg.DATASETS.TEST and not isinstance(model, RegionNaming)):
         _segmentor(model)
     trainer = build_trainer(cfg, model, seed)
     if state:
@@ -268,7 +267,7 @@ def _evaluate_only(cfg: CfgNode, seed: int, resume: bool) -> Mapping[str, Any]:
 
 
 def _evaluated(cfg: CfgNode, model: Trainable) -> dict[str, Any]:
-    return evaluate_regions(cfg, model) if isinstance(model, PromptLearning) else evaluate(cfg, _segmentor(model))
+    return evaluate_regions(cfg, model) if isinstance(model, RegionNaming) else evaluate(cfg, _segmentor(model))
 
 
 def _segmentor(model: Trainable) -> OpenVocabSegmentor:
