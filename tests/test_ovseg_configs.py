@@ -19,7 +19,8 @@ from maft.engine.schedules import build_scheduler
 FOLDER = Path(__file__).resolve().parent.parent / "configs"
 RATES = json.loads((FOLDER.parent / "tests/golden/ovseg/lr_schedules.json").read_text(encoding="utf-8"))
 OVSEG = sorted(path.stem for path in (FOLDER / "ovseg").glob("*.yaml"))
-EVALUATIONS = [name for name in OVSEG if name.startswith("ovseg_")]
+DEMO = "ovseg_swinb_vitl14_demo"
+EVALUATIONS = [name for name in OVSEG if name.startswith("ovseg_") and name != DEMO]
 SEGMENTATION = {"segmentation_r101c_vitb16": "R101c", "segmentation_swinb_vitl14": "swinB"}
 FINE_TUNING = {
     "region_clip_vitl14": "ft_vitL_1cap",
@@ -69,7 +70,7 @@ def test_the_learning_rate_is_that_of_the_official_run_at_every_recorded_step(na
     assert rates == pytest.approx(recorded["lr"], rel=1e-6)
 
 
-@pytest.mark.parametrize("name", EVALUATIONS)
+@pytest.mark.parametrize("name", [*EVALUATIONS, DEMO])
 def test_an_evaluation_joins_its_segmentor_with_a_clip_tuned_for_it(name):
     cfg = config(name)
     from_segmentor, *from_clip = start_from(cfg)
@@ -91,6 +92,13 @@ def test_every_label_set_has_its_ensemble_weight(name):
     weights = {"ade20k": 0.7, "pascal": 0.6, "voc": 0.45}
     assert {cfg.MODEL.ENSEMBLE.OVSegEnsemble.WEIGHT} == {weights[test.split("_")[0]] for test in cfg.DATASETS.TEST}
     assert {owner for owner, _, _ in cfg.TEST.EXPECTED} == set(cfg.DATASETS.TEST)
+
+
+def test_the_demo_cuts_masks_as_its_crops_are_cut_and_leaves_the_naming_to_clip():
+    cfg = config(DEMO)
+    assert cfg.MODEL.INFERENCE.BEST_MASKS_ABOVE == cfg.MODEL.CLASSIFIER.MaskedCrops.MASK_THRESHOLD == 0.35
+    assert cfg.MODEL.ENSEMBLE.OVSegEnsemble.WEIGHT == 0
+    assert not cfg.DATASETS.TEST and not cfg.TEST.EXPECTED
 
 
 @pytest.mark.parametrize("file", RELEASED)
