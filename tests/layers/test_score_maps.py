@@ -1,5 +1,8 @@
 """Strips of score maps against whole maps."""
 
+import subprocess
+import sys
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -78,3 +81,30 @@ def test_strips_are_the_mean_of_all_views_at_output_size(monkeypatch, strip_byte
     strips = list(averaged_strips(views, size))
     assert [row for rows, _ in strips for row in rows] == list(range(29))
     torch.testing.assert_close(torch.cat([scores for _, scores in strips], dim=1), sum(maps) / 5, atol=1e-5, rtol=0)
+
+
+_A_LARGE_PHOTOGRAPH = """
+from itertools import islice
+import torch
+from maft.layers.score_maps import Tile, View, averaged_strips
+
+def memory(entry):
+    return int(next(line.split()[1] for line in open("/proc/self/status") if line.startswith(entry)))
+
+def seen(height, width):
+    masks = torch.randn(100, height // 4, width // 4)
+    return [Tile(torch.rand(100, 847), masks, (height, width), 0, 0, height, width, True)]
+
+views = [View(size, [(False, seen(*size)), (True, seen(*size))]) for size in ((320, 427), (640, 853), (1120, 1493))]
+before = memory("VmRSS")
+for rows, scores in islice(averaged_strips(views, (3000, 4000)), 2):
+    assert scores.shape == (847, len(rows), 4000)
+print(memory("VmHWM") - before)
+"""
+
+
+def test_the_scores_of_a_large_photograph_are_never_in_memory_at_once():
+    done = subprocess.run([sys.executable, "-c", _A_LARGE_PHOTOGRAPH], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    # Kilobytes; one map of all classes at this size has 40 GB.
+    assert int(done.stdout) < 600_000
