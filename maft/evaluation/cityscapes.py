@@ -81,7 +81,7 @@ class CityscapesInstanceEvaluator(DatasetEvaluator):
                 ) from None
 
     def _match(self, truth: Tensor, found: Instances) -> dict[str, Any]:
-        masks = found.pred_masks.flatten(1) > 0
+        masks = found.pred_masks.flatten(1).bool()
         values, places = torch.unique(truth.to(masks.device), return_inverse=True)
         # (n, m) pixels that each predicted mask shares with each value of the instance map.
         owner, pixel = masks.nonzero(as_tuple=True)
