@@ -191,8 +191,9 @@ class TrainingLoader(Batches):
 
     def state_dict(self) -> dict[str, Any]:
         """What the order of batches and the meaning of labels depend on, for the check on resuming."""
-        order = {"seed": self.sampler.seed, "images": self.sampler.count, "batch_size": self.sampler.batch_size}
-        return {**order, "classes": self.classes}
+        sampler = self.sampler
+        order = {"seed": sampler.seed, "images": sampler.count, "batch_size": sampler.batch_size}
+        return {**order, "aspect_ratio_grouping": sampler.groups is not None, "classes": self.classes}
 
 
 def build_train_loader(
@@ -219,7 +220,7 @@ def build_train_loader(
     classes = {f"the classes of {name}": MetadataCatalog.get(name).get("stuff_classes") for name in sorted(known)}
     _check_same_everywhere(records, classes)
     groups = None
-    if cfg.DATALOADER.ASPECT_RATIO_GROUPING and not cfg.INPUT.PADDED_SIZE:
+    if cfg.DATALOADER.ASPECT_RATIO_GROUPING:
         try:
             groups = [int(record["width"] > record["height"]) for record in records]
         except KeyError as error:
