@@ -71,13 +71,14 @@ class RoIAlignCrops(MaskClassifier):
         Yields:
             (n, 3, *size), Q in all.
         """
-        padded = replace(proposals, masks=proposals.resized(proposals.padded_size))
         if self.style == "mask":
+            # As released, resized once more after the padded size.
+            padded = replace(proposals, masks=proposals.resized(proposals.padded_size))
             image = F.interpolate(pixels[None], self.size, mode="bilinear", align_corners=False)
             for masks in self._chunks(padded.probabilities(self.size)[0] > 0.5):
                 yield image * masks[:, None]
             return
-        masks = padded.probabilities(proposals.padded_size)[0] > 0.5
+        masks = proposals.probabilities(proposals.padded_size)[0] > 0.5
         boxes = boxes_to_last_pixel(masks).to(pixels.dtype)
         for inside, edges in zip(self._chunks(masks), self._chunks(boxes), strict=True):
             if self.style == "crop":

@@ -43,7 +43,7 @@ def prompt_templates(templates: str | Sequence[str]) -> tuple[str, ...]:
             return tuple(file.read_text(encoding="utf-8").splitlines())
         if "{}" not in templates:
             raise UserError(
-                f"Unknown prompt template set {templates!r} in MODEL.VOCABULARY.TEMPLATES; the known ones are: "
+                f"Unknown prompt template set {templates!r} under MODEL.VOCABULARY; the known ones are: "
                 f"{', '.join((*TEMPLATE_SETS, LEARNED))}; a template of your own needs {{}} where the class name goes."
             )
         templates = [templates]
