@@ -59,9 +59,9 @@ def test_the_loss_falls_nothing_but_prompts_changes_and_regions_are_named(learne
     }
     regions = results["miniature_val"]["regions"]
     # 24 names compete.
-    assert regions["pACC"] > 50 and {"seen_mACC", "unseen_mACC", "harmonic_mACC"} <= regions.keys()
+    assert regions["accuracy"] > 50 and {"seen_mACC", "unseen_mACC", "harmonic_mACC"} <= regions.keys()
     written = json.loads((out / "inference/miniature_val/results.json").read_text())
-    assert written["results"]["regions"]["pACC"] == regions["pACC"] and written["regions"] > 6
+    assert written["results"]["regions"]["accuracy"] == regions["accuracy"] and written["regions"] > 6
 
 
 def test_a_segmentor_takes_the_prompts_and_keeps_them_as_they_are(learned, tmp_path):

@@ -218,7 +218,7 @@ def test_its_accuracy_is_that_of_masked_crops_on_ground_truth(tmp_path, monkeypa
             named = segmentor.classify(images, proposals).class_logits.argmax(-1)
             right += (named == proposals.labels)[proposals.valid].tolist()
     assert 0 < sum(right) < len(right)
-    assert measured["pACC"] == pytest.approx(100 * sum(right) / len(right))
+    assert measured["accuracy"] == pytest.approx(100 * sum(right) / len(right))
 
 
 def test_without_names_there_is_nothing_to_evaluate():

@@ -31,8 +31,8 @@ def evaluate_regions(cfg: CfgNode, model: RegionNaming) -> dict[str, Results]:
     names of the dataset compete.
 
     Returns:
-        dataset -> "regions" -> "pACC", the percentage of regions that are named right, and "mACC", its mean over the
-        classes that occur; with a split also ``seen_``, ``unseen_`` and ``harmonic_`` versions.
+        dataset -> "regions" -> "accuracy", the percentage of regions that are named right, and "mACC", its mean over
+        the classes that occur; with a split also ``seen_``, ``unseen_`` and ``harmonic_`` versions.
 
     Raises:
         UserError: a dataset or its files cannot be used.
@@ -57,7 +57,9 @@ def _evaluate_dataset(cfg: CfgNode, model: RegionNaming, name: str) -> Results:
                 counted.add(model(regions)["logits"].argmax(-1)[None].cpu(), labels)
     comm.synchronize()
     means = counted.evaluate()["sem_seg"]
-    results: Results = {"regions": {key: value for key, value in means.items() if key.endswith(("pACC", "mACC"))}}
+    # A region is counted as a map of one pixel, whose accuracies are those of regions.
+    found = {key.replace("pACC", "accuracy"): v for key, v in means.items() if key.endswith(("pACC", "mACC"))}
+    results: Results = {"regions": found}
     if comm.is_main_process():
         folder = Path(cfg.OUTPUT_DIR) / "inference" / re.sub(r"[^\w.-]+", "_", name)
         logger.info("Regions of %s:\n%s", name, results_table(results))
