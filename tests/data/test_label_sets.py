@@ -66,6 +66,14 @@ def test_every_dataset_has_the_strings_of_every_method(row) -> None:
         assert len(class_names(row.name, variant)) == row.num_classes
 
 
+def test_lvis_is_numbered_like_its_first_version() -> None:
+    lvis = label_set("lvis_1203")
+    by_id = dict(zip(lvis.category_ids, lvis.names()))
+    known = {1: "aerosol can", 45: "banana", 207: "car (automobile)", 378: "dog", 793: "person", 1203: "zucchini"}
+    assert {id_: by_id[id_] for id_ in known} == known
+    assert lvis.names("fcclip")[1202] == "zucchini,courgette"
+
+
 def test_unknown_names_are_refused() -> None:
     with pytest.raises(UserError, match=r"no label set 'coco_172'.*coco_stuff_171"):
         label_set("coco_172")
