@@ -103,6 +103,23 @@ def test_the_crop_branch_takes_prompts_of_its_own(learned):
     assert not torch.allclose(of_queries.embeddings, of_regions.embeddings)
 
 
+@pytest.mark.parametrize("into", ["vocabulary_encoder.prompts", "classifier_vocabulary_encoder.prompts"])
+def test_an_official_file_of_prompts_is_taken_by_either_branch(tmp_path, into):
+    clip = load_clip("tiny_vit")
+    prefix = torch.randn(4, clip.text_width)
+    official = {f"clip_adapter.clip_model.{name}": value for name, value in clip.model.state_dict().items()}
+    official["clip_adapter.prompt_learner.prefix_prompt"] = prefix
+    official |= {f"clip_adapter.prompt_learner.{name}_signal": prefix[:1] for name in ("start", "dot", "end", "pad")}
+    torch.save({"model": official}, tmp_path / "prompts.pth")
+    branch = "TEMPLATES" if into.startswith("vocabulary") else "CLASSIFIER_TEMPLATES"
+    overrides = [f"MODEL.VOCABULARY.{branch}", "learned", "MODEL.VOCABULARY.PROMPTS.PREFIX", "4"]
+    cfg = config("quickstart/masked_crops.yaml", tmp_path, *overrides)
+    rule = {"FILE": str(tmp_path / "prompts.pth"), "TAKE": "vocabulary_encoder.prompts", "INTO": into}
+    # First, for the file of the proposer gives every part that it has, and has no prompts.
+    cfg.MODEL.START_FROM = [rule, *cfg.MODEL.START_FROM]
+    assert torch.equal(build_model(cfg).state_dict()[f"{into}.prefix"], prefix)
+
+
 @pytest.mark.parametrize(
     "config_name, changes, sentence",
     [
