@@ -176,6 +176,9 @@ class OpenVocabSegmentor(Trainable):
                 part.requires_grad_(False)
         for parameter in trainable:
             parameter.requires_grad_(True)
+        if self.classifier_vocabulary_encoder is not None and self.freeze_classifier:
+            # Nothing in training reads the texts of a frozen classifier.
+            self.classifier_vocabulary_encoder.requires_grad_(False)
 
     def brought_weights(self) -> list[str]:
         """The parts whose weights no checkpoint needs to hold: see ``brings_weights`` of `maft.interfaces`."""

@@ -117,7 +117,10 @@ def test_an_official_file_of_prompts_is_taken_by_either_branch(tmp_path, into):
     rule = {"FILE": str(tmp_path / "prompts.pth"), "TAKE": "vocabulary_encoder.prompts", "INTO": into}
     # First, for the file of the proposer gives every part that it has, and has no prompts.
     cfg.MODEL.START_FROM = [rule, *cfg.MODEL.START_FROM]
-    assert torch.equal(build_model(cfg).state_dict()[f"{into}.prefix"], prefix)
+    model = build_model(cfg)
+    assert torch.equal(model.state_dict()[f"{into}.prefix"], prefix)
+    # The config's classifier is frozen, and with it texts of its own.
+    assert model.get_parameter(f"{into}.prefix").requires_grad == (into == "vocabulary_encoder.prompts")
 
 
 @pytest.mark.parametrize(

@@ -153,15 +153,12 @@ class VocabularyEncoder(nn.Module):
         Raises:
             UserError: a class name is longer than CLIP's context.
         """
-        prompts = self.prompts
-        version = clip.text_version() if prompts is None else (*clip.text_version(), *prompts.version())
+        version = clip.text_version() if self.prompts is None else (*clip.text_version(), *self.prompts.version())
         if version != self._text_version:
             self._texts, self._tables, self._text_version = {}, {}, version
-        source = self.templates
-        learned = prompts is not None and source == (LEARNED,)
-        if prompts is not None and learned:
-            source = (LEARNED, prompts.choose_task(task))
-        learning = prompts is not None and learned and prompts.trains
+        prompts = self.prompts if self.templates == (LEARNED,) else None
+        source = self.templates if prompts is None else (LEARNED, prompts.choose_task(task))
+        learning = prompts is not None and prompts.trains
         key = source, vocabulary
         if learning or (kept := self._tables.pop(key, None)) is None:
             # Kept rows serve training too, which refuses tensors made in inference mode; and they must not depend on
@@ -231,7 +228,8 @@ class VocabularyEncoder(nn.Module):
         batches = []
         for start in tqdm(starts, desc="Encoding class names", unit="batch", delay=2, leave=False, disable=None):
             batch = prompts[start : start + PROMPTS_PER_BATCH]
-            if learned and self.prompts is not None:
+            if learned:
+                assert self.prompts is not None
                 batches.append(self.prompts(batch, clip, source[1]))
             else:
                 tokens = clip.tokenize(batch)
