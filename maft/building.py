@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 from typing import Any
 
 import torch
 from detectron2.config import CfgNode
 from detectron2.modeling import META_ARCH_REGISTRY
 
+import maft.prompt_learning
 import maft.region_clip
-import maft.segmentor  # noqa: F401 - both register their meta-architecture
+import maft.segmentor  # noqa: F401 - all three register their meta-architecture
 from maft.checkpoint.key_map import some
 from maft.checkpoint.loading import InitialWeights
+from maft.config import start_from
+from maft.config_files import read_config_file
+from maft.data.catalog import class_names, dataset
+from maft.data.pairs import PAIRS_PREFIX
 from maft.errors import UserError, first_line
 from maft.interfaces import Trainable
+from maft.structures import as_clip_reads
 
 logger = logging.getLogger(__name__)
 
@@ -41,8 +48,10 @@ def build_model(cfg: CfgNode, weights: InitialWeights | None = None, *, training
         UserError: there is no such device, a component cannot be built, or the weights do not fit.
     """
     device = _device(cfg.MODEL.DEVICE)
+    if training:
+        _check_prompts(cfg)
     torch.backends.cudnn.benchmark = training and cfg.CUDNN_BENCHMARK
-    weights = InitialWeights.from_config(cfg) if weights is None else weights
+    weights = InitialWeights.from_config(cfg, _classes(cfg)) if weights is None else weights
     clip = weights.clip()
     try:
         model: Trainable = _architecture(cfg)(cfg, **({"clip_weights": clip} if clip else {}))
@@ -65,6 +74,31 @@ def build_model(cfg: CfgNode, weights: InitialWeights | None = None, *, training
     if untrained and not training:
         logger.warning("No file gives %d tensors (%s): they stay as built.", len(untrained), some(untrained))
     return model
+
+
+def _classes(cfg: CfgNode) -> int:
+    """How many the config trains on, 0 without data of classes."""
+    names = cfg.DATASETS.TRAIN
+    return dataset(names[0]).num_classes if names and not names[0].startswith(PAIRS_PREFIX) else 0
+
+
+def _check_prompts(cfg: CfgNode) -> None:
+    """Refuses prompts that were learned on classes which the training data leave out as unseen.
+
+    A released file does not say what its prompts were learned on; a checkpoint of ours has its config beside it.
+    """
+    given = [rule.file for rule in start_from(cfg) if any(part.endswith("prompts") for part in rule.take)]
+    for file in (file for file in given if (Path(file) / "config.yaml").is_file()):
+        row = dataset(cfg.DATASETS.TRAIN[0])
+        learned_on = read_config_file(Path(file) / "config.yaml").get("DATASETS", {}).get("TRAIN", ())
+        known = {as_clip_reads(name) for one in learned_on for name in class_names(one)}
+        seen = set(row.labelled)
+        for index, name in enumerate(row.classes.names()):
+            if index not in seen and as_clip_reads(name) in known:
+                raise UserError(
+                    f"{file} holds prompts that were learned on {name!r}, which is unseen in {row.name}: learn them on "
+                    f"{row.name}."
+                )
 
 
 def _device(name: str) -> torch.device:

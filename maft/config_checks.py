@@ -31,7 +31,6 @@ _IGNORED = {
     "DATASETS.PRECOMPUTED_PROPOSAL_TOPK_TEST": "use the proposer MaskFiles",
     **dict.fromkeys(("DATALOADER.REPEAT_THRESHOLD", "DATALOADER.REPEAT_SQRT"), "every image is drawn equally often"),
     "SOLVER.REFERENCE_WORLD_SIZE": "IMS_PER_BATCH is the global batch, set it and BASE_LR",
-    "TEST.AUG": "there is no test-time augmentation",
     "TEST.PRECISE_BN": "choose a frozen or synchronised norm",
     "TEST.DETECTIONS_PER_IMAGE": "use MODEL.INFERENCE.MAX_INSTANCES",
     "TEST.EXPECTED_RESULTS": "use TEST.EXPECTED",

@@ -31,6 +31,7 @@ _Text = Annotated[str, Field(min_length=1)]
 _Scale = Annotated[float, Field(gt=0, le=100)]
 _Stage = Literal["stem", "res2", "res3", "res4", "res5"]
 _Features = Annotated[tuple[_Text, ...], Field(min_length=1)]
+_Vectors = Annotated[int, Field(ge=0, le=1024)]
 _NameAndFactor = tuple[tuple[str, Weight], ...]
 
 _DEVICE = re.compile(r"cpu|cuda(:\d{1,3})?")
@@ -41,9 +42,13 @@ _TYPES: dict[str, Any] = {
     "SEED": Annotated[int, Field(ge=-(2**31), lt=2**31)],
     "IMPORTS": tuple[_Text, ...],
     "MODEL.DEVICE": _Text,
-    "MODEL.META_ARCHITECTURE": Literal["OpenVocabSegmentor", "RegionCLIP"],
+    "MODEL.META_ARCHITECTURE": Literal["OpenVocabSegmentor", "RegionCLIP", "PromptLearning"],
     "MODEL.CLIP.NAME": _Text,
-    "MODEL.VOCABULARY.CLASS_NAMES": Literal["plain", "maft", "ovseg", "fcclip"],
+    "MODEL.VOCABULARY.CLASS_NAMES": Literal["plain", "maft", "ovseg", "fcclip", "zegformer"],
+    "MODEL.VOCABULARY.PROMPTS.PREFIX": _Vectors,
+    "MODEL.VOCABULARY.PROMPTS.SUFFIX": _Vectors,
+    "MODEL.VOCABULARY.PROMPTS.TASK": _Vectors,
+    "MODEL.VOCABULARY.PROMPTS.TASKS": tuple[_Text, ...],
     "MODEL.VOCABULARY.SYNONYMS": Literal["whole", "average", "max"],
     "MODEL.VOCABULARY.SEEN": Literal["split", "overlap", "none"],
     "MODEL.BACKBONE.NAME": _Text,
@@ -74,6 +79,7 @@ _TYPES: dict[str, Any] = {
     "MODEL.SWIN.DROP_PATH_RATE": Annotated[float, Field(ge=0, lt=1)],
     "MODEL.SWIN.OUT_FEATURES": _Features,
     "MODEL.CLASSIFIER.LOGIT_SCALE": Annotated[float, Field(gt=0, le=10_000)],
+    "MODEL.PROMPT_LEARNING.FILL": Literal["mean", "mean_value"],
     "MODEL.REGION_CLIP.TRAIN": Literal["tower", "prompts", "all"],
     "MODEL.REGION_CLIP.MASK_PROMPT_DEPTH": NonNegative,
     "MODEL.INFERENCE.SEEN_PENALTY": Weight,
@@ -82,7 +88,7 @@ _TYPES: dict[str, Any] = {
     "MODEL.INFERENCE.OVERLAP_THRESHOLD": Fraction,
     "MODEL.INFERENCE.MAX_INSTANCES": Positive,
     "INPUT.FORMAT": Literal["RGB", "BGR"],
-    "INPUT.MAPPER": Literal["semantic", "panoptic", "region_pairs"],
+    "INPUT.MAPPER": Literal["semantic", "panoptic", "region_pairs", "class_regions"],
     "INPUT.MIN_SIZE_TRAIN": Annotated[tuple[_Side, ...], Field(min_length=1)],
     "INPUT.MIN_SIZE_TRAIN_SAMPLING": Literal["choice", "range"],
     "INPUT.MAX_SIZE_TRAIN": _Side,
@@ -95,6 +101,8 @@ _TYPES: dict[str, Any] = {
     "INPUT.CROP.SIZE": tuple[AboveZero, AboveZero],
     "INPUT.CROP.SINGLE_CATEGORY_MAX_AREA": Annotated[float, Field(gt=0, le=1)],
     "INPUT.REGIONS.SIZE": Annotated[int, Field(ge=1, le=8192)],
+    "INPUT.REGIONS.HEIGHT": Annotated[int, Field(ge=0, le=8192)],
+    "INPUT.REGIONS.SAMPLES_PER_CLASS": NonNegative,
     "INPUT.REGIONS.MASK": Literal["alpha", "colour"],
     "INPUT.LARGE_SCALE_JITTER.SIZE": Annotated[int, Field(ge=0, le=100_000)],
     "INPUT.LARGE_SCALE_JITTER.SCALE": tuple[_Scale, _Scale],
@@ -139,9 +147,15 @@ _TYPES: dict[str, Any] = {
     "SOLVER.LOG_PERIOD": Positive,
     "SOLVER.PICTURE_PERIOD": NonNegative,
     "TEST.EVAL_PERIOD": NonNegative,
+    "TEST.AUG.MIN_SIZES": Annotated[tuple[_Side, ...], Field(min_length=1)],
+    "TEST.AUG.MAX_SIZE": _Side,
+    "TEST.SLIDING_WINDOW.TILE_SIZE": _Side,
+    "TEST.SLIDING_WINDOW.OVERLAP": Annotated[float, Field(ge=0, le=0.9)],
     "TEST.VISUALIZE": NonNegative,
     "TEST.PROTOCOL": Literal["generalized", "unseen_only"],
+    "TEST.PANOPTIC_RULE": Literal["panopticapi", "pixels"],
     "TEST.EXPECTED": tuple[tuple[_Text, _Text, float], ...],
+    "TEST.DEVIATIONS": tuple[tuple[_Text, _Text], ...],
 }  # fmt: skip
 
 
@@ -184,6 +198,11 @@ def check_together(cfg: CfgNode) -> None:
         raise UserError(
             f"INPUT.MIN_SIZE_TRAIN is {list(shortest)}, but INPUT.MIN_SIZE_TRAIN_SAMPLING range takes two sizes, the "
             "smaller one first."
+        )
+    copies = cfg.TEST.AUG
+    if copies.ENABLED and (longest := max(copies.MIN_SIZES)) > copies.MAX_SIZE:
+        raise UserError(
+            f"TEST.AUG.MIN_SIZES holds {longest}, above TEST.AUG.MAX_SIZE, {copies.MAX_SIZE}: raise it."
         )
     scale = sizes.LARGE_SCALE_JITTER.SCALE
     if scale[0] > scale[1]:

@@ -5,6 +5,8 @@ Every rule is a `maft.interfaces.Ensemble`.
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from torch import Tensor
 
@@ -100,19 +102,41 @@ class OVSegEnsemble(WeightedProduct):
 
 @ENSEMBLES.register()
 class ZegFormerEnsemble(WeightedProduct):
-    """ZegFormer's rule: p^l a^(1-l) for seen classes, p^(1-l) q^l for unseen ones.
+    """ZegFormer's rules, in which CLIP competes with the proposer's no-object logit b.
 
-    a is the mean of q over the seen classes: CLIP only arbitrates between the seen classes as a group and each unseen
-    one. l is 2/3 in the paper.
+    With c CLIP's logits, q is softmax([c, b]) without its last column; the rest as in `WeightedProduct`.
+
+    Args:
+        weight: l of the rules, 2/3 in the paper.
+        rule: seen_average, p^l a^(1-l) for seen classes, with a the mean of q over them (CLIP only arbitrates between
+            the seen classes as a group and each unseen one), and p^(1-l) q^l for unseen ones; all_classes,
+            p^(1-l) q^l for every class; classifier, q alone, 0 for proposals without a visible pixel.
     """
 
     classifier_alone_at_zero = False
 
-    def __init__(self, *, weight: Fraction = 2 / 3) -> None:
+    def __init__(
+        self,
+        *,
+        weight: Fraction = 2 / 3,
+        rule: Literal["seen_average", "all_classes", "classifier"] = "seen_average",
+    ) -> None:
         super().__init__(weight=weight)
+        self.rule = rule
+
+    def exponent(self, scores: ClassScores) -> Tensor:
+        if self.rule == "seen_average":
+            return super().exponent(scores)
+        weight = 1 - self.weight if self.rule == "all_classes" else 0.0
+        return torch.full_like(scores.seen, weight, dtype=torch.float32)
 
     def classifier(self, scores: ClassScores) -> Tensor:
-        clip = super().classifier(scores)
+        scores.classifier_probabilities(), scores.proposer_probabilities()
+        assert scores.classifier is not None and scores.proposer is not None
+        clip = torch.cat([scores.classifier, scores.proposer[..., -1:]], dim=-1).softmax(dim=-1)[..., :-1]
+        clip = clip.masked_fill(~scores.valid[..., None], 0.0 if self.rule == "classifier" else 1.0)
+        if self.rule != "seen_average":
+            return clip
         seen = scores.seen.to(clip.dtype)
         average = (clip * seen).sum(-1, keepdim=True) / seen.sum().clamp(min=1)
         return torch.where(scores.seen, average, clip)

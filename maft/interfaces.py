@@ -9,7 +9,8 @@ Shape letters: B images, Q proposals, C classes, D width of CLIP's joint space, 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -17,10 +18,10 @@ import torch
 from torch import Tensor, nn
 
 from maft.errors import UserError
-from maft.structures import Classification, Images, Proposals, Targets, TextClassifier
+from maft.structures import Classification, Images, Proposals, Targets, TextClassifier, Vocabulary
 
 if TYPE_CHECKING:
-    from maft.clip import CLIPEncoder
+    from maft.clip import CLIPEncoder, VocabularyEncoder
 
 
 @dataclass(frozen=True)
@@ -56,12 +57,15 @@ class Proposer(Component, nn.Module):
     Attributes:
         size_divisibility: images are padded to a multiple of it.
         needs_targets: asks for the annotated masks at test as well.
+        sees_pixels: its masks come from the pixels that it is given, so that a resized, flipped or cut copy of an image
+            has masks of its own; False where they are those of the whole image, from elsewhere.
         brings_weights: its constructor has filled every parameter with trained weights, so that no checkpoint needs to
             hold them.
     """
 
     size_divisibility: int = 32
     needs_targets: bool = False
+    sees_pixels: bool = True
     brings_weights: bool = False
 
     def forward(
@@ -257,3 +261,34 @@ class Trainable(nn.Module):
     @torch.no_grad()
     def after_optimizer_step(self) -> None:
         """Called by the trainer after every optimiser step, before a checkpoint is written; by default nothing."""
+
+
+class RegionNaming(Trainable):
+    """A model that names annotated regions, cut out of their images; `maft.evaluation.regions` evaluates it.
+
+    In evaluation mode a call takes records with "region" (3, h, w) uint8, "mask" (1, h, w) bool and "category" and
+    returns "logits" (n, C) over the names of ``vocabulary``.
+
+    Attributes:
+        clip, vocabulary_encoder: what encodes the names.
+        vocabulary: the names, None until there are some.
+    """
+
+    clip: CLIPEncoder
+    vocabulary_encoder: VocabularyEncoder
+    vocabulary: Vocabulary | None = None
+
+    def text(self) -> TextClassifier:
+        """The names as CLIP reads them; raises `UserError` while there are none."""
+        if self.vocabulary is None:
+            raise UserError(f"{type(self).__name__} has no names to compare regions with: set DATASETS.TEST.")
+        return self.vocabulary_encoder(self.vocabulary, self.clip)
+
+    @contextmanager
+    def using_vocabulary(self, vocabulary: Vocabulary) -> Iterator[None]:
+        """Other class names for the length of a with block."""
+        before, self.vocabulary = self.vocabulary, vocabulary
+        try:
+            yield
+        finally:
+            self.vocabulary = before

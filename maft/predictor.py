@@ -22,6 +22,7 @@ from maft.data.reading import read_image, upright_rgb
 from maft.errors import UserError, closest, shown
 from maft.segmentor import OpenVocabSegmentor
 from maft.structures import Vocabulary, as_clip_reads
+from maft.test_time import inference_of
 from maft.visualize import overlay
 
 ImageLike = np.ndarray | Image.Image | str | os.PathLike
@@ -89,10 +90,12 @@ class Predictor:
             raise UserError(f"MODEL.META_ARCHITECTURE {cfg.MODEL.META_ARCHITECTURE} does not label images.")
         options = model.inference_options
         # A picture's labels are its semantic result, computed as beside the panoptic one where the config has that.
-        before = options["resize_before"] or options["panoptic"] or options["instance"]
+        whole = (options["panoptic"] or options["instance"]) and not cfg.TEST.SLIDING_WINDOW.ENABLED
+        before = options["resize_before"] or whole
         alone = {"semantic": True, "panoptic": False, "instance": False, "resize_before": before}
         model.inference_options = {**options, **alone}
         self.model = model
+        self._infer = inference_of(cfg, model)
         self._training = model.vocabulary if cfg.DATASETS.TRAIN else None
         self._resize = ResizeShortestEdge([cfg.INPUT.MIN_SIZE_TEST], cfg.INPUT.MAX_SIZE_TEST, "choice")
         # The words are state of the model while it runs: one call at a time.
@@ -151,6 +154,8 @@ class Predictor:
         words = self.vocabulary(class_names)
         with self._one_at_a_time:
             self.model.vocabulary_encoder(words, self.model.clip)
+            if (of_regions := self.model.classifier_vocabulary_encoder) is not None:
+                of_regions(words, self.model.clip)
         return words
 
     @torch.no_grad()
@@ -175,6 +180,11 @@ class Predictor:
         """
         words = self.vocabulary(class_names)
         flags = None if things is None else thing_flags(words, things)
+        if flags is not None and self._infer is not self.model:
+            raise UserError(
+                "Panoptic segments are not averaged: name no things, or set TEST.AUG.ENABLED and "
+                "TEST.SLIDING_WINDOW.ENABLED False."
+            )
         pixels = _pixels(image)
         resized = self._resize.get_transform(pixels).apply_image(pixels)
         tensor = torch.as_tensor(np.ascontiguousarray(resized.transpose(2, 0, 1)))
@@ -198,7 +208,7 @@ class Predictor:
         alone = self.model.inference_options
         self.model.inference_options = {**alone, "panoptic": panoptic}
         try:
-            return self.model([record])[0]
+            return self._infer([record])[0]
         finally:
             self.model.inference_options = alone
 

@@ -20,10 +20,11 @@ from detectron2.config import CfgNode, configurable
 from detectron2.modeling import META_ARCH_REGISTRY
 from torch import Tensor
 
-from maft.clip import CLIPEncoder, load_clip
+from maft.clip import CLIPEncoder, VocabularyEncoder, load_clip
 from maft.clip.mask_prompts import MaskPrompts
 from maft.errors import UserError
-from maft.interfaces import Trainable
+from maft.interfaces import RegionNaming
+from maft.layers.crops import crop_regions
 from maft.layers.distributed import gathered
 
 
@@ -54,7 +55,7 @@ _MOST_LOGIT_SCALE = math.log(100)
 
 
 @META_ARCH_REGISTRY.register()
-class RegionCLIP(Trainable):
+class RegionCLIP(RegionNaming):
     """Image tower, mask prompts or both, trained with CLIP's own loss; the text tower is frozen.
 
     CLIP's temperature trains along in every rule, as in the official release; segmentation uses a fixed one.
@@ -63,13 +64,23 @@ class RegionCLIP(Trainable):
         clip: the CLIP to fine-tune.
         mask_prompts: tokens for the patches outside a region, or None to run the plain tower.
         train: "tower" (the image tower), "prompts" or "all".
+        vocabulary_encoder: of the names that regions are compared with in evaluation.
+        size: side in pixels of the squares that regions are resized to in evaluation.
 
     Raises:
         UserError: an unknown rule, or one that trains prompts where there are none.
     """
 
     @configurable
-    def __init__(self, *, clip: CLIPEncoder, mask_prompts: MaskPrompts | None, train: str) -> None:
+    def __init__(
+        self,
+        *,
+        clip: CLIPEncoder,
+        mask_prompts: MaskPrompts | None,
+        train: str,
+        vocabulary_encoder: VocabularyEncoder | None = None,
+        size: int = 224,
+    ) -> None:
         super().__init__()
         if train not in TRAINING_RULES:
             raise UserError(f"MODEL.REGION_CLIP.TRAIN is {train!r}; choose one of: {', '.join(TRAINING_RULES)}.")
@@ -80,7 +91,9 @@ class RegionCLIP(Trainable):
             )
         self.clip = clip
         self.mask_prompts = mask_prompts
-        self.rule = train
+        self.rule, self.size = train, size
+        if vocabulary_encoder is not None:
+            self.vocabulary_encoder = vocabulary_encoder
         self.requires_grad_(False)
         self.clip.model.logit_scale.requires_grad_(True)
         if train in ("tower", "all"):
@@ -97,34 +110,52 @@ class RegionCLIP(Trainable):
                 f"RegionCLIP trains on pairs of regions and nouns and INPUT.MAPPER is {cfg.INPUT.MAPPER}: set it to "
                 "region_pairs and DATASETS.TRAIN to [pairs:/path/to/pairs.tsv]."
             )
-        if cfg.DATASETS.TEST:
-            raise UserError(
-                "RegionCLIP does not segment, so DATASETS.TEST must be empty: evaluate a segmentation config with "
-                "MODEL.START_FROM [{FILE: the fine-tuned model_final, TAKE: clip}]."
-            )
         clip = load_clip(cfg.MODEL.CLIP.NAME, cfg.MODEL.CLIP.PRETRAINED, weights=clip_weights)
         depth, size = options.MASK_PROMPT_DEPTH, cfg.INPUT.REGIONS.SIZE
         if size < clip.tower.stride:
             raise UserError(f"INPUT.REGIONS.SIZE is {size}, less than one patch of {clip.name}, {clip.tower.stride}.")
         prompts = MaskPrompts(clip.tower, depth, (size, size)) if depth else None
-        return {"clip": clip, "mask_prompts": prompts, "train": options.TRAIN}
+        names = cfg.MODEL.VOCABULARY
+        encoder = VocabularyEncoder(
+            clip.embed_dim, clip.text_width, templates=names.TEMPLATES, synonyms=names.SYNONYMS, void=False,
+            logit_scale=cfg.MODEL.CLASSIFIER.LOGIT_SCALE,
+        )  # fmt: skip
+        return {
+            "clip": clip,
+            "mask_prompts": prompts,
+            "train": options.TRAIN,
+            "vocabulary_encoder": encoder,
+            "size": size,
+        }
 
     def forward(self, records: list[dict[str, Any]]) -> dict[str, Tensor]:
-        """The contrastive loss of a batch.
+        """The contrastive loss of a batch in training, otherwise its logits.
 
         Args:
             records: dicts with "region" (3, s, s) uint8 RGB, "mask" (1, s, s) bool and "text", as
-                `maft.data.pairs.RegionPairMapper` makes them; the same number in every process.
+                `maft.data.pairs.RegionPairMapper` makes them; the same number in every process. In evaluation regions
+                and masks of any size, as `maft.data.class_regions.BoxRegionMapper` makes them.
 
         Returns:
-            "loss_contrastive", a scalar.
+            "loss_contrastive", a scalar; or "logits" (n, C).
         """
+        if not self.training:
+            return {"logits": torch.cat([self._named(record["region"], record["mask"]) for record in records])}
         device = self.clip.device
-        regions = torch.stack([record["region"] for record in records]).to(device, non_blocking=True).float()
+        regions = torch.stack([record["region"] for record in records]).to(device, non_blocking=True)
         masks = torch.stack([record["mask"] for record in records]).to(device, non_blocking=True)
-        regions = (regions - self.clip.pixel_mean[:, None, None]) / self.clip.pixel_std[:, None, None]
         tokens = self.clip.tokenize([record["text"] for record in records]).to(device, non_blocking=True)
-        return {"loss_contrastive": self.loss(self.encode(regions, masks.float()), self.encode_text(tokens))}
+        features = self.encode(self.clip.normalize_pixels(regions), masks.float())
+        return {"loss_contrastive": self.loss(features, self.encode_text(tokens))}
+
+    def _named(self, region: Tensor, mask: Tensor) -> Tensor:
+        """(1, C) logits of a region (3, h, w) uint8 and its mask (1, h, w) bool, cut as OVSeg does in segmentation."""
+        device, mean, std = self.clip.device, self.clip.pixel_mean, self.clip.pixel_std
+        normalized = (region.to(device).float() - mean[:, None, None]) / std[:, None, None]
+        box = torch.tensor([[0, 0, region.shape[2], region.shape[1]]], device=device)
+        square = (self.size, self.size)
+        shown, masks = crop_regions(normalized, mask.to(device), box, square, fill=torch.zeros_like(mean))
+        return self.text().logits(self.encode(shown, masks))
 
     def encode(self, regions: Tensor, masks: Tensor) -> Tensor:
         """Embeds regions.

@@ -16,6 +16,8 @@ from torch import Tensor, nn
 from maft.answers import check_answers
 from maft.backbones import backbone_from_config
 from maft.clip import CLIPEncoder, VocabularyEncoder, load_clip
+from maft.clip.prompt_learner import PromptLearner
+from maft.clip.vocabulary import LEARNED
 from maft.config import chosen, component_options
 from maft.data.catalog import vocabulary as catalogue_vocabulary
 from maft.errors import UserError
@@ -31,7 +33,7 @@ from maft.interfaces import (
     TrainingStep,
 )
 from maft.registry import CLASSIFIERS, ENSEMBLES, LOSSES, PROPOSERS, Registry
-from maft.structures import Classification, Images, Proposals, Targets, Vocabulary
+from maft.structures import Classification, Images, Proposals, Targets, TextClassifier, Vocabulary
 
 
 @META_ARCH_REGISTRY.register()
@@ -41,6 +43,7 @@ class OpenVocabSegmentor(Trainable):
     Args:
         clip: the shared CLIP encoder.
         vocabulary_encoder: class names -> `TextClassifier`.
+        classifier_vocabulary_encoder: that of the classifier, where its texts are not the proposer's.
         proposer, classifier, ensemble: see `maft.interfaces`; without a classifier the proposer's own scores are used.
         losses: loss terms of the classifier, called with a `TrainingStep`.
         freeze_proposer: no gradients and no losses of the proposer; it stays in eval mode.
@@ -57,6 +60,7 @@ class OpenVocabSegmentor(Trainable):
         *,
         clip: CLIPEncoder,
         vocabulary_encoder: VocabularyEncoder,
+        classifier_vocabulary_encoder: VocabularyEncoder | None = None,
         proposer: Proposer,
         classifier: MaskClassifier | None,
         ensemble: Ensemble,
@@ -70,6 +74,7 @@ class OpenVocabSegmentor(Trainable):
     ) -> None:
         super().__init__()
         self.clip, self.vocabulary_encoder = clip, vocabulary_encoder
+        self.classifier_vocabulary_encoder = classifier_vocabulary_encoder
         self.proposer, self.classifier, self.ensemble = proposer, classifier, ensemble
         self.losses = nn.ModuleDict(losses)
         self.freeze_proposer, self.dropout_when_frozen = freeze_proposer, dropout_when_frozen
@@ -96,12 +101,20 @@ class OpenVocabSegmentor(Trainable):
             options = component_options(registry, node)
             return next((registry.build(name, options, context) for name in chosen(registry, node)), None)
 
-        of_texts = {key.lower(): names[key] for key in ("TEMPLATES", "SYNONYMS", "VOID", "TRAIN_VOID", "CACHE_DIR")}
+        def encoder(**options: Any) -> VocabularyEncoder:
+            shared = {"synonyms": names.SYNONYMS, "cache_dir": names.CACHE_DIR}
+            if LEARNED in (options["templates"], options.get("test_templates")):
+                shared["prompts"] = PromptLearner(clip, **{key.lower(): names.PROMPTS[key] for key in names.PROMPTS})
+            return VocabularyEncoder(
+                clip.embed_dim, clip.text_width, logit_scale=model.CLASSIFIER.LOGIT_SCALE, **shared, **options
+            )
+
+        of_queries = ("TEMPLATES", "TEST_TEMPLATES", "VOID", "TRAIN_VOID", "NORMALIZE_VOID")
+        of_regions = names.CLASSIFIER_TEMPLATES
         return {
             "clip": clip,
-            "vocabulary_encoder": VocabularyEncoder(
-                clip.embed_dim, clip.text_width, logit_scale=model.CLASSIFIER.LOGIT_SCALE, **of_texts
-            ),
+            "vocabulary_encoder": encoder(**{key.lower(): names[key] for key in of_queries}),
+            "classifier_vocabulary_encoder": encoder(templates=of_regions, void=False) if of_regions else None,
             "proposer": built(PROPOSERS, model.PROPOSER),
             "classifier": built(CLASSIFIERS, model.CLASSIFIER),
             "ensemble": built(ENSEMBLES, model.ENSEMBLE),
@@ -163,6 +176,9 @@ class OpenVocabSegmentor(Trainable):
                 part.requires_grad_(False)
         for parameter in trainable:
             parameter.requires_grad_(True)
+        if self.classifier_vocabulary_encoder is not None and self.freeze_classifier:
+            # Nothing in training reads the texts of a frozen classifier.
+            self.classifier_vocabulary_encoder.requires_grad_(False)
 
     def brought_weights(self) -> list[str]:
         """The parts whose weights no checkpoint needs to hold: see ``brings_weights`` of `maft.interfaces`."""
@@ -210,6 +226,8 @@ class OpenVocabSegmentor(Trainable):
         if not self.freeze_proposer:
             losses.update(self.proposer.losses(proposals, text, targets))
         if self.classifier is not None and not self.freeze_classifier and len(self.losses):
+            if self.classifier_vocabulary_encoder is not None:
+                text = self.classifier_text()
             masks = self.classifier.training_proposals(proposals.detached(), targets)
             step = TrainingStep(
                 images=images,
@@ -255,7 +273,12 @@ class OpenVocabSegmentor(Trainable):
         """What the classifier says of masks; None without a classifier."""
         if self.classifier is None:
             return None
-        return self.classifier(images, proposals, self.vocabulary_encoder(self.vocabulary, self.clip), self.clip)
+        return self.classifier(images, proposals, self.classifier_text(), self.clip)
+
+    def classifier_text(self) -> TextClassifier:
+        """The texts that the classifier compares with."""
+        encoder = self.classifier_vocabulary_encoder or self.vocabulary_encoder
+        return encoder(self.vocabulary, self.clip)
 
     def class_probabilities(self, proposals: Proposals, classification: Classification | None) -> Tensor:
         """(B, Q, C) or (B, Q, C + 1) joint class probabilities; zero rows for padding slots."""

@@ -112,7 +112,7 @@ class TextClassifier:
         embeddings: (T, D), or (B, T, D) once a classifier adapted them to the images; one row per text.
         row_class: (T,) int64, the class of each row, ascending; a class has one or several rows (synonyms).
         num_classes: C.
-        void: (1, D) L2-normalised learned no-object row, or None.
+        void: (1, D) learned no-object row, of unit length unless the vocabulary encoder leaves it as it is, or None.
         seen: (C,) bool, classes of the training vocabulary.
         logit_scale: temperature factor of the cosine (100 for CLIP).
         logit_bias: what a tower trained with a sigmoid (SigLIP) adds to all logits, the void column's among them. A

@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from golden.roots import VARIABLE, Recordings
 
 # Before anything imports huggingface_hub: a test that would download must fail at once, everywhere alike.
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -39,25 +40,23 @@ def seeded() -> None:
         sys.modules["numpy"].random.seed(0)
 
 
-def _folder_from_environment(variable: str) -> Path:
-    value = os.environ.get(variable)
-    if not value:
-        pytest.skip(f"{variable} is not set")
-    folder = Path(value)
-    assert folder.is_dir(), f"{variable}={value} is not a folder"
-    return folder
-
-
 @pytest.fixture(scope="session")
-def golden_dir() -> Path:
-    """Folder of cases recorded from the official releases (environment variable MAFT_GOLDEN)."""
-    return _folder_from_environment("MAFT_GOLDEN")
+def golden_dir() -> Recordings:
+    """Folders of cases recorded from the official releases (environment variable MAFT_GOLDEN)."""
+    recordings = Recordings()
+    if not recordings:
+        pytest.skip(f"{VARIABLE} is not set")
+    return recordings
 
 
 @pytest.fixture(scope="session")
 def samples_dir() -> Path:
     """Folder of real sample images and annotations (environment variable MAFT_SAMPLES)."""
-    return _folder_from_environment("MAFT_SAMPLES")
+    value = os.environ.get("MAFT_SAMPLES")
+    if not value:
+        pytest.skip("MAFT_SAMPLES is not set")
+    assert Path(value).is_dir(), f"MAFT_SAMPLES={value} is not a folder"
+    return Path(value)
 
 
 @pytest.fixture(scope="session")

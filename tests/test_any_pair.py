@@ -15,6 +15,7 @@ from maft.conformance import ClassifierConformance, ProposerConformance
 from maft.errors import UserError
 from maft.registry import CLASSIFIERS, PROPOSERS
 from maft.structures import Images
+from maft.test_time import AveragedInference
 
 BASE = Path(__file__).resolve().parent.parent / "configs" / "_base_" / "miniature.yaml"
 # The classifiers' losses; a classifier that is not here trains nothing.
@@ -33,6 +34,11 @@ LOSS_NAMES = {
     "MaskConsistencyLoss": "loss_mask_consistency",
     "RepresentationCompensationLoss": "loss_representation_compensation",
 }
+# Every proposer and every classifier once; masks that are not made of the pixels follow no copy of an image.
+AVERAGED = [
+    (p, c) for p in PROPOSERS for c in CLASSIFIERS if "Mask2Former" in (p, c) or c == "MaskPooling"
+    if PROPOSERS.get(p).sees_pixels
+]  # fmt: skip
 TRAINED_PROPOSERS = ("Mask2Former", "FreeSeg", "MaskFormer")
 # Those from files follow no augmentation and are tried with no mask at all, below.
 PAIRS = [(p, c) for p in PROPOSERS if p != "MaskFiles" for c in CLASSIFIERS]
@@ -123,7 +129,7 @@ def test_any_pair(config, batch, proposer, classifier):
         assert result["sem_seg"].shape == (classes, *size) and result["sem_seg"].isfinite().all()
 
     model.train()
-    if proposer not in TRAINED_PROPOSERS and classifier == "MaskPooling":
+    if proposer not in TRAINED_PROPOSERS and classifier not in LOSS_NODES:
         with pytest.raises(UserError, match="Nothing trains"):
             model(batch)
         return
@@ -139,9 +145,8 @@ def test_any_pair(config, batch, proposer, classifier):
     optimizer.step()
     changed = {name.split(".")[0] for name, tensor in model.state_dict().items() if not tensor.equal(before[name])}
     assert ("proposer" in changed) == (proposer in TRAINED_PROPOSERS)
-    assert ("classifier" in changed) == (classifier != "MaskPooling") and ("clip" in changed) == (
-        classifier == "MAFTPlus"
-    )
+    assert ("classifier" in changed) == (classifier in LOSS_NODES)
+    assert ("clip" in changed) == (classifier == "MAFTPlus")
 
 
 @pytest.mark.parametrize("proposer", ["GroundTruth", "MaskFiles"])
@@ -153,3 +158,26 @@ def test_no_mask_at_all_is_void_everywhere(config, tmp_path, proposer, classifie
     model = build_model(cfg).eval()
     result = model([{**sample(96, 96, 0, 18), "file_name": "picture.jpg"}])[0]
     assert (result["sem_seg_labels"] == -1).all() and (result["sem_seg_confidence"] == 0).all()
+
+
+@pytest.mark.parametrize(("proposer", "classifier"), AVERAGED)
+def test_flips_and_windows_are_averaged_with_any_part(config, batch, proposer, classifier):
+    model = build_model(config(proposer, classifier)).eval()
+    height, width = 80, 70
+    image = batch[0]["image"][:, :height, :width]
+    total, count = torch.zeros(len(model.vocabulary), height, width), torch.zeros(height, width)
+    for flipped in (False, True):
+        seen = image.flip(-1) if flipped else image
+        for top in (0, 16):
+            for left in (0, 6):
+                here = (..., slice(top, top + 64), slice(left, left + 64))
+                scores = torch.zeros_like(total)
+                scores[here] = model([{"image": seen[here]}])[0]["sem_seg"]
+                shown = torch.zeros_like(count)
+                shown[here] = 1
+                total += scores.flip(-1) if flipped else scores
+                count += shown.flip(-1) if flipped else shown
+    # With a resize to the size it has, only flips and windows are left.
+    averaged = AveragedInference(model, short_edges=[70], max_size=80, flip=True, window=(64, 0.75))
+    (result,) = averaged([{"image": image}])
+    torch.testing.assert_close(result["sem_seg"], total / count, atol=1e-5, rtol=0)

@@ -33,7 +33,7 @@ from maft.errors import UserError
         ("TEST.PROTOCOL", "all", "TEST.PROTOCOL is 'all'; choose one of: generalized, unseen_only."),
         ("MODEL.CLIP.PRETRAINED", "None", "MODEL.CLIP.PRETRAINED has no value"),
         ("OUTPUT_DIR", "", "OUTPUT_DIR"),
-        ("MODEL.META_ARCHITECTURE", "GeneralizedRCNN", "choose one of: OpenVocabSegmentor, RegionCLIP."),
+        ("MODEL.META_ARCHITECTURE", "GeneralizedRCNN", "of: OpenVocabSegmentor, RegionCLIP, PromptLearning."),
         *(
             ("MODEL.DEVICE", name, f"MODEL.DEVICE is {name!r}: use cuda")
             for name in ("mps", "xla", "meta", "cuda:x", "x")

@@ -55,12 +55,17 @@ def test_ovseg_has_one_weight_for_all(scores):
     assert torch.allclose(joint[0, 1], p[0, 1] ** 0.3)
 
 
-def test_zegformer_replaces_seen_scores_by_their_mean(scores):
-    p, q = scores.proposer.softmax(-1)[..., :-1], scores.classifier.softmax(-1)
-    joint = ZegFormerEnsemble(weight=2 / 3)(scores)
+def test_zegformer_lets_clip_compete_with_the_no_object_logit(scores):
+    p = scores.proposer.softmax(-1)[..., :-1]
+    q = torch.cat([scores.classifier, scores.proposer[..., -1:]], -1).softmax(-1)[..., :-1]
+    joint = ZegFormerEnsemble()(scores)
     mean = (q[0, 0, 0] + q[0, 0, 2]) / 2
     assert torch.allclose(joint[0, 0, 2], p[0, 0, 2] ** (2 / 3) * mean ** (1 / 3))
     assert torch.allclose(joint[0, 0, 3], p[0, 0, 3] ** (1 / 3) * q[0, 0, 3] ** (2 / 3))
+    every = ZegFormerEnsemble(rule="all_classes")(scores)
+    assert torch.allclose(every[0, 2], p[0, 2] ** (1 / 3) * q[0, 2] ** (2 / 3))
+    alone = ZegFormerEnsemble(rule="classifier")(scores)
+    assert torch.equal(alone[0, 2], q[0, 2]) and not alone[0, 1].any()
 
 
 def test_fcclip_leaves_invalid_masks_to_the_proposer(scores):
@@ -71,7 +76,9 @@ def test_fcclip_leaves_invalid_masks_to_the_proposer(scores):
     assert torch.allclose(joint[..., -1], scores.proposer.softmax(-1)[..., -1], atol=1e-6)
 
 
-@pytest.mark.parametrize("rule", [ProposerAlone(), FreeSegEnsemble(), OVSegEnsemble(), FCCLIPEnsemble()])
+@pytest.mark.parametrize(
+    "rule", [ProposerAlone(), FreeSegEnsemble(), OVSegEnsemble(), ZegFormerEnsemble(), FCCLIPEnsemble()]
+)
 def test_a_proposer_without_class_scores_is_refused(scores, rule):
     scores.proposer = None
     with pytest.raises(UserError, match="needs class scores of the proposer"):

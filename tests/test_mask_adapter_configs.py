@@ -1,7 +1,6 @@
 """FC-CLIP, MAFT+ and Mask-Adapter: stages fit the checkpoints their configs name, and so do the released files."""
 
 import json
-import os
 from functools import cache
 from pathlib import Path
 
@@ -108,10 +107,9 @@ def test_the_handed_over_tensors_are_those_of_the_right_file(tmp_path):
         assert torch.equal(value, given[name.startswith("classifier.")][name]), name
 
 
-@pytest.mark.skipif("MAFT_GOLDEN" not in os.environ, reason="MAFT_GOLDEN is not set")
 @pytest.mark.parametrize("file", RELEASED)
-def test_a_released_file_fits_the_config_that_names_it(file):
-    record = json.loads((Path(os.environ["MAFT_GOLDEN"]) / "maskadapter/checkpoint_keys.json").read_text())
+def test_a_released_file_fits_the_config_that_names_it(golden_dir, file):
+    record = json.loads((golden_dir / "maskadapter/checkpoint_keys.json").read_text())
     keys = {name: torch.Size(shape[:-1]) for name, shape in record[file]["keys"].items()}
     state = convert_released(keys, recognise(keys), file)
     assert differences(shapes(f"{RELEASED[file]}.yaml"), state) == []

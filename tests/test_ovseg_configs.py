@@ -1,7 +1,6 @@
 """OVSeg: what its configs train, and what they hand over from stage to stage."""
 
 import json
-import os
 from functools import cache
 from pathlib import Path
 
@@ -20,7 +19,8 @@ from maft.engine.schedules import build_scheduler
 FOLDER = Path(__file__).resolve().parent.parent / "configs"
 RATES = json.loads((FOLDER.parent / "tests/golden/ovseg/lr_schedules.json").read_text(encoding="utf-8"))
 OVSEG = sorted(path.stem for path in (FOLDER / "ovseg").glob("*.yaml"))
-EVALUATIONS = [name for name in OVSEG if name.startswith("ovseg_")]
+DEMO = "ovseg_swinb_vitl14_demo"
+EVALUATIONS = [name for name in OVSEG if name.startswith("ovseg_") and name != DEMO]
 SEGMENTATION = {"segmentation_r101c_vitb16": "R101c", "segmentation_swinb_vitl14": "swinB"}
 FINE_TUNING = {
     "region_clip_vitl14": "ft_vitL_1cap",
@@ -70,7 +70,7 @@ def test_the_learning_rate_is_that_of_the_official_run_at_every_recorded_step(na
     assert rates == pytest.approx(recorded["lr"], rel=1e-6)
 
 
-@pytest.mark.parametrize("name", EVALUATIONS)
+@pytest.mark.parametrize("name", [*EVALUATIONS, DEMO])
 def test_an_evaluation_joins_its_segmentor_with_a_clip_tuned_for_it(name):
     cfg = config(name)
     from_segmentor, *from_clip = start_from(cfg)
@@ -94,9 +94,15 @@ def test_every_label_set_has_its_ensemble_weight(name):
     assert {owner for owner, _, _ in cfg.TEST.EXPECTED} == set(cfg.DATASETS.TEST)
 
 
-@pytest.mark.skipif("MAFT_GOLDEN" not in os.environ, reason="MAFT_GOLDEN is not set")
+def test_the_demo_cuts_masks_as_its_crops_are_cut_and_leaves_the_naming_to_clip():
+    cfg = config(DEMO)
+    assert cfg.MODEL.INFERENCE.BEST_MASKS_ABOVE == cfg.MODEL.CLASSIFIER.MaskedCrops.MASK_THRESHOLD == 0.35
+    assert cfg.MODEL.ENSEMBLE.OVSegEnsemble.WEIGHT == 0
+    assert not cfg.DATASETS.TEST and not cfg.TEST.EXPECTED
+
+
 @pytest.mark.parametrize("file", RELEASED)
-def test_a_released_file_fits_the_config_that_names_it(file):
-    record = json.loads((Path(os.environ["MAFT_GOLDEN"]) / "ovseg/checkpoint_keys.json").read_text())
+def test_a_released_file_fits_the_config_that_names_it(golden_dir, file):
+    record = json.loads((golden_dir / "ovseg/checkpoint_keys.json").read_text())
     keys = {name: torch.Size(shape[:-1]) for name, shape in record[file]["keys"].items()}
     assert differences(shapes(RELEASED[file]), convert_released(keys, recognise(keys), file)) == []

@@ -16,7 +16,13 @@ from maft.checkpoint.io import write_safetensors
 from maft.clip import load_clip
 from maft.clip.mask_prompts import MaskPrompts
 from maft.config_keys import default_config
+from maft.data.catalog import dataset
+from maft.data.mappers import SegmentationMapper
+from maft.data.records import load_records
 from maft.errors import UserError
+from maft.evaluation.regions import evaluate_regions
+from maft.evaluation.semantic import test_vocabulary as vocabulary_of
+from maft.miniature import materialise
 from maft.region_clip import RegionCLIP, contrastive_loss
 
 WORDS = ["apple", "bee", "plum", "gift"]
@@ -174,12 +180,51 @@ def test_the_result_serves_a_segmentor(tmp_path):
         (["MODEL.REGION_CLIP.TRAIN", "prompts"], "MASK_PROMPT_DEPTH is 0"),
         (["MODEL.REGION_CLIP.MASK_PROMPT_DEPTH", 7], "MASK_PROMPT_DEPTH 7 does not fit the CLIP tower of 6 blocks"),
         (["INPUT.MAPPER", "semantic"], "set it to region_pairs"),
-        (["DATASETS.TEST", ("miniature_val",)], "DATASETS.TEST must be empty"),
     ],
 )
 def test_mistakes_in_the_config(overrides, complaint):
     with pytest.raises(UserError, match=complaint):
         build_model(region_config(*overrides))
+
+
+@pytest.mark.parametrize("depth", [0, 3])
+def test_its_accuracy_is_that_of_masked_crops_on_ground_truth(tmp_path, monkeypatch, depth):
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
+    materialise(tmp_path / "miniature", "val", 12)
+    torch.manual_seed(0)
+    cfg = region_config(
+        "DATASETS.TEST", ("miniature_val",), "MODEL.VOCABULARY.VOID", False, "INPUT.MIN_SIZE_TEST", 96,
+        "INPUT.MAX_SIZE_TEST", 96, "OUTPUT_DIR", str(tmp_path), "DATALOADER.NUM_WORKERS", 0,
+        "MODEL.REGION_CLIP.MASK_PROMPT_DEPTH", depth,
+    )  # fmt: skip
+    model = build_model(cfg)
+    measured = evaluate_regions(cfg, model)["miniature_val"]["regions"]
+
+    cfg.MODEL.META_ARCHITECTURE, cfg.INPUT.MAPPER = "OpenVocabSegmentor", "semantic"
+    cfg.MODEL.PROPOSER.NAME, cfg.MODEL.CLASSIFIER.NAME = "GroundTruth", "MaskedCrops"
+    cfg.MODEL.CLASSIFIER.MaskedCrops = CfgNode({"INPUT_SIZE": 96, "MASK_PROMPT_DEPTH": depth})
+    segmentor = build_model(cfg).eval()
+    segmentor.clip = model.clip
+    segmentor.classifier.mask_prompts = model.mask_prompts
+    segmentor.set_vocabulary(vocabulary_of(cfg, dataset("miniature_val"), "miniature_val")[0])
+    mapper = SegmentationMapper.from_config(cfg, False, targets="semantic")
+    right = []
+    with torch.no_grad():
+        for record in load_records(["miniature_val"]):
+            sample = mapper(record)
+            assert sample["image"].shape[1:] == (record["height"], record["width"]), "cut at the image's own size"
+            images = segmentor.padded([sample])
+            proposals = segmentor.propose(images, [sample])
+            named = segmentor.classify(images, proposals).class_logits.argmax(-1)
+            right += (named == proposals.labels)[proposals.valid].tolist()
+    assert 0 < sum(right) < len(right)
+    assert measured["accuracy"] == pytest.approx(100 * sum(right) / len(right))
+
+
+def test_without_names_there_is_nothing_to_evaluate():
+    sample = {"region": torch.zeros(3, 9, 9, dtype=torch.uint8), "mask": torch.ones(1, 9, 9, dtype=torch.bool)}
+    with pytest.raises(UserError, match="has no names"):
+        build().eval()([sample])
 
 
 def test_prompts_may_come_from_a_file_and_must_fit(tmp_path):

@@ -6,6 +6,7 @@ from detectron2.config import CfgNode
 from detectron2.structures import Instances
 
 from maft.building import build_model
+from maft.clip import VocabularyEncoder
 from maft.config import load_config
 from maft.config_keys import default_config
 from maft.ensembles import ProposerAlone
@@ -112,6 +113,29 @@ def test_an_image_without_labels_or_with_one_trains(build, classes):
     assert all(torch.isfinite(value) for value in losses.values())
     if not classes:
         assert losses["loss_mask_aware"].item() == 0
+
+
+def test_the_classifier_may_have_texts_of_its_own(build, monkeypatch):
+    model = build("maft", "MODEL.VOCABULARY.CLASSIFIER_TEMPLATES", "there is a {}").eval()
+    seen = {}
+    for part in ("proposer", "classifier"):
+        module = getattr(model, part)
+        forward = module.forward
+        position = {"proposer": 1, "classifier": 2}[part]
+
+        def spy(*given, forward=forward, part=part, position=position, **named):
+            seen[part] = given[position]
+            return forward(*given, **named)
+
+        monkeypatch.setattr(module, "forward", spy)
+    model([item()])
+    expected = VocabularyEncoder(model.clip.embed_dim, model.clip.text_width, templates="there is a {}", void=False)(
+        model.vocabulary, model.clip
+    )
+    assert torch.equal(seen["classifier"].embeddings, expected.embeddings) and seen["classifier"].void is None
+    assert seen["proposer"].void is not None
+    assert not torch.allclose(seen["proposer"].embeddings, seen["classifier"].embeddings)
+    assert "classifier_vocabulary_encoder" not in str(model.state_dict().keys())
 
 
 def test_the_frozen_generator_is_still_unless_the_official_dropout_is_asked_for(build):

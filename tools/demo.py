@@ -17,6 +17,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
+from maft.data.label_sets import label_set, label_set_names
 from maft.data.reading import panoptic_colours
 from maft.errors import ToolParser, UserError, run_tool
 from maft.files import atomic_path, write_json_atomic
@@ -31,9 +32,9 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--input", required=True, nargs="+", metavar="IMG", help="images, folders, or - for a list on stdin"
     )
-    parser.add_argument(
-        "--class-names", nargs="+", metavar="NAME", help="your words (default: the training vocabulary)"
-    )
+    words = parser.add_mutually_exclusive_group()
+    words.add_argument("--class-names", nargs="+", metavar="NAME", help="your words (default: the training vocabulary)")
+    words.add_argument("--label-set", choices=label_set_names(), help="the words of a label set")
     countable = parser.add_mutually_exclusive_group()
     countable.add_argument(
         "--things", nargs="+", metavar="NAME", help="panoptic segments too: which of the words are countable"
@@ -105,13 +106,14 @@ def main() -> int:
     check_outputs(paths, names, arguments.output, panoptic=things is not None)
     predictor = Predictor.from_path(arguments.config_file, arguments.opts)
     # Words that cannot be used are no fault of the images.
-    words = predictor.prepare(arguments.class_names)
+    given = label_set(arguments.label_set).names() if arguments.label_set else arguments.class_names
+    words = predictor.prepare(given)
     if things is not None:
         thing_flags(words, things)
     failures = []
     for path, name in tqdm(list(zip(paths, names, strict=True)), unit="image", disable=None):
         try:
-            prediction = predictor(path, arguments.class_names, things)
+            prediction = predictor(path, given, things)
         except UserError as error:
             failures.append(f"{path}: {error}")
             continue

@@ -32,6 +32,7 @@ from maft.files import write_json_atomic
 from maft.interfaces import Ensemble
 from maft.registry import ENSEMBLES
 from maft.segmentor import OpenVocabSegmentor
+from maft.test_time import averaging
 
 # The grids of the official release's search script.
 THRESHOLDS = (0.35, 0.4, 0.45)
@@ -59,6 +60,8 @@ def search(
     classifier = model.classifier
     if not isinstance(classifier, MaskedCrops):
         raise UserError("The search is for masked crops: use a config with MODEL.CLASSIFIER.NAME MaskedCrops.")
+    if averaging(cfg):
+        raise UserError("The search measures whole images: set TEST.AUG.ENABLED and TEST.SLIDING_WINDOW.ENABLED False.")
     if not thresholds or not weights:
         raise UserError("The search needs at least one threshold and one weight.")
     for threshold in thresholds:

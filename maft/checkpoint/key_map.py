@@ -14,6 +14,7 @@ from maft.errors import UserError
 Shapes = Mapping[str, Tensor | torch.Size]
 
 _QUERIES = "query_embed.weight"
+_PROMPTS = re.compile(r".*\bprompts\.(prefix|suffix|task)")
 
 
 def explain(model: Shapes, state: Shapes) -> str:
@@ -29,6 +30,8 @@ def explain(model: Shapes, state: Shapes) -> str:
             f"it belongs to another architecture (only {len(common)} of its {len(state)} tensors have a counterpart "
             f"among the model's {len(model)}); choose the config it was trained with"
         )
+    if prompts := _explain_prompts(model, state):
+        return prompts
     theirs, ours = (embedding_width(shapes) for shapes in (state, model))
     if theirs and ours and theirs != ours:
         return (
@@ -39,6 +42,31 @@ def explain(model: Shapes, state: Shapes) -> str:
         theirs, ours = _shape(state[name])[0], _shape(model[name])[0]
         if theirs != ours:
             return f"it has {theirs} queries, not {ours}; set NUM_QUERIES of the proposer to {theirs}"
+    return ""
+
+
+def _explain_prompts(model: Shapes, state: Shapes) -> str:
+    """What differs between learned prompts; empty where nothing does."""
+    theirs, ours = ([name for name in shapes if _PROMPTS.fullmatch(name)] for shapes in (state, model))
+    if theirs and not ours:
+        return "it has learned prompts; set MODEL.VOCABULARY.TEMPLATES to learned"
+    if ours and not theirs:
+        return "it has no learned prompts; set MODEL.VOCABULARY.TEMPLATES to those it was trained with"
+    for name in sorted({*theirs, *ours}):
+        (has, width), (wants, wanted) = (
+            tuple(_shape(shapes.get(name, torch.Size([0, 0])))) for shapes in (state, model)
+        )
+        if has and wants and width != wanted:
+            return (
+                f"its prompts are for a text tower of width {width} and MODEL.CLIP.NAME has one of {wanted}; use the "
+                "CLIP they were learned with"
+            )
+        if has != wants:
+            part = name.rpartition(".")[2]
+            return (
+                f"it has {has} learned vectors of the kind {part}, not {wants}; set MODEL.VOCABULARY.PROMPTS."
+                f"{part.upper()} to {has}"
+            )
     return ""
 
 

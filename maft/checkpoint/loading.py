@@ -38,11 +38,10 @@ from maft.config import WeightsRule, start_from
 from maft.errors import UserError, closest
 
 # What models may have; one without a part leaves a file for it unread.
-_PARTS = ("proposer", "classifier", "clip", "vocabulary_encoder", "mask_prompts")
+_PARTS = ("proposer", "classifier", "clip", "vocabulary_encoder", "classifier_vocabulary_encoder", "mask_prompts")
 
 logger = logging.getLogger(__name__)
 
-_COMPONENTS = ("clip", "vocabulary_encoder", "proposer", "classifier", "mask_prompts")
 _CLIP_TOWERS = ("clip.model.visual.", "clip.model.")
 
 
@@ -58,10 +57,11 @@ class _File:
     rule: WeightsRule
     whole: bool = False
     tensors: Tensors | None = None
+    classes: int = 0
 
     @cached_property
     def state(self) -> Tensors:
-        return read_weights(self.rule.file) if self.tensors is None else self.tensors
+        return read_weights(self.rule.file, self.classes) if self.tensors is None else self.tensors
 
     @property
     def named(self) -> Parts:
@@ -143,7 +143,7 @@ class _File:
         else:
             if not self.whole and all(name.partition(".")[0] in ("clip", *own) for name in still_open):
                 return []
-            state = self.without_strangers(dict(self.state), expected, _COMPONENTS)
+            state = self.without_strangers(dict(self.state), expected, _PARTS)
             held = {name.partition(".")[0] for name in state}
             # A file without any part of the model is held against all of it, so that the message can say so.
             among = {n: value for n, value in still_open.items() if n.partition(".")[0] in held} or dict(still_open)
@@ -184,13 +184,16 @@ class InitialWeights:
     files: list[_File] = field(default_factory=list)
 
     @classmethod
-    def from_config(cls, cfg: CfgNode) -> InitialWeights:
+    def from_config(cls, cfg: CfgNode, classes: int = 0) -> InitialWeights:
         """What ``MODEL.WEIGHTS`` and ``MODEL.START_FROM`` name; nothing is read yet.
+
+        Args:
+            classes: how many the trained model of ``MODEL.WEIGHTS`` was trained on, 0 for any number.
 
         Raises:
             UserError: an entry of ``MODEL.START_FROM`` is misspelt or of another form.
         """
-        whole = [_File(WeightsRule(file=cfg.MODEL.WEIGHTS), whole=True)] if cfg.MODEL.WEIGHTS else []
+        whole = [_File(WeightsRule(file=cfg.MODEL.WEIGHTS), whole=True, classes=classes)] if cfg.MODEL.WEIGHTS else []
         return cls([*whole, *(_File(rule) for rule in start_from(cfg))])
 
     @classmethod
@@ -239,21 +242,22 @@ def _below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {name: value for name, value in tensors.items() if name.startswith(prefix)}
 
 
-def read_weights(path: str | os.PathLike[str]) -> dict[str, Tensor]:
+def read_weights(path: str | os.PathLike[str], classes: int = 0) -> dict[str, Tensor]:
     """A checkpoint of ours (file or folder) or an official release, under our names.
 
     Args:
         path: of a file, or an address as `maft.addresses` takes it.
+        classes: how many a release was trained on, 0 for any number.
 
     Raises:
-        UserError: the file cannot be downloaded or read, or holds a tensor that its release does not have.
+        UserError: the file cannot be downloaded or read, or `convert_released` refuses it.
     """
     state = read_state_dict(downloaded(str(path)) if is_address(str(path)) else Path(path))
     release = recognise(state)
     if release is None:
         return state
     logger.info("%s holds official weights (%s): translating their names.", path, release)
-    return convert_released(state, release, str(path))
+    return convert_released(state, release, str(path), classes)
 
 
 def pruned_parts(state: Mapping[str, object]) -> tuple[str, ...]:

@@ -98,9 +98,38 @@ class CLIPEncoder(nn.Module):
         """Text embeddings (n, D), not normalised, of token ids (n, context length)."""
         return self.model.encode_text(tokens)
 
+    def require_causal_text(self, purpose: str) -> None:
+        """Raises `UserError` where `encode_embedded_text` is not defined; ``purpose`` begins the sentence."""
+        text.require_causal(self.model, self.name, purpose)
+
+    @property
+    def token_embedding(self) -> nn.Embedding:
+        """The table (vocabulary, W) that token ids are looked up in."""
+        return text.text_tower(self.model).token_embedding
+
+    def text_ends(self, tokens: Tensor) -> Tensor:
+        """Position (n,) of the end token in token ids (n, context length)."""
+        return text.ends(self.model, tokens)
+
+    def encode_embedded_text(self, embedded: Tensor, ends: Tensor) -> Tensor:
+        """`encode_text` from behind the token table, for towers with causal attention.
+
+        Args:
+            embedded: (n, L, W) token embeddings, L at most the context length.
+            ends: (n,) position of each end token; what stands behind it does not count.
+
+        Returns:
+            (n, D), not normalised.
+        """
+        return text.encode_embedded(self.model, embedded, ends)
+
     def normalize(self, images: Images) -> Tensor:
         """(B, 3, H, W) pixels as the image tower takes them; padding is zero after the normalisation."""
         return images.normalized(self.pixel_mean, self.pixel_std)
+
+    def normalize_pixels(self, pixels: Tensor) -> Tensor:
+        """(..., 3, h, w) pixels in 0..255 without padding, uint8 or float, as the image tower takes them."""
+        return (pixels.float() - self.pixel_mean[:, None, None]) / self.pixel_std[:, None, None]
 
     @property
     def temperature(self) -> Tensor:

@@ -9,9 +9,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import torch
 from open_clip.hf_configs import arch_dict
 from open_clip.hf_model import HFTextEncoder
-from torch import Tensor
+from torch import Tensor, nn
 
 from maft.clip.hub import HUB, hub_file
 from maft.clip.tokenizers import EXTRA
@@ -58,13 +59,54 @@ def check_rows(model: Any, rows: Tensor) -> None:
             "tokenizer; put the tower's own (tokenizer.json) beside open_clip_config.json, or correct "
             "text_cfg.hf_tokenizer_name there."
         )
-    tower = text_tower(model)
-    pooling, end = (getattr(tower, name, getattr(model, f"text_{name}", -1)) for name in ("pool_type", "eos_id"))
-    if pooling == "eos" and not rows.eq(int(end)).any(1).all():
+    end = getattr(text_tower(model), "eos_id", getattr(model, "text_eos_id", -1))
+    if _pool_type(model) == "eos" and not rows.eq(int(end)).any(1).all():
         raise UserError(
             f"The text tower reads a text at its end token {end}, which the tokenizer did not write: it is another "
             "tower's tokenizer; correct text_cfg.hf_tokenizer_name in open_clip_config.json or the files beside it."
         )
+
+
+def require_causal(model: Any, name: str, purpose: str) -> None:
+    """Raises `UserError` unless the tower is CLIP's: causal attention, and a text is read at its end token.
+
+    Args:
+        name: of the CLIP, for messages.
+        purpose: the beginning of the sentence.
+    """
+    tower = text_tower(model)
+    if getattr(tower, "attn_mask", None) is None or getattr(tower, "cls_emb", None) is not None:
+        reason = "its attention is not causal"
+    elif _pool_type(model) not in ("argmax", "eos"):
+        reason = "it does not read a text at its end token"
+    else:
+        return
+    raise UserError(f"{purpose} does not work with the text tower of CLIP {name}: {reason}; choose OpenAI's or a like.")
+
+
+def _pool_type(model: Any) -> str:
+    return str(getattr(text_tower(model), "pool_type", getattr(model, "text_pool_type", "")))
+
+
+def ends(model: Any, tokens: Tensor) -> Tensor:
+    """Position (n,) of the token that a causal tower reads a text's embedding at, of token ids (n, context length)."""
+    if _pool_type(model) == "eos":
+        end = getattr(text_tower(model), "eos_id", getattr(model, "text_eos_id", -1))
+        return tokens.eq(int(end)).int().argmax(1)
+    return tokens.argmax(1)
+
+
+def encode_embedded(model: Any, embedded: Tensor, end: Tensor) -> Tensor:
+    """What a causal tower makes of token embeddings, (n, L, W) and the position of each end token -> (n, D)."""
+    tower = text_tower(model)
+    length, kind = embedded.shape[1], tower.transformer.get_cast_dtype()
+    tokens = embedded.to(kind) + tower.positional_embedding[:length].to(kind)
+    tokens = tower.ln_final(tower.transformer(tokens, attn_mask=tower.attn_mask[:length, :length]))
+    pooled = tokens[torch.arange(len(tokens), device=tokens.device), end]
+    projection = tower.text_projection
+    if projection is None:
+        return pooled
+    return projection(pooled) if isinstance(projection, nn.Linear) else pooled @ projection
 
 
 def huggingface_config(name: str, repository: str, folder: Path | None = None) -> Mapping[str, Any]:

@@ -15,27 +15,36 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from maft.clip.encoder import CLIPEncoder
+from maft.clip.prompt_learner import PromptLearner
 from maft.clip.text_files import MOST_TEXTS, embedding_file, read_embeddings, write_embeddings
 from maft.errors import UserError
 from maft.structures import TextClassifier, Vocabulary
 
-TEMPLATE_SETS = ("single", "vild", "imagenet")
+TEMPLATE_SETS = ("single", "vild", "imagenet", "zegformer_single", "zegformer_select", "zegformer_regions")
+
+
+# In place of templates: prompts that were learned, or are being learned.
+LEARNED = "learned"
 
 
 def prompt_templates(templates: str | Sequence[str]) -> tuple[str, ...]:
-    """The templates of a named set ("single" 1, "vild" 14, "imagenet" 80), or a given list, checked.
+    """The templates of a named set ("single" 1, "vild" 14, "imagenet" 80, ZegFormer's 1, 8 and 32), or a given list.
+
+    "learned" stands for no template.
 
     Raises:
         UserError: the set is unknown, the list is empty, or a template lacks ``{}``.
     """
     if isinstance(templates, str):
+        if templates == LEARNED:
+            return (LEARNED,)
         if templates in TEMPLATE_SETS:
             file = files("maft.clip") / "templates" / f"{templates}.txt"
             return tuple(file.read_text(encoding="utf-8").splitlines())
         if "{}" not in templates:
             raise UserError(
-                f"Unknown prompt template set {templates!r} in MODEL.VOCABULARY.TEMPLATES; the known ones are: "
-                f"{', '.join(TEMPLATE_SETS)}; a template of your own needs {{}} where the class name goes."
+                f"Unknown prompt template set {templates!r} under MODEL.VOCABULARY; the known ones are: "
+                f"{', '.join((*TEMPLATE_SETS, LEARNED))}; a template of your own needs {{}} where the class name goes."
             )
         templates = [templates]
     if not templates:
@@ -51,6 +60,8 @@ PROMPTS_PER_BATCH = 128
 _MOST_TABLES = 4
 SYNONYM_RULES = ("whole", "average", "max")
 
+# Templates, or "learned" and the task.
+Source = tuple[str, ...]
 Key = TypeVar("Key")
 Value = TypeVar("Value")
 
@@ -78,11 +89,14 @@ class VocabularyEncoder(nn.Module):
         embed_dim: D.
         text_width: width of CLIP's text transformer; the no-object row starts with standard deviation
             text_width ** -0.5.
-        templates: a named set or a list of templates with ``{}``.
+        templates: a named set, a list of templates with ``{}``, or "learned".
+        prompts: learned prompts, whose embedding of a text is its row wherever templates are "learned".
+        test_templates: those of evaluation mode; empty: the same.
         synonyms: what commas in a class string mean: "whole" keeps it as one text, "average" takes the mean over
             the prompts of all synonyms, "max" keeps one row per synonym and scores a class by the best.
         void: adds a learned no-object row.
         train_void: whether that row has a gradient.
+        normalize_void: whether that row, like those of texts, has unit length; ZegFormer's has the length it learned.
         logit_scale: factor of the cosine.
         cache_dir: folder where embeddings outlive the process; empty keeps them in memory only.
 
@@ -96,9 +110,12 @@ class VocabularyEncoder(nn.Module):
         text_width: int,
         *,
         templates: str | Sequence[str] = "vild",
+        test_templates: str | Sequence[str] = "",
+        prompts: PromptLearner | None = None,
         synonyms: str = "whole",
         void: bool = True,
         train_void: bool = True,
+        normalize_void: bool = True,
         logit_scale: float = 100.0,
         cache_dir: str | Path = "",
     ) -> None:
@@ -108,48 +125,68 @@ class VocabularyEncoder(nn.Module):
                 f"Unknown synonym rule {synonyms!r} in MODEL.VOCABULARY.SYNONYMS; choose one of: "
                 f"{', '.join(SYNONYM_RULES)}."
             )
-        self.templates = prompt_templates(templates)
+        self.train_templates = prompt_templates(templates)
+        self.test_templates = prompt_templates(test_templates) if test_templates else self.train_templates
+        self.prompts = prompts
         self.synonyms = synonyms
-        self.logit_scale = logit_scale
+        self.logit_scale, self.normalize_void = logit_scale, normalize_void
         self.cache_dir = Path(cache_dir) if cache_dir else None
         self.void_embedding: nn.Parameter | None = None
         if void:
             initial = torch.randn(1, embed_dim) * text_width**-0.5
             self.void_embedding = nn.Parameter(initial, requires_grad=train_void)
         self._text_version: tuple[Any, ...] = ()
-        self._texts: dict[str, Tensor] = {}
-        self._tables: dict[Vocabulary, tuple[Tensor, Tensor, Tensor]] = {}
+        self._texts: dict[tuple[Source, str], Tensor] = {}
+        self._tables: dict[tuple[Source, Vocabulary], tuple[Tensor, Tensor, Tensor]] = {}
 
-    def forward(self, vocabulary: Vocabulary, clip: CLIPEncoder) -> TextClassifier:
-        """The rows of a vocabulary on CLIP's device, in float32; only the no-object row has a gradient.
+    @property
+    def templates(self) -> Source:
+        """Those of the mode that the module is in."""
+        return self.train_templates if self.training else self.test_templates
+
+    def forward(self, vocabulary: Vocabulary, clip: CLIPEncoder, task: str | None = None) -> TextClassifier:
+        """The rows of a vocabulary on CLIP's device, in float32; only learned parts of them have a gradient.
+
+        Args:
+            task: for learned prompts with tasks, see `PromptLearner.choose_task`.
 
         Raises:
             UserError: a class name is longer than CLIP's context.
         """
-        version = clip.text_version()
+        version = clip.text_version() if self.prompts is None else (*clip.text_version(), *self.prompts.version())
         if version != self._text_version:
             self._texts, self._tables, self._text_version = {}, {}, version
-        if (kept := self._tables.pop(vocabulary, None)) is None:
+        prompts = self.prompts if self.templates == (LEARNED,) else None
+        source = self.templates if prompts is None else (LEARNED, prompts.choose_task(task))
+        learning = prompts is not None and prompts.trains
+        key = source, vocabulary
+        if learning or (kept := self._tables.pop(key, None)) is None:
             # Kept rows serve training too, which refuses tensors made in inference mode; and they must not depend on
             # the precision of whoever happened to ask first.
-            with torch.inference_mode(False), torch.no_grad(), torch.autocast(clip.device.type, enabled=False):
-                kept = self._table(vocabulary, clip)
-        rows, row_class, seen = self._tables[vocabulary] = kept
-        _keep_last(self._tables, _MOST_TABLES)
-        void = None if self.void_embedding is None else F.normalize(self.void_embedding, dim=-1)
+            with (
+                torch.inference_mode(False),
+                torch.set_grad_enabled(learning),
+                torch.autocast(clip.device.type, enabled=False),
+            ):
+                kept = self._table(vocabulary, clip, source, learning)
+        rows, row_class, seen = kept
+        if not learning:
+            self._tables[key] = kept
+            _keep_last(self._tables, _MOST_TABLES)
+        void: Tensor | None = self.void_embedding
+        if void is not None and self.normalize_void:
+            void = F.normalize(void, dim=-1)
         return TextClassifier(rows, row_class, len(vocabulary), void, seen, self.logit_scale, clip.logit_bias)
 
-    def _table(self, vocabulary: Vocabulary, clip: CLIPEncoder) -> tuple[Tensor, Tensor, Tensor]:
+    def _table(
+        self, vocabulary: Vocabulary, clip: CLIPEncoder, source: Source, learning: bool
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Unit-length rows (T, D), the class of each (T,), and which classes are seen (C,)."""
         classes = range(len(vocabulary))
         whole = self.synonyms == "whole"
         groups = [(vocabulary.names[index],) if whole else vocabulary.synonyms(index) for index in classes]
         texts = [text for group in groups for text in group]
-        missing = [text for text in dict.fromkeys(texts) if text not in self._texts]
-        if missing:
-            self._texts.update(self._load_or_encode(missing, clip))
-        rows = torch.stack([_used(self._texts, text) for text in texts])
-        _keep_last(self._texts, MOST_TEXTS)
+        rows = self._encode(texts, clip, source) if learning else self._kept_rows(texts, clip, source)
         lengths = torch.tensor([len(group) for group in groups])
         row_class = torch.repeat_interleave(torch.arange(len(groups)), lengths).to(rows.device)
         if self.synonyms == "average":
@@ -159,29 +196,45 @@ class VocabularyEncoder(nn.Module):
         seen = torch.tensor(vocabulary.seen or [False] * len(groups), device=rows.device)
         return F.normalize(rows, dim=-1), row_class, seen
 
-    def _load_or_encode(self, texts: Sequence[str], clip: CLIPEncoder) -> dict[str, Tensor]:
+    def _kept_rows(self, texts: Sequence[str], clip: CLIPEncoder, source: Source) -> Tensor:
+        """(n, D), of which those of new texts are encoded."""
+        missing = [text for text in dict.fromkeys(texts) if (source, text) not in self._texts]
+        if missing:
+            found = self._load_or_encode(missing, clip, source)
+            self._texts.update({(source, text): row for text, row in found.items()})
+        rows = torch.stack([_used(self._texts, (source, text)) for text in texts])
+        _keep_last(self._texts, MOST_TEXTS)
+        return rows
+
+    def _load_or_encode(self, texts: Sequence[str], clip: CLIPEncoder, source: Source) -> dict[str, Tensor]:
         """By text, the (D,) mean over the templates of unit-length embeddings, not normalised again."""
-        file = self._cache_file(clip)
+        file = None if source[0] == LEARNED else self._cache_file(clip)
         kept = read_embeddings(file, clip.embed_dim) if file else {}
         fresh = [text for text in texts if text not in kept]
         # Copies: a view of all rows would keep them as long as it is kept itself.
-        kept.update((text, row.clone()) for text, row in zip(fresh, self._encode(fresh, clip), strict=True))
+        kept.update((text, row.clone()) for text, row in zip(fresh, self._encode(fresh, clip, source), strict=True))
         found = {text: _used(kept, text).to(clip.device, copy=True) for text in texts}
         if file and fresh:
             write_embeddings(file, kept)
         return found
 
-    def _encode(self, texts: Sequence[str], clip: CLIPEncoder) -> Tensor:
+    def _encode(self, texts: Sequence[str], clip: CLIPEncoder, source: Source) -> Tensor:
         """(n, D) float32 on CLIP's device."""
         if not texts:
             return torch.empty(0, clip.embed_dim)
-        prompts = [template.replace("{}", text) for text in texts for template in self.templates]
+        learned = source[0] == LEARNED
+        prompts = texts if learned else [template.replace("{}", text) for text in texts for template in source]
         starts = range(0, len(prompts), PROMPTS_PER_BATCH)
         batches = []
         for start in tqdm(starts, desc="Encoding class names", unit="batch", delay=2, leave=False, disable=None):
-            tokens = clip.tokenize(prompts[start : start + PROMPTS_PER_BATCH])
-            batches.append(F.normalize(clip.encode_text(tokens.to(clip.device)).float(), dim=-1))
-        return torch.cat(batches).view(len(texts), len(self.templates), -1).mean(1)
+            batch = prompts[start : start + PROMPTS_PER_BATCH]
+            if learned:
+                assert self.prompts is not None
+                batches.append(self.prompts(batch, clip, source[1]))
+            else:
+                tokens = clip.tokenize(batch)
+                batches.append(F.normalize(clip.encode_text(tokens.to(clip.device)).float(), dim=-1))
+        return torch.cat(batches).view(len(texts), -1, clip.embed_dim).mean(1)
 
     def _cache_file(self, clip: CLIPEncoder) -> Path | None:
         if self.cache_dir is None:

@@ -40,6 +40,7 @@ class DatasetRow:
         seen_only: labels hold only the seen classes, renumbered (zero-shot training).
         panoptic_json, panoptic_root: annotation of panoptic segments in COCO's format.
         instances_json: annotation of instances in COCO's format.
+        instance_suffix: ending of Cityscapes' instance maps, beside the label maps; instances are measured by them.
     """
 
     name: str
@@ -59,6 +60,7 @@ class DatasetRow:
     panoptic_json: str = ""
     panoptic_root: str = ""
     instances_json: str = ""
+    instance_suffix: str = ""
 
     @property
     def root(self) -> Path:
@@ -101,7 +103,8 @@ class DatasetRow:
     @property
     def evaluators(self) -> tuple[str, ...]:
         """What can be measured on it."""
-        return ("semantic", "panoptic", "instance") if self.panoptic_json else ("semantic",)
+        kinds = {"panoptic": self.panoptic_json, "instance": self.instances_json or self.instance_suffix}
+        return ("semantic", *(kind for kind, file in kinds.items() if file))
 
 
 def datasets_root() -> Path:

@@ -83,13 +83,17 @@ def label_set(name: str) -> LabelSet:
         return _miniature(name)
     path = _FOLDER / f"{name}.json"
     if not path.is_file():
-        known = ", ".join(sorted(file.stem for file in _FOLDER.glob("*.json")))
-        raise UserError(f"There is no label set {name!r}: the known ones are {known}.")
+        raise UserError(f"There is no label set {name!r}: the known ones are {', '.join(label_set_names())}.")
     table = json.loads(path.read_text(encoding="utf-8"))
     strings = table["class_names"]
     # A variant that equals another one names it instead of repeating hundreds of strings.
     resolved = {key: strings[value] if isinstance(value, str) else value for key, value in strings.items()}
     return TypeAdapter(LabelSet).validate_python({**table, "class_names": resolved})
+
+
+def label_set_names() -> list[str]:
+    """The names of the files of ``vocabularies/``."""
+    return sorted(file.stem for file in _FOLDER.glob("*.json"))
 
 
 def plain_label_set(

@@ -191,28 +191,36 @@ class TrainingLoader(Batches):
 
     def state_dict(self) -> dict[str, Any]:
         """What the order of batches and the meaning of labels depend on, for the check on resuming."""
-        order = {"seed": self.sampler.seed, "images": self.sampler.count, "batch_size": self.sampler.batch_size}
-        return {**order, "classes": self.classes}
+        sampler = self.sampler
+        order = {"seed": sampler.seed, "images": sampler.count, "batch_size": sampler.batch_size}
+        return {**order, "aspect_ratio_grouping": sampler.groups is not None, "classes": self.classes}
 
 
 def build_train_loader(
-    cfg: CfgNode, mapper: Mapper, *, seed: int, rank: int = 0, world_size: int = 1
+    cfg: CfgNode,
+    mapper: Mapper,
+    *,
+    seed: int,
+    rank: int = 0,
+    world_size: int = 1,
+    records: Sequence[Record] | None = None,
 ) -> TrainingLoader:
     """The training loader of one process.
 
     Args:
         mapper: record -> record with what the model is given, or None to skip it.
         seed: of order and augmentation, the same in all processes.
+        records: samples made of those of ``DATASETS.TRAIN``; None: these.
 
     Raises:
         UserError: see `load_records` and `BatchSampler`; or records lack the size to group by.
     """
-    records = load_records(cfg.DATASETS.TRAIN)
+    records = load_records(cfg.DATASETS.TRAIN) if records is None else records
     known = set(MetadataCatalog.list()).intersection(cfg.DATASETS.TRAIN)
     classes = {f"the classes of {name}": MetadataCatalog.get(name).get("stuff_classes") for name in sorted(known)}
     _check_same_everywhere(records, classes)
     groups = None
-    if cfg.DATALOADER.ASPECT_RATIO_GROUPING and not cfg.INPUT.PADDED_SIZE:
+    if cfg.DATALOADER.ASPECT_RATIO_GROUPING:
         try:
             groups = [int(record["width"] > record["height"]) for record in records]
         except KeyError as error:
@@ -223,7 +231,7 @@ def build_train_loader(
     sampler = BatchSampler(
         len(records), cfg.SOLVER.IMS_PER_BATCH, seed=seed, rank=rank, world_size=world_size, groups=groups
     )
-    samples = TrainingSamples(DatasetFromList(records, copy=False), mapper, seed)
+    samples = TrainingSamples(DatasetFromList(list(records), copy=False), mapper, seed)
     # All have the same ones.
     names = next((found for found in classes.values() if found), ())
     return TrainingLoader(samples, sampler, cfg.DATALOADER.NUM_WORKERS, names)

@@ -85,7 +85,7 @@ class SegmentationMapper:
         """
         kind = targets or (cfg.INPUT.MAPPER if is_train else None)
         datasets = datasets or (cfg.DATASETS.TRAIN if is_train else cfg.DATASETS.TEST)
-        num_classes, ignore_label = _label_set(datasets) if kind else (0, 255)
+        num_classes, ignore_label = label_set(datasets) if kind else (0, 255)
         padding_label = NO_SEGMENT if kind == "panoptic" else ignore_label
         return cls(
             augmentations_from_config(cfg, is_train, ignore_label=ignore_label, padding_label=padding_label),
@@ -200,7 +200,7 @@ def check_labels(labels: NDArray[np.integer], num_classes: int, ignore_label: in
         )
 
 
-def _label_set(datasets: Sequence[str]) -> tuple[int, int]:
+def label_set(datasets: Sequence[str]) -> tuple[int, int]:
     """(number of classes, ignore label), which all datasets must share."""
     if not datasets:
         raise UserError("No dataset is named: set DATASETS.TRAIN (training) or DATASETS.TEST (evaluation).")

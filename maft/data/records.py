@@ -18,6 +18,7 @@ from maft.data.folder import FOLDER_PREFIX, checked_files
 from maft.data.headers import check_headers, picture_sizes
 from maft.data.label_order import check_label_order
 from maft.data.label_sets import check_order
+from maft.data.layouts import link_advice
 from maft.data.pairs import PAIRS_PREFIX, read_pairs
 from maft.data.reading import Record, files_by_stem, read_annotation
 from maft.errors import UserError, first_line
@@ -145,7 +146,7 @@ def _refresh_metadata(name: str, row: DatasetRow) -> None:
             "evaluator_type": "panoptic",
             "panoptic_json": str(root / row.panoptic_json),
             "panoptic_root": str(root / row.panoptic_root),
-            "json_file": str(root / row.instances_json),
+            "json_file": str(root / row.instances_json) if row.instances_json else "",
             "thing_dataset_id_to_contiguous_id": {labels.category_ids[index]: index for index in things},
             "stuff_dataset_id_to_contiguous_id": {id_: index for index, id_ in enumerate(labels.category_ids)},
         }
@@ -173,7 +174,7 @@ def _files(row: DatasetRow, folder: str, suffix: str, what: str) -> dict[str, st
     found = files_by_stem(path, suffix)
     if not found:
         kind = f" (*{suffix})" if path.is_dir() else ""
-        raise UserError(f"Dataset {row.name} has no {what}{kind} in {path}: {_advice(row, what)}.")
+        raise UserError(f"Dataset {row.name} has no {what}{kind} in {path}: {link_advice(path) or _advice(row, what)}.")
     return found
 
 
@@ -237,7 +238,8 @@ def unpaired(
     """
     known = report["without_labels"] if report else []
     bare = [] if row.split_by_labels else sorted(images.keys() - labels.keys() - set(known))
-    few = row.split_by_labels and (report is None or len(report["sizes"]) != len(labels))
+    # Label maps linked from elsewhere have no report, but as many as published are all of them.
+    few = row.split_by_labels and len(labels) != (len(report["sizes"]) if report else row.images_expected)
     return bare, sorted(labels.keys() - images.keys()), few
 
 
@@ -272,7 +274,7 @@ def with_segments(row: DatasetRow, records: list[Record]) -> list[Record]:
     file, folder = row.root / row.panoptic_json, row.root / row.panoptic_root
     if not file.is_file() or not folder.is_dir():
         missing = folder if file.is_file() else file
-        advice = _advice(row, "images" if row.name.startswith("coco") else "labels")
+        advice = link_advice(missing) or _advice(row, "images" if row.name.startswith("coco") else "labels")
         raise UserError(f"Dataset {row.name} has no panoptic annotation {missing}: {advice}.")
     table = read_annotation(file, "images", "annotations", "categories")
     try:
@@ -309,6 +311,7 @@ def _joined(row: DatasetRow, file: Path, folder: Path, table: dict[str, Any], re
             {
                 **segment,
                 "id": int(segment["id"]),
+                **({"area": float(segment["area"])} if "area" in segment else {}),
                 "category_id": index[segment["category_id"]],
                 "isthing": index[segment["category_id"]] in things,
             }

@@ -22,6 +22,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from maft.building import build_model
 from maft.checkpoint.loading import InitialWeights
+from maft.data.class_regions import ClassRegionMapper, class_records_from_config
 from maft.data.loader import Mapper, build_train_loader
 from maft.data.mappers import SegmentationMapper
 from maft.data.pairs import RegionPairMapper
@@ -36,8 +37,9 @@ from maft.engine.watching import meet, passing
 from maft.engine.writers import NumberFiles
 from maft.errors import UserError, shown
 from maft.evaluation import check_evaluation, draw_predictions, evaluate
+from maft.evaluation.regions import evaluate_regions
 from maft.files import held, raise_errors, write_text_atomic
-from maft.interfaces import Trainable
+from maft.interfaces import RegionNaming, Trainable
 from maft.layers.distributed import same_everywhere
 from maft.segmentor import OpenVocabSegmentor
 
@@ -145,7 +147,7 @@ def train(cfg: CfgNode, seed: int, *, resume: bool = False) -> Mapping[str, Any]
 
     seed_all_rng(seed)
     model = build_model(cfg, weights, training=True)
-    if cfg.DATASETS.TEST or cfg.SOLVER.PICTURE_PERIOD:
+    if cfg.SOLVER.PICTURE_PERIOD or (cfg.DATASETS.TEST and not isinstance(model, RegionNaming)):
         _segmentor(model)
     trainer = build_trainer(cfg, model, seed)
     if state:
@@ -164,7 +166,7 @@ def train(cfg: CfgNode, seed: int, *, resume: bool = False) -> Mapping[str, Any]
     results: dict[str, Any] = {}
 
     def evaluation() -> dict[str, Any]:
-        results.update(evaluate(cfg, _segmentor(model)) if cfg.DATASETS.TEST else {})
+        results.update(_evaluated(cfg, model) if cfg.DATASETS.TEST else {})
         return results
 
     trainer.register_hooks(_hooks(cfg, model, checkpointer, evaluation, start))
@@ -186,9 +188,17 @@ def build_trainer(cfg: CfgNode, model: nn.Module, seed: int) -> Trainer:
             f"{comm.get_world_size()} processes x SOLVER.ACCUMULATE {solver.ACCUMULATE}."
         )
     optimizer = build_optimizer(cfg, model)
-    pairs = cfg.INPUT.MAPPER == "region_pairs"
-    mapper: Mapper = RegionPairMapper.from_config(cfg) if pairs else SegmentationMapper.from_config(cfg, is_train=True)
-    loader = build_train_loader(cfg, mapper, seed=seed, rank=comm.get_rank(), world_size=comm.get_world_size())
+    records = None
+    if cfg.INPUT.MAPPER == "region_pairs":
+        mapper: Mapper = RegionPairMapper.from_config(cfg)
+    elif cfg.INPUT.MAPPER == "class_regions":
+        mapper = ClassRegionMapper.from_config(cfg, is_train=True)
+        records = class_records_from_config(cfg, load_records(cfg.DATASETS.TRAIN))
+    else:
+        mapper = SegmentationMapper.from_config(cfg, is_train=True)
+    loader = build_train_loader(
+        cfg, mapper, seed=seed, rank=comm.get_rank(), world_size=comm.get_world_size(), records=records
+    )
     return Trainer(
         _distributed(cfg, model),
         loader,
@@ -253,7 +263,11 @@ def _evaluate_only(cfg: CfgNode, seed: int, resume: bool) -> Mapping[str, Any]:
             )
         weights = InitialWeights.of_model(latest[1], str(latest[0]))
     model = build_model(cfg, weights)
-    return evaluate(cfg, _segmentor(model))
+    return _evaluated(cfg, model)
+
+
+def _evaluated(cfg: CfgNode, model: Trainable) -> dict[str, Any]:
+    return evaluate_regions(cfg, model) if isinstance(model, RegionNaming) else evaluate(cfg, _segmentor(model))
 
 
 def _segmentor(model: Trainable) -> OpenVocabSegmentor:

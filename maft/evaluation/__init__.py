@@ -1,5 +1,6 @@
 """Evaluators, the loop that runs them, and the reports they end in."""
 
+from maft.evaluation.cityscapes import CityscapesInstanceEvaluator
 from maft.evaluation.instance import InstanceEvaluator
 from maft.evaluation.panoptic import PanopticEvaluator
 from maft.evaluation.pictures import draw_predictions
@@ -7,6 +8,7 @@ from maft.evaluation.runner import check_evaluation, evaluate, evaluate_dataset
 from maft.evaluation.semantic import SemanticEvaluator
 
 __all__ = [
+    "CityscapesInstanceEvaluator",
     "InstanceEvaluator",
     "PanopticEvaluator",
     "SemanticEvaluator",

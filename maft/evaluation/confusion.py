@@ -83,10 +83,12 @@ class SemanticScores:
         return SemanticScores(*(values[classes] for values in astuple(self)))
 
     def means(self) -> dict[str, float]:
-        """Both mean IoUs, mean accuracy of classes in the ground truth and share of true pixels found, as reported."""
+        """The mean IoUs, mean accuracy of classes in the ground truth and share of true pixels found, as reported."""
         return {
             "mIoU": self.mean_iou(),
             "mIoU_or_predicted": self.mean_iou(count_predicted=True),
+            # Of ZegFormer: one class without ground truth leaves it undefined.
+            "mIoU_of_all": _ratio(self.iou.sum(), len(self.iou)),
             "mACC": _ratio(np.nansum(self.accuracy), (self.pixels > 0).sum()),
             "pACC": _ratio(self.hits.sum(), self.pixels.sum()),
         }

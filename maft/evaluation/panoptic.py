@@ -1,13 +1,13 @@
-"""Panoptic quality (Kirillov et al., CVPR 2019), with the rules of COCO's evaluation for void and crowds.
+"""Panoptic quality (Kirillov et al., CVPR 2019), by the rule of COCO's evaluation for areas, void and crowds.
 
-COCO's own code (panopticapi) is not on the Python package index and compares files on disk; this is the same metric
-on arrays, counted image by image, so that nothing is written and processes add up small tables.
+COCO's own code (panopticapi) compares files on disk; this is the same metric on arrays, counted image by image, so
+that nothing is written and processes add up small tables.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -26,11 +26,21 @@ class PanopticEvaluator(DatasetEvaluator):
     Args:
         class_names: of the dataset, in label order.
         things: (C,) which classes are countable.
+        rule: ``"panopticapi"``: a true segment has the ``area`` that its annotation states (where it states one), even
+            where others cover it, and of several crowds of one class in an image only the last excuses predictions.
+            ``"pixels"``: areas are those of the map, and every crowd excuses.
     """
 
-    def __init__(self, class_names: Sequence[str], things: Sequence[bool]) -> None:
+    def __init__(
+        self,
+        class_names: Sequence[str],
+        things: Sequence[bool],
+        *,
+        rule: Literal["panopticapi", "pixels"] = "panopticapi",
+    ) -> None:
         self.class_names = tuple(class_names)
         self.things = np.array(things, dtype=bool)
+        self.rule = rule
         self.reset()
 
     def reset(self) -> None:
@@ -62,7 +72,8 @@ class PanopticEvaluator(DatasetEvaluator):
     ) -> None:
         """Counts one image: (H, W) segment ids and the segments they mean; 0 is void.
 
-        A match has IoU > 0.5 and is therefore unique. Crowds (groups) are never matched and never missed.
+        A match has IoU > 0.5. Crowds (groups) are never matched and never missed. A true segment without a pixel, which
+        later ones cover entirely, is missed.
         """
         height, width = len(true_segments) + 1, len(predicted_segments) + 1
         truth = truth.to(prediction.device)
@@ -84,13 +95,18 @@ class PanopticEvaluator(DatasetEvaluator):
         true_area = overlaps[1:].sum(axis=1, keepdims=True)
         predicted_area = overlaps[:, 1:].sum(axis=0)
         in_void = overlaps[0, 1:]
+        excuses = crowd
+        if self.rule == "panopticapi":
+            stated = np.array([segment.get("area", np.nan) for segment in true_segments], dtype=np.float64)
+            true_area = np.where(np.isnan(stated), true_area[:, 0], stated)[:, None]
+            excuses = crowd & _is_last(np.where(crowd, true_classes, -1))
         with np.errstate(divide="ignore", invalid="ignore"):
             iou = shared / (true_area + predicted_area - shared - in_void)
         same_class = true_classes[:, None] == predicted_classes
         match = same_class & ~crowd[:, None] & (iou > 0.5)
         np.add.at(counts[0], true_classes, np.where(match, iou, 0).sum(axis=1))
         np.add.at(counts[1], true_classes, match.sum(axis=1))
-        in_crowd = (shared * (same_class & crowd[:, None])).sum(axis=0)
+        in_crowd = (shared * (same_class & excuses[:, None])).sum(axis=0)
         wrong = ~match.any(axis=0) & (in_void + in_crowd <= 0.5 * predicted_area)
         np.add.at(counts[2], predicted_classes[wrong], 1)
         np.add.at(counts[3], true_classes[~match.any(axis=1) & ~crowd], 1)
@@ -127,6 +143,13 @@ def qualities(table: NDArray[np.float64]) -> NDArray[np.float64]:
     size = hits + (false_positives + false_negatives) / 2
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.nan_to_num(np.stack([iou / size, iou / hits, hits / size], axis=1))
+
+
+def _is_last(values: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """(n,) whether no later entry has the same value."""
+    last = np.zeros(len(values), dtype=bool)
+    last[len(values) - 1 - np.unique(values[::-1], return_index=True)[1]] = True
+    return last
 
 
 def _positions(ids: Tensor, segments: Sequence[dict[str, Any]]) -> Tensor:

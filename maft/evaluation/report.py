@@ -24,6 +24,12 @@ _MEANINGS = {
     **_DEFINITIONS,
     **{part + name: f"{text}; {what}" for part, what in _PARTS.items() for name, text in _DEFINITIONS.items()},
     **{name + suffix: f"{text}; {what}" for suffix, what in _SUFFIXES.items() for name, text in _DEFINITIONS.items()},
+    **{
+        part + name + suffix: f"{text}; {what}, {kind}"
+        for part, what in _PARTS.items()
+        for suffix, kind in _SUFFIXES.items()
+        for name, text in _DEFINITIONS.items()
+    },
     **{f"AP{size[0]}": f"{_DEFINITIONS['AP']}; {size} objects" for size in ("small", "medium", "large")},
 }
 

@@ -19,6 +19,7 @@ from maft.data.mappers import SegmentationMapper
 from maft.data.reading import Record
 from maft.data.records import load_records
 from maft.errors import UserError
+from maft.evaluation.cityscapes import CityscapesInstanceEvaluator
 from maft.evaluation.instance import InstanceEvaluator
 from maft.evaluation.panoptic import PanopticEvaluator
 from maft.evaluation.pictures import picture, write_picture
@@ -34,6 +35,7 @@ from maft.evaluation.report import (
 )
 from maft.evaluation.semantic import SemanticEvaluator, test_vocabulary
 from maft.segmentor import OpenVocabSegmentor
+from maft.test_time import averaging, check_test_time, inference_of
 
 logger = logging.getLogger(__name__)
 
@@ -68,9 +70,14 @@ def check_evaluation(cfg: CfgNode, names: Sequence[str]) -> None:
     for _, metric, _ in cfg.TEST.EXPECTED:
         if not definition(metric.rpartition("/")[2]):
             raise UserError(f"TEST.EXPECTED holds the metric {metric!r}, which does not exist; there is {metrics()}.")
+    check_test_time(cfg)
     for name in names:
-        if "semantic" in chosen_evaluators(cfg, dataset(name)):
-            SemanticEvaluator.of_dataset(dataset(name), cfg.TEST.PROTOCOL)
+        row = dataset(name)
+        chosen = chosen_evaluators(cfg, row)
+        if "semantic" in chosen:
+            SemanticEvaluator.of_dataset(row, cfg.TEST.PROTOCOL)
+        if "instance" in chosen and row.instance_suffix:
+            CityscapesInstanceEvaluator.of_dataset(row)
 
 
 def evaluate_dataset(cfg: CfgNode, model: OpenVocabSegmentor, name: str) -> Results:
@@ -83,10 +90,12 @@ def evaluate_dataset(cfg: CfgNode, model: OpenVocabSegmentor, name: str) -> Resu
     facts = {
         "dataset": name,
         "protocol": cfg.TEST.PROTOCOL,
+        "panoptic_rule": cfg.TEST.PANOPTIC_RULE,
         "weights": cfg.MODEL.WEIGHTS,
         "start_from": [dict(entry) for entry in cfg.MODEL.START_FROM],
         "vocabulary": list(words.names),
         "test_size": [cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST],
+        **averaging(cfg),
     }
     # The weights themselves are part of the fingerprint; where they came from and where they run is not.
     parts = {key: value for key, value in cfg.MODEL.items() if key not in ("WEIGHTS", "START_FROM", "DEVICE")}
@@ -111,10 +120,11 @@ def evaluate_dataset(cfg: CfgNode, model: OpenVocabSegmentor, name: str) -> Resu
     pictures = cfg.TEST.VISUALIZE if comm.is_main_process() else 0
     semantic = evaluators.get("sem_seg")
     clock = Clock(len(loader), cfg.MODEL.DEVICE)
+    infer = inference_of(cfg, model)
     with model.using_vocabulary(words, things), inference_context(model), torch.no_grad():
         for index, batch in enumerate(clock.images(loader), start=done):
             with clock.measuring("model"):
-                outputs = model(batch)
+                outputs = infer(batch)
             with clock.measuring("evaluator"):
                 for evaluator in evaluators.values():
                     evaluator.process(batch, outputs)
@@ -161,9 +171,13 @@ def build_evaluators(cfg: CfgNode, row: DatasetRow, records: list[Record]) -> di
     if "semantic" in chosen:
         evaluators["sem_seg"] = SemanticEvaluator.of_dataset(row, cfg.TEST.PROTOCOL)
     if "panoptic" in chosen:
-        evaluators["panoptic_seg"] = PanopticEvaluator(names, row.things)
+        evaluators["panoptic_seg"] = PanopticEvaluator(names, row.things, rule=cfg.TEST.PANOPTIC_RULE)
     if "instance" in chosen:
-        evaluators["segm"] = InstanceEvaluator.of_dataset(row, {record["image_id"] for record in records})
+        evaluators["segm"] = (
+            CityscapesInstanceEvaluator.of_dataset(row)
+            if row.instance_suffix
+            else InstanceEvaluator.of_dataset(row, {record["image_id"] for record in records})
+        )
     return evaluators
 
 

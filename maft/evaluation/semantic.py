@@ -61,6 +61,7 @@ class SemanticEvaluator(DatasetEvaluator):
         class_names: of the dataset, in label order.
         ignore_label: value of unlabelled pixels in the label maps.
         seen: whether each class belongs to the training vocabulary; all or None where there is no such split.
+        things: whether each class is countable; all, none or None where that makes no difference.
         protocol: ``"generalized"``: all classes compete and all are measured. ``"unseen_only"``: only the unseen
             classes are offered to the model (predictions index them, in label order), and only their pixels count.
 
@@ -74,11 +75,13 @@ class SemanticEvaluator(DatasetEvaluator):
         ignore_label: int,
         *,
         seen: Sequence[bool] | None = None,
+        things: Sequence[bool] | None = None,
         protocol: str = "generalized",
     ) -> None:
         self.seen = None if seen is None or all(seen) else np.array(seen, dtype=bool)
         if protocol == "unseen_only" and self.seen is None:
             raise UserError("TEST.PROTOCOL is 'unseen_only', but the dataset has no unseen classes: use 'generalized'.")
+        self.things = None if things is None or len(set(things)) < 2 else np.array(things, dtype=bool)
         self.class_names = tuple(class_names)
         self.ignore_label = ignore_label
         self.protocol = protocol
@@ -93,7 +96,7 @@ class SemanticEvaluator(DatasetEvaluator):
     @classmethod
     def of_dataset(cls, row: DatasetRow, protocol: str) -> SemanticEvaluator:
         """The evaluator of a dataset of the catalogue."""
-        return cls(class_names(row.name), row.ignore_label, seen=row.seen, protocol=protocol)
+        return cls(class_names(row.name), row.ignore_label, seen=row.seen, things=row.things, protocol=protocol)
 
     def reset(self) -> None:
         self.confusion = ConfusionMatrix(len(self.offered))
@@ -136,7 +139,8 @@ class SemanticEvaluator(DatasetEvaluator):
         """Percentages under ``"sem_seg"``, the same in every process; has to be called by all of them.
 
         ``mIoU`` averages over the classes in the ground truth, ``mIoU_or_predicted`` over those in ground truth or
-        prediction; with a split also ``seen_``, ``unseen_`` and ``harmonic_`` versions of both and of accuracy.
+        prediction, ``mIoU_of_all`` over all; with a split also ``seen_``, ``unseen_`` and ``harmonic_`` versions of
+        these and of accuracy, and with things and stuff the ``unseen_`` ones of each, ``_th`` and ``_st``.
         """
         scores = SemanticScores.of(sum_over_processes(self.confusion.counts))
         results = {**scores.means(), "fwIoU": scores.frequency_weighted_iou()}
@@ -145,6 +149,10 @@ class SemanticEvaluator(DatasetEvaluator):
             for name, value in seen.items():
                 results |= {f"seen_{name}": value, f"unseen_{name}": unseen[name]}
                 results[f"harmonic_{name}"] = harmonic_mean(value, unseen[name])
+            for suffix, part in (("_th", self.things), ("_st", None if self.things is None else ~self.things)):
+                if part is not None:
+                    means = scores.only(~self.seen & part).means()
+                    results |= {f"unseen_{name}{suffix}": value for name, value in means.items()}
         for place, index in enumerate(self.offered.tolist()):
             results[f"IoU-{self.class_names[index]}"] = float(scores.iou[place])
             results[f"ACC-{self.class_names[index]}"] = float(scores.accuracy[place])

@@ -54,6 +54,22 @@ def expand_boxes(boxes: Tensor, ratio: float, size: tuple[int, int]) -> Tensor:
     return torch.cat([centre - half, centre + half], dim=1).trunc().long().clamp(min=0).minimum(limit)
 
 
+def boxes_to_last_pixel(masks: Tensor) -> Tensor:
+    """ZegFormer's boxes: from the first pixel of a mask to its last one, which as an edge cuts that pixel off.
+
+    Args:
+        masks: (N, h, w) bool.
+
+    Returns:
+        (N, 4) int64 as x0, y0, x1, y1; the whole of (h, w) where a mask is empty or one pixel wide or high.
+    """
+    height, width = masks.shape[-2:]
+    boxes = tight_boxes(masks)
+    first, last = boxes[:, :2], (boxes[:, 2:] - 1).clamp(min=0)
+    flat = (last == first).any(1, keepdim=True)
+    return torch.where(flat, boxes.new_tensor([0, 0, width, height]), torch.cat([first, last], dim=1))
+
+
 def crop_regions_by_definition(
     image: Tensor, masks: Tensor, boxes: Tensor, size: tuple[int, int], *, fill: Tensor, align_corners: bool = False
 ) -> tuple[Tensor, Tensor]:

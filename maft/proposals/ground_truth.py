@@ -24,6 +24,7 @@ class GroundTruth(Proposer):
     """
 
     needs_targets = True
+    sees_pixels = False
 
     def __init__(self, *, num_masks: NonNegative = 0) -> None:
         super().__init__()

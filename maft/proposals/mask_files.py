@@ -48,6 +48,8 @@ class MaskFiles(Proposer):
         UserError: the path does not exist.
     """
 
+    sees_pixels = False
+
     def __init__(self, *, path: str) -> None:
         super().__init__()
         self.path = Path(path)

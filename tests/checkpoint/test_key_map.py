@@ -1,10 +1,12 @@
 """Renaming rules and strict loading."""
 
+import re
+
 import pytest
 import torch
 from torch import nn
 
-from maft.checkpoint.key_map import KeyMap, differences, load_strictly
+from maft.checkpoint.key_map import KeyMap, differences, explain, load_strictly
 from maft.errors import UserError
 
 
@@ -53,3 +55,21 @@ def test_declared_parts_may_be_missing():
     assert module["a"].weight.item() == 1
     with pytest.raises(UserError, match=r"missing: b\.weight"):
         load_strictly(module, state, "x.pt")
+
+
+@pytest.mark.parametrize(
+    "stored, sentence",
+    [
+        ({"prefix": (8, 512)}, "it has 8 learned vectors of the kind prefix, not 16; set .*PROMPTS.PREFIX to 8"),
+        ({"prefix": (16, 768)}, "for a text tower of width 768 and MODEL.CLIP.NAME has one of 512"),
+        ({"prefix": (16, 512), "task": (8, 512)}, "it has 8 learned vectors of the kind task, not 0; set .*TASK to 8"),
+        ({}, "it has no learned prompts; set MODEL.VOCABULARY.TEMPLATES to those"),
+    ],
+)
+def test_prompts_of_another_form_are_explained(stored, sentence):
+    model = {"vocabulary_encoder.prompts.prefix": torch.Size([16, 512]), "vocabulary_encoder.void_embedding": (1, 512)}
+    state = {f"vocabulary_encoder.prompts.{name}": torch.Size(shape) for name, shape in stored.items()}
+    state["vocabulary_encoder.void_embedding"] = torch.Size([1, 512])
+    assert re.search(sentence, explain(model, state))
+    without = {"vocabulary_encoder.void_embedding": torch.Size([1, 512])}
+    assert not stored or "set MODEL.VOCABULARY.TEMPLATES to learned" in explain(without, state)

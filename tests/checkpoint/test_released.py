@@ -183,42 +183,48 @@ class TestMaskFormerReleases:
         del names["clip_adapter.clip_model.visual.mask_embedding"]
         return names
 
-    def test_zsseg_fits_its_config_both_ways(self, zsseg):
-        zsseg["region_clip_adapter.clip_model.logit_scale"] = torch.Size([])
+    @pytest.mark.parametrize(
+        "config, adapter",
+        [
+            ("zsseg_vild_coco-stuff-156", ""),
+            ("zsseg_coco-stuff-156", "clip_adapter."),
+            ("zsseg_voc-15", "_region_clip_adapter."),
+        ],
+    )
+    def test_zsseg_fits_its_config_both_ways(self, zsseg, config, adapter):
+        if adapter:
+            zsseg[f"{adapter}prompt_learner.prefix_prompt"] = torch.Size([16, 512])
+            zsseg[f"{adapter}prompt_learner.pad_signal"] = torch.Size([1, 512])
+        if adapter.startswith("_region"):
+            zsseg[f"{adapter}clip_model.logit_scale"] = torch.Size([])
+            zsseg[f"{adapter}non_object_embedding"] = torch.Size([1, 512])
         assert recognise(zsseg) == "ZSSeg"
         state = convert_released(zsseg, "ZSSeg", "zsseg.pth")
-        cfg = load_config(ROOT / "configs/maft/zsseg_coco-stuff-156.yaml")
+        cfg = load_config(ROOT / f"configs/maft/{config}.yaml")
         assert differences(model_shapes(cfg), state) == []
 
-    def test_zegformer_fits_its_config_both_ways(self, zsseg):
-        prefix = "clip_adapter.clip_model."
-        names = {
-            name.replace(prefix, "sem_seg_head.predictor.clip_model."): shape
-            for name, shape in zsseg.items()
-            if "predictor.class_embed." not in name
-            and not (name.startswith("clip_adapter.") and not name.startswith(prefix))
-        }
-        # A plain R-101 in place of R-101c.
-        cfg = load_config(ROOT / "configs/maft/zegformer_coco-stuff-156.yaml")
-        model = model_shapes(cfg)
-        names = {name: shape for name, shape in names.items() if not name.startswith("backbone.")}
-        names |= {n.removeprefix("proposer."): s for n, s in model.items() if n.startswith("proposer.backbone.")}
-        names["sem_seg_head.predictor.projection_layer.weight"] = torch.Size([512, 256])
-        names["sem_seg_head.predictor.projection_layer.bias"] = torch.Size([512])
-        names["sem_seg_head.predictor.bg_feature"] = torch.Size([1, 512])
-        assert recognise(names) == "ZegFormer"
-        assert differences(model, convert_released(names, "ZegFormer", "zegformer.pth")) == []
+
+def test_a_zegformer_of_another_number_of_classes_is_refused_where_the_config_trains_on_another_set():
+    names = {"criterion.empty_weight": torch.Size([157]), "sem_seg_head.predictor.bg_feature": torch.Size([1, 512])}
+    kept = convert_released(names, "ZegFormer", "coco.pth", 156)
+    assert (
+        kept
+        == convert_released(names, "ZegFormer", "coco.pth")
+        == {"vocabulary_encoder.void_embedding": torch.Size([1, 512])}
+    )
+    with pytest.raises(
+        UserError, match=r"coco\.pth is a ZegFormer checkpoint of 156 classes and DATASETS.TRAIN has 15: "
+    ):
+        convert_released(names, "ZegFormer", "coco.pth", 15)
 
 
-def test_learned_prompts_are_refused_and_not_dropped():
-    names = {
-        "sem_seg_head.predictor.transformer.decoder.norm.weight": torch.Size([256]),
-        "clip_adapter.non_object_embedding": torch.Size([1, 512]),
-        "clip_adapter.prompt_learner.prefix_prompt": torch.Size([16, 512]),
-    }
-    assert recognise(names) == "ZSSeg"
-    with pytest.raises(UserError, match=r"zsseg\.pth is a ZSSeg checkpoint with .*prefix_prompt: its learned prompts"):
-        convert_released(names, "ZSSeg", "zsseg.pth")
+def test_a_whole_zegformer_is_held_against_the_training_data(tmp_path):
+    cfg = load_config(ROOT / "configs/maft/zegformer_voc-15.yaml", ["MODEL.CLIP.PRETRAINED", "random"])
+    names = {"criterion.empty_weight": 157, "sem_seg_head.predictor.projection_layer.bias": 512}
+    torch.save({"model": {name: torch.zeros(size) for name, size in names.items()}}, tmp_path / "coco.pth")
+    cfg.MODEL.WEIGHTS, cfg.MODEL.DEVICE = str(tmp_path / "coco.pth"), "cpu"
+    with pytest.raises(UserError, match="of 156 classes and DATASETS.TRAIN has 15"):
+        build_model(cfg)
 
 
 class TestBackboneWeights:

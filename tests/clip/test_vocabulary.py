@@ -6,7 +6,7 @@ import torch.nn.functional as F
 
 from maft.clip import VocabularyEncoder
 from maft.clip.tokenizers import BytePairTokenizer
-from maft.clip.vocabulary import prompt_templates
+from maft.clip.vocabulary import TEMPLATE_SETS, prompt_templates
 from maft.errors import UserError
 from maft.structures import Vocabulary
 
@@ -35,10 +35,13 @@ class Counted:
 
 
 def test_template_sets_have_the_published_sizes():
-    assert {name: len(prompt_templates(name)) for name in ("single", "vild", "imagenet")} == {
+    assert {name: len(set(prompt_templates(name))) for name in TEMPLATE_SETS} == {
         "single": 1,
         "vild": 14,
         "imagenet": 80,
+        "zegformer_single": 1,
+        "zegformer_select": 8,
+        "zegformer_regions": 32,
     }
     assert [t.endswith(".") for t in prompt_templates("vild")] == [True] + [False] * 4 + [True] * 9
 
@@ -50,6 +53,24 @@ def test_template_sets_have_the_published_sizes():
 def test_bad_templates_are_named(templates, message):
     with pytest.raises(UserError, match=message):
         prompt_templates(templates)
+
+
+def test_evaluation_may_have_templates_of_its_own(clip):
+    both = encoder(clip, templates="a photo of a {}.", test_templates=["the {}", "one {}"])
+    words = Vocabulary(("cat",))
+    for mode, templates in ((True, "a photo of a {}."), (False, ["the {}", "one {}"]), (True, "a photo of a {}.")):
+        expected = encoder(clip, templates=templates)(words, clip).embeddings
+        assert torch.equal(both.train(mode)(words, clip).embeddings, expected)
+
+
+def test_the_no_object_row_has_the_length_it_learned_only_where_asked(clip):
+    words = Vocabulary(("cat",))
+    row = encoder(clip, void=True)
+    raw = encoder(clip, void=True, normalize_void=False)
+    for one in (row, raw):
+        one.void_embedding.data.fill_(0.5)
+    assert torch.equal(raw(words, clip).void, raw.void_embedding)
+    assert torch.allclose(row(words, clip).void.norm(), torch.tensor(1.0))
 
 
 def test_rows_are_the_normalised_mean_of_normalised_prompts(clip):

@@ -70,6 +70,16 @@ class TestIPCLIP(ClassifierConformance):
     name, options = "IPCLIP", {"START_LAYER": 2, "INPUT_SIZE": 96}
 
 
+class TestRoIAlignCrops(ClassifierConformance):
+    name = "RoIAlignCrops"
+    options = {"CROPS_PER_CHUNK": 3}
+
+
+class TestRoIAlignCropsOfWholeImages(ClassifierConformance):
+    name = "RoIAlignCrops"
+    options = {"STYLE": "mask"}
+
+
 class TestMaskedCrops(ClassifierConformance):
     name, options = "MaskedCrops", {"TRAIN": "all", "MASK_PROMPT_DEPTH": 2}
 
@@ -141,6 +151,11 @@ class TestOVSegEnsemble(EnsembleConformance):
 
 class TestZegFormerEnsemble(EnsembleConformance):
     name = "ZegFormerEnsemble"
+
+
+class TestZegFormerEnsembleOfTheClassifier(EnsembleConformance):
+    name = "ZegFormerEnsemble"
+    options = {"RULE": "classifier"}
 
 
 class TestFCCLIPEnsemble(EnsembleConformance):

@@ -19,6 +19,7 @@ SIZES = {
     "pascal_context_459": (459, 0, 0),
     "cityscapes_19": (19, 0, 8),
     "mapillary_65": (65, 0, 37),
+    "lvis_1203": (1203, 0, 1203),
     "miniature_0": (24, 6, 18),
     "miniature_tuning": (24, 4, 18),
 }
@@ -63,6 +64,14 @@ def test_variants_keep_the_label_order() -> None:
 def test_every_dataset_has_the_strings_of_every_method(row) -> None:
     for variant in ("plain", "maft", "ovseg", "fcclip"):
         assert len(class_names(row.name, variant)) == row.num_classes
+
+
+def test_lvis_is_numbered_like_its_first_version() -> None:
+    lvis = label_set("lvis_1203")
+    by_id = dict(zip(lvis.category_ids, lvis.names()))
+    known = {1: "aerosol can", 45: "banana", 207: "car (automobile)", 378: "dog", 793: "person", 1203: "zucchini"}
+    assert {id_: by_id[id_] for id_ in known} == known
+    assert lvis.names("fcclip")[1202] == "zucchini,courgette"
 
 
 def test_unknown_names_are_refused() -> None:

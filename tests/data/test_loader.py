@@ -4,8 +4,9 @@ import random
 import numpy as np
 import pytest
 import torch
+from engine import tiny_run
 
-from maft.data.loader import BatchSampler, TrainingLoader, TrainingSamples, build_test_loader
+from maft.data.loader import BatchSampler, TrainingLoader, TrainingSamples, build_test_loader, build_train_loader
 from maft.errors import UserError
 
 
@@ -47,6 +48,25 @@ def test_groups_never_share_a_batch_and_no_record_is_lost():
     batches = take(BatchSampler(8, 4, seed=0, groups=groups), 20)
     assert all(len({groups[record] for record, *_ in batch}) == 1 for batch in batches)
     assert {record for batch in batches for record, *_ in batch} == set(range(8))
+
+
+@pytest.mark.parametrize("padded_size", [0, 20])
+def test_a_batch_holds_images_of_one_shape_unless_that_is_off(tmp_path, padded_size):
+    tiny_run.write_images(tmp_path, count=9)
+    tiny_run.register(tmp_path)
+
+    def shapes(*overrides):
+        options = ["INPUT.PADDED_SIZE", padded_size, "SOLVER.IMS_PER_BATCH", 3, *overrides]
+        found = build_train_loader(tiny_run.config(tmp_path, *options), lambda record: record, seed=0)
+        batches = [[record["width"] > record["height"] for record in batch] for batch in take(found, 12)]
+        return {len(set(batch)) for batch in batches}, {batch[0] for batch in batches}, found.state_dict()
+
+    kinds, lying, state = shapes()
+    assert kinds == {1} and lying == {False, True}
+    kinds, _, other = shapes("DATALOADER.ASPECT_RATIO_GROUPING", False)
+    assert kinds == {1, 2}
+    # A run that is resumed with another order says so.
+    assert state != other
 
 
 def skip_even(record):

@@ -1,9 +1,12 @@
 """prepare_cityscapes.py on a miniature of the original layout."""
 
+import json
+
 import numpy as np
 import pytest
 
 from maft.data.checking import check_dataset
+from maft.data.reading import read_panoptic_ids
 from maft.data.records import dataset_records
 
 # Two cars (26), a group of persons (24), road (7).
@@ -40,13 +43,33 @@ def test_panoptic_and_instances(cityscapes, prepare, read_map) -> None:
     record = dataset_records("openvocab_cityscapes_fine_panoptic_val")[1]
     assert (record["image_id"], record["height"], record["width"]) == ("munster_000000_000019", 1, 4)
     segments = {segment["id"]: segment for segment in record["segments_info"]}
-    found = [segments[id_] for id_ in read_map(record["pan_seg_file_name"])[0, :, 0].tolist()]
+    found = [segments[id_] for id_ in read_panoptic_ids(record["pan_seg_file_name"])[0].tolist()]
     assert [segment["category_id"] for segment in found] == [13, 13, 11, 0]
     assert [segment["iscrowd"] for segment in found] == [0, 0, 1, 0]
-    assert found[0]["id"] != found[1]["id"]
+    assert [segment["id"] for segment in found] == MUNSTER[0].tolist()
     assert check_dataset("cityscapes_panoptic_val").problems == []
-    # 33001 is the only instance in frankfurt; the group counts as a crowd.
-    assert "cityscapes_panoptic_val instances: 4" in printed
+    assert "cityscapes_panoptic_val segments: 6" in printed
+
+
+def test_what_cityscapesscripts_has_written_is_the_same_and_is_used(cityscapes, prepare, tree, read_map) -> None:
+    conversion = pytest.importorskip("cityscapesscripts.preparation.createPanopticImgs")
+    folder = cityscapes / "cityscapes/gtFine"
+    prepare("cityscapes", "--splits", "val")
+    table = json.loads((folder / "cityscapes_panoptic_val.json").read_text())
+    pictures = {name: state[0] for name, state in tree().items() if name.endswith("_panoptic.png")}
+    ours = {name: read_map(name).tolist() for name in pictures}
+    for file in (folder / "cityscapes_panoptic_val").iterdir():
+        file.unlink()
+    conversion.convert2panoptic(str(folder), str(folder), False, ["val"])
+    official = json.loads((folder / "cityscapes_panoptic_val.json").read_text())
+    assert {name: read_map(name).tolist() for name in ours} == ours and len(ours) == 2
+    assert official["annotations"] == table["annotations"]
+    kept = ("id", "name", "isthing")
+    assert [{key: category[key] for key in kept} for category in official["categories"]] == table["categories"]
+    before = tree()
+    prepare("cityscapes", "--splits", "val")
+    assert tree() == before
+    assert len(dataset_records("cityscapes_panoptic_val")) == 2
 
 
 def test_survives_a_kill(cityscapes, kill_and_finish) -> None:

@@ -43,7 +43,7 @@ def test_voc_ids_and_counts(voc, prepare, read_map) -> None:
     assert [record["image_id"] for record in dataset_records("voc_20_train")] == ["t1", "t2"]
     assert [record["image_id"] for record in dataset_records("voc_20_train_seen")] == ["t1"]
     assert len(dataset_records("pascalvoc20_sem_seg_val")) == len(dataset_records("voc_21_val")) == 2
-    assert "train: 2 images of train.txt, labels of SegmentationClass" in printed
+    assert "train: 2 images of train.txt, labels of SegmentationClass\nWARNING: published zero-shot numbers" in printed
     assert "voc_20_val label maps: 2 (PUBLISHED: 1449)" in printed
 
 
@@ -53,8 +53,17 @@ def test_voc_augmented_training_labels(voc, prepare, read_map, write_map) -> Non
     assert "trainaug.txt" in message and "SegmentationClassAug" in message
     write_map(f"{VOC}/JPEGImages/v9.jpg", np.zeros((1, 2, 3), np.uint8))
     (voc / VOC / "ImageSets/Segmentation/trainaug.txt").write_text("/JPEGImages/v9.jpg /SegmentationClassAug/v9.png\n")
-    assert "train: 1 images of trainaug.txt, labels of SegmentationClassAug" in prepare("voc")
+    for stem, values in (("v1", [[20, 20]]), ("v2", [[255, 0]])):
+        write_map(f"{VOC}/JPEGImages/{stem}.jpg", np.zeros((1, 2, 3), np.uint8))
+        write_map(f"{VOC}/SegmentationClassAug/{stem}.png", np.array(values, np.uint8))
+    printed = prepare("voc")
+    assert "train: 1 images of trainaug.txt, labels of SegmentationClassAug\n" in printed and "WARNING" not in printed
+    assert "val: 2 images of val.txt, labels of SegmentationClassAug" in printed
     assert read_map(f"{VOC}/annotations_detectron2/train/v9.png").tolist() == [[2, 255]]
+    # The second validation image has nothing but background, and is no image of PAS-20.
+    assert read_map(f"{VOC}/annotations_detectron2/val/v1.png").tolist() == [[19, 19]]
+    assert [record["image_id"] for record in dataset_records("voc_20_val")] == ["v1"]
+    assert [record["image_id"] for record in dataset_records("voc_21_val")] == ["v1", "v2"]
 
 
 def test_voc_survives_a_kill(voc, kill_and_finish) -> None:
@@ -93,12 +102,13 @@ def test_context_ids_and_counts(context, prepare, read_map) -> None:
     assert [record["image_id"] for record in dataset_records("pascal_context_459_val")] == ["v1", "v2"]
     assert len(dataset_records("pascal_context_59_train")) == 1
     assert "pascal_context_459_val label maps: 2 (PUBLISHED: 5104)" in printed
+    assert "val: 2 images of ImageSets/Main/val.txt; this split is VOC's own" in printed
 
 
 def test_context_official_split_file(context, prepare) -> None:
     images = [{"file_name": f"{stem}.jpg", "phase": phase} for stem, phase in (("t1", "val"), ("v1", "train"))]
     (context / CONTEXT / "trainval_merged.json").write_text(json.dumps({"images": images}))
-    assert "val: 1 images of trainval_merged.json" in prepare("pascal_context")
+    assert "val: 1 images of trainval_merged.json; this split is that of the Detail API" in prepare("pascal_context")
     assert [record["image_id"] for record in dataset_records("pascal_context_59_val")] == ["t1"]
 
 

@@ -73,12 +73,16 @@ def happen(event: str) -> None:
 
 
 def write_images(folder: Path, *, count: int = 7, same_number: bool = False) -> None:
-    """Pictures with 1 to 3 classes each, so that parts of a batch differ in their number of masks, or with 2 each."""
+    """Pictures with 1 to 3 classes each, so that parts of a batch differ in their number of masks, or with 2 each.
+
+    Of three, two lie and one stands.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     draws = np.random.default_rng(0)
     for index in range(count):
-        Image.fromarray(draws.integers(0, 256, (12, 16, 3), dtype=np.uint8)).save(folder / f"{index}.jpg")
-        labels = np.full((12, 16), 255, dtype=np.uint8)
+        size = (16, 12) if index % 3 == 1 else (12, 16)
+        Image.fromarray(draws.integers(0, 256, (*size, 3), dtype=np.uint8)).save(folder / f"{index}.jpg")
+        labels = np.full(size, 255, dtype=np.uint8)
         for label in range(2 if same_number else 1 + index % CLASSES):
             labels[label * 4 : label * 4 + 4] = label
         Image.fromarray(labels).save(folder / f"{index}.png")
@@ -86,10 +90,12 @@ def write_images(folder: Path, *, count: int = 7, same_number: bool = False) -> 
 
 def register(folder: Path) -> None:
     def records():
-        return [
-            {"file_name": str(file), "sem_seg_file_name": str(file.with_suffix(".png")), "width": 16, "height": 12}
-            for file in sorted(folder.glob("*.jpg"))
-        ]
+        found = []
+        for file in sorted(folder.glob("*.jpg")):
+            with Image.open(file) as image:
+                size = {"width": image.width, "height": image.height}
+            found.append({"file_name": str(file), "sem_seg_file_name": str(file.with_suffix(".png")), **size})
+        return found
 
     if DATASET in DatasetCatalog:
         DatasetCatalog.remove(DATASET)

@@ -20,8 +20,10 @@ from PIL import Image
 from torch import nn
 
 from maft.config_keys import add_maft_config
+from maft.data.catalog import dataset
 from maft.errors import UserError
-from maft.evaluation import draw_predictions, evaluate, evaluate_dataset
+from maft.evaluation import CityscapesInstanceEvaluator, check_evaluation, draw_predictions, evaluate, evaluate_dataset
+from maft.evaluation.runner import build_evaluators
 from maft.miniature import materialise
 from maft.structures import Vocabulary
 
@@ -242,6 +244,17 @@ def test_mistakes_are_named_before_anything_is_evaluated(cfg, folder):
     with pytest.raises(UserError, match="Nothing can be measured"):
         evaluate(cfg, model)
     assert model.calls == 0
+
+
+def test_the_rules_of_a_benchmark_are_those_of_its_own_code(cfg):
+    cfg.MODEL.INFERENCE.PANOPTIC = cfg.MODEL.INFERENCE.INSTANCE = True
+    evaluators = build_evaluators(cfg, dataset("cityscapes_panoptic_val"), [])
+    assert evaluators["panoptic_seg"].rule == "panopticapi"
+    assert isinstance(evaluators["segm"], CityscapesInstanceEvaluator)
+    cfg.TEST.PANOPTIC_RULE = "pixels"
+    assert build_evaluators(cfg, dataset("cityscapes_panoptic_val"), [])["panoptic_seg"].rule == "pixels"
+    cfg.TEST.EXPECTED = [["cityscapes_panoptic_val", "segm/cityscapes_AP", 26.8]]
+    check_evaluation(cfg, ["cityscapes_panoptic_val"])
 
 
 def test_an_expected_metric_is_checked(cfg, folder, output):

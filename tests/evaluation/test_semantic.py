@@ -10,6 +10,7 @@ from PIL import Image
 
 from maft.errors import UserError
 from maft.evaluation import SemanticEvaluator
+from maft.evaluation.report import definition
 
 NAMES = [f"class {index}" for index in range(6)]
 
@@ -95,6 +96,20 @@ def test_seen_unseen_and_harmonic_by_hand():
     assert found["unseen_mIoU_or_predicted"] == pytest.approx(100 / 6)
     assert found["harmonic_mIoU"] == pytest.approx(2 * 75 * (100 / 3) / (75 + 100 / 3))
     assert found["seen_pACC"] == pytest.approx(75) and found["unseen_pACC"] == pytest.approx(50)
+    # Over all unseen classes, d has no truth, so that the mean is undefined.
+    assert found["seen_mIoU_of_all"] == found["seen_mIoU"] and np.isnan(found["unseen_mIoU_of_all"])
+    assert "unseen_mIoU_th" not in found
+
+
+def test_unseen_things_and_stuff_by_hand():
+    flags = {"seen": [True, False, False, False], "things": [True, True, False, True]}
+    evaluator = SemanticEvaluator(["a", "b", "c", "d"], 255, **flags)
+    evaluator.add(torch.tensor([[0, 0, 1, 3, 2, 1]]), torch.tensor([[0, 0, 1, 1, 2, 2]]))
+    found = evaluator.evaluate()["sem_seg"]
+    assert found["unseen_mIoU_th"] == pytest.approx(100 / 3)
+    assert found["unseen_mIoU_or_predicted_th"] == pytest.approx(100 / 6)
+    assert found["unseen_mIoU_or_predicted_st"] == pytest.approx(50) and found["unseen_pACC_st"] == pytest.approx(50)
+    assert definition("unseen_mIoU_or_predicted_th").endswith("over the unseen classes, things only")
 
 
 def test_unseen_only_offers_and_measures_the_unseen_classes():

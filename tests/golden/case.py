@@ -160,6 +160,11 @@ def adaptor(case: GoldenCase) -> Callable[[GoldenCase], Outputs] | None:
     return _ADAPTORS.get((case.system, case.name))
 
 
+def supports(system: str) -> bool:
+    """Whether any code of ours runs cases of a system."""
+    return any(known == system for known, _ in _ADAPTORS)
+
+
 def find_cases(folder: Path) -> list[Path]:
     """The json files of a folder of cases, sorted.
 

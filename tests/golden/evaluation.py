@@ -12,7 +12,7 @@ from pycocotools import mask as mask_api
 from torch import Tensor
 
 from golden.case import GoldenCase, golden_case
-from maft.evaluation.confusion import SemanticScores, harmonic_mean
+from maft.evaluation.confusion import SemanticScores
 from maft.evaluation.instance import InstanceEvaluator
 from maft.evaluation.panoptic import PanopticEvaluator, qualities
 from maft.evaluation.semantic import SemanticEvaluator
@@ -69,12 +69,9 @@ def eval_metrics(case: GoldenCase) -> dict[str, Tensor]:
             "pAcc-base": results["seen_pACC"],
             "pAcc-unbase": results["unseen_pACC"],
         }
-        # This evaluator averages over all classes of a part, so one absent class makes the mean undefined.
-        plain = scores.iou[seen].mean(), scores.iou[~seen].mean()
+        plain = {"seen_IoU": "seen", "unseen_IoU": "unseen", "harmonic mean": "harmonic"}
         plain_means = {
-            "seen_IoU": _percent(plain[0]),
-            "unseen_IoU": _percent(plain[1]),
-            "harmonic mean": _percent(harmonic_mean(*plain)),
+            name: torch.tensor(results[f"{part}_mIoU_of_all"], dtype=torch.float64) for name, part in plain.items()
         }
         evaluators = {
             "d2_main": current,

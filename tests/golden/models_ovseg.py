@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from golden.ovseg_backbones import build_resnet, build_swin
 from maft.checkpoint.key_map import load_strictly
 from maft.checkpoint.official.released import convert_released, recognise
 from maft.classifiers.masked_crops import MaskedCrops
+from maft.clip import CLIPEncoder, VocabularyEncoder
 from maft.ensembles import OVSegEnsemble, ProposerAlone
 from maft.interfaces import BuildContext, Ensemble
 from maft.registry import PROPOSERS
@@ -40,9 +42,22 @@ def _templates(config: dict[str, Any], adapter: dict[str, Any]) -> str | list[st
     return name
 
 
-def _build(case: GoldenCase) -> OpenVocabSegmentor:
+def adapter_options(case: GoldenCase) -> dict[str, Any]:
+    """The recorded options of CLIP's adapter by the last part of their names."""
+    options = case.config["opts"].items()
+    return {key.rsplit(".", 1)[1]: value for key, value in options if re.fullmatch(r".*\.CLIP_ADAPTER\.\w+", key)}
+
+
+def maskformer_model(
+    case: GoldenCase,
+    release: str,
+    clip: CLIPEncoder,
+    ensemble: Ensemble,
+    encoder: VocabularyEncoder,
+    of_regions: VocabularyEncoder | None = None,
+) -> OpenVocabSegmentor:
+    """MaskFormer with masked crops as recorded, of OVSeg and of ZSSeg, with its weights."""
     config, options = case.config, case.config["opts"]
-    clip = openai_clip(config["clip"], case.device)
     swin = options["MODEL.BACKBONE.NAME"] == "D2SwinTransformer"
     context = BuildContext(
         clip, len(config["class_names"]), lambda: build_swin(options) if swin else build_resnet(options)
@@ -51,7 +66,7 @@ def _build(case: GoldenCase) -> OpenVocabSegmentor:
         ours: options[name] for name, ours in _TRAINING_OPTIONS.items() if name in options
     }
     proposer = PROPOSERS.build("MaskFormer", {name.upper(): value for name, value in chosen.items()}, context)
-    adapter = {key.rsplit(".", 1)[1]: value for key, value in options.items() if ".CLIP_ADAPTER." in key}
+    adapter = adapter_options(case)
     classifier = MaskedCrops.from_options(
         context,
         mask_threshold=adapter.get("MASK_THR", 0.5),
@@ -62,10 +77,11 @@ def _build(case: GoldenCase) -> OpenVocabSegmentor:
     )
     model = OpenVocabSegmentor(
         clip=clip,
-        vocabulary_encoder=vocabulary_encoder(clip, _templates(config, adapter), torch.zeros(1, clip.embed_dim)),
+        vocabulary_encoder=encoder,
+        classifier_vocabulary_encoder=of_regions,
         proposer=proposer,
         classifier=classifier,
-        ensemble=OVSegEnsemble(weight=adapter["CLIP_ENSEMBLE_WEIGHT"]),
+        ensemble=ensemble,
         losses={},
         inference={
             "semantic": True, "panoptic": False, "instance": False,
@@ -74,10 +90,18 @@ def _build(case: GoldenCase) -> OpenVocabSegmentor:
         vocabulary=Vocabulary(tuple(config["class_names"])),
     ).to(case.device)  # fmt: skip
     weights = case.weights
-    release = recognise(weights)
-    assert release == "OVSeg", f"the recorded weights were recognised as {release}"
+    found = recognise(weights)
+    assert found == release, f"the recorded weights were recognised as {found}"
     load_strictly(model, convert_released(weights, release, case.name), case.name)
     return model
+
+
+def _build(case: GoldenCase) -> OpenVocabSegmentor:
+    clip = openai_clip(case.config["clip"], case.device)
+    adapter = adapter_options(case)
+    encoder = vocabulary_encoder(clip, _templates(case.config, adapter), torch.zeros(1, clip.embed_dim))
+    ensemble = OVSegEnsemble(weight=adapter["CLIP_ENSEMBLE_WEIGHT"])
+    return maskformer_model(case, "OVSeg", clip, ensemble, encoder)
 
 
 def _masked_crops(model: OpenVocabSegmentor) -> MaskedCrops:
@@ -124,28 +148,40 @@ def _demo(model: OpenVocabSegmentor, item: dict[str, Any], threshold: float) -> 
     return scores
 
 
-@golden_case("ovseg", "ovseg_train")
-def ovseg_train(case: GoldenCase) -> dict[str, Tensor]:
-    model = _build(case)
+def train_step(
+    case: GoldenCase, model: OpenVocabSegmentor, release: str, *, images: str, labels: str, masks: str
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Losses by name and gradients under their official names, of one step on the recorded batch.
+
+    Args:
+        images, labels, masks: how the names of its tensors begin.
+    """
     trainable = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
-    expected = {official_name(name, "OVSeg") for name in case.record["trainable"]}
+    expected = {official_name(name, release) for name in case.record["trainable"]}
     assert trainable == expected, f"trainable parameters differ: {sorted(map(str, trainable ^ expected))[:4]}"
     items = []
-    for index in range(sum(name.startswith("train_image_") for name in case.inputs)):
-        image = case.inputs[f"train_image_{index}"]
+    for index in range(sum(name.startswith(images) for name in case.inputs)):
+        image = case.inputs[f"{images}{index}"]
         instances = Instances(tuple(image.shape[-2:]))  # type: ignore[arg-type]
-        instances.gt_classes = case.inputs[f"train_labels_{index}"]
-        instances.gt_masks = case.inputs[f"train_masks_{index}"].bool()
+        instances.gt_classes = case.inputs[f"{labels}{index}"]
+        instances.gt_masks = case.inputs[f"{masks}{index}"].bool()
         items.append({"image": image, "instances": instances})
     losses = model.train()(items)
     assert isinstance(losses, dict)
-    total = torch.stack(list(losses.values())).sum()
-    total.backward()
+    torch.stack(list(losses.values())).sum().backward()
     gradients = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
-    outputs = {f"loss/{name}": value.detach() for name, value in losses.items()}
-    outputs["loss_total"] = total.detach()
-    outputs["grad_norm_all_trainable"] = torch.stack([gradient.norm() for gradient in gradients.values()]).norm()
-    for name in case.outputs:
-        if name.startswith("grad/"):
-            outputs[name] = gradients[official_name(name.removeprefix("grad/"), "OVSeg") or ""]
-    return outputs
+    recorded = {name: gradients[official_name(name, release) or ""] for name in case.group("out/grad")}
+    total = torch.stack([gradient.norm() for gradient in gradients.values()]).norm()
+    return {name: value.detach() for name, value in losses.items()}, recorded | {"": total}
+
+
+@golden_case("ovseg", "ovseg_train")
+def ovseg_train(case: GoldenCase) -> dict[str, Tensor]:
+    model = _build(case)
+    losses, gradients = train_step(
+        case, model, "OVSeg", images="train_image_", labels="train_labels_", masks="train_masks_"
+    )
+    outputs = {f"loss/{name}": value for name, value in losses.items()}
+    outputs["loss_total"] = torch.stack(list(losses.values())).sum()
+    outputs["grad_norm_all_trainable"] = gradients.pop("")
+    return outputs | {f"grad/{name}": value for name, value in gradients.items()}

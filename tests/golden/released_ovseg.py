@@ -38,16 +38,19 @@ def _swin_b() -> nn.Module:
     return Swin(embed_dim=128, depths=(2, 2, 18, 2), num_heads=(4, 8, 16, 32), window_size=12)
 
 
+# DeepLab's ResNet-101, that of OVSeg, ZSSeg and FreeSeg.
+R101C = {
+    "DEPTH": 101,
+    "STEM_TYPE": "deeplab",
+    "STEM_OUT_CHANNELS": 128,
+    "STRIDE_IN_1X1": False,
+    "RES5_MULTI_GRID": [1, 2, 4],
+    "OUT_FEATURES": ["res2", "res3", "res4", "res5"],
+}
+
+
 def _r101c() -> nn.Module:
-    options = {
-        "DEPTH": 101,
-        "STEM_TYPE": "deeplab",
-        "STEM_OUT_CHANNELS": 128,
-        "STRIDE_IN_1X1": False,
-        "RES5_MULTI_GRID": [1, 2, 4],
-        "OUT_FEATURES": ["res2", "res3", "res4", "res5"],
-    }
-    return build_resnet({f"MODEL.RESNETS.{name}": value for name, value in options.items()})
+    return build_resnet({f"MODEL.RESNETS.{name}": value for name, value in R101C.items()})
 
 
 def shapes(keys: dict[str, list]) -> dict[str, torch.Size]:

@@ -57,6 +57,14 @@ def test_a_folder_and_a_file_of_the_same_name(demo, images, capsys):
         assert Image.open(out / f"{name}_overlay.png").mode == "RGB"
 
 
+def test_the_words_of_a_label_set(tool, tiny_configs, images, monkeypatch):
+    given = ["--config-file", tiny_configs / "maft.yaml", "--output", images / "out", "--input", images / "b"]
+    monkeypatch.setattr(sys, "argv", ["demo.py", *map(str, given), "--label-set", "voc_20"])
+    assert tool.main() == 0
+    record = json.loads((images / "out/one.json").read_text())
+    assert len(record["class_names"]) == 20 and record["class_names"][19] == "tvmonitor"
+
+
 def test_a_list_on_standard_input(demo, images, monkeypatch):
     monkeypatch.setattr(sys, "stdin", io.StringIO(f"{images / 'a/two.jpg'}\n\n"))
     assert demo("-") == 0

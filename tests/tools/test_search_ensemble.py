@@ -69,6 +69,13 @@ def test_impossible_settings(run, work, tmp_path, thresholds, weights, complaint
         search(cfg, build_model(cfg), "miniature_val", thresholds, weights)
 
 
+@pytest.mark.parametrize("key", ["AUG", "SLIDING_WINDOW"])
+def test_averaged_maps_are_refused(run, work, tmp_path, key):
+    cfg = run.config(work, tmp_path, f"TEST.{key}.ENABLED", "True")
+    with pytest.raises(UserError, match="measures whole images"):
+        search(cfg, build_model(cfg), "miniature_val", THRESHOLDS, WEIGHTS)
+
+
 def test_another_classifier_is_refused(run, work, tmp_path):
     cfg = run.config(work, tmp_path, "MODEL.CLASSIFIER.NAME", "none")
     with pytest.raises(UserError, match="MaskedCrops"):

@@ -8,9 +8,10 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from pydantic import TypeAdapter
 
@@ -42,14 +43,14 @@ class Release:
         signs: regular expressions of which each must match the beginning of some parameter name.
         component: of ``names.json``, the whole model's.
         absent: like ``signs``, but none may match.
-        unsupported: beginning of a name -> why a file with it is refused.
+        class_weights: name of a tensor with one number for every class that was trained, and one for void.
     """
 
     name: str
     signs: tuple[str, ...]
     component: str
     absent: tuple[str, ...] = ()
-    unsupported: dict[str, str] = field(default_factory=dict)
+    class_weights: str = ""
 
     @property
     def key_map(self) -> KeyMap:
@@ -73,16 +74,24 @@ def recognise(state: Mapping[str, object]) -> str | None:
     return next((release.name for release in RELEASES if release.fits(names)), None)
 
 
-def convert_released(state: Mapping[str, Value], name: str, source: str) -> dict[str, Value]:
+def convert_released(state: Mapping[str, Value], name: str, source: str, classes: int = 0) -> dict[str, Value]:
     """A released state dict under our names.
 
+    Args:
+        classes: how many the config trains on, 0 where that says nothing.
+
     Raises:
-        UserError: the checkpoint holds a tensor the release does not have, or a part that has no counterpart here.
+        UserError: the checkpoint holds a tensor the release does not have, or was trained on another number of classes.
     """
     release = next(release for release in RELEASES if release.name == name)
-    for pattern, reason in release.unsupported.items():
-        if found := next((key for key in state if re.match(pattern, key)), None):
-            raise UserError(f"{source} is a {name} checkpoint with {found}: {reason}.")
+    if classes and release.class_weights in state:
+        weights: Any = state[release.class_weights]
+        trained = getattr(weights, "shape", weights)[0] - 1
+        if trained != classes:
+            raise UserError(
+                f"{source} is a {name} checkpoint of {trained} classes and DATASETS.TRAIN has {classes}: take the "
+                "config of the data that it was trained on, and name others under DATASETS.TEST."
+            )
     return release.key_map.convert({key: value for key, value in state.items() if not _no_prompts(key, value)}, source)
 
 

@@ -1,4 +1,6 @@
-"""Cityscapes (fine annotation): the 19 training ids, and panoptic and instance annotation in COCO's format.
+"""Cityscapes (fine annotation): the 19 training ids, and panoptic annotation as cityscapesscripts writes it.
+
+What its createPanopticImgs has written is used as it is: folder, names and segment ids are the same.
 
 Instance maps hold label id * 1000 + number for the instances of things, and the label id alone for stuff and for
 groups of things that nobody took apart.
@@ -45,7 +47,8 @@ def prepare_cityscapes(options: Options) -> list[Count]:
         require_files(row, instances.values(), "instance maps")
         counts.append(convert_labels(row, options, labels, read_map))
         read = partial(read_segments, row.classes)
-        counts += convert_panoptic(dataset(f"cityscapes_panoptic_{split}"), options, instances, read)
+        panoptic = dataset(f"cityscapes_panoptic_{split}")
+        counts += convert_panoptic(panoptic, options, instances, read, suffix="_gtFine_panoptic.png")
     return counts
 
 
@@ -64,5 +67,6 @@ def read_segments(classes: LabelSet, path: Path) -> Segments:
         position = index.get(value // 1000 if value >= 1000 else value)
         if position is not None:
             countable = position in classes.things
-            found.add(instance == value, position, countable=countable, crowd=countable and value < 1000)
+            crowd = countable and value < 1000
+            found.add(instance == value, position, countable=countable, crowd=crowd, id_=value)
     return found

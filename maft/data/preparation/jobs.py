@@ -14,6 +14,7 @@ from typing import TypeVar
 from tqdm import tqdm
 
 from maft.data.catalog import DatasetRow
+from maft.data.layouts import link_advice
 from maft.errors import UserError
 
 Job = TypeVar("Job")
@@ -29,6 +30,8 @@ def require(row: DatasetRow, sources: Mapping[Path, str]) -> None:
         UserError: something is missing; the message lists everything and names the download page.
     """
     missing = [f"{path} ({meaning})" for path, meaning in sources.items() if not path.exists()]
+    if advice := next((link for path in sources if not path.exists() and (link := link_advice(path))), ""):
+        raise UserError(f"Missing: {missing[0]}: {advice}.")
     if missing:
         raise UserError(
             f"Missing: {'; '.join(missing)}. Download from {row.homepage} and unpack as datasets/README.md draws."

@@ -24,47 +24,60 @@ class Segments:
     """The segments of one image.
 
     Attributes:
-        ids: (h, w) int32, 0 for void, k for the k-th segment.
+        ids: (h, w) int32, 0 for void.
         listed: of each segment its class index, whether it is one instance (or a crowd of them) of a thing class, and
-            whether it is a crowd that nobody took apart.
+            its annotation in COCO's format, with its id. As in the official annotation of ADE20K, ``area`` and ``bbox``
+            are those of the whole segment, though later ones may cover it in the map, even entirely.
     """
 
     def __init__(self, size: tuple[int, ...]) -> None:
         self.ids = np.zeros(size, np.int32)
-        self.listed: list[tuple[int, bool, bool]] = []
+        self.listed: list[tuple[int, bool, dict[str, Any]]] = []
 
-    def add(self, mask: NDArray[np.bool_], class_index: int, *, countable: bool, crowd: bool = False) -> None:
-        """Lays a segment with an (h, w) mask over those that are there."""
-        self.listed.append((class_index, countable, crowd))
-        self.ids[mask] = len(self.listed)
+    def add(
+        self, mask: NDArray[np.bool_], class_index: int, *, countable: bool, crowd: bool = False, id_: int = 0
+    ) -> None:
+        """Lays a segment with an (h, w) mask, not empty, over those that are there; ``id_`` 0 numbers it after them."""
+        id_ = id_ or len(self.listed) + 1
+        rows, columns = (np.flatnonzero(mask.any(axis=axis)) for axis in (1, 0))
+        box = [columns[0], rows[0], columns[-1] - columns[0] + 1, rows[-1] - rows[0] + 1]
+        stated = {"id": id_, "area": int(mask.sum()), "bbox": [int(side) for side in box], "iscrowd": int(crowd)}
+        self.listed.append((class_index, countable, stated))
+        self.ids[mask] = id_
 
 
 def convert_panoptic(
-    row: DatasetRow, options: Options, sources: Mapping[str, Any], read: Callable[[Any], Segments]
+    row: DatasetRow,
+    options: Options,
+    sources: Mapping[str, Any],
+    read: Callable[[Any], Segments],
+    *,
+    suffix: str = ".png",
 ) -> list[Count]:
-    """Makes the panoptic PNGs, then both JSON files of a dataset; what is there already is kept.
+    """Makes the panoptic PNGs, then the JSON files that the row names; what is there already is kept.
 
     Args:
         row: a panoptic row of the catalogue.
         sources: stem of an image -> whatever ``read`` needs.
         read: picklable; gives the segments of an image.
+        suffix: ending of the panoptic PNGs, behind the name of the image.
     """
     folder = options.root / row.panoptic_root
     folder.mkdir(parents=True, exist_ok=True)
     # Image folders may be nested, panoptic folders are flat.
-    targets = {stem: folder / f"{Path(stem).name}.png" for stem in sources}
-    files = (options.root / row.panoptic_json, options.root / row.instances_json)
+    targets = {stem: folder / f"{Path(stem).name}{suffix}" for stem in sources}
+    files = [options.root / file for file in (row.panoptic_json, row.instances_json) if file]
     remove_unfinished(folder, *files)
     # The JSON files are written last: where they are, the PNGs are complete.
     if not all(file.is_file() for file in (*files, *targets.values())):
         jobs = [(sources[stem], targets[stem]) for stem in sources]
         found = run_jobs(partial(_convert, read, row), jobs, workers=options.workers, description=row.name)
-        _write_json(row, files, dict(zip(sources, found)))
-    panoptic, objects = (read_annotation(file, "annotations")["annotations"] for file in files)
+        _write_json(row, files, dict(zip(sources, found)), suffix)
+    panoptic, *objects = (read_annotation(file, "annotations")["annotations"] for file in files)
     return [
         Count(f"{row.name} panoptic maps", len(panoptic), row.images_expected),
         Count(f"{row.name} segments", sum(len(annotation["segments_info"]) for annotation in panoptic)),
-        Count(f"{row.name} instances", len(objects)),
+        *(Count(f"{row.name} instances", len(found)) for found in objects),
     ]
 
 
@@ -82,27 +95,19 @@ def _convert(read: Callable[[Any], Segments], row: DatasetRow, job: tuple[Any, P
         with atomic_path(target) as temporary:
             Image.fromarray(panoptic_colours(found.ids)).save(temporary)
     segments, objects = [], []
-    for number, (class_index, countable, crowd) in enumerate(found.listed, start=1):
-        mask = found.ids == number
-        # A later segment may have covered this one entirely.
-        if not mask.any():
-            continue
-        encoded = coco_mask.encode(np.asfortranarray(mask.astype(np.uint8)))
-        annotation = {
-            "category_id": row.classes.category_ids[class_index],
-            "area": int(mask.sum()),
-            "bbox": [int(side) for side in coco_mask.toBbox(encoded)],
-            "iscrowd": int(crowd),
-        }
-        segments.append({"id": number, **annotation})
-        if countable:
+    for class_index, countable, stated in found.listed:
+        annotation = {"category_id": row.classes.category_ids[class_index], **stated}
+        segments.append(annotation)
+        if countable and row.instances_json:
+            mask = found.ids == stated["id"]
+            encoded = coco_mask.encode(np.asfortranarray(mask.astype(np.uint8)))
             run_lengths = {"size": list(mask.shape), "counts": encoded["counts"].decode("ascii")}
             objects.append({**annotation, "segmentation": run_lengths})
     height, width = found.ids.shape
     return _Annotation((height, width), segments, objects)
 
 
-def _write_json(row: DatasetRow, files: tuple[Path, Path], found: Mapping[str, _Annotation]) -> None:
+def _write_json(row: DatasetRow, files: list[Path], found: Mapping[str, _Annotation], suffix: str) -> None:
     classes, things = row.classes, set(row.classes.things)
     categories = [
         {"id": id_, "name": name, "isthing": int(index in things)}
@@ -115,9 +120,10 @@ def _write_json(row: DatasetRow, files: tuple[Path, Path], found: Mapping[str, _
         name = Path(stem).name
         height, width = annotation.size
         images.append({"id": name, "file_name": f"{stem}{row.image_suffix}", "height": height, "width": width})
-        panoptic.append({"image_id": name, "file_name": f"{name}.png", "segments_info": annotation.segments})
+        panoptic.append({"image_id": name, "file_name": f"{name}{suffix}", "segments_info": annotation.segments})
         first = len(objects) + 1
-        objects += [{"id": first + k, "image_id": name, **parts} for k, parts in enumerate(annotation.objects)]
+        objects += [{**parts, "id": first + k, "image_id": name} for k, parts in enumerate(annotation.objects)]
     write_json_atomic(files[0], {"images": images, "annotations": panoptic, "categories": categories})
     countable = [category for category in categories if category["isthing"]]
-    write_json_atomic(files[1], {"images": images, "annotations": objects, "categories": countable})
+    for file in files[1:]:
+        write_json_atomic(file, {"images": images, "annotations": objects, "categories": countable})

@@ -26,29 +26,33 @@ _SBD = "http://home.bharathh.info/pubs/codes/SBD/download.html"
 
 
 def prepare_voc(options: Options) -> list[Count]:
-    """Converts ``VOCdevkit/VOC2012/SegmentationClass``, for training ``SegmentationClassAug`` where it is there.
+    """Converts ``VOCdevkit/VOC2012/SegmentationClassAug`` where it is there, as published, else ``SegmentationClass``.
 
     Raises:
         UserError: the download is incomplete or damaged.
     """
     voc, archive = options.root / "VOCdevkit" / "VOC2012", "VOCtrainval_11-May-2012.tar"
     row = dataset("voc_20_val")
-    lists = {s: _training_list(voc) if s == "train" else _list(voc, "Segmentation", s) for s in options.splits}
-    folders = {s: voc / f"SegmentationClass{'Aug' if lists[s].stem == 'trainaug' else ''}" for s in options.splits}
-    require(row, dict.fromkeys((voc / "JPEGImages", *lists.values(), *folders.values()), archive))
+    augmented = _is_augmented(voc)
+    folder = voc / ("SegmentationClassAug" if augmented else "SegmentationClass")
+    files = {"train": "trainaug" if augmented else "train", "val": "val"}
+    lists = {split: _list(voc, "Segmentation", files[split]) for split in options.splits}
+    require(row, dict.fromkeys((voc / "JPEGImages", *lists.values(), folder), archive))
     counts = []
     for split in options.splits:
-        sources = {Path(name).stem: folders[split] / f"{Path(name).stem}.png" for name in read_list(lists[split])}
+        sources = {Path(name).stem: folder / f"{Path(name).stem}.png" for name in read_list(lists[split])}
         require_files(row, sources.values(), f"label maps of {lists[split].name}")
         require_files(row, (voc / "JPEGImages" / f"{stem}.jpg" for stem in sources), "images")
-        print(f"{split}: {len(sources)} images of {lists[split].name}, labels of {folders[split].name}")
+        print(f"{split}: {len(sources)} images of {lists[split].name}, labels of {folder.name}")
+        if split == "train" and not augmented:
+            print(f"WARNING: published zero-shot numbers on VOC are of the 10,582 images of trainaug.txt, see {_SBD}")
         names = ("voc_20_train", "voc_20_train_seen") if split == "train" else ("voc_20_val", "voc_21_val")
         for name in names:
-            counts.append(convert_labels(dataset(name), options, sources, read_map, drop_empty=split == "train"))
+            counts.append(convert_labels(dataset(name), options, sources, read_map, drop_empty=True))
     return counts
 
 
-def _training_list(voc: Path) -> Path:
+def _is_augmented(voc: Path) -> bool:
     augmented, folder = _list(voc, "Segmentation", "trainaug"), voc / "SegmentationClassAug"
     if augmented.is_file() != folder.is_dir():
         raise UserError(
@@ -56,7 +60,7 @@ def _training_list(voc: Path) -> Path:
             f"SegmentationClassAug/ and ImageSets/Segmentation/trainaug.txt (labels of {_SBD}); remove the other one "
             "to use the 1,464 of VOC."
         )
-    return augmented if augmented.is_file() else _list(voc, "Segmentation", "train")
+    return augmented.is_file()
 
 
 def _list(voc: Path, task: str, name: str) -> Path:
@@ -83,7 +87,8 @@ def prepare_pascal_context(options: Options) -> list[Count]:
         sources = {stem: inside(voc / "trainval", f"{stem}.mat", origin) for stem in phases[split]}
         require_files(row, sources.values(), "label files (.mat)")
         require_files(row, (voc / "JPEGImages" / f"{stem}.jpg" for stem in sources), "images")
-        print(f"{split}: {len(sources)} images of {origin.relative_to(voc)}")
+        whose = "that of the Detail API and of the papers" if origin == merged else "VOC's own, not that of the papers"
+        print(f"{split}: {len(sources)} images of {origin.relative_to(voc)}; this split is {whose}")
         for classes in (59, 459):
             counts.append(
                 convert_labels(dataset(f"pascal_context_{classes}_{split}"), options, sources, read_label_map)

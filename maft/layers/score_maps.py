@@ -1,0 +1,184 @@
+"""Semantic score maps of an image that a model saw in several ways, made a few rows at a time.
+
+The scores of all classes at the size of a large photograph are more than the memory, so nothing here ever holds a whole
+map: what stays in memory are the masks as they were proposed, and of the output one strip.
+
+Shape letters: Q proposals, C classes, (h, w) size at which the model saw the image, (H, W) size of the output.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+# Of one strip of scores at output size; a few tensors of this size exist at a time.
+_STRIP_BYTES = 2**26
+
+
+def source_rows(length: int, target: int, rows: range, align_corners: bool = False) -> tuple[range, Tensor]:
+    """Where rows of a bilinearly resized map come from.
+
+    Args:
+        length, target: rows of the whole map before and after.
+        rows: those asked for of the resized map.
+
+    Returns:
+        the rows of the map that they need, and where each lies between them, (len(rows),) float32 counted from the
+        first one. Numbers are rounded as ``torch.nn.functional.interpolate`` rounds them.
+    """
+    places = torch.arange(rows.start, rows.stop, dtype=torch.float32)
+    if align_corners:
+        places = places * torch.tensor((length - 1) / max(target - 1, 1), dtype=torch.float32)
+    else:
+        places = ((places + 0.5) * torch.tensor(length / target, dtype=torch.float32) - 0.5).clamp(min=0)
+    first, last = int(places[0]), min(int(places[-1]) + 1, length - 1)
+    return range(first, last + 1), places - first
+
+
+def resized_rows(values: Tensor, places: Tensor, width: int, align_corners: bool = False) -> Tensor:
+    """Rows of the bilinear resize of a map.
+
+    Args:
+        values: (N, n, w), the rows that `source_rows` names.
+        places: (m,) where each new row lies between them.
+        width: of the resized map.
+
+    Returns:
+        (N, m, width).
+    """
+    upper = places.long().clamp(max=values.shape[1] - 1)
+    lower = (upper + 1).clamp(max=values.shape[1] - 1)
+    share = (places - upper).to(values)[:, None]
+    upper, lower = upper.to(values.device), lower.to(values.device)
+    mixed = torch.lerp(values[:, upper], values[:, lower], share)
+    if values.shape[2] == width:
+        return mixed
+    return F.interpolate(mixed[None], (len(places), width), mode="bilinear", align_corners=align_corners)[0]
+
+
+def window_starts(length: int, window: int, overlap: float) -> list[int]:
+    """Where windows along a side begin: every ceil(window * (1 - overlap)) pixels, the last one at the side's end.
+
+    A side that is no longer than the window has one.
+    """
+    if length <= window:
+        return [0]
+    # 100 * (1 - 0.7) is a hair above 30: a stride that should be whole is not rounded up for that.
+    stride = max(1, math.ceil(window * (1 - overlap) - 1e-6))
+    return [min(start, length - window) for start in range(0, length - window + stride, stride)]
+
+
+@dataclass(frozen=True)
+class Tile:
+    """What a model says of one rectangle of an image.
+
+    Attributes:
+        scores: (Q, C) class probabilities.
+        masks: (Q, h', w') of any resolution, which span ``padded_size`` from the rectangle's first pixel on.
+        padded_size: (height, width).
+        top, left, height, width: the rectangle.
+        are_logits: whether ``masks`` needs a sigmoid.
+        align_corners: how masks are resized.
+        cut: masks are 1 above this value and 0 elsewhere; 0 leaves them soft.
+    """
+
+    scores: Tensor
+    masks: Tensor
+    padded_size: tuple[int, int]
+    top: int
+    left: int
+    height: int
+    width: int
+    are_logits: bool
+    align_corners: bool = False
+    cut: float = 0.0
+
+    def mask_rows(self, rows: range) -> Tensor:
+        """(Q, len(rows), width) masks of rows of the rectangle, still logits when ``are_logits``."""
+        height, width = self.padded_size
+        source, places = source_rows(self.masks.shape[1], height, rows, self.align_corners)
+        values = self.masks[:, source.start : source.stop]
+        return resized_rows(values, places, width, self.align_corners)[..., : self.width]
+
+    def combined(self, masks: Tensor) -> Tensor:
+        """(C, n, m) scores where the masks are (Q, n, m) as `mask_rows` gives them."""
+        soft = masks.sigmoid() if self.are_logits else masks
+        shown = (soft > self.cut).to(soft.dtype) if self.cut else soft
+        return torch.einsum("qc,qhw->chw", self.scores, shown)
+
+
+@dataclass(frozen=True)
+class View:
+    """An image at one of the sizes at which a model saw it.
+
+    Attributes:
+        size: (h, w).
+        exposures: each time it was seen: whether left and right were exchanged, and its parts, which cover it and may
+            overlap: scores are averaged where they do.
+        resize_before: of exposures in one part: masks are resized to the output before classes and masks are combined.
+    """
+
+    size: tuple[int, int]
+    exposures: Sequence[tuple[bool, Sequence[Tile]]]
+    resize_before: bool = False
+
+    def rows(self, rows: range, size: tuple[int, int]) -> Tensor:
+        """(C, len(rows), W), the sum over the exposures of the scores of rows of an output of ``size``."""
+        source, places = source_rows(self.size[0], size[0], rows)
+        total: Tensor | None = None
+        for flipped, tiles in self.exposures:
+            if self.resize_before:
+                (tile,) = tiles
+                scores = tile.combined(resized_rows(tile.mask_rows(source), places, size[1]))
+            else:
+                scores = self._averaged(tiles, source)
+            scores = scores.flip(-1) if flipped else scores
+            total = scores if total is None else total.add_(scores)
+        assert total is not None, "an image was seen at least once"
+        # Resizing is linear and the same from the left and from the right: once for all exposures is enough.
+        return total if self.resize_before else resized_rows(total, places, size[1])
+
+    def _averaged(self, tiles: Sequence[Tile], rows: range) -> Tensor:
+        """(C, len(rows), w) scores at the size of the view."""
+        if len(tiles) == 1:
+            return tiles[0].combined(tiles[0].mask_rows(rows))
+        first = tiles[0].scores
+        total = first.new_zeros(first.shape[1], len(rows), self.size[1])
+        count = first.new_zeros(len(rows), self.size[1])
+        for tile in tiles:
+            shared = range(max(rows.start, tile.top), min(rows.stop, tile.top + tile.height))
+            if not shared:
+                continue
+            scores = tile.combined(tile.mask_rows(range(shared.start - tile.top, shared.stop - tile.top)))
+            here = slice(shared.start - rows.start, shared.stop - rows.start)
+            there = slice(tile.left, tile.left + tile.width)
+            total[:, here, there] += scores
+            count[here, there] += 1
+        return total.div_(count)
+
+
+def averaged_strips(views: Sequence[View], size: tuple[int, int]) -> Iterator[tuple[range, Tensor]]:
+    """The mean of the score maps of all exposures of all views, strip after strip from the top.
+
+    Args:
+        size: (H, W) of the output.
+
+    Yields:
+        rows of the output and their scores (C, len(rows), W).
+    """
+    queries, classes = views[0].exposures[0][1][0].scores.shape
+    # A view larger than the output needs several of its rows for one of the output's.
+    widest = max([size[1], *(view.size[1] * math.ceil(view.size[0] / size[0]) for view in views)])
+    step = max(1, _STRIP_BYTES // (max(queries, classes) * widest * 4))
+    count = sum(len(view.exposures) for view in views)
+    for start in range(0, size[0], step):
+        rows = range(start, min(start + step, size[0]))
+        total = views[0].rows(rows, size)
+        for view in views[1:]:
+            total += view.rows(rows, size)
+        yield rows, total.div_(count)

@@ -1,0 +1,179 @@
+"""Test-time augmentation and sliding windows: the mean of the semantic score maps of an image seen in several ways."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from detectron2.config import CfgNode
+from torch import Tensor
+
+from maft.data.augmentations import ResizeShortestEdge
+from maft.errors import UserError
+from maft.inference import keep_best_proposals, labels_of_scores
+from maft.interfaces import Proposer
+from maft.layers.score_maps import Tile, View, averaged_strips, window_starts
+from maft.registry import PROPOSERS
+from maft.segmentor import OpenVocabSegmentor
+
+Inference = Callable[[list[dict[str, Any]]], list[dict[str, Any]]]
+
+# Tiles that a model sees at once, unless one image has fewer pixels than so many tiles.
+_MOST_TILES = 8
+
+
+def inference_of(cfg: CfgNode, model: OpenVocabSegmentor) -> Inference:
+    """The model as ``TEST.AUG`` and ``TEST.SLIDING_WINDOW`` ask for it: itself where both are off.
+
+    Raises:
+        UserError: the proposer's masks do not come from the pixels, or other than semantic results are on.
+    """
+    augmentation, window = cfg.TEST.AUG, cfg.TEST.SLIDING_WINDOW
+    if not averaging(cfg):
+        return model
+    return AveragedInference(
+        model,
+        short_edges=augmentation.MIN_SIZES if augmentation.ENABLED else (),
+        max_size=augmentation.MAX_SIZE,
+        flip=augmentation.ENABLED and augmentation.FLIP,
+        window=(window.TILE_SIZE, window.OVERLAP) if window.ENABLED else None,
+    )
+
+
+def averaging(cfg: CfgNode) -> dict[str, Any]:
+    """What is averaged over, for reports; empty where nothing is."""
+    keys = {"test_time_augmentation": cfg.TEST.AUG, "sliding_window": cfg.TEST.SLIDING_WINDOW}
+    return {name: dict(node) for name, node in keys.items() if node.ENABLED}
+
+
+def check_test_time(cfg: CfgNode) -> None:
+    """Raises what `inference_of` would, before a model is built."""
+    if averaging(cfg):
+        options = {key.lower(): value for key, value in cfg.MODEL.INFERENCE.items()}
+        _check(PROPOSERS.get(cfg.MODEL.PROPOSER.NAME), options, cfg.TEST.SLIDING_WINDOW.ENABLED)
+
+
+def _check(proposer: type[Proposer], options: Mapping[str, Any], windows: bool) -> None:
+    if not proposer.sees_pixels:
+        raise UserError(
+            f"The masks of {proposer.__name__} are those of the whole image and follow no copy of it: set "
+            "TEST.AUG.ENABLED and TEST.SLIDING_WINDOW.ENABLED False."
+        )
+    if not options["semantic"] or options["panoptic"] or options["instance"]:
+        raise UserError(
+            "TEST.AUG and TEST.SLIDING_WINDOW average semantic results alone: set MODEL.INFERENCE.SEMANTIC True, and "
+            "PANOPTIC and INSTANCE False."
+        )
+    if windows and options["resize_before"]:
+        raise UserError(
+            "TEST.SLIDING_WINDOW averages scores at the size of the image that the model is shown: set "
+            "MODEL.INFERENCE.RESIZE_BEFORE False."
+        )
+
+
+class AveragedInference:
+    """A model's semantic results, averaged over resized and flipped copies of an image and over windows.
+
+    Args:
+        model: in evaluation mode.
+        short_edges: a copy of the image for each, its shorter side so long; none: the image as it is.
+        max_size: limit of the copies' longer side, which wins.
+        flip: every copy also with left and right exchanged.
+        window: side of square windows and the share of it that neighbours overlap; None shows the model whole copies.
+            An image no longer than the window on a side has one window there, as long as the image.
+
+    Raises:
+        UserError: the proposer's masks do not come from the pixels, or other than semantic results are on.
+    """
+
+    def __init__(
+        self,
+        model: OpenVocabSegmentor,
+        *,
+        short_edges: Sequence[int] = (),
+        max_size: int = 0,
+        flip: bool = False,
+        window: tuple[int, float] | None = None,
+    ) -> None:
+        _check(type(model.proposer), model.inference_options, window is not None)
+        self.model, self.flip, self.window = model, flip, window
+        self.resizes = [ResizeShortestEdge([side], max_size, "choice") for side in short_edges]
+
+    @torch.no_grad()
+    def __call__(self, records: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """ "sem_seg_labels", "sem_seg_confidence" and, unless ``labels_only``, "sem_seg", as the model returns them.
+
+        Args:
+            records: Detectron2 dicts, see `OpenVocabSegmentor.forward`. Copies are made of "image".
+        """
+        return [self._result(record) for record in records]
+
+    def _result(self, record: dict[str, Any]) -> dict[str, Any]:
+        model, image = self.model, record["image"]
+        size = (int(record.get("height", image.shape[-2])), int(record.get("width", image.shape[-1])))
+        views = [self._view(copy, record) for copy in self._copies(image)]
+        seen, penalty = model.vocabulary.seen, None
+        if seen is not None and (value := model.inference_options["seen_penalty"]):
+            penalty = torch.tensor(seen, device=model.device) * value
+        kept: Tensor | None = None
+        if not model.inference_options["labels_only"]:
+            kept = torch.empty(len(model.vocabulary), *size, device=model.device)
+        labels, confidence = [], []
+        for rows, scores in averaged_strips(views, size):
+            found, best = labels_of_scores([scores], penalty)
+            labels.append(found)
+            confidence.append(best)
+            if kept is not None:
+                kept[:, rows.start : rows.stop] = scores if penalty is None else scores - penalty[:, None, None]
+        result = {"sem_seg_labels": torch.cat(labels), "sem_seg_confidence": torch.cat(confidence)}
+        return result if kept is None else {**result, "sem_seg": kept}
+
+    def _copies(self, image: Tensor) -> list[Tensor]:
+        if not self.resizes:
+            return [image]
+        pixels = image.permute(1, 2, 0).cpu().numpy()
+        resized = [resize.get_transform(pixels).apply_image(pixels) for resize in self.resizes]
+        return [torch.from_numpy(np.ascontiguousarray(copy.transpose(2, 0, 1))) for copy in resized]
+
+    def _view(self, image: Tensor, record: dict[str, Any]) -> View:
+        exposures = [(False, self._seen(image, record))]
+        if self.flip:
+            exposures.append((True, self._seen(image.flip(-1), record)))
+        size = (int(image.shape[-2]), int(image.shape[-1]))
+        return View(size, exposures, bool(self.model.inference_options["resize_before"]))
+
+    def _seen(self, image: Tensor, record: dict[str, Any]) -> list[Tile]:
+        height, width = image.shape[-2:]
+        boxes = [(0, 0, height, width)]
+        if self.window is not None:
+            window, overlap = self.window
+            rows, columns = window_starts(height, window, overlap), window_starts(width, window, overlap)
+            boxes = [(top, left, min(window, height), min(window, width)) for top in rows for left in columns]
+        # No more pixels at a time than the image itself would have.
+        together = max(1, min(_MOST_TILES, height * width // (boxes[0][2] * boxes[0][3])))
+        tiles: list[Tile] = []
+        for start in range(0, len(boxes), together):
+            tiles += self._tiles(image, boxes[start : start + together], record)
+        return tiles
+
+    def _tiles(self, image: Tensor, boxes: list[tuple[int, int, int, int]], record: dict[str, Any]) -> list[Tile]:
+        model, classes = self.model, len(self.model.vocabulary)
+        parts = [{**record, "image": image[:, top : top + h, left : left + w]} for top, left, h, w in boxes]
+        images = model.padded(parts)
+        proposals = model.propose(images, parts)
+        scores = model.class_probabilities(proposals, model.classify(images, proposals))[..., :classes]
+        cut = model.inference_options["best_masks_above"]
+        return [
+            Tile(
+                keep_best_proposals(scores[index]) if cut else scores[index],
+                proposals.masks[index],
+                images.padded_size,
+                *box,
+                are_logits=proposals.are_logits,
+                align_corners=proposals.align_corners,
+                cut=cut,
+            )
+            for index, box in enumerate(boxes)
+        ]

@@ -1,0 +1,1 @@
+"""Official recipes as data, and their comparison with the configs."""
