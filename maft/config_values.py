@@ -201,9 +201,7 @@ def check_together(cfg: CfgNode) -> None:
         )
     copies = cfg.TEST.AUG
     if copies.ENABLED and (longest := max(copies.MIN_SIZES)) > copies.MAX_SIZE:
-        raise UserError(
-            f"TEST.AUG.MIN_SIZES holds {longest}, above TEST.AUG.MAX_SIZE, {copies.MAX_SIZE}: raise it."
-        )
+        raise UserError(f"TEST.AUG.MIN_SIZES holds {longest}, above TEST.AUG.MAX_SIZE, {copies.MAX_SIZE}: raise it.")
     scale = sizes.LARGE_SCALE_JITTER.SCALE
     if scale[0] > scale[1]:
         raise UserError(f"INPUT.LARGE_SCALE_JITTER.SCALE is {list(scale)}, but the smaller one comes first.")
