@@ -45,9 +45,12 @@ def class_records(records: Sequence[Record], num_classes: int, ignore_label: int
         )
         found = list(reading)
     draws = np.random.default_rng(0)
+    having: list[list[Record]] = [[] for _ in range(num_classes)]
+    for record, classes in zip(records, found):
+        for category in classes:
+            having[category].append(record)
     samples: list[Record] = []
-    for category in range(num_classes):
-        own = [record for record, classes in zip(records, found) if category in classes]
+    for category, own in enumerate(having):
         if per_class and len(own) >= per_class:
             own = [own[index] for index in draws.choice(len(own), per_class)]
         samples += ({**record, "category": category} for record in own)
@@ -59,7 +62,7 @@ def _classes_of(record: Record, *, num_classes: int, ignore_label: int) -> froze
         raise UserError(f"Image {record['file_name']} has no semantic labels (sem_seg_file_name): add them or drop it.")
     labels = read_labels(record["sem_seg_file_name"])
     check_labels(labels, num_classes, ignore_label, record["sem_seg_file_name"])
-    return frozenset(np.unique(labels).tolist())
+    return frozenset(np.unique(labels).tolist()) - {ignore_label}
 
 
 def mask_box(mask: NDArray[np.bool_], *, keep_border: bool = True) -> Box:
