@@ -18,11 +18,11 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
+from pydantic import ConfigDict, TypeAdapter
 from torch import Tensor
 
-from maft.data.reading import read_annotation
-from maft.errors import UserError, first_line
-from maft.files import atomic_path, write_json_atomic, write_text_atomic
+from maft.errors import UserError, first_line, shown
+from maft.files import atomic_path, read_json, write_json_atomic, write_text_atomic
 
 IMAGES_PER_FOLDER = 1000
 COLUMNS = ("filepath", "title", "image", "score")
@@ -51,6 +51,12 @@ class Pair:
     title: str
     image: str
     score: float | None
+    # What was written by another version is no shard.
+    __pydantic_config__ = ConfigDict(extra="forbid")
+
+
+_SHARD = TypeAdapter(list[Pair])
+_SETTINGS = TypeAdapter(dict[str, Any])
 
 
 def best_masks(similarity: Tensor) -> tuple[Tensor, Tensor]:
@@ -71,31 +77,37 @@ class MiningFolder:
 
     Args:
         root: the folder.
-        settings: everything that decides the result; JSON can express it.
     """
 
-    def __init__(self, root: Path, settings: dict[str, Any]) -> None:
-        self.root, self.settings = root, json.loads(json.dumps(settings))
+    def __init__(self, root: Path) -> None:
+        self.root = root
 
-    def claim(self) -> None:
+    def claim(self, settings: dict[str, Any]) -> None:
         """Writes the settings, or compares them with those of the run that is continued.
 
+        Args:
+            settings: everything that decides the result; JSON can express it.
+
         Raises:
-            UserError: the folder holds the results of other settings.
+            UserError: the folder holds the results of other settings, or of unknown ones.
         """
-        file = self.root / "settings.json"
-        if not file.is_file():
-            write_json_atomic(file, self.settings)
+        file, settings = self.root / "settings.json", json.loads(json.dumps(settings))
+        if not file.exists() and not (self.root / "shards").exists():
+            write_json_atomic(file, settings)
             return
-        known = read_annotation(file)
-        different = sorted(
-            key for key in known.keys() | self.settings.keys() if known.get(key) != self.settings.get(key)
-        )
+        try:
+            known = _SETTINGS.validate_python(read_json(file))
+        except (OSError, ValueError) as error:
+            raise UserError(
+                f"{file} cannot be read ({first_line(error)}), so that what {self.root} was mined with is unknown: "
+                "choose another folder, or remove it."
+            ) from error
+        different = sorted(key for key in known.keys() | settings.keys() if known.get(key) != settings.get(key))
         if different:
             key = different[0]
             raise UserError(
-                f"{self.root} was mined with other settings ({key}: {_short(known.get(key))}, now "
-                f"{_short(self.settings.get(key))}): choose another folder, or remove it."
+                f"{self.root} was mined with other settings ({key}: {shown(known.get(key))}, now "
+                f"{shown(settings.get(key))}): choose another folder, or remove it."
             )
 
     def done(self, position: int, image: str) -> bool:
@@ -129,8 +141,8 @@ class MiningFolder:
         for position, image in enumerate(images):
             shard = self._shard(position, image)
             try:
-                pairs.extend(Pair(**pair) for pair in json.loads(shard.read_text(encoding="utf-8")))
-            except (OSError, ValueError, TypeError) as error:
+                pairs.extend(_SHARD.validate_json(shard.read_bytes(), strict=True))
+            except (OSError, ValueError) as error:
                 raise UserError(f"{shard} cannot be read ({first_line(error)}): remove it and mine again.") from error
         write_table(self.root / "pairs.tsv", pairs)
         return pairs
@@ -166,8 +178,3 @@ def statistics(pairs: Sequence[Pair], images: int) -> dict[str, float]:
         "pairs_per_image": round(len(pairs) / images, 3) if images else 0.0,
         "images_without_pair": images - len({pair.image for pair in pairs}),
     }
-
-
-def _short(value: Any) -> str:
-    text = json.dumps(value)
-    return text if len(text) <= 60 else text[:57] + "..."

@@ -32,6 +32,14 @@ def test_a_caption_of_an_unlisted_image_is_refused(tmp_path):
         read_captions(file)
 
 
+def test_images_of_one_id_and_files_without_images_are_refused(tmp_path):
+    images = [{"id": 1, "file_name": "1.jpg"}, {"id": 2, "file_name": "2.jpg"}, {"id": 1, "file_name": "3.jpg"}]
+    with pytest.raises(UserError, match=r"c\.json lists several images with the id 1: "):
+        read_captions(write(tmp_path / "c.json", images, [{"id": 5, "image_id": 1, "caption": "dog"}]))
+    with pytest.raises(UserError, match=r"c\.json lists no images"):
+        read_captions(write(tmp_path / "c.json", [], []))
+
+
 @pytest.mark.parametrize("content", ["no json", "[]", '{"images": []}', '{"images": [{"id": 1}], "annotations": []}'])
 def test_another_format_is_refused_by_name(tmp_path, content):
     file = tmp_path / "captions.json"
@@ -43,6 +51,8 @@ def test_another_format_is_refused_by_name(tmp_path, content):
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(UserError, match="absent.json cannot be read"):
         read_captions(tmp_path / "absent.json")
+    with pytest.raises(UserError, match="cannot be read .*null"):
+        read_captions("a\0b")
 
 
 def test_real_captions_have_about_as_many_nouns_as_the_paper_counts(samples_dir):

@@ -35,7 +35,7 @@ def test_the_table_does_not_depend_on_the_order_of_the_shards(tmp_path):
     tables = []
     for order in ((0, 1, 2), (2, 0, 1)):
         torch.manual_seed(3)
-        folder = MiningFolder(tmp_path / str(order[0]), {"a": 1})
+        folder = MiningFolder(tmp_path / str(order[0]))
         contents = [regions(3) for _ in range(3)]
         for position in order:
             chosen = [(0, "dog", 0.123456), (2, "bed", 0.5), (0, "puppy", 0.25)] if position != 1 else []
@@ -50,17 +50,50 @@ def test_the_table_does_not_depend_on_the_order_of_the_shards(tmp_path):
 
 
 def test_only_regions_with_a_noun_are_written_and_shared(tmp_path):
-    folder = MiningFolder(tmp_path, {})
+    folder = MiningFolder(tmp_path)
     folder.save(1234, "x", *regions(5), [(3, "dog", 0.1), (3, "animal", 0.2)])
     assert [file.name for file in (tmp_path / "regions/001").iterdir()] == ["x_003.png"]
     assert folder.done(1234, "x") and not folder.done(1235, "y")
 
 
 def test_other_settings_need_another_folder(tmp_path):
-    MiningFolder(tmp_path, {"clip": ["ViT", "openai"], "size": (1, 2)}).claim()
-    MiningFolder(tmp_path, {"clip": ["ViT", "openai"], "size": (1, 2)}).claim()
-    with pytest.raises(UserError, match=r'mined with other settings \(clip: \["ViT", "openai"\], now \["RN50"'):
-        MiningFolder(tmp_path, {"clip": ["RN50", "openai"], "size": (1, 2)}).claim()
+    folder = MiningFolder(tmp_path)
+    folder.claim({"clip": ["ViT", "openai"], "size": (1, 2)})
+    folder.claim({"clip": ["ViT", "openai"], "size": (1, 2)})
+    with pytest.raises(UserError, match=r"mined with other settings \(clip: \['ViT', 'openai'\], now \['RN50'"):
+        folder.claim({"clip": ["RN50", "openai"], "size": (1, 2)})
+
+
+@pytest.mark.parametrize("content", ["[]", "", "[" * 10**5, None])
+def test_results_of_unknown_settings_are_not_taken_over(tmp_path, content):
+    folder = MiningFolder(tmp_path)
+    folder.save(0, "x", *regions(1), [(0, "dog", 0.1)])
+    if content is not None:
+        (tmp_path / "settings.json").write_text(content)
+    with pytest.raises(
+        UserError, match=r"settings\.json cannot be read .* mined with is unknown: choose another folder"
+    ):
+        folder.claim({"size": 1})
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda text: text.replace("0.1", '"abc"'),
+        lambda text: text.replace('"dog"', "[1]"),
+        lambda text: text.replace('"dog"', '"\\ud800"'),
+        lambda text: text.replace('"score"', '"more": 1, "score"'),
+        lambda text: "[" * 10**5,
+        lambda text: "",
+    ],
+)
+def test_a_damaged_shard_is_named(tmp_path, damage):
+    folder = MiningFolder(tmp_path)
+    folder.save(0, "x", *regions(1), [(0, "dog", 0.1)])
+    file = tmp_path / "shards/000/x.json"
+    file.write_text(damage(file.read_text()))
+    with pytest.raises(UserError, match=r"shards/000/x\.json cannot be read .*: remove it and mine again"):
+        folder.collect(["x"])
 
 
 def test_statistics():

@@ -1,6 +1,8 @@
+import unicodedata
+
 import pytest
 
-from maft.mining.captions import image_nouns, nouns_of, tag
+from maft.mining.captions import has_overlong_word, image_nouns, nouns_of, tag
 
 
 @pytest.mark.parametrize(
@@ -52,3 +54,15 @@ def test_all_words_of_the_miniature_world_are_nouns():
     for name in miniature_classes().names:
         for template in TEMPLATES:
             assert name in image_nouns([template.format(f"a small {name} on the {name}")]), (name, template)
+
+
+def test_letters_of_two_parts_and_invisible_ones_leave_a_word_whole():
+    assert image_nouns([unicodedata.normalize("NFD", "a dog in a café"), "a surf\u00adboard"]) == (
+        "dog", "café", "surfboard",
+    )  # fmt: skip
+
+
+def test_overlong_words_are_left_out_and_said():
+    caption = "a dog and a " + "dog" * 2000 + " on a bed"
+    assert has_overlong_word(caption) and image_nouns([caption]) == ("dog", "bed")
+    assert not has_overlong_word("a dog and a cat on a bed in a very, very, very long caption")

@@ -4,6 +4,7 @@ import csv
 import importlib.util
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file
 
 from maft.errors import UserError
 from maft.miniature.classes import miniature_classes
@@ -123,6 +125,25 @@ def test_another_task_in_the_same_folder_is_refused(work, tmp_path):
         mine(ground_truth(work, tmp_path), MiningTask("ground_truth", captions(work)))
 
 
+def test_other_images_or_weights_in_the_same_folder_are_refused(work, tmp_path):
+    torch.save(load_file(work / "weights.safetensors"), weights := tmp_path / "w.pth")
+
+    def run(*overrides, images=None):
+        task = MiningTask("proposals", captions(work), images=images, limit=2)
+        return mine(mining_run.config(work, tmp_path / "out", "MODEL.WEIGHTS", str(weights), *overrides), task)
+
+    assert run() == run()
+    shutil.copytree(work / "datasets/miniature/train/images", tmp_path / "copies")
+    with pytest.raises(UserError, match=r"mined with other settings \(images: .*train/images', now .*copies"):
+        run(images=str(tmp_path / "copies"))
+    with pytest.raises(UserError, match=r"mined with other settings \(datasets: "):
+        run("DATASETS.TRAIN", "['miniature_train', 'miniature_val']")
+    state = load_file(work / "weights.safetensors")
+    torch.save({name: value * 0.5 if value.is_floating_point() else value for name, value in state.items()}, weights)
+    with pytest.raises(UserError, match=r"mined with other settings \(weights_images_and_nouns: "):
+        run()
+
+
 def write_captions(path, words):
     images = [{"id": number, "file_name": f"{number:06d}.png"} for number in range(len(words))]
     notes = [{"id": n, "image_id": n, "caption": caption} for n, caption in enumerate(words) if caption is not None]
@@ -151,6 +172,9 @@ def test_mistakes_are_sentences(work, tmp_path):
             mining_run.config(work, tmp_path / "c", "MODEL.PROPOSER.Mask2Former.NUM_QUERIES", "7"),
             mining_run.task(work),
         )
+    long = write_captions(tmp_path / "long.json", ["a photo of a " + "-".join(["dog"] * 12)])
+    with pytest.raises(UserError, match=r"The nouns of .*long\.json cannot be encoded: The text .*dog-dog"):
+        mine(mining_run.config(work, tmp_path / "e"), MiningTask("proposals", long))
     with pytest.raises(UserError, match="MODEL.CLASSIFIER MaskedCrops"):
         mine(mining_run.config(work, tmp_path / "d", "MODEL.CLASSIFIER.NAME", "none"), mining_run.task(work))
 
@@ -174,6 +198,7 @@ def test_impossible_tasks(arguments, complaint):
         ({"masks": "sam", "captions": "c.json"}, "--masks 'sam' is not one of"),
         ({"masks": "proposals", "captions": None}, "Proposals have no names of their own"),
         ({"masks": "ground_truth", "captions": None, "limit": -3}, "--limit -3 is no number of images"),
+        ({"masks": "ground_truth", "captions": None, "images": "photos"}, "--images has no effect with"),
     ],
 )
 def test_tasks_that_cannot_be_meant(options, sentence):
