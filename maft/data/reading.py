@@ -34,7 +34,7 @@ _LOSSY_COMPRESSIONS = {"jpeg", "tiff_jpeg", "webp"}
 _PLAIN_NAME = re.compile(r"(?:\w[\w.-]*/)*\w[\w.-]*")
 _UNREADABLE = (
     OSError, UnidentifiedImageError, SyntaxError, ValueError, Image.DecompressionBombError, ArithmeticError, EOFError,
-    LookupError, MemoryError, TypeError, struct.error, zlib.error,
+    LookupError, MemoryError, TypeError, RuntimeError, struct.error, zlib.error,
 )  # fmt: skip
 
 
@@ -215,10 +215,19 @@ def inside(root: Path, name: object, source: str | os.PathLike[str]) -> Path:
 
 
 def files_by_stem(folder: str | os.PathLike[str], suffix: str) -> dict[str, str]:
-    """Files below a folder, hidden ones left out, by their path from there without ``suffix``."""
+    """Files below a folder, hidden ones left out, by their path from there without ``suffix``; none if it is missing.
+
+    Raises:
+        UserError: a folder cannot be read.
+    """
+
+    def refuse(error: OSError) -> None:
+        if not isinstance(error, (FileNotFoundError, NotADirectoryError)):
+            raise UserError(f"Folder {error.filename} cannot be read ({error.strerror}): correct its rights or links.")
+
     found = {}
     seen: set[str] = set()
-    for parent, folders, files in os.walk(folder, followlinks=True):
+    for parent, folders, files in os.walk(folder, onerror=refuse, followlinks=True):
         # A link may lead to another disk, and back to a folder above it.
         seen.add(os.path.realpath(parent))
         folders[:] = sorted(name for name in folders if os.path.realpath(os.path.join(parent, name)) not in seen)

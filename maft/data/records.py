@@ -7,31 +7,22 @@ from collections.abc import Sequence
 from functools import partial
 from itertools import zip_longest
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from pydantic import Field, PositiveInt, TypeAdapter
-from typing_extensions import TypedDict
 
 from maft.data.catalog import TABLE, DatasetRow, dataset
+from maft.data.coco_format import PanopticTable, check_area, check_once, panoptic_table
 from maft.data.folder import FOLDER_PREFIX, checked_files
-from maft.data.headers import check_headers, picture_sizes
+from maft.data.headers import check_headers
 from maft.data.label_order import check_label_order
 from maft.data.label_sets import check_order
+from maft.data.labels_report import LabelsReport, label_map_sizes, read_labels_report
 from maft.data.layouts import link_advice
 from maft.data.pairs import PAIRS_PREFIX, read_pairs
 from maft.data.reading import Record, files_by_stem, read_annotation
-from maft.errors import UserError, first_line
-from maft.files import write_json_atomic
+from maft.errors import UserError
 from maft.structures import as_clip_reads
-
-
-class _Report(TypedDict):
-    without_labels: list[str]
-    sizes: dict[str, Annotated[list[PositiveInt], Field(min_length=2, max_length=2)]]
-
-
-_REPORT = TypeAdapter(_Report)
 
 
 def load_records(names: Sequence[str], purpose: str = "DATASETS.TRAIN") -> list[Record]:
@@ -95,14 +86,10 @@ def dataset_records(name: str) -> list[Record]:
         return with_segments(row, records)
     known = report["sizes"] if report else {}
     unknown = [stem for stem in labels if stem not in known]
-    sizes = {**known, **dict(zip(unknown, _label_sizes([labels[stem] for stem in unknown])))}
+    sizes = {**known, **dict(zip(unknown, label_map_sizes([labels[stem] for stem in unknown])))}
     for stem, record in zip(sorted(labels), records):
         record["height"], record["width"] = sizes[stem]
     return records
-
-
-def _label_sizes(paths: list[str]) -> list[list[int]]:
-    return picture_sizes(paths, "Label map", "remove it and prepare the dataset again")
 
 
 def register(name: str) -> None:
@@ -189,45 +176,11 @@ def _advice(row: DatasetRow, what: str) -> str:
 def image_id(stem: str) -> int | str:
     """The id of an image by COCO's rule (file names are numbers) or its name."""
     name = os.path.basename(stem)
-    return int(name) if name.isdigit() else name
-
-
-def read_labels_report(labels: Path) -> dict[str, Any] | None:
-    """What a finished preparation left beside a folder of label maps; None when there is no (readable) report.
-
-    Returns:
-        ``without_labels``, the images without a labelled pixel, and ``sizes``, [height, width] of every label map by
-        stem.
-    """
-    try:
-        return read_annotation(labels_report_file(labels), "without_labels", "sizes")
-    except (OSError, UserError):
-        return None
-
-
-def write_labels_report(labels: Path, without_labels: list[str], files: dict[str, Path]) -> None:
-    """Leaves the report that tells a finished preparation from an interrupted one, beside the folder ``labels``.
-
-    Args:
-        labels: folder of the label maps.
-        without_labels: stems of images that have none, because no pixel of theirs is labelled.
-        files: stem -> label map of all the others.
-    """
-    report = {
-        "without_labels": without_labels,
-        "sizes": dict(zip(files, _label_sizes([str(file) for file in files.values()]))),
-    }
-    if read_labels_report(labels) != report:
-        write_json_atomic(labels_report_file(labels), report)
-
-
-def labels_report_file(labels: Path) -> Path:
-    """Where the report on a folder of label maps is."""
-    return labels.with_name(f"{labels.name}_report.json")
+    return int(name) if name.isascii() and name.isdigit() else name
 
 
 def unpaired(
-    row: DatasetRow, images: dict[str, str], labels: dict[str, str], report: dict[str, Any] | None
+    row: DatasetRow, images: dict[str, str], labels: dict[str, str], report: LabelsReport | None
 ) -> tuple[list[str], list[str], bool]:
     """What is missing of a prepared dataset.
 
@@ -244,7 +197,7 @@ def unpaired(
 
 
 def _check_complete(
-    row: DatasetRow, images: dict[str, str], labels: dict[str, str], report: dict[str, Any] | None
+    row: DatasetRow, images: dict[str, str], labels: dict[str, str], report: LabelsReport | None
 ) -> None:
     bare, lonely, few = unpaired(row, images, labels, report)
     if lonely:
@@ -276,17 +229,12 @@ def with_segments(row: DatasetRow, records: list[Record]) -> list[Record]:
         missing = folder if file.is_file() else file
         advice = link_advice(missing) or _advice(row, "images" if row.name.startswith("coco") else "labels")
         raise UserError(f"Dataset {row.name} has no panoptic annotation {missing}: {advice}.")
-    table = read_annotation(file, "images", "annotations", "categories")
-    try:
-        return _joined(row, file, folder, table, records)
-    except (LookupError, TypeError, AttributeError, ValueError) as error:
-        raise UserError(
-            f"Panoptic annotation {file} is not in COCO's format ({type(error).__name__}: {first_line(error)}): "
-            "download or prepare it again."
-        ) from error
+    table = panoptic_table(read_annotation(file), str(file))
+    check_once((record["image_id"] for record in records), "an image named", f"Dataset {row.name}")
+    return _joined(row, file, folder, table, records)
 
 
-def _joined(row: DatasetRow, file: Path, folder: Path, table: dict[str, Any], records: list[Record]) -> list[Record]:
+def _joined(row: DatasetRow, file: Path, folder: Path, table: PanopticTable, records: list[Record]) -> list[Record]:
     labels = row.classes
     index = {id_: position for position, id_ in enumerate(labels.category_ids)}
     things = set(labels.things)
@@ -305,13 +253,13 @@ def _joined(row: DatasetRow, file: Path, folder: Path, table: dict[str, Any], re
                 f"Dataset {row.name} has no panoptic annotation for {record['file_name']}: "
                 f"{file} or {folder} is incomplete, download or prepare it again."
             )
-        record["height"], record["width"] = sizes[annotation["image_id"]]
+        size = record["height"], record["width"] = sizes[annotation["image_id"]]
         record["pan_seg_file_name"] = str(folder / annotation["file_name"])
+        for segment in annotation["segments_info"]:
+            check_area(segment.get("area", 0), size, f"{file}: segment {segment['id']} of {record['file_name']}")
         record["segments_info"] = [
             {
                 **segment,
-                "id": int(segment["id"]),
-                **({"area": float(segment["area"])} if "area" in segment else {}),
                 "category_id": index[segment["category_id"]],
                 "isthing": index[segment["category_id"]] in things,
             }

@@ -42,7 +42,7 @@ def check_segmentation(code: Any, size: tuple[int, int], where: str) -> NDArray[
         raise UserError(f"{where} has no segmentation.")
     try:
         if isinstance(code, list):
-            _check_polygons(code, size)
+            _check_polygons(code, size, where)
             return None
         (height, width), counts = code["size"], code["counts"]
         text = counts.encode("ascii") if isinstance(counts, str) else counts
@@ -63,12 +63,17 @@ def check_segmentation(code: Any, size: tuple[int, int], where: str) -> NDArray[
     return runs
 
 
-def _check_polygons(code: list[Any], size: tuple[int, int]) -> None:
+def _check_polygons(code: list[Any], size: tuple[int, int], where: str) -> None:
     for polygon in code:
         points = np.array(polygon, dtype=np.float64)
         # The library allocates by coordinates, so that far ones exhaust the memory; NaN is not near either.
         if points.ndim != 1 or len(points) < 6 or len(points) % 2 or not (np.abs(points) <= 10 * max(size)).all():
             raise ValueError("it is no polygon near the image")
+        corners = points.reshape(-1, 2)
+        if (corners.max(axis=0) < 0).any() or (corners.min(axis=0) > size[::-1]).any():
+            raise UserError(
+                f"A polygon of {where} lies outside its {size[1]}x{size[0]} image: it is of another image or size."
+            )
 
 
 def _uncompressed(text: bytes) -> NDArray[np.int64]:

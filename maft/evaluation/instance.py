@@ -60,6 +60,7 @@ class InstanceEvaluator(DatasetEvaluator):
         self.category_ids = dict(category_ids)
         self.class_names = dict(class_names)
         self.tasks = tuple(tasks)
+        self.source = source
         self.reset()
 
     @classmethod
@@ -87,9 +88,18 @@ class InstanceEvaluator(DatasetEvaluator):
             records: with ``"image_id"``.
             outputs: dicts with ``"instances"``: ``pred_masks`` (n, H, W), ``scores`` (n,) and ``pred_classes`` (n,),
                 label indices, of which those that are no category are left out.
+
+        Raises:
+            UserError: an image has another size in the annotations.
         """
         for record, output in zip(records, outputs, strict=True):
             instances = output["instances"].to("cpu")
+            stated = self.truth.imgs[record["image_id"]]
+            if tuple(instances.image_size) != (size := (stated["height"], stated["width"])):
+                raise UserError(
+                    f"The instances predicted for image {record['image_id']!r} are {_shown(instances.image_size)}, "
+                    f"but {self.source} says {_shown(size)}: it is of other images."
+                )
             if not instances.has("pred_boxes"):
                 instances.pred_boxes = BitMasks(instances.pred_masks).get_bounding_boxes()
             for found in instances_to_coco_json(instances, record["image_id"]):
@@ -135,6 +145,10 @@ def _coco(truth: Mapping[str, Any]) -> COCO:
     with contextlib.redirect_stdout(io.StringIO()):
         coco.createIndex()
     return coco
+
+
+def _shown(size: tuple[int, int]) -> str:
+    return f"{size[1]}x{size[0]}"
 
 
 def _percent(values: NDArray[np.float64]) -> float:

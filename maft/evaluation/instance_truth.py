@@ -2,46 +2,19 @@
 
 from __future__ import annotations
 
+import logging
+from collections import Counter
 from collections.abc import Collection, Mapping
-from typing import Annotated, Any
+from typing import Any
 
 from pycocotools import mask as coco_mask
-from pydantic import ConfigDict, Field, PositiveInt, TypeAdapter, ValidationError
-from typing_extensions import NotRequired, TypedDict
 
+from maft.data.coco_format import Category, Object, check_area, instance_table
 from maft.data.label_sets import check_order
 from maft.data.segmentations import check_segmentation
 from maft.errors import UserError, shown
 
-
-class _Image(TypedDict):
-    id: int | str
-    height: PositiveInt
-    width: PositiveInt
-
-
-class _Object(TypedDict):
-    __pydantic_config__ = ConfigDict(extra="allow", allow_inf_nan=False)  # type: ignore[misc]
-    image_id: int | str
-    category_id: int
-    segmentation: Any
-    iscrowd: NotRequired[int]
-    area: NotRequired[float]
-    bbox: NotRequired[Annotated[list[float], Field(min_length=4, max_length=4)]]
-
-
-class _Category(TypedDict):
-    id: int
-    name: NotRequired[str]
-
-
-class _Truth(TypedDict):
-    images: list[_Image]
-    annotations: list[_Object]
-    categories: list[_Category]
-
-
-_TRUTH = TypeAdapter(_Truth)
+logger = logging.getLogger(__name__)
 
 
 def read_truth(
@@ -60,46 +33,48 @@ def read_truth(
     Raises:
         UserError: it is not in COCO's format, lacks an image or category, or numbers its categories otherwise.
     """
-    try:
-        truth = _TRUTH.validate_python(content)
-    except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(map(str, first["loc"])) or "the whole"
-        raise UserError(
-            f"Instances of {source} are not in COCO's format ({place}: {first['msg']}): download or prepare it again."
-        ) from error
-    _check_categories(truth, names, source)
+    truth = instance_table(content, source)
+    _check_categories(truth["categories"], names, source)
     sizes = {image["id"]: (image["height"], image["width"]) for image in truth["images"]}
     kept = sizes.keys() if images is None else set(images)
     if absent := sorted(kept - sizes.keys(), key=str):
         raise UserError(
             f"{source} lacks {len(absent)} of {len(kept)} images, such as {shown(absent[0])}: it is of other images."
         )
-    # COCO's evaluation counts every image of the file, so what is not evaluated has to leave it.
+    # COCO's evaluation counts every image and averages over every category of the file, so what is not evaluated has
+    # to leave it.
     objects = [
         _complete(found, sizes[found["image_id"]], f"annotation {place} of {source}")
         for place, found in enumerate(truth["annotations"])
-        if found["image_id"] in kept
+        if found["image_id"] in kept and found["category_id"] in names
     ]
+    others = Counter(found["category_id"] for found in truth["annotations"] if found["category_id"] not in names)
+    if others:
+        logger.warning(
+            "%d annotations in %s are of %d categories that are not measured, such as %s: they are left out.",
+            others.total(),
+            source,
+            len(others),
+            min(others),
+        )
     # COCO takes an id of 0 for no match, and loses one of two annotations of one id.
     return {
         "images": [image for image in truth["images"] if image["id"] in kept],
-        "categories": truth["categories"],
+        "categories": [category for category in truth["categories"] if category["id"] in names],
         "annotations": [{**found, "id": number} for number, found in enumerate(objects, start=1)],
     }
 
 
-def _check_categories(truth: _Truth, names: Mapping[int, str], source: str) -> None:
-    listed = {category["id"]: category.get("name", "") for category in truth["categories"]}
+def _check_categories(categories: list[Category], names: Mapping[int, str], source: str) -> None:
+    listed = {category["id"]: category.get("name", "") for category in categories}
     if lacking := sorted(names.keys() - listed.keys()):
         raise UserError(f"{source} has no category {lacking[0]} ({names[lacking[0]]}): it is of another dataset.")
-    if strangers := sorted({found["category_id"] for found in truth["annotations"]} - listed.keys()):
-        raise UserError(f"{source} has annotations of category {strangers[0]}, which it does not list: write it again.")
     check_order([listed[id_] for id_ in names], list(names.values()), source, "the dataset's things")
 
 
-def _complete(found: _Object, size: tuple[int, int], where: str) -> dict[str, Any]:
+def _complete(found: Object, size: tuple[int, int], where: str) -> dict[str, Any]:
     runs = check_segmentation(found["segmentation"], size, where)
+    check_area(found.get("area", 0), size, where)
     extra: dict[str, Any] = {"iscrowd": 0}
     if "area" not in found or "bbox" not in found:
         code = found["segmentation"]

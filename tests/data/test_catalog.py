@@ -1,5 +1,6 @@
 """The catalogue: names, vocabularies, registration, and what is said of a dataset that is not ready."""
 
+import json
 import shutil
 from collections import Counter
 from pathlib import Path
@@ -10,9 +11,10 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
 
 from maft.data.catalog import TABLE, class_names, dataset, vocabulary
+from maft.data.labels_report import labels_report_file, write_labels_report
 from maft.data.miniature import ensure_miniature
 from maft.data.preparation.labels import LABEL_RULES
-from maft.data.records import dataset_records, write_labels_report
+from maft.data.records import dataset_records, image_id
 from maft.errors import UserError
 
 DATASETS = Path(__file__).parents[2] / "datasets"
@@ -128,6 +130,24 @@ def test_missing_steps_are_named(root: Path, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setenv("DETECTRON2_DATASETS", str(root / "nowhere"))
     with pytest.raises(UserError, match=r"nowhere does not exist .*DETECTRON2_DATASETS"):
         dataset_records("coco_stuff_val")
+
+
+@pytest.mark.parametrize(
+    "report",
+    [
+        *({"without_labels": [], "sizes": sizes} for sizes in (None, 5, {"7": None}, {"7": ["6", "8"]})),
+        {"without_labels": 3, "sizes": {}},
+        [1],
+    ],
+)
+def test_a_damaged_report_counts_as_none(root: Path, report: object) -> None:
+    image_and_label(root, "7")
+    labels_report_file(root / "coco/stuffthingmaps_detectron2/val2017").write_text(json.dumps(report))
+    assert [(record["height"], record["width"]) for record in dataset_records("coco_stuff_val")] == [(6, 8)]
+
+
+def test_digits_that_only_look_like_numbers_are_names() -> None:
+    assert [image_id(f"a/{name}") for name in ("007", "\u00b2", "\u0663", "a")] == [7, "\u00b2", "\u0663", "a"]
 
 
 def test_a_shared_image_folder_needs_the_report(root: Path) -> None:

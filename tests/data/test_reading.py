@@ -15,6 +15,7 @@ from maft.data.reading import (
     read_image,
     read_labels,
     read_panoptic_ids,
+    reading,
 )
 from maft.errors import UserError
 
@@ -90,6 +91,21 @@ def test_linked_folders_are_followed_and_circles_end(tmp_path):
     (tmp_path / "a/city").symlink_to(tmp_path / "disk/city")
     (tmp_path / "disk/city/up").symlink_to(tmp_path / "a")
     assert list(files_by_stem(tmp_path / "a", ".png")) == ["city/1"]
+
+
+def test_a_folder_that_cannot_be_read_is_named(tmp_path):
+    (tmp_path / "city").mkdir()
+    (tmp_path / "circle").symlink_to(tmp_path / "circle")
+    assert files_by_stem(tmp_path / "gone", ".png") == {}
+    with pytest.raises(UserError, match="Folder .*circle cannot be read"):
+        files_by_stem(tmp_path / "circle", ".png")
+
+
+def test_what_any_decoder_raises_is_one_sentence(tmp_path):
+    (tmp_path / "a.avif").touch()
+    said = pytest.raises(UserError, match=r"a\.avif cannot be read \(Failed to decode\): replace it")
+    with said, reading(tmp_path / "a.avif", "Image", "replace it"):
+        raise RuntimeError("Failed to decode")
 
 
 def write_png(path, values, bits, colour_type, palette=b""):

@@ -92,18 +92,26 @@ def broken(truth, **changes):
     [
         (lambda t: {k: v for k, v in t.items() if k != "categories"}, r"not in COCO's format \(categories: Field req"),
         (lambda t: {k: v for k, v in t.items() if k != "images"}, r"not in COCO's format \(images: Field required"),
-        (lambda t: {**t, "categories": t["categories"][1:]}, r"has no category 20 \(x\)"),
+        (lambda t: {**t, "categories": t["categories"][:-1]}, r"has no category 91 \(z\)"),
+        (lambda t: {**t, "categories": [*t["categories"], {"id": 20}]}, "lists category 20 more than once"),
+        (lambda t: {**t, "images": t["images"] * 2}, "lists image 7 more than once"),
         (
             lambda t: {**t, "categories": [{"id": i, "name": n} for i, n in ((20, "y"), (90, "x"), (91, "z"))]},
             "calls label 0 of the dataset's things 'y', but that is label 1",
         ),
         (lambda t: broken(t, category_id=5), "annotations of category 5, which it does not list"),
         (lambda t: broken(t, image_id=None), r"annotations\.0\.image_id"),
+        (lambda t: broken(t, image_id="7"), "annotations of image '7', which it does not list"),
+        (lambda t: broken(t, iscrowd=256), r"annotations\.0\.iscrowd: .*, not 256"),
+        (lambda t: broken(t, area=-5), r"annotations\.0\.area: .*, not -5"),
+        (lambda t: broken(t, area=1e308), r"annotation 0 of .* states the area 1e\+308, .* its 50x40 image"),
+        (lambda t: broken(t, segmentation=[[60, 0, 90, 0, 90, 9]]), "annotation 0 of .* outside its 50x40 image"),
         (lambda t: broken(t, segmentation=None), "annotation 0 of .* has no segmentation"),
         (lambda t: broken(t, segmentation={"size": [40, 50], "counts": [5]}), "do not fill its 50x40 pixels"),
         (lambda t: broken(t, segmentation=[[0, 0, 1e9, 0, 1e9, 1e9]]), "neither run-length encoded nor polygons"),
         (lambda t: broken(t, area=math.nan), r"annotations\.0\.area"),
         (lambda t: {**t, "images": [{**t["images"][0], "height": -1}]}, r"images\.0\.height"),
+        (lambda t: {**t, "images": [{**t["images"][0], "width": 10**30}]}, r"images\.0\.width"),
     ],
 )
 def test_annotations_of_another_kind_are_refused(truth, change, complaint):
@@ -119,6 +127,20 @@ def test_only_the_images_that_are_evaluated_count(truth, masks):
     assert ours.evaluate()["segm"]["AP-x"] == pytest.approx(100)
     with pytest.raises(UserError, match="lacks 1 of 2 images, such as 9"):
         InstanceEvaluator(truth, {3: 20}, {3: "x"}, images={7, 9})
+
+
+def test_categories_that_are_not_measured_lower_no_mean(truth, masks, caplog):
+    ours = InstanceEvaluator(truth, {3: 20, 9: 91}, {3: "x", 9: "z"}, source="a.json")
+    assert caplog.messages == [
+        "2 annotations in a.json are of 1 categories that are not measured, such as 90: they are left out."
+    ]
+    ours.process([{"image_id": 7}], [predictions(masks[:1], [3], [0.9])])
+    assert ours.evaluate()["segm"]["AP"] == pytest.approx(100)
+
+
+def test_images_of_another_size_than_annotated_are_refused(truth, masks):
+    with pytest.raises(UserError, match="predicted for image 7 are 25x20, but the instance annotation says 50x40"):
+        evaluator(truth).process([{"image_id": 7}], [predictions(masks[:, ::2, ::2], [3, 8, 8], [0.9, 0.8, 0.7])])
 
 
 def test_state_continues_where_it_was_saved(truth, masks):

@@ -14,9 +14,9 @@ from PIL import Image
 from pydantic import TypeAdapter
 
 from maft.data.catalog import DatasetRow
+from maft.data.labels_report import labels_report_file, read_labels_report, write_labels_report
 from maft.data.preparation.command import Count, Options
 from maft.data.preparation.jobs import run_jobs
-from maft.data.records import labels_report_file, read_labels_report, write_labels_report
 from maft.errors import UserError
 from maft.files import atomic_path, remove_unfinished
 
