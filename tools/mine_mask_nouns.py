@@ -7,7 +7,8 @@ from pathlib import Path
 from maft.config import load_config
 from maft.engine.launch import choose_processes, launch
 from maft.errors import ToolParser, run_tool
-from maft.mining.run import MiningTask, mine
+from maft.mining.run import mine
+from maft.mining.task import MiningTask
 
 EXAMPLES = """the four variants of the paper's Table 2:
   ... --masks ground_truth --output DIR                                       ground-truth masks and names

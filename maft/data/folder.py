@@ -27,7 +27,8 @@ MASK_SUFFIXES = (".png", ".bmp", ".tif", ".tiff")
 
 def folder_path(name: str) -> Path:
     """The folder that ``folder:/path`` names, absolute."""
-    return Path(name.removeprefix(FOLDER_PREFIX)).expanduser().absolute()
+    # Unlike Path's own, this leaves the name of an unknown user as it is.
+    return Path(os.path.expanduser(name.removeprefix(FOLDER_PREFIX))).absolute()
 
 
 def folder_label_set(name: str) -> LabelSet:
@@ -38,7 +39,7 @@ def folder_label_set(name: str) -> LabelSet:
     """
     folder = folder_path(name)
     for part, meaning in (("", "your data"), ("images", "the images"), ("masks", "one label map an image")):
-        if not (folder / part).is_dir():
+        if not os.path.isdir(folder / part):
             raise UserError(
                 f"Folder {folder / part} does not exist: {name} needs images/, masks/ and classes.txt, "
                 f"and it should hold {meaning}."

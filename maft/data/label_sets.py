@@ -14,7 +14,7 @@ from pathlib import Path
 
 from pydantic import TypeAdapter
 
-from maft.errors import UserError
+from maft.errors import UserError, first_line
 from maft.miniature import miniature_classes
 from maft.structures import Vocabulary, as_clip_reads
 
@@ -119,11 +119,12 @@ def read_class_list(path: str | Path) -> tuple[str, ...]:
     """
     file = Path(path)
     try:
-        lines = file.read_text(encoding="utf-8-sig").splitlines()
+        # Unlike splitlines, this does not split at the further line separators of Unicode, such as U+2028.
+        lines = file.read_text(encoding="utf-8-sig").split("\n")
     except FileNotFoundError:
         raise UserError(f"Class list {file} does not exist: write one class name a line into it.") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"Class list {file} cannot be read as UTF-8 text: {error}.") from None
+    except (OSError, ValueError) as error:
+        raise UserError(f"Class list {file} cannot be read as UTF-8 text: {first_line(error)}.") from None
     while lines and not lines[-1].strip():
         lines.pop()
     try:

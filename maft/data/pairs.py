@@ -12,8 +12,9 @@ from torch import Tensor
 from torchvision.transforms import InterpolationMode, RandomResizedCrop
 from torchvision.transforms import functional as TF
 
-from maft.data.reading import Record, inside, reading
-from maft.errors import UserError, shown
+from maft.data.reading import Record, inside, read_map, reading
+from maft.errors import UserError, first_line, shown
+from maft.structures import as_clip_reads
 
 # Background of the crops in OVSeg's own data files; not CLIP's mean, which its inference fills crops with.
 OFFICIAL_BACKGROUND = (124, 116, 103)
@@ -31,22 +32,23 @@ def read_pairs(path: str | os.PathLike[str]) -> list[Record]:
         UserError: the table is missing, empty or without these columns, a line is cut or names a file elsewhere, or
             regions are missing.
     """
-    table = Path(path).expanduser()
+    table = Path(os.path.expanduser(path))
     try:
         with table.open(encoding="utf-8-sig") as stream:
             header, *rows = [line.rstrip("\n").split("\t") for line in stream] or [[]]
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise UserError(
-            f"Table of pairs {table} cannot be read ({error}): mine it with tools/mine_mask_nouns.py."
+            f"Table of pairs {table} cannot be read ({first_line(error)}): mine it with tools/mine_mask_nouns.py."
         ) from error
-    if not {"filepath", "title"} <= set(header):
+    if not header.count("filepath") == header.count("title") == 1:
         raise UserError(
-            f"Table {table} has columns {', '.join(header) or 'none'} and needs filepath and title, separated by tabs."
+            f"Table {table} has columns {', '.join(header) or 'none'} and needs one filepath and one title, separated "
+            "by tabs."
         )
     file, title = header.index("filepath"), header.index("title")
     records = []
     for number, row in enumerate(rows, start=2):
-        if len(row) != len(header) or not row[file].strip() or not row[title].strip():
+        if len(row) != len(header) or not row[file].strip() or not says_something(row[title]):
             raise UserError(
                 f"Line {number} of table {table} holds {shown(row)} where {', '.join(header)} should stand, separated "
                 "by tabs: correct or remove it."
@@ -61,6 +63,11 @@ def read_pairs(path: str | os.PathLike[str]) -> list[Record]:
             "together with its regions, or mine again."
         )
     return records
+
+
+def says_something(title: str) -> bool:
+    """Whether CLIP reads anything of a title but commas."""
+    return bool(as_clip_reads(title).strip(" ,"))
 
 
 def _missing(names: list[str]) -> list[str]:
@@ -86,7 +93,7 @@ class RegionPairMapper:
     ``mask`` (1, size, size) bool and ``text``. Pixels stay in 0..255: the model, which knows its CLIP, normalises them.
 
     Raises:
-        UserError: an option is wrong; a region cannot be read, or has no alpha channel though it should.
+        UserError: an option is wrong; a region cannot be read, or its alpha channel is missing or 0 everywhere.
     """
 
     def __init__(self, size: int, *, mask_source: str = "alpha", template: str = "{}") -> None:
@@ -129,15 +136,18 @@ class RegionPairMapper:
         return pixels, TF.pil_to_tensor(TF.resized_crop(mask, *box, size, InterpolationMode.NEAREST)) != 0
 
     def _read(self, path: str) -> tuple[Image.Image, Image.Image | None]:
-        with reading(path, "Region", "mine it again"), Image.open(path) as file:
-            file.load()
+        kind, advice = "Region", "mine it again"
+        with reading(path, kind, advice), Image.open(path) as file:
             if self.mask_source == "colour":
                 return file.convert("RGB"), None
-            if "A" not in file.getbands():
+            if file.mode not in ("LA", "RGBA"):
                 raise UserError(
-                    f"Region {path} has no alpha channel and so no mask: mine it with tools/mine_mask_nouns.py, or "
-                    "set INPUT.REGIONS.MASK colour for the data files of the official release."
+                    "it has no alpha channel and so no mask: mine it with tools/mine_mask_nouns.py, or set "
+                    "INPUT.REGIONS.MASK colour for the data files of the official release."
                 )
-            values = np.array(file.convert("RGBA"))
+        values = read_map(path, kind, advice)
+        if not values[..., -1].any():
+            raise UserError(f"{kind} {path} is transparent everywhere, so that its mask is empty: remove its pairs.")
         # Pillow multiplies colours by alpha when it resizes RGBA, which would blacken the background.
-        return Image.fromarray(values[..., :3]), Image.fromarray(values[..., 3])
+        pixels = np.broadcast_to(values[..., :-1], (*values.shape[:2], 3))
+        return Image.fromarray(np.ascontiguousarray(pixels)), Image.fromarray(np.ascontiguousarray(values[..., -1]))

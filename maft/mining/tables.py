@@ -7,11 +7,11 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from maft.data.pairs import says_something
 from maft.data.reading import inside
 from maft.errors import UserError, first_line, shown
 from maft.mining.folder import Pair, write_table
 
-_NEEDED = ("filepath", "title")
 # How many of a table's bad rows an error names.
 _SHOWN = 3
 
@@ -54,7 +54,7 @@ def import_table(table: Path, root: Path, *, prefix: str = "") -> list[Pair]:
 
 
 def _pair(root: Path, file: str | None, title: str | None, prefix: str, table: Path) -> Pair:
-    if not (file and file.strip() and title and title.strip()):
+    if not (file and file.strip() and title and says_something(title)):
         raise UserError("a row needs a filepath and a title")
     if any(mark in title for mark in "\t\r\n"):
         raise UserError(f"the title {shown(title)} is not one line without tabs")
@@ -72,14 +72,14 @@ def _rows(table: Path) -> Iterator[tuple[int, str | None, str | None]]:
             stream.seek(0)
             reader = csv.DictReader(stream, delimiter=separator)
             columns = reader.fieldnames or []
-            if not set(_NEEDED) <= set(columns):
+            if not columns.count("filepath") == columns.count("title") == 1:
                 raise UserError(
-                    f"Table {table} has columns {', '.join(columns) or 'none'} and needs {' and '.join(_NEEDED)}, "
+                    f"Table {table} has columns {', '.join(columns) or 'none'} and needs one filepath and one title, "
                     "separated by tabs or commas."
                 )
             for row in reader:
                 yield reader.line_num, row["filepath"], row["title"]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+    except (OSError, ValueError, csv.Error) as error:
         raise UserError(
             f"Table of pairs {table} cannot be read ({first_line(error)}): give a text file with columns filepath and "
             "title."

@@ -137,6 +137,12 @@ def test_relative_folders(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None
     assert MetadataCatalog.get(name).image_root == str(folder / "images")
 
 
+@pytest.mark.parametrize("path", ["~nosuch/x", "a\0b", "x" * 5000])
+def test_paths_that_no_folder_has(path: str) -> None:
+    with pytest.raises(UserError, match="does not exist: folder:"):
+        dataset(f"folder:{path}")
+
+
 def test_a_mask_changed_later_is_checked_again(folder: Path) -> None:
     assert len(dataset_records(f"folder:{folder}")) == 3
     save(folder, 2, [0, 77])

@@ -113,6 +113,8 @@ def test_class_list_files(tmp_path: Path) -> None:
     file = tmp_path / "classes.txt"
     file.write_text("cat, kitty\ndog \n\n", encoding="utf-8-sig")
     assert read_class_list(file) == ("cat, kitty", "dog")
+    file.write_text("cat\u2028kitty\r\ndog\x0bpuppy\nbird\x85\n", encoding="utf-8", newline="")
+    assert len(read_class_list(file)) == 3
     for content, message in (("", "empty"), ("cat\n\ndog\n", "number 2 .* blank"), ("cat\ncat\n", "twice")):
         file.write_text(content)
         with pytest.raises(UserError, match=message):

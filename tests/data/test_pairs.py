@@ -1,3 +1,6 @@
+import struct
+import zlib
+
 import numpy as np
 import pytest
 import torch
@@ -79,7 +82,9 @@ def test_the_official_rule_finds_the_mask_by_colour(tmp_path):
     record = {"file_name": str(tmp_path / "official.jpg.png"), "title": "dog"}
     mapped = RegionPairMapper(24, mask_source="colour")(record)
     assert not mapped["mask"][0, :, :8].any() and mapped["mask"][0, :, 16:].all()
-    with pytest.raises(UserError, match="has no alpha channel and so no mask: .* set INPUT.REGIONS.MASK colour"):
+    with pytest.raises(
+        UserError, match=r"^Region \S+: it has no alpha channel and so no mask: .* set INPUT.REGIONS.MASK colour"
+    ):
         RegionPairMapper(24)(record)
 
 
@@ -106,13 +111,16 @@ def test_missing_regions_are_counted_and_named(table):
 @pytest.mark.parametrize(
     ("content", "complaint"),
     [
-        ("filepath,title\n", "needs filepath and title"),
+        ("filepath,title\n", "needs one filepath and one title"),
         ("filepath\ttitle\n", "holds no pair"),
         ("", "has columns none"),
         (None, "cannot be read"),
         ("filepath\ttitle\na.png\tdog\na.p", r"Line 3 of table .*t\.tsv holds \['a\.p'\] where filepath, title"),
         ("filepath\ttitle\na.png\t \n", "Line 2 of table .* where filepath, title should stand"),
         ("filepath\ttitle\na.png\tdog\tcat\n", "Line 2 of table"),
+        ("filepath\ttitle\na.png\t\u200b\n", "Line 2 of table .* where filepath, title should stand"),
+        ("filepath\ttitle\na.png\t,\n", "Line 2 of table .* where filepath, title should stand"),
+        ("filepath\ttitle\ttitle\na.png\tdog\tcat\n", "columns filepath, title, title and needs one filepath and one"),
         ("filepath\ttitle\n../a.png\tdog\n", r"t\.tsv names the file '\.\./a\.png', which does not lie below"),
         ("filepath\ttitle\n/etc/passwd\tdog\n", "names the file '/etc/passwd', which does not lie below"),
     ],
@@ -124,12 +132,36 @@ def test_unusable_tables(tmp_path, content, complaint):
         read_pairs(tmp_path / "t.tsv")
 
 
+@pytest.mark.parametrize("path", ["a\0b.tsv", "~nosuch/x.tsv"])
+def test_paths_that_no_table_can_have(path):
+    with pytest.raises(UserError, match="cannot be read"):
+        read_pairs(path)
+
+
 def test_a_broken_region_is_named(table):
     record = read_pairs(table)[0]
     with open(record["file_name"], "wb") as file:
         file.write(b"\x89PNG\r\n\x1a\nbroken")
     with pytest.raises(UserError, match="0.png cannot be read"):
         RegionPairMapper(24)(record)
+
+
+def test_a_region_without_a_pixel_is_refused(tmp_path):
+    Image.fromarray(np.zeros((8, 8, 4), np.uint8)).save(tmp_path / "r.png")
+    with pytest.raises(UserError, match=r"Region .*r\.png is transparent everywhere"):
+        RegionPairMapper(24)({"file_name": str(tmp_path / "r.png"), "title": "dog"})
+
+
+def test_an_alpha_channel_of_16_bits_is_refused(tmp_path):
+    rows = np.full((8, 8 * 4), 255, ">u2")
+    lines = b"".join(b"\0" + row.tobytes() for row in rows)
+    parts = ((b"IHDR", struct.pack(">IIBBBBB", 8, 8, 16, 6, 0, 0, 0)), (b"IDAT", zlib.compress(lines)), (b"IEND", b""))
+    chunks = (
+        struct.pack(">I", len(part)) + kind + part + struct.pack(">I", zlib.crc32(kind + part)) for kind, part in parts
+    )
+    (tmp_path / "r.png").write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(chunks))
+    with pytest.raises(UserError, match=r"r\.png cannot be read .*no whole numbers of 8 bits"):
+        RegionPairMapper(24)({"file_name": str(tmp_path / "r.png"), "title": "dog"})
 
 
 @pytest.mark.parametrize("options", [{"template": "a photo"}, {"template": "{} and {}"}])

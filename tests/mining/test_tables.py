@@ -1,5 +1,7 @@
 """Ready tables of pairs become ours, and a bad row is named."""
 
+from pathlib import Path
+
 import pytest
 from PIL import Image
 
@@ -60,6 +62,7 @@ def test_absolute_paths_below_the_folder_need_no_prefix(regions, table):
         ("../1.png\tcat\n", "line 2: .* does not lie below"),
         ("/etc/passwd\tcat\n", "line 2: .* does not lie below"),
         ("a/1.png\t \n", "line 2: a row needs a filepath and a title"),
+        ("a/1.png\t\u200b,\n", "line 2: a row needs a filepath and a title"),
         ("a/1.png\n", "line 2: a row needs a filepath and a title"),
         ('a/1.png\t"cat\ndog"\n', "line 3: the title .* is not one line"),
         ("x\tcat\n" * 5, "5 of 5 rows .*line 2: .*; line 3: .*; line 4: [^;]*$"),
@@ -72,7 +75,17 @@ def test_bad_rows_are_named_and_nothing_is_written(regions, table, rows, sentenc
     assert not (regions / "pairs.tsv").exists()
 
 
-@pytest.mark.parametrize("text, sentence", [("file,name\n", "has columns file, name and needs"), ("", "columns none")])
+@pytest.mark.parametrize(
+    "text, sentence",
+    [
+        ("file,name\n", "has columns file, name and needs"),
+        ("", "columns none"),
+        (
+            "filepath,title,title\na/1.png,cat,dog\n",
+            "columns filepath, title, title and needs one filepath and one title",
+        ),
+    ],
+)
 def test_other_columns_are_refused(regions, table, text, sentence):
     with pytest.raises(UserError, match=sentence):
         import_table(table(text), regions)
@@ -81,6 +94,8 @@ def test_other_columns_are_refused(regions, table, text, sentence):
 def test_unreadable_tables_and_a_table_in_the_way(regions, table, tmp_path):
     with pytest.raises(UserError, match="cannot be read"):
         import_table(tmp_path / "none.csv", regions)
+    with pytest.raises(UserError, match="cannot be read"):
+        import_table(Path("a\0b"), regions)
     (tmp_path / "binary.csv").write_bytes(b"\xff\xfe\x00filepath")
     with pytest.raises(UserError, match="cannot be read"):
         import_table(tmp_path / "binary.csv", regions)
