@@ -66,11 +66,16 @@ class Object(TypedDict):
     bbox: NotRequired[Annotated[list[_Number], Field(min_length=4, max_length=4)]]
 
 
-class PanopticTable(TypedDict):
+class SegmentedImages(TypedDict):
+    """What counts of a panoptic file whose images and categories are known."""
+
+    annotations: list[SegmentedImage]
+
+
+class PanopticTable(SegmentedImages):
     """A panoptic file."""
 
     images: list[Image]
-    annotations: list[SegmentedImage]
     categories: list[Category]
 
 
@@ -82,18 +87,20 @@ class InstanceTable(TypedDict):
     categories: list[Category]
 
 
-_SEGMENTED = TypeAdapter(list[SegmentedImage])
+_SEGMENTED = TypeAdapter(SegmentedImages)
 _PANOPTIC = TypeAdapter(PanopticTable)
 _INSTANCES = TypeAdapter(InstanceTable)
 
 
 def segmented_images(content: Any, source: str) -> list[SegmentedImage]:
-    """The ``"annotations"`` of a panoptic file, as read from JSON.
+    """The annotations of a panoptic file, as read from JSON.
 
     Raises:
         UserError: they are not in COCO's format, or an image, or a segment in an image, is listed twice.
     """
-    return _each_once(_checked(_SEGMENTED, content, source), source)
+    found = _checked(_SEGMENTED, content, source)["annotations"]
+    _check_each_once(found, source)
+    return found
 
 
 def panoptic_table(content: Any, source: str) -> PanopticTable:
@@ -103,7 +110,7 @@ def panoptic_table(content: Any, source: str) -> PanopticTable:
         UserError: it is not in COCO's format, lists something twice, or annotates what it does not list.
     """
     table = _checked(_PANOPTIC, content, source)
-    _each_once(table["annotations"], source)
+    _check_each_once(table["annotations"], source)
     segments = (part["category_id"] for found in table["annotations"] for part in found["segments_info"])
     _check_listed(table["images"], table["categories"], table["annotations"], segments, source)
     return table
@@ -126,7 +133,7 @@ def check_once(ids: Iterable[int | str], what: str, source: str) -> None:
     found = list(ids)
     if len(set(found)) < len(found):
         twice = Counter(found).most_common(1)[0][0]
-        raise UserError(f"{source} lists {what} {shown(twice)} more than once: correct it, or download it again.")
+        raise UserError(f"{source} has {what} {shown(twice)} more than once: correct it, or download it again.")
 
 
 def check_area(area: float, size: tuple[int, int], where: str) -> None:
@@ -147,13 +154,12 @@ def _checked(adapter: TypeAdapter[Table], content: Any, source: str) -> Table:
         ) from None
 
 
-def _each_once(found: list[SegmentedImage], source: str) -> list[SegmentedImage]:
+def _check_each_once(found: list[SegmentedImage], source: str) -> None:
     check_once((entry["image_id"] for entry in found), "image", source)
     for entry in found:
         ids = [part["id"] for part in entry["segments_info"]]
         if len(set(ids)) < len(ids):
             check_once(ids, "segment", f"{source}: image {shown(entry['image_id'])}")
-    return found
 
 
 def _check_listed(

@@ -32,19 +32,18 @@ def test_what_is_right_stays_as_it_is():
     ],
 )
 def test_segments_that_are_no_segments(segment):
-    with pytest.raises(
-        UserError, match=rf"^a.json is not in COCO's format \(annotations.0.segments_info.0.{[*segment][0]}"
-    ):
+    (key,) = segment
+    with pytest.raises(UserError, match=rf"^a.json is not in COCO's format \(annotations.0.segments_info.0.{key}:"):
         panoptic_table(table(**segment), "a.json")
 
 
 @pytest.mark.parametrize(
     ("key", "extra", "complaint"),
     [
-        ("images", {"id": 1, "height": 4, "width": 6}, "lists image 1 more than once"),
+        ("images", {"id": 1, "height": 4, "width": 6}, "has image 1 more than once"),
         ("images", {"id": 2, "height": "4", "width": 6}, r"\(images.1.height: .*, not '4'\)"),
-        ("categories", {"id": 3, "name": "y"}, "lists category 3 more than once"),
-        ("annotations", {"image_id": 1, "file_name": "2.png", "segments_info": []}, "lists image 1 more than once"),
+        ("categories", {"id": 3, "name": "y"}, "has category 3 more than once"),
+        ("annotations", {"image_id": 1, "file_name": "2.png", "segments_info": []}, "has image 1 more than once"),
         ("annotations", {"image_id": "1", "file_name": "2.png", "segments_info": []}, "image '1', which it does not"),
     ],
 )
@@ -58,7 +57,7 @@ def test_what_is_listed_twice_or_nowhere(key, extra, complaint):
 def test_segments_listed_twice_or_of_no_category():
     content = table()
     content["annotations"][0]["segments_info"] *= 2
-    with pytest.raises(UserError, match="image 1 lists segment 9 more than once"):
+    with pytest.raises(UserError, match="image 1 has segment 9 more than once"):
         panoptic_table(content, "a.json")
     with pytest.raises(UserError, match="annotations of category 4, which it does not list"):
         panoptic_table(table(category_id=4), "a.json")

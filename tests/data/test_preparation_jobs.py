@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from maft.data.preparation.command import only_one
-from maft.data.preparation.jobs import run_jobs
+from maft.data.preparation.jobs import read_list, run_jobs
 from maft.errors import UserError
 
 
@@ -25,6 +25,18 @@ def refuse(number: int) -> int:
 def announce_and_wait(folder: Path) -> None:
     (folder / str(os.getpid())).touch()
     time.sleep(60)
+
+
+def test_lists_are_read_as_saved_by_any_editor(tmp_path: Path) -> None:
+    (tmp_path / "val.txt").write_bytes("\ufeff2007_1\r\n\r\nJPEGImages/\u00fc.jpg x\n".encode())
+    assert read_list(tmp_path / "val.txt") == ["2007_1", "JPEGImages/\u00fc.jpg"]
+
+
+@pytest.mark.parametrize(("content", "complaint"), [(b"\xff\xfe2\0", "is no UTF-8 text"), (b"\n \n", "is empty")])
+def test_lists_of_nothing(tmp_path: Path, content: bytes, complaint: str) -> None:
+    (tmp_path / "val.txt").write_bytes(content)
+    with pytest.raises(UserError, match=rf"Image list .*val\.txt {complaint}"):
+        read_list(tmp_path / "val.txt")
 
 
 def test_results_keep_the_order() -> None:

@@ -8,6 +8,7 @@ import pytest
 from maft.data.checking import check_dataset
 from maft.data.reading import read_panoptic_ids
 from maft.data.records import dataset_records
+from maft.errors import UserError
 
 # Two cars (26), a group of persons (24), road (7).
 MUNSTER = np.array([[26000, 26001, 24, 7]], np.uint16)
@@ -74,6 +75,50 @@ def test_what_cityscapesscripts_has_written_is_the_same_and_is_used(cityscapes, 
 
 def test_survives_a_kill(cityscapes, kill_and_finish) -> None:
     assert "cityscapes_val label maps: 2" in kill_and_finish("cityscapes")
+
+
+@pytest.mark.parametrize("value", [99, 254, 34000, 60001])
+def test_instance_maps_with_unknown_ids(cityscapes, prepare, write_map, value) -> None:
+    place = "cityscapes/gtFine/val/munster/munster_000000_000019_gtFine_instanceIds.png"
+    write_map(place, np.array([[7, 255, 29001, value]], np.uint16))
+    assert f"gtFine_instanceIds.png holds the unknown id {value}" in prepare("cityscapes", status=1)
+    # Label maps in their place.
+    write_map(place, np.array([[26, 26, 24, 7]], np.uint8))
+    assert "gtFine_instanceIds.png is not an instance map (16 bit)" in prepare("cityscapes", status=1)
+
+
+def test_images_of_one_name_share_no_panoptic_map(cityscapes, prepare) -> None:
+    prepare("cityscapes", "--splits", "val")
+    for path in list((cityscapes / "cityscapes").rglob("munster_*")):
+        if "cityscapes_panoptic_val" not in path.parts:
+            path.rename(path.with_name(path.name.replace("munster", "frankfurt")))
+    with pytest.raises(UserError, match="has an image named 'frankfurt_000000_000019' more than once"):
+        dataset_records("cityscapes_panoptic_val")
+    message = prepare("cityscapes", "--splits", "val", status=1)
+    assert "leftImg8bit/val has an image named 'frankfurt_000000_000019' more than once" in message
+
+
+def test_panoptic_files_of_another_origin_are_not_overwritten(cityscapes, prepare, write_map) -> None:
+    folder = cityscapes / "cityscapes/gtFine"
+    prepare("cityscapes", "--splits", "val")
+    file, map_ = folder / "cityscapes_panoptic_val.json", next((folder / "cityscapes_panoptic_val").iterdir())
+    made, table = file.read_text(), json.loads(file.read_text())
+    # Of some of the images, as made before the others came.
+    file.write_text(json.dumps({**table, "annotations": table["annotations"][:1]}))
+    map_.unlink()
+    prepare("cityscapes", "--splits", "val")
+    assert file.read_text() == made
+    table["annotations"][0]["segments_info"][0]["area"] += 1
+    for content in (json.dumps(table), "{}", "half"):
+        file.write_text(content)
+        map_.unlink()
+        message = prepare("cityscapes", "--splits", "val", status=1)
+        assert "cityscapes_panoptic_val.json is damaged or was made of something else" in message
+        assert file.read_text() == content
+    file.unlink()
+    write_map(str(map_), np.full((1, 4, 3), 1, np.uint8))
+    message = prepare("cityscapes", "--splits", "val", status=1)
+    assert f"{map_.name} shows other segments than are made of" in message and "_instanceIds.png: remove it" in message
 
 
 def test_faults(cityscapes, prepare, write_map) -> None:

@@ -1,6 +1,7 @@
 """prepare_coco_stuff.py and prepare_coco_panoptic.py on miniatures of the original layout."""
 
 import json
+import os
 
 import numpy as np
 import pytest
@@ -142,8 +143,11 @@ def test_panoptic_damaged_json(panoptic, prepare) -> None:
             "names the file '../val2017/000000000003.jpg', which does not lie",
         ),
         ({"file_name": "/etc/passwd.png"}, "names the file '/etc/passwd.png', which does not lie below"),
-        ({"file_name": None}, "names the file None"),
-        ({"segments_info": None}, "is not in COCO's format"),
+        ({"file_name": None}, "is not in COCO's format (annotations.1.file_name:"),
+        ({"segments_info": None}, "is not in COCO's format (annotations.1.segments_info:"),
+        ({"segments_info": [{"id": 7, "category_id": 1.7}]}, "(annotations.1.segments_info.0.category_id:"),
+        ({"segments_info": [{"id": 7, "category_id": 2**31}]}, "(annotations.1.segments_info.0.category_id:"),
+        ({"segments_info": [{"id": 7, "category_id": id_} for id_ in (1, 2)]}, "image 4 has segment 7 more than once"),
         ({"file_name": "000000000003.png"}, "lists 000000000003 more than once"),
     ],
 )
@@ -154,6 +158,23 @@ def test_panoptic_entries_that_cannot_be_used(panoptic, prepare, entry, complain
     file.write_text(json.dumps(table))
     message = prepare("coco_panoptic", "--splits", "val", status=1)
     assert complaint in message and "panoptic_val2017.json" in message
+
+
+def test_nothing_is_not_prepared_with_success(panoptic, stuff, prepare) -> None:
+    file = panoptic / "coco/annotations/panoptic_val2017.json"
+    file.write_text('{"images": [], "annotations": [], "categories": []}')
+    message = prepare("coco_panoptic", "--splits", "val", status=1)
+    assert "There are no panoptic PNGs of panoptic_val2017.json for coco_133_val" in message
+    for image in (stuff / "coco/val2017").iterdir():
+        image.rename(image.with_suffix(".JPG"))
+    message = prepare("coco_stuff", "--splits", "val", status=1)
+    assert "There is no image (*.jpg) in" in message and "val2017: get them from https://github.com" in message
+
+
+def test_a_name_that_no_json_holds_is_refused_at_the_start(stuff, prepare) -> None:
+    (stuff / os.fsdecode(b"coco/val2017/\xff.jpg")).touch()
+    message = prepare("coco_stuff", "--splits", "val", status=1)
+    assert r"The name of image '\udcff' in" in message and message.endswith("is no UTF-8 text: rename it.\n")
 
 
 def test_categories_under_each_others_names_are_refused(panoptic, prepare) -> None:

@@ -93,8 +93,8 @@ def broken(truth, **changes):
         (lambda t: {k: v for k, v in t.items() if k != "categories"}, r"not in COCO's format \(categories: Field req"),
         (lambda t: {k: v for k, v in t.items() if k != "images"}, r"not in COCO's format \(images: Field required"),
         (lambda t: {**t, "categories": t["categories"][:-1]}, r"has no category 91 \(z\)"),
-        (lambda t: {**t, "categories": [*t["categories"], {"id": 20}]}, "lists category 20 more than once"),
-        (lambda t: {**t, "images": t["images"] * 2}, "lists image 7 more than once"),
+        (lambda t: {**t, "categories": [*t["categories"], {"id": 20}]}, "has category 20 more than once"),
+        (lambda t: {**t, "images": t["images"] * 2}, "has image 7 more than once"),
         (
             lambda t: {**t, "categories": [{"id": i, "name": n} for i, n in ((20, "y"), (90, "x"), (91, "z"))]},
             "calls label 0 of the dataset's things 'y', but that is label 1",

@@ -22,10 +22,10 @@ from PIL import Image
 from maft.checkpoint.io import load_plain_pickle
 from maft.data.catalog import dataset
 from maft.data.preparation.command import Count, Options
-from maft.data.preparation.jobs import require, require_files, run_jobs
+from maft.data.preparation.jobs import image_stems, require, require_files, run_jobs
 from maft.data.preparation.labels import convert_labels
 from maft.data.preparation.panoptic import Segments, convert_panoptic
-from maft.data.reading import files_by_stem, inside, read_map, reading
+from maft.data.reading import inside, read_map, reading
 from maft.errors import UserError
 from maft.files import atomic_path, remove_unfinished
 
@@ -46,7 +46,7 @@ def prepare_ade150(options: Options) -> list[Count]:
     counts = []
     for split, row in rows.items():
         semantic, instance = (ade / kind / folders[split] for kind in ("annotations", "annotations_instance"))
-        sources = {stem: semantic / f"{stem}.png" for stem in sorted(files_by_stem(options.root / row.images, ".jpg"))}
+        sources = {stem: semantic / f"{stem}.png" for stem in image_stems(row, options.root / row.images)}
         require_files(row, sources.values(), "label maps")
         counts.append(convert_labels(row, options, sources, read_map))
         if not instance.is_dir():

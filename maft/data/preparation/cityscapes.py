@@ -16,10 +16,10 @@ import numpy as np
 from maft.data.catalog import dataset
 from maft.data.label_sets import LabelSet
 from maft.data.preparation.command import Count, Options
-from maft.data.preparation.jobs import require, require_files
-from maft.data.preparation.labels import convert_labels
+from maft.data.preparation.jobs import image_stems, require, require_files
+from maft.data.preparation.labels import LABEL_RULES, convert_labels
 from maft.data.preparation.panoptic import Segments, convert_panoptic
-from maft.data.reading import files_by_stem, read_map
+from maft.data.reading import read_map
 from maft.errors import UserError
 
 
@@ -38,7 +38,7 @@ def prepare_cityscapes(options: Options) -> list[Count]:
     counts = []
     for split in options.splits:
         row = dataset(f"cityscapes_{split}")
-        images = sorted(files_by_stem(options.root / row.images, row.image_suffix))
+        images = image_stems(row, options.root / row.images)
         labels, instances = (
             {stem: city / "gtFine" / split / f"{stem}_gtFine_{kind}Ids.png" for stem in images}
             for kind in ("label", "instance")
@@ -58,13 +58,18 @@ def read_segments(classes: LabelSet, path: Path) -> Segments:
     Raises:
         UserError: the file is damaged or no instance map.
     """
-    instance = read_map(path).astype(np.int32)
-    if instance.ndim != 2:
-        raise UserError(f"{path} is not an instance map of Cityscapes: download it again.")
+    stored = read_map(path)
+    # Label maps have 8 bits; as instance maps they would make a crowd of all that is one class.
+    if stored.ndim != 2 or stored.dtype == np.uint8:
+        raise UserError(f"{path} is not an instance map (16 bit) of Cityscapes: download it again.")
+    instance, rule = stored.astype(np.int32), LABEL_RULES["cityscapes"]
     index = {id_: position for position, id_ in enumerate(classes.category_ids)}
     found = Segments(instance.shape)
     for value in np.unique(instance).tolist():
-        position = index.get(value // 1000 if value >= 1000 else value)
+        id_ = value // 1000 if value >= 1000 else value
+        if id_ > rule.maximum and id_ not in rule.void:
+            raise UserError(f"{path} holds the unknown id {value}: download it again.")
+        position = index.get(id_)
         if position is not None:
             countable = position in classes.things
             crowd = countable and value < 1000

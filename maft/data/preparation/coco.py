@@ -8,11 +8,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from maft.data.catalog import dataset
+from maft.data.coco_format import segmented_images
 from maft.data.preparation.command import Count, Options
-from maft.data.preparation.jobs import require, require_files
+from maft.data.preparation.jobs import image_stems, require, require_files
 from maft.data.preparation.labels import convert_labels
-from maft.data.reading import files_by_stem, inside, read_annotation, read_map, read_panoptic_ids
-from maft.errors import UserError, first_line
+from maft.data.reading import inside, read_annotation, read_map, read_panoptic_ids
+from maft.errors import UserError
 
 # One panoptic PNG and the category of each segment id in it.
 Source = tuple[Path, dict[int, int]]
@@ -32,9 +33,9 @@ def prepare_coco_stuff(options: Options) -> list[Count]:
     require(dataset("coco_stuff_val"), needed)
     counts = []
     for split in options.splits:
-        raw = coco / "stuffthingmaps" / f"{split}2017"
-        sources = {stem: raw / f"{stem}.png" for stem in sorted(files_by_stem(coco / f"{split}2017", ".jpg"))}
-        require_files(dataset("coco_stuff_val"), sources.values(), "stuffthingmaps")
+        raw, row = coco / "stuffthingmaps" / f"{split}2017", dataset(f"coco_stuff_{split}")
+        sources = {stem: raw / f"{stem}.png" for stem in image_stems(row, options.root / row.images)}
+        require_files(row, sources.values(), "stuffthingmaps")
         names = ("coco_stuff_train", "coco_stuff_train_seen") if split == "train" else ("coco_stuff_val",)
         for name in names:
             counts.append(convert_labels(dataset(name), options, sources, read_map, drop_empty=split == "train"))
@@ -58,7 +59,7 @@ def prepare_coco_panoptic(options: Options) -> list[Count]:
     for split in options.splits:
         row = dataset(f"coco_133_{split}")
         sources = _sources(coco / "annotations" / f"panoptic_{split}2017.json", coco / f"panoptic_{split}2017")
-        require_files(row, (path for path, _ in sources.values()), "panoptic PNGs")
+        require_files(row, (path for path, _ in sources.values()), f"panoptic PNGs of panoptic_{split}2017.json")
         require_files(row, (coco / f"{split}2017" / f"{stem}.jpg" for stem in sources), "images")
         counts.append(convert_labels(row, options, sources, read_categories))
     return counts
@@ -66,17 +67,11 @@ def prepare_coco_panoptic(options: Options) -> list[Count]:
 
 def _sources(file: Path, folder: Path) -> dict[str, Source]:
     sources: dict[str, Source] = {}
-    try:
-        for annotation in read_annotation(file, "annotations")["annotations"]:
-            path = inside(folder, annotation["file_name"], file)
-            if path.stem in sources:
-                raise UserError(f"{file} lists {path.stem} more than once: download it again.")
-            sources[path.stem] = (path, {s["id"]: s["category_id"] for s in annotation["segments_info"]})
-    except (LookupError, TypeError, AttributeError) as error:
-        raise UserError(
-            f"Panoptic annotation {file} is not in COCO's format ({type(error).__name__}: {first_line(error)}): "
-            "download it again."
-        ) from error
+    for annotation in segmented_images(read_annotation(file, "annotations"), str(file)):
+        path = inside(folder, annotation["file_name"], file)
+        if path.stem in sources:
+            raise UserError(f"{file} lists {path.stem} more than once: download it again.")
+        sources[path.stem] = (path, {s["id"]: s["category_id"] for s in annotation["segments_info"]})
     return sources
 
 

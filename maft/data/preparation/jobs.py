@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from maft.data.catalog import DatasetRow
 from maft.data.layouts import link_advice
+from maft.data.reading import files_by_stem
 from maft.errors import UserError
 
 Job = TypeVar("Job")
@@ -39,17 +40,51 @@ def require(row: DatasetRow, sources: Mapping[Path, str]) -> None:
 
 
 def read_list(file: Path) -> list[str]:
-    """Names in an image list of a dataset, one a line."""
-    return [line.split()[0] for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
+    """Names in an image list of a dataset, one a line.
+
+    Raises:
+        UserError: the list is empty or no text.
+    """
+    try:
+        text = file.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"Image list {file} is no UTF-8 text ({error.reason}): save it as such, or download it again."
+        ) from None
+    names = [line.split()[0] for line in text.split("\n") if line.strip()]
+    if not names:
+        raise UserError(f"Image list {file} is empty: download it again.")
+    return names
+
+
+def image_stems(row: DatasetRow, folder: Path) -> list[str]:
+    """The images of a dataset below a folder, without ``row.image_suffix``.
+
+    Raises:
+        UserError: there is none, or one has a name that no JSON file can hold.
+    """
+    stems = sorted(files_by_stem(folder, row.image_suffix))
+    if not stems:
+        raise UserError(f"There is no image (*{row.image_suffix}) in {folder}: get them from {row.homepage}.")
+    for stem in stems:
+        try:
+            stem.encode()
+        except UnicodeEncodeError:
+            raise UserError(f"The name of image {stem!r} in {folder} is no UTF-8 text: rename it.") from None
+    return stems
 
 
 def require_files(row: DatasetRow, paths: Iterable[Path], what: str) -> None:
     """Checks that every file of a list is there.
 
     Raises:
-        UserError: files are missing; the message says how many, names three and the download page.
+        UserError: there are none, or some are missing; the message says how many, names three and the download page.
     """
     wanted = list(paths)
+    if not wanted:
+        raise UserError(
+            f"There are no {what} for {row.name}: the download is incomplete, get it again from {row.homepage}."
+        )
     missing = [path for path in wanted if not path.is_file()]
     if missing:
         raise UserError(

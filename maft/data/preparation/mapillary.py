@@ -14,9 +14,9 @@ import numpy as np
 from maft.data.catalog import dataset
 from maft.data.label_sets import LabelSet
 from maft.data.preparation.command import Count, Options
-from maft.data.preparation.jobs import require, require_files
+from maft.data.preparation.jobs import image_stems, require, require_files
 from maft.data.preparation.panoptic import Segments, convert_panoptic
-from maft.data.reading import files_by_stem, read_map
+from maft.data.reading import read_map
 from maft.errors import UserError
 
 
@@ -32,7 +32,7 @@ def prepare_mapillary(options: Options) -> list[Count]:
     require(dataset("mapillary_val"), {options.root / folder: archive for folder in needed})
     counts = []
     for row in rows.values():
-        stems = sorted(files_by_stem(options.root / row.images, row.image_suffix))
+        stems = image_stems(row, options.root / row.images)
         labels = options.root / row.labels
         require_files(row, (labels / f"{stem}{row.label_suffix}" for stem in stems), "label maps")
         counts.append(Count(f"{row.name} label maps", len(stems), row.images_expected))

@@ -14,9 +14,11 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 
 from maft.data.catalog import DatasetRow
+from maft.data.coco_format import check_once, instance_table, panoptic_table
 from maft.data.preparation.command import Count, Options
 from maft.data.preparation.jobs import run_jobs
-from maft.data.reading import panoptic_colours, read_annotation
+from maft.data.reading import panoptic_colours, read_annotation, read_panoptic_ids
+from maft.errors import UserError
 from maft.files import atomic_path, remove_unfinished, write_json_atomic
 
 
@@ -61,10 +63,14 @@ def convert_panoptic(
         sources: stem of an image -> whatever ``read`` needs.
         read: picklable; gives the segments of an image.
         suffix: ending of the panoptic PNGs, behind the name of the image.
+
+    Raises:
+        UserError: a source is damaged, two images have one name, or what is there was made of something else.
     """
     folder = options.root / row.panoptic_root
     folder.mkdir(parents=True, exist_ok=True)
     # Image folders may be nested, panoptic folders are flat.
+    check_once((Path(stem).name for stem in sources), "an image named", str(options.root / row.images))
     targets = {stem: folder / f"{Path(stem).name}{suffix}" for stem in sources}
     files = [options.root / file for file in (row.panoptic_json, row.instances_json) if file]
     remove_unfinished(folder, *files)
@@ -73,7 +79,8 @@ def convert_panoptic(
         jobs = [(sources[stem], targets[stem]) for stem in sources]
         found = run_jobs(partial(_convert, read, row), jobs, workers=options.workers, description=row.name)
         _write_json(row, files, dict(zip(sources, found)), suffix)
-    panoptic, *objects = (read_annotation(file, "annotations")["annotations"] for file in files)
+    panoptic = panoptic_table(read_annotation(files[0]), str(files[0]))["annotations"]
+    objects = [instance_table(read_annotation(file), str(file))["annotations"] for file in files[1:]]
     return [
         Count(f"{row.name} panoptic maps", len(panoptic), row.images_expected),
         Count(f"{row.name} segments", sum(len(annotation["segments_info"]) for annotation in panoptic)),
@@ -91,7 +98,11 @@ class _Annotation:
 def _convert(read: Callable[[Any], Segments], row: DatasetRow, job: tuple[Any, Path]) -> _Annotation:
     source, target = job
     found = read(source)
-    if not target.is_file():
+    if target.is_file():
+        if not np.array_equal(read_panoptic_ids(target), found.ids):
+            origin = source[-1] if isinstance(source, tuple) else source
+            raise UserError(f"{target} shows other segments than are made of {origin}: remove it, and its JSON file.")
+    else:
         with atomic_path(target) as temporary:
             Image.fromarray(panoptic_colours(found.ids)).save(temporary)
     segments, objects = [], []
@@ -123,7 +134,33 @@ def _write_json(row: DatasetRow, files: list[Path], found: Mapping[str, _Annotat
         panoptic.append({"image_id": name, "file_name": f"{name}{suffix}", "segments_info": annotation.segments})
         first = len(objects) + 1
         objects += [{**parts, "id": first + k, "image_id": name} for k, parts in enumerate(annotation.objects)]
-    write_json_atomic(files[0], {"images": images, "annotations": panoptic, "categories": categories})
+    _write(files[0], {"images": images, "annotations": panoptic, "categories": categories})
     countable = [category for category in categories if category["isthing"]]
     for file in files[1:]:
-        write_json_atomic(file, {"images": images, "annotations": objects, "categories": countable})
+        _write(file, {"images": images, "annotations": objects, "categories": countable})
+
+
+def _write(file: Path, table: dict[str, Any]) -> None:
+    """Writes a JSON file; one that is there already has to be of these images, or of some of them."""
+    if file.is_file():
+        try:
+            known = _by_image(read_annotation(file, "annotations"))
+        except (UserError, LookupError, TypeError, AttributeError):
+            known = None
+        made = _by_image(table)
+        if known == made:
+            return
+        if known is None or not known.items() <= made.items():
+            raise UserError(
+                f"{file} is damaged or was made of something else, and its panoptic maps are not complete: remove it."
+            )
+    write_json_atomic(file, table)
+
+
+def _by_image(table: Mapping[str, Any]) -> dict[Any, list[dict[str, Any]]]:
+    found: dict[Any, list[dict[str, Any]]] = {}
+    for annotation in table["annotations"]:
+        # Instances are numbered through all images.
+        parts = {key: value for key, value in annotation.items() if key != "id"}
+        found.setdefault(annotation["image_id"], []).append(parts)
+    return found

@@ -6,13 +6,11 @@ VOC: 20 classes (background ignored), 21 with background, and the 15 seen ones o
 
 from __future__ import annotations
 
-import zlib
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.io import loadmat, whosmat
-from scipy.io.matlab import MatReadError
 
 from maft.data.catalog import dataset
 from maft.data.preparation.command import Count, Options
@@ -85,7 +83,7 @@ def prepare_pascal_context(options: Options) -> list[Count]:
     for split in options.splits:
         origin = merged if merged.is_file() else _list(voc, "Main", split)
         sources = {stem: inside(voc / "trainval", f"{stem}.mat", origin) for stem in phases[split]}
-        require_files(row, sources.values(), "label files (.mat)")
+        require_files(row, sources.values(), f"label files (.mat) of {origin.name}")
         require_files(row, (voc / "JPEGImages" / f"{stem}.jpg" for stem in sources), "images")
         whose = "that of the Detail API and of the papers" if origin == merged else "VOC's own, not that of the papers"
         print(f"{split}: {len(sources)} images of {origin.relative_to(voc)}; this split is {whose}")
@@ -104,17 +102,20 @@ def read_label_map(path: Path) -> NDArray[np.integer]:
     """
     try:
         # The header tells the size before anything is unpacked.
-        shape = {name: size for name, size, _ in whosmat(path)}["LabelMap"]
+        shape = {name: size for name, size, _ in whosmat(path)}.get("LabelMap")
+        if shape is None:
+            raise UserError(f"{path} has no LabelMap: it is not of Pascal Context.")
         if len(shape) != 2 or shape[0] * shape[1] > _MOST_PIXELS:
             raise ValueError(f"its LabelMap has the size {shown(shape)}")
         values = loadmat(path, variable_names=["LabelMap"])["LabelMap"]
         labels = values.astype(np.int32)
         if (labels != values).any():
             raise ValueError("its LabelMap holds other than whole numbers")
-    except KeyError:
-        raise UserError(f"{path} has no LabelMap: it is not of Pascal Context.") from None
-    except (MatReadError, OSError, ValueError, TypeError, NotImplementedError, zlib.error) as error:
-        raise UserError(f"{path} cannot be read ({error}): download it again.") from None
+    except UserError:
+        raise
+    except Exception as error:
+        # SciPy's reader raises whatever it meets in damaged bytes.
+        raise UserError(f"{path} cannot be read ({first_line(error)}): download it again.") from None
     return labels
 
 
