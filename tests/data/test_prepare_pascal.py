@@ -1,14 +1,18 @@
 """prepare_voc.py and prepare_pascal_context.py on miniatures of the original layout."""
 
 import json
+from contextlib import suppress
 
 import numpy as np
 import pytest
 from PIL import Image
-from scipy.io import savemat
+from scipy.io import loadmat, savemat
 
 from maft.data.catalog import class_names
+from maft.data.preparation.matlab import read_matrix
+from maft.data.preparation.pascal import read_label_map
 from maft.data.records import dataset_records
+from maft.errors import UserError
 
 VOC = "VOCdevkit/VOC2012"
 CONTEXT = "VOCdevkit/VOC2010"
@@ -132,6 +136,48 @@ def test_context_faults(context, prepare) -> None:
 def test_context_maps_of_another_kind(context, prepare, values) -> None:
     savemat(context / CONTEXT / "trainval/v2.mat", {"LabelMap": values})
     assert "v2.mat cannot be read (its LabelMap" in prepare("pascal_context", "--splits", "val", status=1)
+
+
+@pytest.mark.parametrize("compressed", [False, True])
+def test_matrices_are_read_as_scipy_reads_them(tmp_path, compressed) -> None:
+    file = tmp_path / "a.mat"
+    for kind in ("u1", "u2", "u4", "u8", "i1", "i2", "i4", "i8", "f4", "f8", "bool"):
+        for shape in ((3, 5), (1, 1), (2, 1), (0, 4), (70, 90)):
+            values = np.random.default_rng(0).integers(0, 100, shape).astype(kind)
+            savemat(file, {"first": {"a": "b"}, "LabelMap": values, "last": "x"}, do_compression=compressed)
+            found = read_matrix(file, "LabelMap", 10**4)
+            assert found.shape == shape and (found == loadmat(file)["LabelMap"]).all()
+    assert read_matrix(file, "Label", 10**4) is None
+
+
+@pytest.mark.parametrize("value", ["text", {"a": 1}, np.ones((2, 2)) * 1j, np.array([[1, "a"]], object)])
+def test_matrices_of_other_than_numbers(tmp_path, value) -> None:
+    savemat(tmp_path / "a.mat", {"LabelMap": value})
+    with pytest.raises(UserError, match=r"a\.mat cannot be read \(its LabelMap holds other than real numbers\)"):
+        read_label_map(tmp_path / "a.mat")
+
+
+@pytest.mark.parametrize("compressed", [False, True])
+def test_damaged_matrices_are_refused_or_read(tmp_path, compressed) -> None:
+    file, values = tmp_path / "a.mat", np.arange(12, dtype=np.uint16).reshape(3, 4)
+    savemat(file, {"LabelMap": values}, do_compression=compressed)
+    whole = file.read_bytes()
+    for length in range(len(whole)):
+        file.write_bytes(whole[:length])
+        with pytest.raises(UserError):
+            read_label_map(file)
+    # The kind of the numbers, which SciPy's reader does not check.
+    for place in range(126, len(whole)):
+        for byte in (0, 9, 0xF2, 0xFF):
+            file.write_bytes(whole[:place] + bytes([byte]) + whole[place + 1 :])
+            with suppress(UserError):
+                assert read_label_map(file).dtype == np.int32
+
+
+def test_a_matrix_is_not_unpacked_when_it_says_that_it_is_too_large(tmp_path) -> None:
+    savemat(tmp_path / "a.mat", {"LabelMap": np.zeros((100, 100), np.uint8)}, do_compression=True)
+    with pytest.raises(ValueError, match=r"its LabelMap has the size \[100, 100\]"):
+        read_matrix(tmp_path / "a.mat", "LabelMap", 9999)
 
 
 @pytest.mark.parametrize("name", ["../../../../v1", "/v1"])

@@ -6,18 +6,20 @@ VOC: 20 classes (background ignored), 21 with background, and the 15 seen ones o
 
 from __future__ import annotations
 
+import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.io import loadmat, whosmat
 
 from maft.data.catalog import dataset
 from maft.data.preparation.command import Count, Options
 from maft.data.preparation.jobs import read_list, require, require_files
 from maft.data.preparation.labels import convert_labels
+from maft.data.preparation.matlab import read_matrix
 from maft.data.reading import inside, read_annotation, read_map
-from maft.errors import UserError, first_line, shown
+from maft.errors import UserError, first_line
 
 _MOST_PIXELS = 10**8
 _SBD = "http://home.bharathh.info/pubs/codes/SBD/download.html"
@@ -101,20 +103,14 @@ def read_label_map(path: Path) -> NDArray[np.integer]:
         UserError: the file is damaged or has no ``LabelMap``.
     """
     try:
-        # The header tells the size before anything is unpacked.
-        shape = {name: size for name, size, _ in whosmat(path)}.get("LabelMap")
-        if shape is None:
+        values = read_matrix(path, "LabelMap", _MOST_PIXELS)
+        if values is None:
             raise UserError(f"{path} has no LabelMap: it is not of Pascal Context.")
-        if len(shape) != 2 or shape[0] * shape[1] > _MOST_PIXELS:
-            raise ValueError(f"its LabelMap has the size {shown(shape)}")
-        values = loadmat(path, variable_names=["LabelMap"])["LabelMap"]
-        labels = values.astype(np.int32)
+        with np.errstate(invalid="ignore"):
+            labels = values.astype(np.int32)
         if (labels != values).any():
             raise ValueError("its LabelMap holds other than whole numbers")
-    except UserError:
-        raise
-    except Exception as error:
-        # SciPy's reader raises whatever it meets in damaged bytes.
+    except (OSError, ValueError, LookupError, struct.error, zlib.error) as error:
         raise UserError(f"{path} cannot be read ({first_line(error)}): download it again.") from None
     return labels
 
