@@ -13,9 +13,12 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
+from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
+from typing_extensions import NotRequired, TypedDict
 
 from maft.clip import CLIPEncoder
+from maft.data.headers import picture_sizes
 from maft.data.reading import read_labels
 from maft.data.segmentations import decode_segmentation
 from maft.errors import UserError, first_line
@@ -28,6 +31,25 @@ logger = logging.getLogger(__name__)
 
 # Of the masks of one image, one byte a pixel.
 _MOST_BYTES = 2**32
+
+
+class _Annotation(TypedDict):
+    image_id: NotRequired[int | str]
+    segmentation: NotRequired[Any]
+
+
+class _Listed(TypedDict):
+    id: NotRequired[int | str]
+    height: NotRequired[int]
+    width: NotRequired[int]
+
+
+class _Table(TypedDict):
+    annotations: list[_Annotation]
+    images: NotRequired[list[_Listed]]
+
+
+_TABLE = TypeAdapter(_Table)
 
 
 @PROPOSERS.register()
@@ -57,7 +79,7 @@ class MaskFiles(Proposer):
             raise UserError(
                 f"MODEL.PROPOSER.MaskFiles.PATH {path} does not exist: give a folder of masks or a COCO json file."
             )
-        self._content: tuple[dict[str, list[dict[str, Any]]], set[str]] | None = None
+        self._content: tuple[dict[str, list[_Annotation]], dict[str, list[_Listed]]] | None = None
 
     def check_records(self, records: Sequence[dict[str, Any]]) -> None:
         """Compares the images with those that masks are stored for; masks of others are counted in the log.
@@ -65,19 +87,22 @@ class MaskFiles(Proposer):
         A COCO json file says by its list ``"images"`` in which of them nothing was found. Without that list an image
         may lack masks as long as all stored masks belong to some image.
 
+        Where records say the images' sizes, those of PNG files and of a COCO json file for all images are compared.
+
         Raises:
-            UserError: images have no masks, or two of them would get the same.
+            UserError: images have no masks, two of them would get the same, or masks are of another size.
         """
         may_lack = False
         if self.path.is_file():
-            asked = [str(record.get("image_id")) for record in records]
+            asked = [self._image_id(record) for record in records]
             annotated, listed = self._stored()
             found = {*annotated, *listed}
             may_lack = not listed and found <= set(asked)
         else:
             asked = [Path(record["file_name"]).stem for record in records]
             known = set(asked)
-            entries = [e.name if e.is_dir() else e.stem for e in self.path.iterdir() if not e.name.startswith(".")]
+            kept = [e for e in self.path.iterdir() if not e.name.startswith(".")]
+            entries = [e.name if e.is_dir() else e.stem for e in kept if e.is_dir() or e.suffix in (".png", ".json")]
             found = set(entries)
             if double := _double(asked) or _double([entry for entry in entries if entry in known]):
                 raise UserError(f"Masks in {self.path} are found by file names, and {double!r} stands for several.")
@@ -93,6 +118,27 @@ class MaskFiles(Proposer):
                 "%s: %d of %d images have no masks, and masks of %d other images are not used.",
                 self.path, len(without), len(asked), len(found - known),
             )  # fmt: skip
+        self._check_sizes([record for record in records if {"height", "width"} <= record.keys()])
+
+    def _check_sizes(self, records: Sequence[dict[str, Any]]) -> None:
+        sizes = [(record["height"], record["width"]) for record in records]
+        if self.path.is_file():
+            annotations = self._stored()[0]
+            for record, size in zip(records, sizes):
+                place = self._check_listed(record, size)
+                for annotation in annotations.get(self._image_id(record), []):
+                    code = annotation.get("segmentation")
+                    if isinstance(code, dict) and isinstance(code.get("size"), list):
+                        _check_size(code["size"], size, place)
+            return
+        expected = {
+            str(file): size
+            for record, size in zip(records, sizes)
+            for file in _pictures(self._place(record["file_name"]))
+        }
+        found = picture_sizes(list(expected), "Label map", "replace it")
+        for (file, size), stored in zip(expected.items(), found):
+            _check_size(stored, size, file)
 
     def forward(
         self,
@@ -130,44 +176,65 @@ class MaskFiles(Proposer):
             size: (height, width) the masks must have: the original image's.
         """
         if self.path.is_file():
-            return _decoded(self._annotations_of(record), size, f"{self.path}, image {record.get('image_id')}")
+            place = self._check_listed(record, size)
+            return _decoded(self._stored()[0].get(self._image_id(record), []), size, place)
         if "file_name" not in record:
             raise UserError("Masks from disk are found by the image's file name, but the image came without one.")
-        stem = self.path / Path(record["file_name"]).stem
-        if stem.is_dir():
-            files = sorted(file for file in stem.iterdir() if not file.name.startswith("."))
-            if strays := [file for file in files if file.suffix.lower() != ".png"]:
-                raise UserError(f"{strays[0]} is no PNG file: a folder of masks holds one PNG a mask and nothing else.")
-            _check_memory(len(files), size, str(stem))
-            return _stacked([_checked(read_labels(file) != 0, size, str(file)) for file in files], size)
-        map_file, list_file = stem.with_name(f"{stem.name}.png"), stem.with_name(f"{stem.name}.json")
-        if map_file.is_file():
-            values = _checked(read_labels(map_file), size, str(map_file))
+        source = self._place(record["file_name"])
+        files = _pictures(source)
+        if source.is_dir():
+            _check_memory(len(files), size, str(source))
+            return _stacked([_read(file, size) != 0 for file in files], size)
+        if files:
+            values = _read(source, size)
             present = [value for value in np.unique(values) if value != 0]
-            _check_memory(len(present), size, str(map_file))
+            _check_memory(len(present), size, str(source))
             return _stacked([values == value for value in present], size)
-        if list_file.is_file():
-            return _decoded(_annotations(list_file)[0], size, str(list_file))
-        raise UserError(
-            f"No masks for {record['file_name']}: expected the folder {stem}, or {map_file.name} or {list_file.name} "
-            f"in {self.path} (an empty folder stands for no mask)."
-        )
+        annotations, images = _annotations(source)
+        for image in images:
+            _check_stated(image, size, str(source))
+        return _decoded(annotations, size, str(source))
 
-    def _annotations_of(self, record: dict[str, Any]) -> list[dict[str, Any]]:
+    def _place(self, name: str) -> Path:
+        """The folder or file that holds the masks of an image."""
+        stem = self.path / Path(name).stem
+        files = [stem.with_name(f"{stem.name}{suffix}") for suffix in (".png", ".json")]
+        found = [path for path in (stem, *files) if (path.is_dir() if path == stem else path.is_file())]
+        if len(found) > 1:
+            raise UserError(f"Masks of {name} are in {found[0]} and in {found[1]}: keep one of them.")
+        if not found:
+            raise UserError(
+                f"No masks for {name}: expected the folder {stem}, or {files[0].name} or {files[1].name} in "
+                f"{self.path} (an empty folder stands for no mask)."
+            )
+        return found[0]
+
+    def _image_id(self, record: dict[str, Any]) -> str:
         if "image_id" not in record:
             raise UserError(f"{self.path} goes by image_id, but the image came without one: use a folder of masks.")
-        return self._stored()[0].get(str(record["image_id"]), [])
+        return str(record["image_id"])
 
-    def _stored(self) -> tuple[dict[str, list[dict[str, Any]]], set[str]]:
-        """Annotations by image, and the images that the file lists."""
+    def _check_listed(self, record: dict[str, Any], size: tuple[int, int]) -> str:
+        """Compares what the file lists of an image with its size; returns how messages call its masks."""
+        image_id = self._image_id(record)
+        place = f"{self.path}, image {image_id}"
+        for image in self._stored()[1].get(image_id, []):
+            _check_stated(image, size, place)
+        return place
+
+    def _stored(self) -> tuple[dict[str, list[_Annotation]], dict[str, list[_Listed]]]:
+        """Annotations and entries of the list of images, both by image."""
         if self._content is None:
-            grouped = defaultdict(list)
+            grouped, listed = defaultdict(list), defaultdict(list)
             annotations, images = _annotations(self.path)
             for annotation in annotations:
                 if "image_id" not in annotation:
                     raise UserError(f"An annotation in {self.path} has no image_id: masks of all images need it.")
                 grouped[str(annotation["image_id"])].append(annotation)
-            self._content = dict(grouped), {str(image["id"]) for image in images if "id" in image}
+            for image in images:
+                if "id" in image:
+                    listed[str(image["id"])].append(image)
+            self._content = dict(grouped), dict(listed)
         return self._content
 
 
@@ -181,21 +248,37 @@ def _resized(masks: Tensor, size: tuple[int, int]) -> Tensor:
     return F.interpolate(masks[:, None].float(), size, mode="bilinear", align_corners=False)[:, 0] >= 0.5
 
 
-def _annotations(path: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+def _pictures(place: Path) -> list[Path]:
+    """The PNG files among the masks of an image.
+
+    Raises:
+        UserError: there are other files in their folder.
+    """
+    if not place.is_dir():
+        return [place] if place.suffix == ".png" else []
+    files = sorted(file for file in place.iterdir() if not file.name.startswith("."))
+    if strays := [file for file in files if file.suffix.lower() != ".png"]:
+        raise UserError(f"{strays[0]} is no PNG file: a folder of masks holds one PNG a mask and nothing else.")
+    return files
+
+
+def _annotations(path: Path) -> tuple[list[_Annotation], list[_Listed]]:
     """The annotations of a COCO json file and its list of images, which may be missing."""
     try:
         content = read_json(path)
+        table = _TABLE.validate_python(content if isinstance(content, dict) else {"annotations": content}, strict=True)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        raise UserError(
+            f"{path} must hold a list of COCO annotations, or an object with one under 'annotations' "
+            f"({'.'.join(map(str, first['loc']))}: {first['msg']})."
+        ) from error
     except (OSError, ValueError) as error:
         raise UserError(f"Masks file {path} cannot be read as JSON: {first_line(error)}.") from error
-    table = content if isinstance(content, dict) else {"annotations": content}
-    annotations, images = table.get("annotations", 0), table.get("images", [])
-    for entries in (annotations, images):
-        if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
-            raise UserError(f"{path} must hold a list of COCO annotations, or an object with one under 'annotations'.")
-    return annotations, images
+    return table["annotations"], table.get("images", [])
 
 
-def _decoded(annotations: list[dict[str, Any]], size: tuple[int, int], place: str) -> NDArray[np.bool_]:
+def _decoded(annotations: list[_Annotation], size: tuple[int, int], place: str) -> NDArray[np.bool_]:
     _check_memory(len(annotations), size, place)
     masks = [
         decode_segmentation(annotation.get("segmentation"), size, f"annotation {number} of {place}")
@@ -212,11 +295,21 @@ def _check_memory(count: int, size: tuple[int, int], place: str) -> None:
         )
 
 
-def _checked(mask: NDArray[Any], size: tuple[int, int], place: str) -> NDArray[Any]:
-    if mask.shape != size:
-        found, expected = (f"{width}x{height}" for height, width in (mask.shape, size))
-        raise UserError(f"The mask of {place} is {found}, but its image is {expected}: make them the same size.")
-    return mask
+def _read(file: Path, size: tuple[int, int]) -> NDArray[np.int32]:
+    values = read_labels(file)
+    _check_size(values.shape, size, str(file))
+    return values
+
+
+def _check_stated(image: _Listed, size: tuple[int, int], place: str) -> None:
+    if "height" in image and "width" in image:
+        _check_size((image["height"], image["width"]), size, place)
+
+
+def _check_size(found: Sequence[Any], size: tuple[int, int], place: str) -> None:
+    if tuple(found) != size:
+        stored, expected = ("x".join(map(str, reversed(one))) for one in (found, size))
+        raise UserError(f"The mask of {place} is {stored}, but its image is {expected}: make them the same size.")
 
 
 def _stacked(masks: list[NDArray[np.bool_]], size: tuple[int, int]) -> NDArray[np.bool_]:

@@ -187,6 +187,55 @@ def test_folders_of_masks_are_compared_with_the_images(tmp_path):
         MaskFiles(path=str(tmp_path)).check_records(records)
 
 
+def test_masks_in_two_places_or_of_another_kind_are_refused(tmp_path):
+    for name in ("cat.png", "dog.png"):
+        Image.new("L", SIZE[::-1]).save(tmp_path / name)
+    (tmp_path / "cat.json").write_text("[]")
+    with pytest.raises(UserError, match=r"Masks of photos/cat\.jpg are in \S+cat\.png and in \S+cat\.json"):
+        run(tmp_path)
+    (tmp_path / "cat.json").unlink()
+    (tmp_path / "cat.png").rename(tmp_path / "cat.jpg")
+    with pytest.raises(UserError, match=r"no masks for 1 of 1 images, such as cat; it has some for dog"):
+        MaskFiles(path=str(tmp_path)).check_records([ITEM])
+
+
+def test_masks_of_another_size_are_refused_before_the_first(tmp_path, masks):
+    records = [ITEM, {**ITEM, "file_name": "dog.jpg", "image_id": 8}]
+    (tmp_path / "cat").mkdir()
+    for file in ("cat/0.png", "dog.png"):
+        Image.new("L", SIZE[::-1]).save(tmp_path / file)
+    MaskFiles(path=str(tmp_path)).check_records(records)
+    for file in ("dog.png", "cat/0.png"):
+        Image.new("L", (30, 21)).save(tmp_path / file)
+        with pytest.raises(UserError, match=rf"{file} is 30x21, but its image is 30x20"):
+            MaskFiles(path=str(tmp_path)).check_records(records)
+    code, file = run_length(masks[0]), tmp_path / "all.json"
+    file.write_text(json.dumps([{"image_id": 7, "segmentation": code}, {"image_id": 8, "segmentation": code}]))
+    MaskFiles(path=str(file)).check_records(records)
+    with pytest.raises(UserError, match=r"all\.json, image 8 is 30x20, but its image is 31x20"):
+        MaskFiles(path=str(file)).check_records([ITEM, {**records[1], "width": 31}])
+
+
+@pytest.mark.parametrize("name", ["cat.json", "all.json"])
+def test_polygons_of_an_image_of_another_size_are_refused(tmp_path, name):
+    entry = {"image_id": 7, "segmentation": [[1, 2, 3, 4, 5, 6]]}
+    content = {"images": [{"id": 7, "height": 480, "width": 640}], "annotations": [entry]}
+    (tmp_path / name).write_text(json.dumps(content))
+    with pytest.raises(UserError, match=rf"{name}.* is 640x480, but its image is 30x20"):
+        run(tmp_path if name == "cat.json" else tmp_path / name)
+
+
+@pytest.mark.parametrize("image_id", [7.0, None, True, [7]])
+def test_ids_of_other_types_are_refused(tmp_path, image_id):
+    file, code = tmp_path / "all.json", [[1, 2, 3, 4, 5, 6]]
+    for content in ([{"image_id": image_id, "segmentation": code}], {"images": [{"id": image_id}], "annotations": []}):
+        file.write_text(json.dumps(content))
+        with pytest.raises(
+            UserError, match=r"must hold a list of COCO annotations.*\((annotations\.0\.image_|images\.0\.)id"
+        ):
+            run(file)
+
+
 def test_a_folder_of_masks_holds_nothing_else(tmp_path):
     (tmp_path / "cat").mkdir()
     (tmp_path / "cat/0.jpg").touch()
