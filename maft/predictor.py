@@ -12,20 +12,17 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from detectron2.config import CfgNode
-from PIL import Image
 
 from maft.building import build_model
 from maft.config import load_config
 from maft.data.augmentations import ResizeShortestEdge
 from maft.data.label_sets import overlap as shared_synonyms
-from maft.data.reading import read_image, upright_rgb
+from maft.data.pixels import ImageLike, pixels_of
 from maft.errors import UserError, closest, shown
 from maft.segmentor import OpenVocabSegmentor
 from maft.structures import Vocabulary, as_clip_reads
 from maft.test_time import inference_of
 from maft.visualize import overlay
-
-ImageLike = np.ndarray | Image.Image | str | os.PathLike
 
 
 @dataclass(frozen=True)
@@ -104,7 +101,7 @@ class Predictor:
     @classmethod
     def from_config(cls, file: str | os.PathLike[str], overrides: Sequence[str] = ()) -> Predictor:
         """From a YAML file, with Detectron2-style overrides (KEY VALUE ...), such as MODEL.WEIGHTS and its value."""
-        return cls(load_config(file, overrides))
+        return cls(load_config(_path(file), _checked(overrides)))
 
     @classmethod
     def from_pretrained(cls, folder: str | os.PathLike[str], overrides: Sequence[str] = ()) -> Predictor:
@@ -116,13 +113,13 @@ class Predictor:
         Raises:
             UserError: one of the two is missing or does not fit the other.
         """
-        config, weights = _checkpoint_files(Path(folder))
-        return cls(load_config(config, [*overrides, "MODEL.WEIGHTS", str(weights)], trusted=False))
+        config, weights = _checkpoint_files(_path(folder))
+        return cls(load_config(config, [*_checked(overrides), "MODEL.WEIGHTS", str(weights)], trusted=False))
 
     @classmethod
     def from_path(cls, path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> Predictor:
         """From a YAML config, or from a checkpoint (see `from_pretrained`)."""
-        if os.path.isdir(path) or Path(path).suffix == ".safetensors":
+        if os.path.isdir(_path(path)) or _path(path).suffix == ".safetensors":
             return cls.from_pretrained(path, overrides)
         return cls.from_config(path, overrides)
 
@@ -185,7 +182,7 @@ class Predictor:
                 "Panoptic segments are not averaged: name no things, or set TEST.AUG.ENABLED and "
                 "TEST.SLIDING_WINDOW.ENABLED False."
             )
-        pixels = _pixels(image)
+        pixels = pixels_of(image)
         resized = self._resize.get_transform(pixels).apply_image(pixels)
         tensor = torch.as_tensor(np.ascontiguousarray(resized.transpose(2, 0, 1)))
         record: dict[str, Any] = {"image": tensor, "height": pixels.shape[0], "width": pixels.shape[1]}
@@ -217,13 +214,15 @@ def thing_flags(words: Vocabulary, things: Sequence[str] | Literal["all"]) -> li
     """Whether each name of a vocabulary is among those of things, as CLIP reads them.
 
     Raises:
-        UserError: a thing is not in the vocabulary.
+        UserError: things are no names, or one is not in the vocabulary.
     """
-    if things == "all":
+    if isinstance(things, str) and things == "all":
         return [True] * len(words)
-    if isinstance(things, str):
-        raise UserError(f"Things are a list of names or 'all', not {things!r}: write [{things!r}].")
-    names, asked = [as_clip_reads(name) for name in words.names], {as_clip_reads(thing): thing for thing in things}
+    listed = _items(things)
+    if listed is None or not all(isinstance(thing, str) for thing in listed):
+        example = [things] if isinstance(things, str) else ["cat", "dog"]
+        raise UserError(f"Things are a list of names or 'all', not {shown(things)}: write {example}.")
+    names, asked = [as_clip_reads(name) for name in words.names], {as_clip_reads(thing): thing for thing in listed}
     if strangers := [thing for read, thing in asked.items() if read not in names]:
         raise UserError(f"The thing {strangers[0]!r} is none of the class names.{closest(strangers[0], words.names)}")
     return [name in asked for name in names]
@@ -240,10 +239,30 @@ def _described(ids: torch.Tensor, segment: dict[str, Any], words: Vocabulary) ->
     }
 
 
+def _items(value: object) -> list[Any] | None:
+    """The items of a list and its like; None for one text or no list at all."""
+    return list(value) if isinstance(value, Iterable) and not isinstance(value, (str, bytes)) else None
+
+
+def _path(path: str | os.PathLike[str]) -> Path:
+    if not isinstance(path, (str, os.PathLike)):
+        raise UserError(f"A config or checkpoint is given by its path, not by {shown(path)}: write 'path/to/it'.")
+    return Path(path)
+
+
+def _checked(overrides: Sequence[str]) -> list[str]:
+    listed = _items(overrides)
+    if listed is None or None in listed or not all(isinstance(key, str) for key in listed[::2]):
+        raise UserError(f"Overrides are texts KEY VALUE, not {shown(overrides)}: write ['MODEL.DEVICE', 'cpu'].")
+    return listed
+
+
 def _checkpoint_files(path: Path) -> tuple[Path, Path]:
     """Config and weights of a checkpoint given as a folder or as its weights file."""
-    weights = path / "model.safetensors" if path.is_dir() else path
-    if path.is_dir() and not weights.is_file():
+    # Unlike those of Path, the functions of os.path answer for names that no file can have.
+    folder = os.path.isdir(path)
+    weights = path / "model.safetensors" if folder else path
+    if folder and not weights.is_file():
         found = list(path.glob("*.safetensors"))
         if len(found) != 1:
             raise UserError(
@@ -258,19 +277,3 @@ def _checkpoint_files(path: Path) -> tuple[Path, Path]:
             "tools/convert_checkpoint.py wrote, or a config and MODEL.WEIGHTS."
         )
     return config, weights
-
-
-def _pixels(image: ImageLike) -> np.ndarray:
-    if isinstance(image, np.ndarray):
-        pixels = np.repeat(image[..., None], 3, axis=2) if image.ndim == 2 else image
-        if pixels.ndim != 3 or pixels.shape[2] != 3 or pixels.dtype != np.uint8 or not pixels.size:
-            raise UserError(
-                f"An image array must be (height, width, 3) or (height, width) uint8, not {image.shape} {image.dtype}."
-            )
-        return pixels
-    if isinstance(image, Image.Image):
-        try:
-            return upright_rgb(image)
-        except ValueError as error:
-            raise UserError(f"A picture of Pillow's mode {image.mode} cannot be shown as RGB: convert it.") from error
-    return read_image(image)

@@ -130,14 +130,6 @@ def test_words_that_cannot_be_told_apart(predictor, image, words, sentence):
         predictor(image, words)
 
 
-@pytest.mark.parametrize(
-    "broken", [np.zeros((4, 4, 4), np.uint8), np.zeros((4, 4, 3)), np.zeros((0, 4, 3), np.uint8), "missing.jpg"]
-)
-def test_images_that_cannot_be_used(predictor, broken):
-    with pytest.raises(UserError):
-        predictor(broken, WORDS)
-
-
 def test_a_checkpoint_folder_needs_neither_clip_nor_the_weights_it_was_trained_from(checkpoint, image):
     folder, state = checkpoint
     predictor = Predictor.from_pretrained(folder, ["MODEL.CLIP.PRETRAINED", "nowhere.pt"])
@@ -190,11 +182,35 @@ def test_panoptic_segments_come_when_things_are_named(predictor, image, monkeypa
     assert predictor.model.inference_options == before
 
 
+def test_images_that_cannot_be_used(predictor):
+    with pytest.raises(UserError, match=r"missing\.jpg does not exist"):
+        predictor("missing.jpg", WORDS)
+
+
 def test_things_that_are_no_names_are_refused(predictor, image):
     with pytest.raises(UserError, match=r"The thing 'gras' is none of the class names\. Did you mean grass\?"):
         predictor(image, WORDS, ["gras"])
     with pytest.raises(UserError, match="a list of names or 'all', not 'grass'"):
         predictor(image, WORDS, "grass")
+
+
+@pytest.mark.parametrize("things", [[None], [1], 3, True, b"all", [["grass"]]])
+def test_things_of_other_types_are_refused(predictor, image, things):
+    with pytest.raises(UserError, match="Things are a list of names or 'all', not "):
+        predictor(image, WORDS, things)
+
+
+@pytest.mark.parametrize("path", [None, 0, b"x", ["a"], "x" * 5000, "a\0b", "nowhere"])
+@pytest.mark.parametrize("way", ["from_config", "from_pretrained", "from_path"])
+def test_paths_that_lead_to_no_model(way, path):
+    with pytest.raises(UserError):
+        getattr(Predictor, way)(path)
+
+
+@pytest.mark.parametrize("overrides", [[1, 2], ["MODEL.DEVICE", None], 5])
+def test_overrides_are_texts(tiny_configs, overrides):
+    with pytest.raises(UserError, match="Overrides are texts KEY VALUE, not "):
+        Predictor.from_config(tiny_configs / "maft.yaml", overrides)
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 300), (4000, 3)])
