@@ -6,15 +6,21 @@ is 1 when anything is wrong.
 """
 
 import argparse
+import io
 import os
+import sys
 from collections import defaultdict
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
+from maft.data.catalog import dataset
 from maft.data.checking import Report, check_dataset
-from maft.data.reading import read_image, read_labels
+from maft.data.folder import IMAGE_SUFFIXES
+from maft.data.outputs import check_outputs
+from maft.data.reading import files_by_stem, read_image, read_labels
 from maft.errors import ToolParser, UserError, run_tool
 from maft.files import atomic_path
 from maft.visualize import contact_sheet, overlay
@@ -70,17 +76,32 @@ def draw_sheet(report: Report, count: int, path: Path) -> None:
     print(f"\ncontact sheet: {path}")
 
 
+def inputs(name: str) -> Iterator[str]:
+    """All files in the folders of a dataset."""
+    row = dataset(name)
+    for folder in filter(None, (row.images, row.labels, row.panoptic_root)):
+        yield from files_by_stem(row.root / folder, "").values()
+
+
 def main() -> int:
     arguments = parse_arguments()
+    # File names need not be text.
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
     if arguments.workers < 1:
         raise UserError(f"--workers {arguments.workers} is too small.")
     if arguments.pictures < 0:
         raise UserError(f"--pictures {arguments.pictures} is too small.")
+    stem = "".join(letter if letter.isalnum() else "_" for letter in arguments.name.rstrip("/").split("/")[-1])
+    sheet = arguments.sheet or Path(f"check_{stem}.png")
+    if sheet.suffix.lower() not in IMAGE_SUFFIXES:
+        raise UserError(f"--sheet {sheet} does not end in {', '.join(IMAGE_SUFFIXES)}: give the name of a picture.")
+    if arguments.pictures:
+        check_outputs([sheet], inputs(arguments.name), "--sheet")
     report = check_dataset(arguments.name, workers=arguments.workers)
     print_report(report, arguments.all)
     if arguments.pictures and report.good:
-        stem = "".join(letter if letter.isalnum() else "_" for letter in arguments.name.rstrip("/").split("/")[-1])
-        draw_sheet(report, arguments.pictures, arguments.sheet or Path(f"check_{stem}.png"))
+        draw_sheet(report, arguments.pictures, sheet)
     print(f"\n{len(report.problems)} problems" if report.problems else "\nnothing is wrong")
     return 1 if report.problems else 0
 

@@ -9,7 +9,6 @@ names; 255, or 65535 with more than 255 names, where nothing was found) and <nam
 import argparse
 import errno
 import itertools
-import os
 import sys
 from pathlib import Path
 
@@ -18,8 +17,9 @@ from PIL import Image
 from tqdm import tqdm
 
 from maft.data.label_sets import label_set, label_set_names
+from maft.data.outputs import check_outputs
 from maft.data.reading import panoptic_colours
-from maft.errors import ToolParser, UserError, run_tool
+from maft.errors import ToolParser, UserError, first_line, run_tool
 from maft.files import atomic_path, write_json_atomic
 from maft.predictor import Prediction, Predictor, thing_flags
 
@@ -50,7 +50,7 @@ def find_images(inputs: list[str]) -> list[Path]:
     paths: list[Path] = []
     for item in inputs:
         if item == "-":
-            paths += [Path(line.strip()) for line in sys.stdin if line.strip()]
+            paths += listed_images()
         elif Path(item).is_dir():
             paths += sorted(path for path in Path(item).iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
         else:
@@ -58,6 +58,19 @@ def find_images(inputs: list[str]) -> list[Path]:
     if not paths:
         raise UserError(f"No image in {' '.join(inputs)}: give image files or a folder that holds some.")
     return paths
+
+
+def listed_images() -> list[Path]:
+    """The paths on standard input, one a line; none where it is closed."""
+    try:
+        lines = [line.strip() for line in sys.stdin or () if line.strip()]
+        if any("\0" in line for line in lines):
+            raise ValueError("it holds a null byte")
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"The list on standard input cannot be read ({first_line(error)}): give one path a line."
+        ) from error
+    return [Path(line) for line in lines]
 
 
 def write_prediction(prediction: Prediction, folder: Path, name: str) -> None:
@@ -87,24 +100,16 @@ def output_names(paths: list[Path]) -> list[str]:
     return names
 
 
-def check_outputs(paths: list[Path], names: list[str], folder: Path, panoptic: bool) -> None:
-    """Refuses outputs that would replace an input, such as that of ``x.png`` beside an input ``x_overlay.png``."""
-    inputs = {os.path.realpath(path): path for path in paths}
-    inputs |= {os.path.join(os.path.realpath(path.parent), path.name): path for path in paths}
-    endings = ["_overlay.png", "_labels.png", ".json", *(["_panoptic.png"] if panoptic else [])]
-    parent = os.path.realpath(folder)
-    for name, ending in itertools.product(names, endings):
-        if replaced := inputs.get(os.path.join(parent, name + ending)):
-            raise UserError(f"{folder / (name + ending)} would replace the input {replaced}: choose another --output.")
-
-
 def main() -> int:
     arguments = parse_arguments()
     paths = find_images(arguments.input)
     names = output_names(paths)
     things = "all" if arguments.all_things else arguments.things
-    check_outputs(paths, names, arguments.output, panoptic=things is not None)
+    endings = ["_overlay.png", "_labels.png", ".json", *(["_panoptic.png"] if things is not None else [])]
+    outputs = [arguments.output / (name + ending) for name, ending in itertools.product(names, endings)]
+    check_outputs(outputs, paths, "--output")
     predictor = Predictor.from_path(arguments.config_file, arguments.opts)
+    predictor.model.proposer.check_records([{"file_name": str(path)} for path in paths])
     # Words that cannot be used are no fault of the images.
     given = label_set(arguments.label_set).names() if arguments.label_set else arguments.class_names
     words = predictor.prepare(given)

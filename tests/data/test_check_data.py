@@ -1,8 +1,10 @@
 """tools/check_data.py finds every planted fault by its name."""
 
 import json
+import os
 import re
 import runpy
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -159,6 +161,30 @@ def test_panoptic_faults(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     file.write_text(json.dumps(table))
     (problem,) = check_dataset("coco_panoptic_val").problems
     assert problem.kind == "panoptic annotation" and "id 200" in problem.text
+
+
+def test_the_sheet_replaces_no_input_and_is_a_picture(own: Path, check_data, tmp_path: Path) -> None:
+    (tmp_path / "link.png").symlink_to(own / "masks/0.png")
+    before = {path: path.read_bytes() for path in own.rglob("*.*")}
+    for sheet in (own / "images/0.jpg", own / "masks/../masks/1.png", tmp_path / "link.png"):
+        status, printed = check_data(f"folder:{own}", "--sheet", str(sheet))
+        assert status == 1 and re.search(r"^error: .* would replace the input .*: choose another --sheet", printed)
+    for sheet in ("out", "out.txt"):
+        status, printed = check_data(f"folder:{own}", "--sheet", str(tmp_path / sheet))
+        assert status == 1 and re.search(rf"^error: --sheet .*{sheet} does not end in \.jpg", printed)
+    assert {path: path.read_bytes() for path in own.rglob("*.*")} == before
+    for _ in range(2):
+        assert check_data(f"folder:{own}", "--sheet", str(tmp_path / "sheet.png"))[0] == 0
+
+
+def test_names_that_are_no_text_are_printed(own: Path, tmp_path: Path) -> None:
+    (own / os.fsdecode(b"images/\xff.jpg")).write_bytes(b"no picture")
+    Image.new("L", (30, 20)).save(own / os.fsdecode(b"masks/\xff.png"))
+    tool = subprocess.run(
+        [sys.executable, str(TOOL), f"folder:{own}", "--workers", "1", "--sheet", str(tmp_path / "sheet.png")],
+        env={**os.environ, "PYTHONIOENCODING": "utf-8:strict"}, capture_output=True, text=True,
+    )  # fmt: skip
+    assert tool.returncode == 1 and "UNREADABLE IMAGE: 1" in tool.stdout and r"\udcff.jpg" in tool.stdout, tool.stderr
 
 
 def test_names_that_clip_reads_alike_are_one_mistake(own: Path, check_data) -> None:

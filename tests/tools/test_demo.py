@@ -71,6 +71,21 @@ def test_a_list_on_standard_input(demo, images, monkeypatch):
     assert [file.name for file in (images / "out").glob("*.json")] == ["two.json"]
 
 
+@pytest.mark.parametrize("content", [b"a\0b.png", b"\xff\xfe\x00", None])
+def test_standard_input_that_holds_no_list(demo, monkeypatch, content):
+    monkeypatch.setattr(sys, "stdin", content and io.TextIOWrapper(io.BytesIO(content), encoding="utf-8"))
+    with pytest.raises(UserError, match=r"The list on standard input cannot be read \(|No image in -"):
+        demo("-")
+
+
+def test_images_that_would_share_masks_from_disk_are_refused(demo, images):
+    (images / "masks").mkdir()
+    Image.new("L", (60, 40)).save(images / "masks/one.png")
+    options = ["MODEL.PROPOSER.NAME", "MaskFiles", "MODEL.PROPOSER.MaskFiles.PATH", images / "masks"]
+    with pytest.raises(UserError, match="found by file names, and 'one' stands for several"):
+        demo(images / "a/one.png", images / "b/one.png", options=["--output", images / "out", *options])
+
+
 def test_a_broken_image_is_skipped_by_name_and_the_others_are_written(demo, images, capsys):
     (images / "a/broken.png").write_bytes(b"not an image")
     assert demo(images / "a") == 1
