@@ -32,7 +32,7 @@ def read_matrix(path: Path, name: str, most: int) -> NDArray[Any] | None:
         most: elements that it may have; it is not unpacked when it says that it has more.
 
     Raises:
-        OSError, ValueError, LookupError, struct.error, zlib.error: the file is damaged, or the matrix of another kind.
+        OSError, ValueError, struct.error, zlib.error: the file is damaged, or the matrix of another kind.
     """
     content = path.read_bytes()
     if (mark := content[126:128]) not in (b"IM", b"MI"):
@@ -63,6 +63,8 @@ def read_matrix(path: Path, name: str, most: int) -> NDArray[Any] | None:
             if not stream.eof:
                 raise ValueError("it is truncated")
         number, values, _ = _element(body, inner, order)
+        if number not in _NUMBERS:
+            raise ValueError(f"its {name} holds numbers of the unknown kind {number}")
         return np.frombuffer(values, order + _NUMBERS[number]).reshape(shape, order="F")
     return None
 

@@ -110,7 +110,7 @@ def read_label_map(path: Path) -> NDArray[np.integer]:
             labels = values.astype(np.int32)
         if (labels != values).any():
             raise ValueError("its LabelMap holds other than whole numbers")
-    except (OSError, ValueError, LookupError, struct.error, zlib.error) as error:
+    except (OSError, ValueError, struct.error, zlib.error) as error:
         raise UserError(f"{path} cannot be read ({first_line(error)}): download it again.") from None
     return labels
 
