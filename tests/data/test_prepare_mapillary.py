@@ -59,7 +59,10 @@ def test_instances_are_not_measured() -> None:
 
 def test_faults(mapillary, prepare, write_map) -> None:
     write_map(f"{VALIDATION}/instances/a-b_1.png", np.full((1, 4), 66 * 256, np.uint16))
-    assert "a-b_1.png is not an instance map of Mapillary Vistas" in prepare("mapillary", status=1)
+    assert "a-b_1.png is not an instance map (16 bit) of Mapillary Vistas" in prepare("mapillary", status=1)
+    # A label map in its place would be birds alone, which are label 0.
+    write_map(f"{VALIDATION}/instances/a-b_1.png", np.array([[0, 0, 27, 65]], np.uint8))
+    assert "a-b_1.png is not an instance map (16 bit) of Mapillary Vistas" in prepare("mapillary", status=1)
     (mapillary / VALIDATION / "labels/a-b_1.png").unlink()
     message = prepare("mapillary", "--splits", "val", status=1)
     assert "1 of 1 label maps are missing" in message and "mapillary.com" in message

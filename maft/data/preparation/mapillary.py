@@ -49,9 +49,11 @@ def read_segments(classes: LabelSet, path: Path) -> Segments:
     Raises:
         UserError: the file is damaged or no instance map.
     """
-    instance = read_map(path).astype(np.int32)
-    if instance.ndim != 2 or instance.max(initial=0) // 256 > len(classes):
-        raise UserError(f"{path} is not an instance map of Mapillary Vistas 1.2: download it again.")
+    stored = read_map(path)
+    instance = stored.astype(np.int32)
+    # A label map, of 8 bits, would be instances of label 0 alone.
+    if stored.ndim != 2 or stored.dtype == np.uint8 or instance.max(initial=0) // 256 > len(classes):
+        raise UserError(f"{path} is not an instance map (16 bit) of Mapillary Vistas 1.2: download it again.")
     found = Segments(instance.shape)
     for value in np.unique(instance).tolist():
         if (label := value // 256) < len(classes):
