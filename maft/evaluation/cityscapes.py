@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from types import ModuleType
 from typing import Any
 
-import numpy as np
 import torch
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.structures import Instances
@@ -18,7 +17,8 @@ from detectron2.utils import comm
 from torch import Tensor
 
 from maft.data.catalog import DatasetRow
-from maft.data.reading import Record, read_map
+from maft.data.preparation.cityscapes import read_instance_map
+from maft.data.reading import Record
 from maft.errors import UserError
 
 # Smaller values of an instance map are labels: stuff, void, or groups of things that nobody took apart.
@@ -69,7 +69,7 @@ class CityscapesInstanceEvaluator(DatasetEvaluator):
         """
         for record, output in zip(records, outputs, strict=True):
             path = record["sem_seg_file_name"].removesuffix(self.suffixes[0]) + self.suffixes[1]
-            truth = torch.from_numpy(read_map(path).astype(np.int32))
+            truth = torch.from_numpy(read_instance_map(path))
             found = output["instances"]
             if found.pred_masks.shape[1:] != truth.shape:
                 raise UserError(f"The instances predicted for {record['file_name']} and {path} differ in size.")

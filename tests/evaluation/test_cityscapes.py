@@ -117,6 +117,9 @@ def test_mistakes_are_one_sentence(streets, tmp_path, monkeypatch):
     Image.fromarray(np.full((2, 3), 7, np.uint16)).save(tmp_path / f"{records[0]['file_name']}_gtFine_instanceIds.png")
     with pytest.raises(UserError, match="differ in size"):
         evaluator.process(records[:1], outputs[:1])
+    Image.fromarray(np.full(SIZE, 7, np.uint8)).save(tmp_path / f"{records[0]['file_name']}_gtFine_instanceIds.png")
+    with pytest.raises(UserError, match=r"is not an instance map \(16 bit\)"):
+        evaluator.process(records[:1], outputs[:1])
     known = builtins.__import__
 
     def without(name, *arguments):

@@ -8,10 +8,12 @@ groups of things that nobody took apart.
 
 from __future__ import annotations
 
+import os
 from functools import partial
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from maft.data.catalog import dataset
 from maft.data.label_sets import LabelSet
@@ -52,8 +54,8 @@ def prepare_cityscapes(options: Options) -> list[Count]:
     return counts
 
 
-def read_segments(classes: LabelSet, path: Path) -> Segments:
-    """Panoptic segments of an instance map.
+def read_instance_map(path: str | os.PathLike[str]) -> NDArray[np.int32]:
+    """(H, W) int32, 1000 times the class id plus the number of the object, or the class id alone.
 
     Raises:
         UserError: the file is damaged or no instance map.
@@ -62,7 +64,16 @@ def read_segments(classes: LabelSet, path: Path) -> Segments:
     # Label maps have 8 bits; as instance maps they would make a crowd of all that is one class.
     if stored.ndim != 2 or stored.dtype == np.uint8:
         raise UserError(f"{path} is not an instance map (16 bit) of Cityscapes: download it again.")
-    instance, rule = stored.astype(np.int32), LABEL_RULES["cityscapes"]
+    return stored.astype(np.int32)
+
+
+def read_segments(classes: LabelSet, path: Path) -> Segments:
+    """Panoptic segments of an instance map.
+
+    Raises:
+        UserError: the file is damaged or no instance map.
+    """
+    instance, rule = read_instance_map(path), LABEL_RULES["cityscapes"]
     index = {id_: position for position, id_ in enumerate(classes.category_ids)}
     found = Segments(instance.shape)
     for value in np.unique(instance).tolist():
