@@ -75,9 +75,9 @@ class MaskFiles(Proposer):
     def __init__(self, *, path: str) -> None:
         super().__init__()
         self.path = Path(path)
-        if not os.path.exists(path):
+        if not (os.path.isfile(path) or os.path.isdir(path)):
             raise UserError(
-                f"MODEL.PROPOSER.MaskFiles.PATH {path} does not exist: give a folder of masks or a COCO json file."
+                f"MODEL.PROPOSER.MaskFiles.PATH {path} is no folder and no file: give masks by a folder or a COCO json."
             )
         self._content: tuple[dict[str, list[_Annotation]], dict[str, list[_Listed]]] | None = None
 

@@ -126,7 +126,7 @@ def test_masks_of_another_size_are_refused(tmp_path, masks, kind):
 
 
 def test_what_cannot_be_read_is_named(tmp_path):
-    with pytest.raises(UserError, match="PATH .*nowhere does not exist"):
+    with pytest.raises(UserError, match="PATH .*nowhere is no folder and no file"):
         MaskFiles(path=str(tmp_path / "nowhere"))
     with pytest.raises(UserError, match="No masks for photos/cat.jpg: expected the folder .*cat, or cat.png or cat.js"):
         run(tmp_path)
