@@ -162,10 +162,13 @@ def _image_pairs(
     assert isinstance(classifier, MaskedCrops)
     proposals = model.propose(images, batch)
     regions, masks, valid = classifier.regions(images, proposals, 0, model.clip)
+    # The few scattered pixels of a mask may all vanish as it is resized, and an empty mask teaches nothing.
+    left = (masks > 0).flatten(1).any(1)
+    regions, masks = regions[left], masks[left]
     chosen: Chosen = []
     if names:
         assert proposals.labels is not None
-        chosen = [(index, names[label], None) for index, label in enumerate(proposals.labels[0, valid].tolist())]
+        chosen = [(index, names[label], None) for index, label in enumerate(proposals.labels[0, valid][left].tolist())]
     elif len(regions):
         assert rows is not None
         found = F.normalize(classifier.encode_regions(regions, masks, model.clip).float(), dim=-1)

@@ -144,6 +144,24 @@ def test_other_images_or_weights_in_the_same_folder_are_refused(work, tmp_path):
         run()
 
 
+def test_a_mask_that_vanishes_in_its_region_gives_no_pair(work, tmp_path):
+    own = tmp_path / "own"
+    for part in ("images", "masks"):
+        (own / part).mkdir(parents=True)
+    (own / "classes.txt").write_text("tent\ndog\n")
+    labels = np.zeros((500, 500), np.uint8)
+    labels[3, -3] = labels[-3, 3] = 1
+    Image.fromarray(labels).save(own / "masks/a.png")
+    Image.fromarray(np.dstack([labels] * 3)).save(own / "images/a.png")
+    sizes = ("INPUT.MIN_SIZE_TEST", "500", "INPUT.MAX_SIZE_TEST", "500")
+    mine(
+        ground_truth(work, tmp_path / "out", "DATASETS.TRAIN", f"['folder:{own}']", *sizes),
+        MiningTask("ground_truth", None),
+    )
+    (row,) = rows(tmp_path / "out")
+    assert row["title"] == "tent" and shown_pixels(tmp_path / "out", row).any()
+
+
 def write_captions(path, words):
     images = [{"id": number, "file_name": f"{number:06d}.png"} for number in range(len(words))]
     notes = [{"id": n, "image_id": n, "caption": caption} for n, caption in enumerate(words) if caption is not None]
