@@ -15,6 +15,7 @@ import maft.region_clip
 import maft.segmentor  # noqa: F401 - all three register their meta-architecture
 from maft.checkpoint.key_map import some
 from maft.checkpoint.loading import InitialWeights
+from maft.clip.vocabulary import LEARNED
 from maft.config import start_from
 from maft.config_files import read_config_file
 from maft.data.catalog import class_names, dataset
@@ -22,6 +23,8 @@ from maft.data.pairs import PAIRS_PREFIX
 from maft.errors import UserError, first_line
 from maft.interfaces import Trainable
 from maft.structures import as_clip_reads
+
+_CLASS_PROMPTS = "vocabulary_encoder.prompts"
 
 logger = logging.getLogger(__name__)
 
@@ -71,9 +74,24 @@ def build_model(cfg: CfgNode, weights: InitialWeights | None = None, *, training
                 f"{names[0]}), which would stay random: name their file under MODEL.START_FROM, as in [{{FILE: ..., "
                 f"TAKE: {part}}}]."
             )
+    if training and (idle := [name for name in untrained if _is_idle_prompt(cfg, model, name)]):
+        raise UserError(
+            f"Nothing gives or trains the learned prompts {idle[0]}, which would stay random: name their file under "
+            f"MODEL.START_FROM, as in [{{FILE: ..., TAKE: {idle[0].rpartition('.')[0]}}}]."
+        )
     if untrained and not training:
         logger.warning("No file gives %d tensors (%s): they stay as built.", len(untrained), some(untrained))
     return model
+
+
+def _is_idle_prompt(cfg: CfgNode, model: Trainable, name: str) -> bool:
+    """Whether a tensor belongs to learned prompts that this training leaves as they are."""
+    part = name.rpartition(".")[0]
+    if not part.endswith(_CLASS_PROMPTS):
+        return False
+    of_classifier = part != _CLASS_PROMPTS
+    used = bool(cfg.MODEL.LOSSES) if of_classifier else cfg.MODEL.VOCABULARY.TEMPLATES == LEARNED
+    return not (used and model.get_parameter(name).requires_grad)
 
 
 def _classes(cfg: CfgNode) -> int:
@@ -87,10 +105,13 @@ def _check_prompts(cfg: CfgNode) -> None:
 
     A released file does not say what its prompts were learned on; a checkpoint of ours has its config beside it.
     """
-    given = [rule.file for rule in start_from(cfg) if any(part.endswith("prompts") for part in rule.take)]
-    for file in (file for file in given if (Path(file) / "config.yaml").is_file()):
+    given = [rule.file for rule in start_from(cfg) if any(part.endswith(_CLASS_PROMPTS) for part in rule.take)]
+    for file in given if _classes(cfg) else ():
+        beside = (Path(file) if Path(file).is_dir() else Path(file).parent) / "config.yaml"
+        if not beside.is_file():
+            continue
         row = dataset(cfg.DATASETS.TRAIN[0])
-        learned_on = read_config_file(Path(file) / "config.yaml").get("DATASETS", {}).get("TRAIN", ())
+        learned_on = read_config_file(beside).get("DATASETS", {}).get("TRAIN", ())
         known = {as_clip_reads(name) for one in learned_on for name in class_names(one)}
         seen = set(row.labelled)
         for index, name in enumerate(row.classes.names()):

@@ -77,7 +77,7 @@ class WeightedProduct(Ensemble):
         if self.weight == 0 and self.classifier_alone_at_zero:
             return ClassifierAlone(valid_only=True)(scores)
         exponent = self.exponent(scores)
-        proposer = scores.proposer_probabilities()[..., :-1]
+        proposer = scores.proposer_with_void().softmax(-1)[..., :-1]
         return proposer**exponent * self.classifier(scores) ** (1 - exponent)
 
 
@@ -131,9 +131,9 @@ class ZegFormerEnsemble(WeightedProduct):
         return torch.full_like(scores.seen, weight, dtype=torch.float32)
 
     def classifier(self, scores: ClassScores) -> Tensor:
-        scores.classifier_probabilities(), scores.proposer_probabilities()
-        assert scores.classifier is not None and scores.proposer is not None
-        clip = torch.cat([scores.classifier, scores.proposer[..., -1:]], dim=-1).softmax(dim=-1)[..., :-1]
+        scores.classifier_probabilities()
+        assert scores.classifier is not None
+        clip = torch.cat([scores.classifier, scores.proposer_with_void()[..., -1:]], dim=-1).softmax(dim=-1)[..., :-1]
         clip = clip.masked_fill(~scores.valid[..., None], 0.0 if self.rule == "classifier" else 1.0)
         if self.rule != "seen_average":
             return clip
@@ -187,11 +187,12 @@ class FCCLIPEnsemble(Ensemble):
         self.alpha, self.beta, self.on_valid_masks = alpha, beta, on_valid_masks
 
     def __call__(self, scores: ClassScores) -> Tensor:
-        scores.classifier_probabilities(), scores.proposer_probabilities()
-        assert scores.classifier is not None and scores.proposer is not None
+        scores.classifier_probabilities()
+        assert scores.classifier is not None
+        proposer = scores.proposer_with_void()
         alpha: Tensor | float = self.alpha
         beta: Tensor | float = self.beta
         if self.on_valid_masks:
-            valid = scores.valid[..., None].to(scores.proposer.dtype)
+            valid = scores.valid[..., None].to(proposer.dtype)
             alpha, beta = alpha * valid, beta * valid
-        return geometric_ensemble(scores.proposer, scores.classifier, scores.seen, alpha, beta).softmax(-1)
+        return geometric_ensemble(proposer, scores.classifier, scores.seen, alpha, beta).softmax(-1)

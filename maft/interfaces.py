@@ -225,6 +225,17 @@ class ClassScores:
             )
         return self.proposer.softmax(dim=-1)
 
+    def proposer_with_void(self) -> Tensor:
+        """(B, Q, C + 1) logits; raises `UserError` when the proposer gives none, or none of void."""
+        self.proposer_probabilities()
+        assert self.proposer is not None
+        if self.proposer.shape[-1] == len(self.seen):
+            raise UserError(
+                "This ensemble needs the no-object scores of the proposer: set MODEL.VOCABULARY.VOID to True, or "
+                "MODEL.ENSEMBLE.NAME to ClassifierAlone or ProposerAlone."
+            )
+        return self.proposer
+
     def classifier_probabilities(self) -> Tensor:
         """(B, Q, C) softmax over the classes, void left out before it; raises `UserError` without a classifier."""
         if self.classifier is None:

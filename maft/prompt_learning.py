@@ -73,9 +73,12 @@ class PromptLearning(RegionNaming):
                 "MODEL.VOCABULARY.PROMPTS.FROZEN to False."
             )
         clip = load_clip(cfg.MODEL.CLIP.NAME, cfg.MODEL.CLIP.PRETRAINED, weights=clip_weights)
-        size = cfg.INPUT.REGIONS.SIZE
-        if size < clip.tower.stride:
-            raise UserError(f"INPUT.REGIONS.SIZE is {size}, less than one patch of {clip.name}, {clip.tower.stride}.")
+        for key in ("SIZE", "HEIGHT"):
+            # A height of 0 stands for the size.
+            if 0 < (side := cfg.INPUT.REGIONS[key]) < clip.tower.stride:
+                raise UserError(
+                    f"INPUT.REGIONS.{key} is {side}, less than one patch of {clip.name}, {clip.tower.stride}."
+                )
         prompts = PromptLearner(clip, **{key.lower(): value for key, value in names.PROMPTS.items()})
         encoder = VocabularyEncoder(
             clip.embed_dim, clip.text_width, templates=LEARNED, prompts=prompts, synonyms=names.SYNONYMS, void=False,

@@ -98,3 +98,18 @@ def test_a_classifier_that_is_missing_is_named(scores):
     for rule in (ClassifierAlone(), FreeSegEnsemble(weight=0.0), FCCLIPEnsemble()):
         with pytest.raises(UserError, match="needs a mask classifier"):
             rule(scores)
+
+
+@pytest.mark.parametrize("rule", [FreeSegEnsemble(), OVSegEnsemble(), ZegFormerEnsemble(), FCCLIPEnsemble()])
+@pytest.mark.parametrize("classes", [2, 3])
+def test_a_proposer_without_void_is_refused(rule, classes):
+    # With two classes the one column that is left would stand for both.
+    scores = ClassScores(
+        proposer=torch.randn(1, 3, classes),
+        classifier=torch.randn(1, 3, classes),
+        classifier_void=None,
+        valid=torch.ones(1, 3, dtype=torch.bool),
+        seen=torch.zeros(classes, dtype=torch.bool),
+    )
+    with pytest.raises(UserError, match=r"needs the no-object scores .* set MODEL\.VOCABULARY\.VOID to True"):
+        rule(scores)

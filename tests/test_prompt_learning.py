@@ -141,10 +141,33 @@ def test_an_official_file_of_prompts_is_taken_by_either_branch(tmp_path, into):
 def test_prompts_of_other_classes_or_another_length_are_refused(learned, config_name, changes, sentence):
     cfg = config("quickstart/proposer.yaml", "unused", "MODEL.VOCABULARY.TEMPLATES", "learned")
     cfg.MODEL.VOCABULARY.PROMPTS.PREFIX = changes.get("PREFIX", 4)
-    cfg.MODEL.START_FROM = [{"FILE": str(learned[0] / "model_final"), "TAKE": "vocabulary_encoder.prompts"}]
     cfg.DATASETS.TRAIN = [config_name]
-    with pytest.raises(UserError, match=sentence):
-        build_model(cfg, training=True)
+    for file in (learned[0] / "model_final", learned[0] / "model_final/model.safetensors"):
+        cfg.MODEL.START_FROM = [{"FILE": str(file), "TAKE": "vocabulary_encoder.prompts"}]
+        with pytest.raises(UserError, match=sentence):
+            build_model(cfg, training=True)
+
+
+@pytest.mark.parametrize(
+    "name, overrides, part",
+    [
+        (
+            "quickstart/proposer.yaml",
+            ["TEMPLATES", "learned", "PROMPTS.FROZEN", "True"],
+            "vocabulary_encoder.prompts.prefix",
+        ),
+        ("quickstart/proposer.yaml", ["TEST_TEMPLATES", "learned"], "vocabulary_encoder.prompts.prefix"),
+        (
+            "quickstart/masked_crops.yaml",
+            ["CLASSIFIER_TEMPLATES", "learned"],
+            "classifier_vocabulary_encoder.prompts.prefix",
+        ),
+    ],
+)
+def test_prompts_that_nothing_gives_or_trains_are_refused(name, overrides, part):
+    pairs = [f"MODEL.VOCABULARY.{word}" if place % 2 == 0 else word for place, word in enumerate(overrides)]
+    with pytest.raises(UserError, match=rf"Nothing gives or trains the learned prompts {part}.*TAKE: {part[:-7]}"):
+        build_model(config(name, "unused", *pairs), training=True)
 
 
 @pytest.mark.parametrize(
@@ -154,11 +177,18 @@ def test_prompts_of_other_classes_or_another_length_are_refused(learned, config_
         (["MODEL.VOCABULARY.TEMPLATES", "vild"], "has no prompts to train"),
         (["MODEL.VOCABULARY.PROMPTS.FROZEN", "True"], "has no prompts to train"),
         (["INPUT.REGIONS.SIZE", "4"], "less than one patch"),
+        (["INPUT.REGIONS.HEIGHT", "3"], "INPUT.REGIONS.HEIGHT is 3, less than one patch"),
     ],
 )
 def test_a_stage_that_cannot_be(overrides, sentence):
     with pytest.raises(UserError, match=sentence):
         build_model(config("quickstart/learn_prompts.yaml", "unused", *overrides))
+
+
+def test_regions_are_compared_with_all_names(world, tmp_path):
+    cfg = config("quickstart/learn_prompts.yaml", tmp_path, "TEST.PROTOCOL", "unseen_only")
+    with pytest.raises(UserError, match="TEST.PROTOCOL is unseen_only, but a region is compared with all names"):
+        run(cfg)
 
 
 @pytest.mark.parametrize("fill", ["mean", "mean_value"])

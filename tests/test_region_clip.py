@@ -180,6 +180,7 @@ def test_the_result_serves_a_segmentor(tmp_path):
         (["MODEL.REGION_CLIP.TRAIN", "prompts"], "MASK_PROMPT_DEPTH is 0"),
         (["MODEL.REGION_CLIP.MASK_PROMPT_DEPTH", 7], "MASK_PROMPT_DEPTH 7 does not fit the CLIP tower of 6 blocks"),
         (["INPUT.MAPPER", "semantic"], "set it to region_pairs"),
+        (["MODEL.VOCABULARY.TEMPLATES", "learned"], "TEMPLATES is learned, but this model has no learned prompts"),
     ],
 )
 def test_mistakes_in_the_config(overrides, complaint):
@@ -233,7 +234,7 @@ def test_prompts_may_come_from_a_file_and_must_fit(tmp_path):
     cfg.MODEL.START_FROM = [{"FILE": str(file), "TAKE": "mask_prompts"}]
     trained = MaskPrompts(clip.tower, 3, (96, 96)).tokens
     write_safetensors(file, {"mask_prompts.tokens": trained})
-    assert torch.equal(build_model(cfg).mask_prompts.tokens, trained)
+    assert torch.equal(build_model(cfg, training=True).mask_prompts.tokens, trained)
     write_safetensors(file, {"mask_prompts.tokens": MaskPrompts(clip.tower, 3, (64, 64)).tokens})
     with pytest.raises(UserError, match=r"mask_prompts.tokens: \(3, 64, 128\) in the checkpoint, \(3, 144, 128\) in"):
         build_model(cfg)

@@ -52,6 +52,9 @@ def _explain_prompts(model: Shapes, state: Shapes) -> str:
         return "it has learned prompts; set MODEL.VOCABULARY.TEMPLATES to learned"
     if ours and not theirs:
         return "it has no learned prompts; set MODEL.VOCABULARY.TEMPLATES to those it was trained with"
+    for name in theirs:
+        if len(shape := _shape(state[name])) != 2:
+            return f"its {name} has the shape {tuple(shape)}, which is no list of vectors; download it again"
     for name in sorted({*theirs, *ours}):
         (has, width), (wants, wanted) = (
             tuple(_shape(shapes.get(name, torch.Size([0, 0])))) for shapes in (state, model)

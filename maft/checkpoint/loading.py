@@ -115,7 +115,7 @@ class _File:
                 held = ", ".join(sorted({name.partition(".")[0] for name in self.state}))
                 raise UserError(
                     f"{self.rule.file} has nothing called {source.rstrip('.')}, which MODEL.START_FROM takes from it: "
-                    f"it has {held}."
+                    f"it has {held or 'nothing that a model holds'}."
                 )
             taken.update(found)
         return taken

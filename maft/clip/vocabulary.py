@@ -127,6 +127,8 @@ class VocabularyEncoder(nn.Module):
             )
         self.train_templates = prompt_templates(templates)
         self.test_templates = prompt_templates(test_templates) if test_templates else self.train_templates
+        if prompts is None and (LEARNED,) in (self.train_templates, self.test_templates):
+            raise UserError("MODEL.VOCABULARY.TEMPLATES is learned, but this model has no learned prompts: name a set.")
         self.prompts = prompts
         self.synonyms = synonyms
         self.logit_scale, self.normalize_void = logit_scale, normalize_void

@@ -37,7 +37,7 @@ from maft.engine.watching import meet, passing
 from maft.engine.writers import NumberFiles
 from maft.errors import UserError, shown
 from maft.evaluation import check_evaluation, draw_predictions, evaluate
-from maft.evaluation.regions import evaluate_regions
+from maft.evaluation.regions import check_regions, evaluate_regions
 from maft.files import held, raise_errors, write_text_atomic
 from maft.interfaces import RegionNaming, Trainable
 from maft.layers.distributed import same_everywhere
@@ -147,7 +147,10 @@ def train(cfg: CfgNode, seed: int, *, resume: bool = False) -> Mapping[str, Any]
 
     seed_all_rng(seed)
     model = build_model(cfg, weights, training=True)
-    if cfg.SOLVER.PICTURE_PERIOD or (cfg.DATASETS.TEST and not isinstance(model, RegionNaming)):
+    names_regions = isinstance(model, RegionNaming)
+    if cfg.DATASETS.TEST and names_regions:
+        check_regions(cfg)
+    if cfg.SOLVER.PICTURE_PERIOD or (cfg.DATASETS.TEST and not names_regions):
         _segmentor(model)
     trainer = build_trainer(cfg, model, seed)
     if state:

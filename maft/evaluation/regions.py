@@ -16,6 +16,7 @@ from maft.data.catalog import dataset
 from maft.data.class_regions import BoxRegionMapper, ClassRegionMapper, class_records
 from maft.data.loader import build_test_loader
 from maft.data.records import load_records
+from maft.errors import UserError
 from maft.evaluation.report import Results, results_table, write_results
 from maft.evaluation.semantic import SemanticEvaluator, test_vocabulary
 from maft.interfaces import RegionNaming
@@ -37,7 +38,17 @@ def evaluate_regions(cfg: CfgNode, model: RegionNaming) -> dict[str, Results]:
     Raises:
         UserError: a dataset or its files cannot be used.
     """
+    check_regions(cfg)
     return {name: _evaluate_dataset(cfg, model, name) for name in cfg.DATASETS.TEST}
+
+
+def check_regions(cfg: CfgNode) -> None:
+    """Raises what `evaluate_regions` would, before a training."""
+    if cfg.TEST.PROTOCOL != "generalized":
+        raise UserError(
+            f"TEST.PROTOCOL is {cfg.TEST.PROTOCOL}, but a region is compared with all names of its dataset: set it to "
+            "generalized."
+        )
 
 
 def _evaluate_dataset(cfg: CfgNode, model: RegionNaming, name: str) -> Results:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from maft.data.catalog import DatasetRow, class_names, vocabulary
 from maft.data.mappers import check_labels
+from maft.data.pairs import PAIRS_PREFIX
 from maft.data.reading import Record, read_labels
 from maft.errors import UserError
 from maft.evaluation.confusion import ConfusionMatrix, SemanticScores, harmonic_mean, sum_over_processes
@@ -24,6 +25,10 @@ def test_vocabulary(cfg: CfgNode, row: DatasetRow, name: str) -> tuple[Vocabular
     """What is offered to the model on a dataset, and which of it are things."""
     options = cfg.MODEL.VOCABULARY
     training = cfg.DATASETS.TRAIN
+    if options.SEEN == "overlap" and training and training[0].startswith(PAIRS_PREFIX):
+        raise UserError(
+            "MODEL.VOCABULARY.SEEN overlap needs the classes of a training set, and pairs have none: set split."
+        )
     words = vocabulary(
         name,
         options.CLASS_NAMES,

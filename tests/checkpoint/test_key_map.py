@@ -63,6 +63,7 @@ def test_declared_parts_may_be_missing():
         ({"prefix": (8, 512)}, "it has 8 learned vectors of the kind prefix, not 16; set .*PROMPTS.PREFIX to 8"),
         ({"prefix": (16, 768)}, "for a text tower of width 768 and MODEL.CLIP.NAME has one of 512"),
         ({"prefix": (16, 512), "task": (8, 512)}, "it has 8 learned vectors of the kind task, not 0; set .*TASK to 8"),
+        ({"prefix": (8192,)}, r"prompts.prefix has the shape \(8192,\), which is no list of vectors"),
         ({}, "it has no learned prompts; set MODEL.VOCABULARY.TEMPLATES to those"),
     ],
 )
