@@ -75,7 +75,9 @@ def run_tool(main: Callable[[], int | None]) -> NoReturn:
     """
     try:
         status = main()
-        sys.stdout.flush()
+        # Python has none where the shell closed it.
+        if sys.stdout:
+            sys.stdout.flush()
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)

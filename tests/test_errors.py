@@ -70,7 +70,7 @@ def test_what_the_system_refuses_is_one_line_and_status_1(capsys):
     )
 
 
-@pytest.mark.parametrize(("end", "status"), [("| true", 141), ("> /dev/full", 1)])
+@pytest.mark.parametrize(("end", "status"), [("| true", 141), ("> /dev/full", 1), (">&-", 0)])
 def test_a_closed_pipe_and_a_full_output_have_no_traceback(tmp_path, end, status):
     script = tmp_path / "tool.py"
     script.write_text(
@@ -83,7 +83,7 @@ def test_a_closed_pipe_and_a_full_output_have_no_traceback(tmp_path, end, status
     )
     assert done.returncode == status
     sentence = "error: a file or the output: No space left on device; check its path, rights and the space left\n"
-    assert done.stderr == ("" if status == 141 else sentence)
+    assert done.stderr == (sentence if status == 1 else "")
 
 
 def test_a_word_of_thousands_of_characters_is_cut():

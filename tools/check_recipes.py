@@ -57,7 +57,11 @@ def main() -> int:
     if len(chosen) == len(names):
         problems += [f"official.yaml: no config matches {pattern}" for pattern in unmatched(names, recipes)]
     different = sum(row.differs for result in results for row in result.rows)
-    print(f"\n{len(results)} configs, {different} differences from official recipes, {len(problems)} problems")
+    unknown = sum(row.verdict == "not compared" for result in results for row in result.rows)
+    print(
+        f"\n{len(results)} configs, {different} differences from official recipes, {len(problems)} problems; "
+        f"{unknown} values not compared, for no source states them"
+    )
     print("\n".join(problems))
     return 1 if problems else 0
 

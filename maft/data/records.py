@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Sequence
 from functools import partial
@@ -23,6 +24,8 @@ from maft.data.pairs import PAIRS_PREFIX, read_pairs
 from maft.data.reading import Record, files_by_stem, read_annotation
 from maft.errors import UserError
 from maft.structures import as_clip_reads
+
+logger = logging.getLogger(__name__)
 
 
 def load_records(names: Sequence[str], purpose: str = "DATASETS.TRAIN") -> list[Record]:
@@ -82,6 +85,11 @@ def dataset_records(name: str) -> list[Record]:
         {"file_name": images[stem], "sem_seg_file_name": label, "image_id": stem if own else image_id(stem)}
         for stem, label in sorted(labels.items())
     ]
+    if row.images_expected and len(records) < row.images_expected:
+        logger.warning(
+            "%s has %d images here, and published numbers are of %d: they do not compare (datasets/README.md).",
+            name, len(records), row.images_expected,
+        )  # fmt: skip
     if row.panoptic_json:
         return with_segments(row, records)
     known = report["sizes"] if report else {}

@@ -38,6 +38,15 @@ def test_panoptic_annotation_is_made(mapillary, prepare, read_map) -> None:
     assert check_dataset("mapillary_panoptic_val").problems == []
 
 
+def test_file_names_of_digits_alone_and_fewer_images_than_published(root, write_map, prepare, caplog) -> None:
+    write_map(f"{VALIDATION}/images/07.jpg", np.zeros((1, 2, 3), np.uint8))
+    write_map(f"{VALIDATION}/labels/07.png", np.array([[0, 27]], np.uint8))
+    write_map(f"{VALIDATION}/instances/07.png", np.array([[0, 27 * 256]], np.uint16))
+    prepare("mapillary", "--splits", "val")
+    assert len(dataset_records("mapillary_panoptic_val")[0]["segments_info"]) == 2
+    assert "mapillary_panoptic_val has 1 images here, and published numbers are of 2000: they do not" in caplog.text
+
+
 def test_that_of_the_release_is_used(mapillary, prepare, tree) -> None:
     prepare("mapillary", "--splits", "val")
     (mapillary / VALIDATION / "instances/a-b_1.png").unlink()

@@ -18,6 +18,7 @@ from maft.data.coco_format import check_once, instance_table, panoptic_table
 from maft.data.preparation.command import Count, Options
 from maft.data.preparation.jobs import run_jobs
 from maft.data.reading import panoptic_colours, read_annotation, read_panoptic_ids
+from maft.data.records import image_id
 from maft.errors import UserError
 from maft.files import atomic_path, remove_unfinished, write_json_atomic
 
@@ -128,12 +129,12 @@ def _write_json(row: DatasetRow, files: list[Path], found: Mapping[str, _Annotat
     panoptic: list[dict[str, Any]] = []
     objects: list[dict[str, Any]] = []
     for stem, annotation in found.items():
-        name = Path(stem).name
+        name, id_ = Path(stem).name, image_id(stem)
         height, width = annotation.size
-        images.append({"id": name, "file_name": f"{stem}{row.image_suffix}", "height": height, "width": width})
-        panoptic.append({"image_id": name, "file_name": f"{name}{suffix}", "segments_info": annotation.segments})
+        images.append({"id": id_, "file_name": f"{stem}{row.image_suffix}", "height": height, "width": width})
+        panoptic.append({"image_id": id_, "file_name": f"{name}{suffix}", "segments_info": annotation.segments})
         first = len(objects) + 1
-        objects += [{**parts, "id": first + k, "image_id": name} for k, parts in enumerate(annotation.objects)]
+        objects += [{**parts, "id": first + k, "image_id": id_} for k, parts in enumerate(annotation.objects)]
     _write(files[0], {"images": images, "annotations": panoptic, "categories": categories})
     countable = [category for category in categories if category["isthing"]]
     for file in files[1:]:
