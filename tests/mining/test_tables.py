@@ -63,21 +63,73 @@ def test_absolute_paths_below_the_folder_need_no_prefix(regions, table):
         ("/etc/passwd\tcat\n", "line 2: .* does not lie below"),
         ("a/1.png\t \n", "line 2: a row needs a filepath and a title"),
         ("a/1.png\t\u200b,\n", "line 2: a row needs a filepath and a title"),
-        ("a/1.png\n", "line 2: a row needs a filepath and a title"),
-        ('a/1.png\t"cat\ndog"\n', "line 3: the title .* is not one line"),
+        ("a/1.png\n", "line 2: it has 1 fields, the header has 2"),
+        ('a/1.png\t"cat\ndog"\n', "line 3: it has 1 fields, the header has 2"),
         ("x\tcat\n" * 5, "5 of 5 rows .*line 2: .*; line 3: .*; line 4: [^;]*$"),
         ("", "holds no pair"),
     ],
 )
-def test_bad_rows_are_named_and_nothing_is_written(regions, table, rows, sentence):
+def test_bad_rows_of_tabs_are_named_and_nothing_is_written(regions, table, rows, sentence):
     with pytest.raises(UserError, match=sentence):
         import_table(table("filepath\ttitle\n" + rows), regions)
     assert not (regions / "pairs.tsv").exists()
 
 
 @pytest.mark.parametrize(
+    "rows, sentence",
+    [
+        (
+            "3.png,dog, big dog\n",
+            r"table.csv .*line 2: it has 3 fields, the header has 2: where commas separate, .*in double quotes",
+        ),
+        ('3.png,"cat\ndog"\n', "line 3: the title .* is not one line"),
+        ('"a\tb.png",dog\n', r"line 2: the file name 'a.*tb.png' is not one line without tabs"),
+        ('"a\nb.png",dog\n', r"line 3: the file name 'a.*nb.png' is not one line without tabs"),
+        ('3.png,cat\n3.png,"dog" toy\n', "cannot be read .*line 3: .* expected after"),
+    ],
+)
+def test_bad_rows_of_commas_are_named(regions, table, rows, sentence):
+    for name in ("a\tb.png", "a\nb.png"):
+        (regions / name).touch()
+    with pytest.raises(UserError, match=sentence):
+        import_table(table("filepath,title\n" + rows), regions)
+    assert not (regions / "pairs.tsv").exists()
+
+
+def test_quotes_between_tabs_are_part_of_the_title(regions, table):
+    import_table(table('filepath\ttitle\n3.png\t"dog" toy\n'), regions)
+    assert [record["title"] for record in read_pairs(regions / "pairs.tsv")] == ['"dog" toy']
+
+
+@pytest.mark.parametrize(
+    "folder, named",
+    [
+        ("regions", "regions"),
+        ("regions/../regions", "regions"),
+        ("link", "regions"),
+        ("link/a/..", "regions"),
+        ("link", "link"),
+    ],
+)
+def test_absolute_paths_whatever_way_the_folder_is_given(regions, table, tmp_path, monkeypatch, folder, named):
+    monkeypatch.chdir(tmp_path)
+    Path("link").symlink_to("regions")
+    (pair,) = import_table(table(f"filepath,title\n{tmp_path / named}/a/1.png,cat\n"), Path(folder))
+    assert pair.filepath == "a/1.png"
+
+
+def test_a_missing_folder_is_named(table, tmp_path):
+    with pytest.raises(UserError, match="Folder of regions .*nowhere does not exist"):
+        import_table(table("filepath,title\n1.png,cat\n"), tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize(
     "text, sentence",
     [
+        (
+            "filepath;title\n3.png;dog\n",
+            "columns filepath;title and needs .* by tabs or commas: convert its semicolons",
+        ),
         ("file,name\n", "has columns file, name and needs"),
         ("", "columns none"),
         (
