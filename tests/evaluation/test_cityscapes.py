@@ -86,6 +86,27 @@ def test_average_precision_is_that_of_cityscapesscripts(streets, tmp_path):
         assert ours[f"cityscapes_AP-{name}"] == pytest.approx(100 * values["ap"], abs=1e-9, nan_ok=True)
 
 
+@pytest.mark.parametrize("overlaps", [10, 5])
+def test_a_class_whose_predictions_are_all_excused_has_no_precision(tmp_path, overlaps):
+    car = ROW.classes.category_ids.index(26)
+    truth = np.full(SIZE, 7, np.uint16)
+    truth[:20, :20], truth[30:] = 26000, 0
+    Image.fromarray(truth).save(tmp_path / "a_gtFine_instanceIds.png")
+    mask = torch.zeros(1, *SIZE, dtype=torch.bool)
+    # All of it void, or 7 of 10 rows: then it counts as wrong from IoU 0.7 on.
+    mask[0, 40:50] = True
+    if overlaps == 5:
+        mask = mask.roll(-13, 1)
+    found = Instances(SIZE, pred_masks=mask, pred_classes=torch.tensor([car]), scores=torch.tensor([0.9]))
+    evaluator = CityscapesInstanceEvaluator.of_dataset(ROW)
+    evaluator.process(
+        [{"file_name": "a", "sem_seg_file_name": f"{tmp_path}/a{ROW.label_suffix}"}], [{"instances": found}]
+    )
+    results = evaluator.evaluate()["segm"]
+    assert results["cityscapes_AP-car"] == results["cityscapes_AP"] == results["cityscapes_AP50"] == 0
+    assert np.isnan(results["cityscapes_AP-person"])
+
+
 def test_iou_is_that_of_cityscapesscripts(tmp_path, monkeypatch):
     monkeypatch.setattr(np, "in1d", np.isin, raising=False)
     generator = np.random.default_rng(0)
