@@ -29,8 +29,8 @@ from maft.structures import Images, Proposals, TextClassifier
 
 # Of unit-length embeddings, in float32.
 TOLERANCE = 1e-5
-# A classifier that crops images takes any tower; the others need to know its inside.
-CROPS = "MaskedCrops"
+# Classifiers that crop images take any tower; the others need to know its inside.
+CROPS = {"MaskedCrops", "RoIAlignCrops"}
 _TEXTS = ("a photo of a cat", "two dogs beside a bus")
 
 
@@ -143,10 +143,10 @@ def _run(classifier: MaskClassifier, clip: CLIPEncoder, rows: Tensor) -> str:
 
 def summary(towers: Sequence[Tower]) -> str:
     """How many are usable, in one line."""
-    masked = sum(any(key != CROPS for key in tower.works) for tower in towers)
+    masked = sum(not CROPS.issuperset(tower.works) for tower in towers)
     usable, faults = sum(bool(tower.works) for tower in towers), sum(bool(tower.faults) for tower in towers)
     found = f", {faults} with faults" if faults else ""
-    return f"{len(towers)} names: {usable} usable, {masked} of them by more than masked crops{found}."
+    return f"{len(towers)} names: {usable} usable, {masked} of them by more than crops{found}."
 
 
 def main() -> int:

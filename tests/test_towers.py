@@ -92,7 +92,7 @@ def test_one_line_a_name_and_reasons_for_those_asked_for(monkeypatch, capsys):
     assert rest[0].startswith("ViT-SO400M-14-SigLIP ") and " 16 " in rest[0] and "latent query" in rest[0]
     assert "M*" in rest[1] and "MaskedCrops" in rest[1]
     assert rest[-2].startswith("* the image tower alone")
-    assert rest[-1] == "3 names: 3 usable, 3 of them by more than masked crops."
+    assert rest[-1] == "3 names: 3 usable, 3 of them by more than crops."
 
 
 def test_a_refused_tower_says_why(monkeypatch):
@@ -102,7 +102,9 @@ def test_a_refused_tower_says_why(monkeypatch):
     monkeypatch.setattr(towers, "described_clip", refuse)
     tower = towers.describe("RN50")
     assert tower.line().endswith("refused: The image tower of RN50 is not supported.")
-    assert towers.summary([tower]) == "1 names: 0 usable, 0 of them by more than masked crops."
+    cropped = towers.Tower("b", works=["MaskedCrops", "RoIAlignCrops"])
+    assert towers.summary([cropped]) == "1 names: 1 usable, 0 of them by more than crops."
+    assert towers.summary([tower]) == "1 names: 0 usable, 0 of them by more than crops."
 
 
 def test_an_unknown_name_is_met_with_the_nearest(monkeypatch):
