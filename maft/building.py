@@ -18,8 +18,7 @@ from maft.checkpoint.loading import InitialWeights
 from maft.clip.vocabulary import LEARNED
 from maft.config import start_from
 from maft.config_files import read_config_file
-from maft.data.catalog import class_names, dataset
-from maft.data.pairs import PAIRS_PREFIX
+from maft.data.catalog import class_names, dataset, is_known
 from maft.errors import UserError, first_line
 from maft.interfaces import Trainable
 from maft.structures import as_clip_reads
@@ -95,9 +94,9 @@ def _is_idle_prompt(cfg: CfgNode, model: Trainable, name: str) -> bool:
 
 
 def _classes(cfg: CfgNode) -> int:
-    """How many the config trains on, 0 without data of classes."""
+    """How many the config trains on, 0 where the catalogue does not know: pairs, and what is registered elsewhere."""
     names = cfg.DATASETS.TRAIN
-    return dataset(names[0]).num_classes if names and not names[0].startswith(PAIRS_PREFIX) else 0
+    return dataset(names[0]).num_classes if names and is_known(names[0]) else 0
 
 
 def _check_prompts(cfg: CfgNode) -> None:
@@ -106,11 +105,12 @@ def _check_prompts(cfg: CfgNode) -> None:
     A released file does not say what its prompts were learned on; a checkpoint of ours has its config beside it.
     """
     given = [rule.file for rule in start_from(cfg) if any(part.endswith(_CLASS_PROMPTS) for part in rule.take)]
-    for file in given if _classes(cfg) else ():
+    names = cfg.DATASETS.TRAIN
+    for file in given if names and is_known(names[0]) else ():
         beside = (Path(file) if Path(file).is_dir() else Path(file).parent) / "config.yaml"
         if not beside.is_file():
             continue
-        row = dataset(cfg.DATASETS.TRAIN[0])
+        row = dataset(names[0])
         learned_on = read_config_file(beside).get("DATASETS", {}).get("TRAIN", ())
         known = {as_clip_reads(name) for one in learned_on for name in class_names(one)}
         seen = set(row.labelled)

@@ -135,6 +135,11 @@ def dataset(name: str) -> DatasetRow:
         raise UserError(f"There is no dataset {name!r}.{choice} Your own data are folder:/path.") from None
 
 
+def is_known(name: str) -> bool:
+    """Whether `dataset` knows a name: a row of the catalogue or a folder, not what others registered."""
+    return name in _BY_NAME or name.startswith(FOLDER_PREFIX)
+
+
 def class_names(name: str, variant: str = "plain") -> tuple[str, ...]:
     """Class strings of a dataset in label order, only the seen ones where its labels hold only those.
 
