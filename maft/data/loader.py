@@ -203,7 +203,7 @@ def build_train_loader(
     seed: int,
     rank: int = 0,
     world_size: int = 1,
-    records: Sequence[Record] | None = None,
+    records: list[Record] | None = None,
 ) -> TrainingLoader:
     """The training loader of one process.
 
@@ -231,7 +231,7 @@ def build_train_loader(
     sampler = BatchSampler(
         len(records), cfg.SOLVER.IMS_PER_BATCH, seed=seed, rank=rank, world_size=world_size, groups=groups
     )
-    samples = TrainingSamples(DatasetFromList(list(records), copy=False), mapper, seed)
+    samples = TrainingSamples(DatasetFromList(records, copy=False), mapper, seed)
     # All have the same ones.
     names = next((found for found in classes.values() if found), ())
     return TrainingLoader(samples, sampler, cfg.DATALOADER.NUM_WORKERS, names)

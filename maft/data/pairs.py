@@ -12,7 +12,7 @@ from torch import Tensor
 from torchvision.transforms import InterpolationMode, RandomResizedCrop
 from torchvision.transforms import functional as TF
 
-from maft.data.reading import Record, inside, read_map, reading
+from maft.data.reading import Record, inside, read_map, reading, upright_rgb
 from maft.errors import UserError, first_line, shown
 from maft.structures import as_clip_reads
 
@@ -139,7 +139,7 @@ class RegionPairMapper:
         kind, advice = "Region", "mine it again"
         with reading(path, kind, advice), Image.open(path) as file:
             if self.mask_source == "colour":
-                return file.convert("RGB"), None
+                return Image.fromarray(upright_rgb(file)), None
             if file.mode not in ("LA", "RGBA"):
                 raise UserError(
                     "it has no alpha channel and so no mask: mine it with tools/mine_mask_nouns.py, or set "

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import logging
 import os
 import re
@@ -15,6 +14,7 @@ from pathlib import Path, PureWindowsPath
 from typing import Any
 
 import numpy as np
+from detectron2.utils.logger import log_first_n
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
@@ -88,7 +88,8 @@ def upright_rgb(image: Image.Image) -> NDArray[np.uint8]:
     """
     # What the other pictures of a phone's photo (MPO) are, such as its depth, is not the photo.
     if image.format != "MPO" and (pages := getattr(image, "n_frames", 1)) > 1:
-        _say_once(f"{getattr(image, 'filename', '') or 'A picture'} holds {pages} pictures: only the first is used.")
+        text = f"{getattr(image, 'filename', '') or 'A picture'} holds {pages} pictures: only the first is used."
+        log_first_n(logging.WARNING, text, name=__name__, key="message")
     image = ImageOps.exif_transpose(image) or image
     if image.mode not in ("I", "F") and not image.mode.startswith("I;16"):
         return np.asarray(image.convert("RGB"))
@@ -97,11 +98,6 @@ def upright_rgb(image: Image.Image) -> NDArray[np.uint8]:
         raise UserError(f"A picture of one number a pixel must hold 0 to {most}: convert it to 8 bit.")
     grey = np.round(values * (255 / most)).astype(np.uint8)
     return np.repeat(grey[..., None], 3, axis=2)
-
-
-@functools.lru_cache(maxsize=1000)
-def _say_once(text: str) -> None:
-    logging.getLogger(__name__).warning(text)
 
 
 def read_map(
