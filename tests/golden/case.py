@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -177,3 +177,10 @@ def find_cases(folder: Path) -> list[Path]:
     if not files:
         raise UserError(f"{folder} holds no golden case: there is no <case>.json in it.")
     return files
+
+
+def released_shapes(case: GoldenCase) -> Iterator[tuple[str, dict[str, torch.Size]]]:
+    """Released files of a case of checkpoint keys with their shapes by name; a recorded list ends in a type."""
+    for file, record in case.record.items():
+        if "keys" in record:
+            yield file, {name: torch.Size(entry[:-1]) for name, entry in record["keys"].items()}

@@ -10,7 +10,7 @@ from detectron2.config import CfgNode, get_cfg
 from detectron2.modeling import build_backbone
 from torch import Tensor, nn
 
-from golden.case import GoldenCase, golden_case
+from golden.case import GoldenCase, golden_case, released_shapes
 from maft.checkpoint.key_map import KeyMap, Rule, differences
 from maft.checkpoint.official.released import convert_released, key_map, recognise
 from maft.clip import VocabularyEncoder, load_clip
@@ -139,13 +139,10 @@ def misfits(build: Callable[[], Built], official: Mapping[str, torch.Size], file
 def checkpoint_keys(case: GoldenCase) -> dict[str, Tensor]:
     fits: dict[str, Tensor] = {}
     problems: list[str] = []
-    for file, record in case.record.items():
-        if "keys" not in record:
-            continue
+    for file, names in released_shapes(case):
         if file not in RELEASED[case.system]:
             problems.append(f"{file} is no released file known here; known are: {', '.join(RELEASED[case.system])}")
             continue
-        names = {name: torch.Size(shape[:-1]) for name, shape in record["keys"].items()}
         found = misfits(RELEASED[case.system][file], names, file)
         fits[file] = torch.tensor(float(not found))
         problems += [f"{file}: {line}" for line in found[:3]]

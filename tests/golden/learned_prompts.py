@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from golden.case import GoldenCase, golden_case
+from golden.case import GoldenCase, golden_case, released_shapes
 from golden.clip import load_recorded_clip, openai_clip
 from golden.ovseg_backbones import build_resnet
-from golden.released_ovseg import R101C, shapes
+from golden.released_ovseg import R101C
 from maft.checkpoint.key_map import differences, load_strictly
 from maft.checkpoint.official.released import convert_released, key_map, recognise
 from maft.clip import CLIPEncoder, VocabularyEncoder, load_clip
@@ -85,10 +85,7 @@ def freeseg_prompt_learner(case: GoldenCase) -> dict[str, Tensor]:
 def learned_prompts_checkpoint_keys(case: GoldenCase) -> dict[str, Tensor]:
     outputs = {}
     with torch.device("meta"):
-        for file, record in case.record.items():
-            if "keys" not in record:
-                continue
-            official = shapes(record["keys"])
+        for file, official in released_shapes(case):
             release = recognise(official)
             assert release in ("ZSSeg", "FreeSeg", "learned prompts of ZSSeg or FreeSeg"), (
                 f"{file} is taken for {release}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from golden.case import GoldenCase, golden_case
+from golden.case import GoldenCase, golden_case, released_shapes
 from golden.ovseg_backbones import build_resnet
 from maft.backbones import Swin
 from maft.checkpoint.key_map import differences
@@ -53,19 +53,11 @@ def _r101c() -> nn.Module:
     return build_resnet({f"MODEL.RESNETS.{name}": value for name, value in R101C.items()})
 
 
-def shapes(keys: dict[str, list]) -> dict[str, torch.Size]:
-    """Shapes by name from the recorded lists, whose last entry is a type."""
-    return {name: torch.Size(entry[:-1]) for name, entry in keys.items()}
-
-
 @golden_case("ovseg", "checkpoint_keys")
 def ovseg_checkpoint_keys(case: GoldenCase) -> dict[str, Tensor]:
     outputs = {}
     with torch.device("meta"):
-        for file, record in case.record.items():
-            if "keys" not in record:
-                continue
-            official = shapes(record["keys"])
+        for file, official in released_shapes(case):
             if any(name.startswith("sem_seg_head.") for name in official):
                 release = recognise(official)
                 assert release == "OVSeg", f"{file} was recognised as {release}"

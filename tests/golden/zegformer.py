@@ -10,10 +10,9 @@ from detectron2.modeling import build_backbone
 from detectron2.structures import Instances
 from torch import Tensor, nn
 
-from golden.case import GoldenCase, golden_case, official_name
+from golden.case import GoldenCase, golden_case, official_name, released_shapes
 from golden.clip import load_recorded_clip, openai_clip
 from golden.maskformer import head_options
-from golden.released_ovseg import shapes
 from maft.checkpoint.key_map import load_strictly
 from maft.checkpoint.loading import unfit
 from maft.checkpoint.official.released import convert_released, key_map, recognise
@@ -67,10 +66,7 @@ _FOLDER = Path(__file__).resolve().parent.parent.parent / "configs/maft"
 @golden_case("zegformer", "checkpoint_keys")
 def checkpoint_keys(case: GoldenCase) -> dict[str, Tensor]:
     outputs = {}
-    for file, record in case.record.items():
-        if "keys" not in record:
-            continue
-        official = shapes(record["keys"])
+    for file, official in released_shapes(case):
         release = recognise(official)
         assert release == "ZegFormer", f"{file} was recognised as {release}"
         with torch.device("meta"):
