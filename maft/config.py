@@ -20,6 +20,7 @@ from maft.config_keys import default_config
 from maft.config_values import check_together, check_values
 from maft.errors import UserError, closest, shown
 from maft.options import check_options, options_of
+from maft.packaged import config_file, located
 from maft.registry import CLASSIFIERS, ENSEMBLES, LOSSES, PROPOSERS, Registry, import_components
 
 # Paths and addresses that do not stay beside the config.
@@ -36,13 +37,14 @@ def load_config(
     Nothing in the files is executed, but for what ``IMPORTS`` names.
 
     Args:
+        file: a path, or the name of a packaged config, such as ``quickstart/maft``.
         trusted: False for a config that came with a checkpoint: its ``IMPORTS`` are refused unless ``overrides`` name
             them as well, its folder for text embeddings is left out and the other paths that it names are logged.
 
     Raises:
         UserError: a file is missing or no plain YAML, or a key or value does not exist or fit.
     """
-    path, overrides = Path(file), list(overrides or [])
+    path, overrides = config_file(file), list(overrides or [])
     content = read_config_file(path)
     defaults = default_config()
     cfg = defaults.clone()
@@ -144,11 +146,17 @@ def self_contained(cfg: CfgNode) -> CfgNode:
     return own
 
 
+def _found(file: str) -> str:
+    # Only a path of ours is put together anew: an address would lose a slash.
+    return str(located(file)) if file.startswith("configs/") else file
+
+
 class WeightsRule:
     """One entry of ``MODEL.START_FROM``.
 
     Args:
-        file: a checkpoint of ours (file or folder) or an official release, or an address with a checksum.
+        file: a checkpoint of ours (file or folder) or an official release, or an address with a checksum; what a path
+            ``configs/...`` names may also be packaged.
         take: parts of it, under our names (``proposer``, ``classifier.head``); none takes all that the model has.
         into: where they go; the part of the same name by default.
         may_lack: what the file need not have of them, under our names.
@@ -162,7 +170,11 @@ class WeightsRule:
         into: str = "",
         may_lack: tuple[str, ...] = (),
     ) -> None:
-        self.file, self.into, self.may_lack = file, into.rstrip("."), tuple(part.rstrip(".") for part in may_lack)
+        self.file, self.into, self.may_lack = (
+            _found(file),
+            into.rstrip("."),
+            tuple(part.rstrip(".") for part in may_lack),
+        )
         self.take = tuple(part.rstrip(".") for part in ((take,) if isinstance(take, str) else take) if part)
 
 

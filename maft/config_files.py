@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 
 from maft.errors import UserError, first_line
+from maft.packaged import packaged_config
 
 _MOST_LEVELS = 20
 _BASE_KEY = "_BASE_"
@@ -106,6 +107,8 @@ def _place(error: yaml.YAMLError) -> str:
 def read_config_file(path: str | os.PathLike[str], _outer: tuple[Path, ...] = ()) -> dict[str, Any]:
     """A config with what its ``_BASE_`` files hold, as nested mappings; later files win, the file itself most.
 
+    A base is the path of a file, from the config's own folder, or the name of a packaged config.
+
     Raises:
         UserError: see `read_yaml`; or a base is no local file, is missing, or leads back to a file above it.
     """
@@ -125,7 +128,9 @@ def read_config_file(path: str | os.PathLike[str], _outer: tuple[Path, ...] = ()
     for base in [bases] if isinstance(bases, str) else bases if isinstance(bases, list) else [bases]:
         if not isinstance(base, str) or "://" in base:
             raise UserError(f"Config {file}: {_BASE_KEY} is {base!r}, but it must be the path of a local file.")
-        _merge(merged, read_config_file(file.parent / os.path.expanduser(base), chain))
+        beside = file.parent / os.path.expanduser(base)
+        packaged = None if os.path.isfile(beside) else packaged_config(base)
+        _merge(merged, read_config_file(packaged or beside, chain))
     return _merge(merged, content)
 
 
