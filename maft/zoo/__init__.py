@@ -1,4 +1,4 @@
-"""Trained models by name: released by the authors of the methods, on the Hugging Face hub, or shipped with this package."""
+"""Trained models by name: released by the authors of the methods, on the Hugging Face hub, or shipped."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ MINIATURE = "miniature"
 
 def names() -> tuple[str, ...]:
     """The names that `pretrained` takes beside ids of the hub."""
-    return (MINIATURE, *entries())
+    return (MINIATURE, *(name for name, row in entries().items() if row.file))
 
 
 def pretrained(source: str, *, revision: str | None = None) -> Path:

@@ -40,8 +40,8 @@ def from_hub(repository: str, revision: str | None = None) -> Path:
         raise UserError(f"{shown(repository)} names no repository of the hub, as org/name does.") from error
     except GatedRepoError as error:
         raise UserError(
-            f"{repository} is given to those alone who accepted its terms: do so on {HUB}/{repository}, and log in with "
-            "hf auth login."
+            f"{repository} is given to those alone who accepted its terms: do so on {HUB}/{repository}, and log in "
+            "with hf auth login."
         ) from error
     except RevisionNotFoundError as error:
         raise UserError(f"{repository} has no revision {revision!r}: see {HUB}/{repository}/commits.") from error
