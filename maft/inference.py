@@ -126,30 +126,36 @@ def semantic_labels(
 
 
 def labels_of_scores(parts: Iterable[Tensor], penalty: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """(H, W) int64 class of the highest semantic score, -1 where no mask says anything, and that score.
+    """(H, W) int64 class of the highest semantic score, -1 where no mask says anything, and how sure that is.
+
+    The confidence (H, W) is s_best / max(1, the sum of the scores of all classes), in 0..1: the share of the best
+    class. Where all scores together are less than one, the rest is what the proposals leave to "no object".
 
     Args:
         parts: (c, H, W) scores of all classes, part after part.
-        penalty: (C,) subtracted from the score of each class (ZegFormer's calibration), or None.
+        penalty: (C,) subtracted from the score of each class (ZegFormer's calibration), or None. It decides which class
+            is the best one, and does not count in the confidence.
     """
     best: Tensor | None = None
-    covered: Tensor | None = None
     start = 0
     for scores in parts:
+        together = scores.sum(dim=0)
         if penalty is not None:
-            any_score = scores.amax(dim=0) > 0
-            covered = any_score if covered is None else covered | any_score
             scores = scores - penalty[start : start + len(scores), None, None]
         value, label = scores.max(dim=0)
         if best is None:
-            best, labels = value, label
+            best, labels, total = value, label, together
         else:
+            total += together
             labels = torch.where(value > best, label + start, labels)
             best = torch.maximum(best, value)
         start += len(scores)
     assert best is not None, "a vocabulary has at least one class"
-    # A penalty may push scores below zero, so what is covered was noted before it.
-    return labels.masked_fill(~(best > 0 if covered is None else covered), -1), best
+    if penalty is not None:
+        best = best + penalty[labels]
+    confidence = (best / total.clamp(min=1)).clamp(0, 1)
+    # Scores are never negative, but a penalty may push them below zero.
+    return labels.masked_fill(~(total > 0), -1), confidence
 
 
 def panoptic_inference(
@@ -170,7 +176,8 @@ def panoptic_inference(
         overlap_threshold: least share of a mask (values >= 0.5) that its proposal must still own.
 
     Returns:
-        (H, W) int32 segment ids, 0 is void; and one dict per segment: id, isthing, category_id.
+        (H, W) int32 segment ids, 0 is void; and one dict per segment: id, isthing, category_id and score, the mean
+        over its pixels of its proposal's class probability times mask value, in 0..1.
     """
     classes = probabilities.shape[1] - 1
     segmentation = torch.zeros(masks.shape[-2:], dtype=torch.int32, device=masks.device)
@@ -202,7 +209,13 @@ def panoptic_inference(
                 stuff_ids[label] = len(segments)
         else:
             ids[slot] = stuff_ids[label]
-    return torch.where(inside, ids.to(owner.device)[owner], segmentation), segments
+    segmentation = torch.where(inside, ids.to(owner.device)[owner], segmentation)
+    values = scores[owner] * masks.gather(0, owner[None])[0]
+    areas = torch.bincount(segmentation.flatten(), minlength=len(segments) + 1)
+    sums = torch.bincount(segmentation.flatten(), values.flatten(), minlength=len(segments) + 1)
+    for segment, score in zip(segments, (sums / areas).tolist()[1:], strict=True):
+        segment["score"] = score
+    return segmentation, segments
 
 
 def instance_inference(
@@ -216,8 +229,8 @@ def instance_inference(
         things: (C,) bool, keeps only these classes; None keeps all.
 
     Returns:
-        Detectron2 instances with pred_masks (bool), pred_boxes, pred_classes and scores (class probability times
-        the mean mask probability inside).
+        Detectron2 instances with pred_masks (bool), pred_boxes, pred_classes, scores (class probability times the
+        mean mask probability inside, in 0..1) and proposals, the place of each one's mask among the Q.
     """
     proposals, classes = probabilities.shape
     scores, index = probabilities.flatten().topk(min(most, proposals * classes), sorted=False)
@@ -231,7 +244,7 @@ def instance_inference(
     confidence = (logits.sigmoid().flatten(1) * inside).sum(1) / (inside.sum(1) + 1e-6)
     result = Instances(tuple(mask_logits.shape[-2:]))
     result.pred_masks = masks
-    result.pred_classes = labels
+    result.pred_classes, result.proposals = labels, slots
     result.scores = scores * confidence
     result.pred_boxes = Boxes(tight_boxes(masks).float())
     return result

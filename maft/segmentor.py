@@ -205,17 +205,38 @@ class OpenVocabSegmentor(Trainable):
 
         Returns:
             training: weighted losses by name. Otherwise one dict per image with "sem_seg_labels" (H, W) int64, -1 where
-            no mask says anything, their scores "sem_seg_confidence" (H, W), unless ``labels_only`` the scores of all
-            classes "sem_seg" (C, H, W), and, when turned on, "panoptic_seg" and "instances".
+            no mask says anything, their "sem_seg_confidence" (H, W) in 0..1 (see `labels_of_scores`), unless
+            ``labels_only`` the scores of all classes "sem_seg" (C, H, W), and, when turned on, "panoptic_seg" and
+            "instances".
         """
         if not records:
             raise UserError("The batch is empty: give the model at least one image.")
-        images = self.padded(records)
         if self.training:
-            return self._training_losses(images, records)
-        with torch.no_grad():
-            proposals = self.propose(images, records)
-            return self.combine(images, proposals, self.classify(images, proposals), records)
+            return self._training_losses(self.padded(records), records)
+        return self.predict(records, self.vocabulary, self._things)
+
+    @torch.no_grad()
+    def predict(
+        self,
+        records: Sequence[dict[str, Any]],
+        vocabulary: Vocabulary,
+        things: Sequence[bool] | None = None,
+        options: Mapping[str, Any] | None = None,
+    ) -> list[dict[str, Any]]:
+        """What `forward` returns in evaluation mode, with names of the call's own.
+
+        Nothing is remembered, so that several threads may call one model at a time.
+
+        Args:
+            records: see `forward`.
+            vocabulary: the names masks are given.
+            things: (C) flags, for panoptic and instance results.
+            options: ``MODEL.INFERENCE`` in lower case; None: the model's.
+        """
+        images = self.padded(records)
+        proposals = self.propose(images, records, vocabulary)
+        classification = self.classify(images, proposals, vocabulary)
+        return self.combine(images, proposals, classification, records, vocabulary, things, options)
 
     def _training_losses(self, images: Images, records: list[dict[str, Any]]) -> dict[str, Tensor]:
         targets = self._targets(images, records)
@@ -251,7 +272,7 @@ class OpenVocabSegmentor(Trainable):
             )
         return losses
 
-    def _targets(self, images: Images, records: list[dict[str, Any]]) -> list[Targets]:
+    def _targets(self, images: Images, records: Sequence[dict[str, Any]]) -> list[Targets]:
         height, width = images.padded_size
         targets = []
         for record in records:
@@ -261,34 +282,44 @@ class OpenVocabSegmentor(Trainable):
             targets.append(Targets(instances.gt_classes, F.pad(masks, padding)))
         return targets
 
-    def propose(self, images: Images, records: list[dict[str, Any]]) -> Proposals:
-        """Masks of a batch; annotated images let a proposer of ground truth see their targets."""
+    def propose(
+        self, images: Images, records: Sequence[dict[str, Any]], vocabulary: Vocabulary | None = None
+    ) -> Proposals:
+        """Masks of a batch; annotated images let a proposer of ground truth see their targets.
+
+        Here and below, ``vocabulary`` None stands for the names in use.
+        """
         targets = None
         if self.proposer.needs_targets and records and "instances" in records[0]:
             targets = self._targets(images, records)
-        text = self.vocabulary_encoder(self.vocabulary, self.clip)
+        text = self.vocabulary_encoder(vocabulary or self.vocabulary, self.clip)
         return self.proposer(images, text, self.clip, targets, records)
 
-    def classify(self, images: Images, proposals: Proposals) -> Classification | None:
+    def classify(
+        self, images: Images, proposals: Proposals, vocabulary: Vocabulary | None = None
+    ) -> Classification | None:
         """What the classifier says of masks; None without a classifier."""
         if self.classifier is None:
             return None
-        return self.classifier(images, proposals, self.classifier_text(), self.clip)
+        return self.classifier(images, proposals, self.classifier_text(vocabulary), self.clip)
 
-    def classifier_text(self) -> TextClassifier:
+    def classifier_text(self, vocabulary: Vocabulary | None = None) -> TextClassifier:
         """The texts that the classifier compares with."""
         encoder = self.classifier_vocabulary_encoder or self.vocabulary_encoder
-        return encoder(self.vocabulary, self.clip)
+        return encoder(vocabulary or self.vocabulary, self.clip)
 
-    def class_probabilities(self, proposals: Proposals, classification: Classification | None) -> Tensor:
+    def class_probabilities(
+        self, proposals: Proposals, classification: Classification | None, vocabulary: Vocabulary | None = None
+    ) -> Tensor:
         """(B, Q, C) or (B, Q, C + 1) joint class probabilities; zero rows for padding slots."""
         batch, queries = proposals.masks.shape[:2]
+        names = vocabulary or self.vocabulary
         scores = ClassScores(
             proposer=proposals.class_logits,
             classifier=None,
             classifier_void=None,
             valid=proposals.masks.new_ones((batch, queries), dtype=torch.bool),
-            seen=torch.tensor(self.vocabulary.seen or [False] * len(self.vocabulary), device=self.device),
+            seen=torch.tensor(names.seen or [False] * len(names), device=self.device),
         )
         if classification is not None:
             scores.classifier = classification.class_logits
@@ -304,28 +335,34 @@ class OpenVocabSegmentor(Trainable):
         images: Images,
         proposals: Proposals,
         classification: Classification | None,
-        records: list[dict[str, Any]],
+        records: Sequence[dict[str, Any]],
+        vocabulary: Vocabulary | None = None,
+        things: Sequence[bool] | None = None,
+        options: Mapping[str, Any] | None = None,
     ) -> list[dict[str, Any]]:
-        """Results of a batch, as `forward` returns them, from its masks and their classification."""
-        probabilities = self.class_probabilities(proposals, classification)
-        seen, things = (
-            None if flags is None else torch.tensor(flags, device=self.device)
-            for flags in (self.vocabulary.seen, self._things)
+        """Results of a batch, as `predict` returns them, from its masks and their classification."""
+        if vocabulary is None:
+            vocabulary, things = self.vocabulary, self._things
+        of_seen, of_things = (
+            None if flags is None else torch.tensor(flags, device=self.device) for flags in (vocabulary.seen, things)
         )
+        probabilities = self.class_probabilities(proposals, classification, vocabulary)
         results = []
         for index, (record, size) in enumerate(zip(records, images.sizes, strict=True)):
-            masks = proposals.image(index).resized(images.padded_size)[0, :, : size[0], : size[1]]
             output = (int(record.get("height", size[0])), int(record.get("width", size[1])))
-            results.append(
-                image_result(
-                    probabilities[index],
-                    masks,
-                    output,
-                    are_logits=proposals.are_logits,
-                    classes=len(self.vocabulary),
-                    seen=seen,
-                    things=things,
-                    options=self.inference_options,
+            # Sums over proposals need more digits than the precision that the model may run in.
+            with torch.autocast(self.device.type, enabled=False):
+                masks = proposals.image(index).resized(images.padded_size)[0, :, : size[0], : size[1]]
+                results.append(
+                    image_result(
+                        probabilities[index].float(),
+                        masks.float(),
+                        output,
+                        are_logits=proposals.are_logits,
+                        classes=len(vocabulary),
+                        seen=of_seen,
+                        things=of_things,
+                        options=self.inference_options if options is None else options,
+                    )
                 )
-            )
         return results

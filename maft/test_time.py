@@ -17,6 +17,7 @@ from maft.interfaces import Proposer
 from maft.layers.score_maps import Tile, View, averaged_strips, window_starts
 from maft.registry import PROPOSERS
 from maft.segmentor import OpenVocabSegmentor
+from maft.structures import Vocabulary
 
 Inference = Callable[[list[dict[str, Any]]], list[dict[str, Any]]]
 
@@ -101,32 +102,45 @@ class AveragedInference:
         self.model, self.flip, self.window = model, flip, window
         self.resizes = [ResizeShortestEdge([side], max_size, "choice") for side in short_edges]
 
-    @torch.no_grad()
     def __call__(self, records: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """ "sem_seg_labels", "sem_seg_confidence" and, unless ``labels_only``, "sem_seg", as the model returns them.
 
         Args:
             records: Detectron2 dicts, see `OpenVocabSegmentor.forward`. Copies are made of "image".
         """
-        return [self._result(record) for record in records]
+        return self.predict(records, self.model.vocabulary, None, self.model.inference_options)
 
-    def _result(self, record: dict[str, Any]) -> dict[str, Any]:
+    @torch.no_grad()
+    def predict(
+        self,
+        records: Sequence[dict[str, Any]],
+        vocabulary: Vocabulary,
+        things: Sequence[bool] | None = None,
+        options: Mapping[str, Any] | None = None,
+    ) -> list[dict[str, Any]]:
+        """The same with names of the call's own, see `OpenVocabSegmentor.predict`; averages have no use for things."""
+        options = self.model.inference_options if options is None else options
+        return [self._result(record, vocabulary, options) for record in records]
+
+    def _result(self, record: dict[str, Any], vocabulary: Vocabulary, options: Mapping[str, Any]) -> dict[str, Any]:
         model, image = self.model, record["image"]
         size = (int(record.get("height", image.shape[-2])), int(record.get("width", image.shape[-1])))
-        views = [self._view(copy, record) for copy in self._copies(image)]
-        seen, penalty = model.vocabulary.seen, None
-        if seen is not None and (value := model.inference_options["seen_penalty"]):
+        views = [self._view(copy, record, vocabulary, options) for copy in self._copies(image)]
+        seen, penalty = vocabulary.seen, None
+        if seen is not None and (value := options["seen_penalty"]):
             penalty = torch.tensor(seen, device=model.device) * value
         kept: Tensor | None = None
-        if not model.inference_options["labels_only"]:
-            kept = torch.empty(len(model.vocabulary), *size, device=model.device)
+        if not options["labels_only"]:
+            kept = torch.empty(len(vocabulary), *size, device=model.device)
         labels, confidence = [], []
-        for rows, scores in averaged_strips(views, size):
-            found, best = labels_of_scores([scores], penalty)
-            labels.append(found)
-            confidence.append(best)
-            if kept is not None:
-                kept[:, rows.start : rows.stop] = scores if penalty is None else scores - penalty[:, None, None]
+        # Sums over proposals need more digits than the precision that the model may run in.
+        with torch.autocast(model.device.type, enabled=False):
+            for rows, scores in averaged_strips(views, size):
+                found, sure = labels_of_scores([scores], penalty)
+                labels.append(found)
+                confidence.append(sure)
+                if kept is not None:
+                    kept[:, rows.start : rows.stop] = scores if penalty is None else scores - penalty[:, None, None]
         result = {"sem_seg_labels": torch.cat(labels), "sem_seg_confidence": torch.cat(confidence)}
         return result if kept is None else {**result, "sem_seg": kept}
 
@@ -137,14 +151,16 @@ class AveragedInference:
         resized = [resize.get_transform(pixels).apply_image(pixels) for resize in self.resizes]
         return [torch.from_numpy(np.ascontiguousarray(copy.transpose(2, 0, 1))) for copy in resized]
 
-    def _view(self, image: Tensor, record: dict[str, Any]) -> View:
-        exposures = [(False, self._seen(image, record))]
+    def _view(self, image: Tensor, record: dict[str, Any], vocabulary: Vocabulary, options: Mapping[str, Any]) -> View:
+        exposures = [(False, self._seen(image, record, vocabulary, options))]
         if self.flip:
-            exposures.append((True, self._seen(image.flip(-1), record)))
+            exposures.append((True, self._seen(image.flip(-1), record, vocabulary, options)))
         size = (int(image.shape[-2]), int(image.shape[-1]))
-        return View(size, exposures, bool(self.model.inference_options["resize_before"]))
+        return View(size, exposures, bool(options["resize_before"]))
 
-    def _seen(self, image: Tensor, record: dict[str, Any]) -> list[Tile]:
+    def _seen(
+        self, image: Tensor, record: dict[str, Any], vocabulary: Vocabulary, options: Mapping[str, Any]
+    ) -> list[Tile]:
         height, width = image.shape[-2:]
         boxes = [(0, 0, height, width)]
         if self.window is not None:
@@ -155,20 +171,28 @@ class AveragedInference:
         together = max(1, min(_MOST_TILES, height * width // (boxes[0][2] * boxes[0][3])))
         tiles: list[Tile] = []
         for start in range(0, len(boxes), together):
-            tiles += self._tiles(image, boxes[start : start + together], record)
+            tiles += self._tiles(image, boxes[start : start + together], record, vocabulary, options)
         return tiles
 
-    def _tiles(self, image: Tensor, boxes: list[tuple[int, int, int, int]], record: dict[str, Any]) -> list[Tile]:
-        model, classes = self.model, len(self.model.vocabulary)
+    def _tiles(
+        self,
+        image: Tensor,
+        boxes: list[tuple[int, int, int, int]],
+        record: dict[str, Any],
+        vocabulary: Vocabulary,
+        options: Mapping[str, Any],
+    ) -> list[Tile]:
+        model = self.model
         parts = [{**record, "image": image[:, top : top + h, left : left + w]} for top, left, h, w in boxes]
         images = model.padded(parts)
-        proposals = model.propose(images, parts)
-        scores = model.class_probabilities(proposals, model.classify(images, proposals))[..., :classes]
-        cut = model.inference_options["best_masks_above"]
+        proposals = model.propose(images, parts, vocabulary)
+        classification = model.classify(images, proposals, vocabulary)
+        scores = model.class_probabilities(proposals, classification, vocabulary)[..., : len(vocabulary)].float()
+        cut = options["best_masks_above"]
         return [
             Tile(
                 keep_best_proposals(scores[index]) if cut else scores[index],
-                proposals.masks[index],
+                proposals.masks[index].float(),
                 images.padded_size,
                 *box,
                 are_logits=proposals.are_logits,

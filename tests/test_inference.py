@@ -22,10 +22,21 @@ def test_semantic_scores_are_the_weighted_sum_of_masks():
 def test_labels_in_chunks_equal_the_argmax_of_all_scores(monkeypatch):
     monkeypatch.setattr(inference, "_BYTES_AT_A_TIME", 4 * 20 * 13 * 4)
     probabilities, masks, penalty = torch.rand(7, 11), torch.rand(7, 9, 8), torch.rand(11)
-    scores = semantic_scores(probabilities, masks, (20, 13)) - penalty[:, None, None]
-    labels, best = semantic_labels(probabilities, masks, (20, 13), penalty)
-    assert torch.equal(labels, scores.argmax(0))
-    assert torch.allclose(best, scores.amax(0))
+    scores = semantic_scores(probabilities, masks, (20, 13))
+    labels, confidence = semantic_labels(probabilities, masks, (20, 13), penalty)
+    assert torch.equal(labels, (scores - penalty[:, None, None]).argmax(0))
+    torch.testing.assert_close(confidence, scores.gather(0, labels[None])[0] / scores.sum(0).clamp(min=1))
+
+
+def test_confidence_is_the_share_of_the_best_class_and_what_is_missing_to_one_is_no_object():
+    scores = torch.tensor([[3.0, 0.2, 0.0, 0.5], [1.0, 0.1, 0.0, 0.5]])[..., None]
+    labels, confidence = labels_of_scores([scores[:1], scores[1:]])
+    assert labels[:, 0].tolist() == [0, 0, -1, 0]
+    torch.testing.assert_close(confidence[:, 0], torch.tensor([0.75, 0.2, 0.0, 0.5]))
+    # A penalty chooses another class, whose own share counts.
+    labels, confidence = labels_of_scores([scores], torch.tensor([2.5, 0.0]))
+    assert labels[:, 0].tolist() == [1, 1, -1, 1]
+    torch.testing.assert_close(confidence[:, 0], torch.tensor([0.25, 0.1, 0.0, 0.5]))
 
 
 @pytest.mark.parametrize("penalty", [None, torch.tensor([0.5, 0.0, 2.0])])
@@ -68,6 +79,8 @@ def test_panoptic_merges_stuff_keeps_things_apart_and_drops_the_covered():
     assert [(s["category_id"], s["isthing"]) for s in segments] == [(0, True), (0, True), (1, False)]
     expected = (_square(0, 0, 4) + 2 * _square(6, 6, 4) + 3 * _square(0, 8, 4) + 3 * _square(8, 0, 4)).int()
     assert torch.equal(segmentation, expected)
+    # The merged stuff lies half where 0.8 and half where 0.7 won.
+    assert [s["score"] for s in segments] == pytest.approx([0.9, 0.8, 0.75])
 
 
 def test_panoptic_without_any_segment_is_all_void():

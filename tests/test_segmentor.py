@@ -166,7 +166,9 @@ def test_label_maps_are_the_argmax_of_score_maps_at_the_size_asked_for(build, na
     for label, score, size in zip(labels, scores, [(40, 60), (50, 33)]):
         assert score["sem_seg"].shape == (len(model.vocabulary), *size)
         best, index = score["sem_seg"].max(dim=0)
-        torch.testing.assert_close(label["sem_seg_confidence"], best)
+        share = best / score["sem_seg"].sum(dim=0).clamp(min=1)
+        torch.testing.assert_close(label["sem_seg_confidence"], share)
+        assert 0 < label["sem_seg_confidence"].min() and label["sem_seg_confidence"].max() < 1
         assert (label["sem_seg_labels"] == index).float().mean() > 0.999
         assert torch.equal(score["sem_seg_labels"], index)
 
@@ -178,6 +180,23 @@ def test_any_vocabulary_can_be_given_and_the_training_one_comes_back(build):
     with model.using_vocabulary(Vocabulary(("a dog", "grass", "sky"))):
         assert model([item()])[0]["sem_seg"].shape[0] == 3
     assert model.vocabulary is before
+
+
+def test_names_of_a_call_are_those_of_that_call_alone(build):
+    model = build("maft").eval()
+    batch, words = [item(), item(50, 33)], Vocabulary(("a dog", "grass", "sky"))
+    with model.using_vocabulary(words, (True, False, False)):
+        model.inference_options["panoptic"] = True
+        expected = model(batch)
+        model.inference_options["panoptic"] = False
+    before = model(batch)
+    found = model.predict(batch, words, (True, False, False), {**model.inference_options, "panoptic": True})
+    for one, other in zip(found, expected, strict=True):
+        assert torch.equal(one["sem_seg_labels"], other["sem_seg_labels"])
+        assert torch.equal(one["panoptic_seg"][0], other["panoptic_seg"][0])
+        assert one["panoptic_seg"][1] == other["panoptic_seg"][1]
+    for one, other in zip(model(batch), before, strict=True):
+        assert torch.equal(one["sem_seg_labels"], other["sem_seg_labels"]) and "panoptic_seg" not in one
 
 
 def test_the_order_of_names_only_permutes_the_scores(build):

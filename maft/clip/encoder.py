@@ -12,7 +12,7 @@ from open_clip.constants import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
 from torch import Tensor, nn
 
 from maft.clip import text
-from maft.clip.tokenizers import token_rows
+from maft.clip.tokenizers import token_rows, unknown_words
 from maft.clip.towers import image_tower
 from maft.clip.towers.base import described_size
 from maft.structures import Images
@@ -93,6 +93,10 @@ class CLIPEncoder(nn.Module):
         rows = token_rows(self.tokenizer, texts)
         text.check_rows(self.model, rows)
         return rows
+
+    def unknown_words(self, texts: Sequence[str]) -> tuple[str, ...]:
+        """The words of some texts that the tower has never seen, see `maft.clip.tokenizers.unknown_words`."""
+        return unknown_words(self.tokenizer, texts)
 
     def encode_text(self, tokens: Tensor) -> Tensor:
         """Text embeddings (n, D), not normalised, of token ids (n, context length)."""

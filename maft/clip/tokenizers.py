@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
@@ -30,6 +31,8 @@ _VOCABULARIES = (
 )
 # Words whose pieces the tokenizer keeps.
 _MOST_WORDS = 100_000
+# Pieces are kept between calls, and the library's tokenizers change their settings as they run: one thread at a time.
+_LOCK = threading.RLock()
 _OPTIONS = ("clean", "strip_sep_token", "language")
 _CLEANING = ("whitespace", "lower", "canonicalize")
 
@@ -53,9 +56,10 @@ class BytePairTokenizer(SimpleTokenizer):
 
     def bpe(self, token: str) -> str:
         """The pieces of a word, kept for its next occurrence; of very many words none is kept for ever."""
-        if len(self.cache) > _MOST_WORDS:
-            self.cache = dict(self._special)
-        return super().bpe(token)
+        with _LOCK:
+            if len(self.cache) > _MOST_WORDS:
+                self.cache = dict(self._special)
+            return super().bpe(token)
 
 
 class HuggingFaceTokenizer:
@@ -98,19 +102,35 @@ class HuggingFaceTokenizer:
             rows = tokenizer(cleaned, add_special_tokens=not clips, padding=False, truncation=False, verbose=False)
         return [len(ids) + 3 * clips for ids in rows.input_ids]
 
+    def unknown_words(self, texts: Sequence[str]) -> tuple[str, ...]:
+        """The words of which a piece is the token that stands for what is unknown; none where there is no such."""
+        tokenizer = self.loaded.tokenizer
+        words = list(dict.fromkeys(word for text in texts for word in self.loaded.clean_fn(text).split()))
+        if tokenizer.unk_token_id is None or not words:
+            return ()
+        with self._reading():
+            rows = tokenizer(words, add_special_tokens=False, padding=False, truncation=False, verbose=False)
+        unknown = tokenizer.unk_token_id
+        return tuple(word for word, ids in zip(words, rows.input_ids, strict=True) if unknown in ids)
+
     def rows(self, texts: Sequence[str]) -> Tensor:
         """(n, context length) int64, padded as the tokenizer does."""
         loaded = self.loaded
         with self._reading():
             return loaded(list(texts))
 
-    @cached_property
+    @property
     def loaded(self) -> HFTokenizer:
         """open_clip's tokenizer.
 
         Raises:
             UserError: a library or a file is missing or of no use.
         """
+        with _LOCK:
+            return self._loaded
+
+    @cached_property
+    def _loaded(self) -> HFTokenizer:
         try:
             import transformers  # noqa: F401
         except ImportError as error:
@@ -155,7 +175,8 @@ class HuggingFaceTokenizer:
     @contextmanager
     def _reading(self) -> Iterator[None]:
         try:
-            yield
+            with _LOCK:
+                yield
         except ImportError as error:
             raise UserError(
                 f"The tokenizer of CLIP {self.name} ({self.source}) needs another package "
@@ -243,6 +264,19 @@ def token_rows(tokenizer: Any, texts: Sequence[str]) -> Tensor:
         _check_length(text, len(ids), tokenizer.context_length)
         row[: len(ids)] = torch.tensor(ids)
     return rows
+
+
+def unknown_words(tokenizer: Any, texts: Sequence[str]) -> tuple[str, ...]:
+    """The words of some texts that a tokenizer has no ids of, each once, in their order.
+
+    A `WordTokenizer` spells them letter by letter, one of Hugging Face has a token for all of them. Byte pairs write
+    any word, so that CLIP's own tokenizer cannot tell.
+
+    Args:
+        tokenizer: see `token_rows`; may have ``unknown_words(texts)``.
+    """
+    ask = getattr(tokenizer, "unknown_words", None)
+    return tuple(ask(texts)) if ask else ()
 
 
 def _check_length(text: str, count: int, most: int) -> None:

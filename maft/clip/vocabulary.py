@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+import logging
+import threading
+from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, TypeVar
@@ -14,11 +16,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from maft.checkpoint.key_map import some
 from maft.clip.encoder import CLIPEncoder
 from maft.clip.prompt_learner import PromptLearner
 from maft.clip.text_files import MOST_TEXTS, embedding_file, read_embeddings, write_embeddings
 from maft.errors import UserError
 from maft.structures import TextClassifier, Vocabulary
+
+log = logging.getLogger(__name__)
 
 TEMPLATE_SETS = ("single", "vild", "imagenet", "zegformer_single", "zegformer_select", "zegformer_regions")
 
@@ -65,11 +70,16 @@ Source = tuple[str, ...]
 Key = TypeVar("Key")
 Value = TypeVar("Value")
 
+# Held for moments, while kept rows are looked up or put away: texts are encoded outside. One for all encoders, as a
+# lock of its own would keep a module from being copied.
+_LOCK = threading.Lock()
 
-def _used(kept: dict[Key, Value], key: Key) -> Value:
-    """A value of a mapping, which becomes its last one."""
-    kept[key] = kept.pop(key)
-    return kept[key]
+
+def _put_last(kept: dict[Key, Value], values: Mapping[Key, Value]) -> None:
+    """Makes entries the last ones of a mapping, whose first ones are dropped first."""
+    for key in values:
+        kept.pop(key, None)
+    kept.update(values)
 
 
 def _keep_last(kept: dict[Key, Value], most: int) -> None:
@@ -83,7 +93,9 @@ class VocabularyEncoder(nn.Module):
 
     The row of a text w is normalised(mean over the templates k of normalised(CLIP(k with w in it))), to unit length
     both times, as in all systems here. Embeddings are kept under the text, the templates and the weights of the text
-    tower, so a class occurring in two datasets is encoded once; the 16,384 texts used last are kept.
+    tower, so a class occurring in two datasets is encoded once; the 16,384 texts used last are kept. Each text goes
+    through the tower by itself, so that its row does not depend, not even in its last bits, on the texts beside it.
+    Several threads may use one encoder.
 
     Args:
         embed_dim: D.
@@ -156,13 +168,15 @@ class VocabularyEncoder(nn.Module):
             UserError: a class name is longer than CLIP's context.
         """
         version = clip.text_version() if self.prompts is None else (*clip.text_version(), *self.prompts.version())
-        if version != self._text_version:
-            self._texts, self._tables, self._text_version = {}, {}, version
         prompts = self.prompts if self.templates == (LEARNED,) else None
         source = self.templates if prompts is None else (LEARNED, prompts.choose_task(task))
         learning = prompts is not None and prompts.trains
         key = source, vocabulary
-        if learning or (kept := self._tables.pop(key, None)) is None:
+        with _LOCK:
+            if version != self._text_version:
+                self._texts, self._tables, self._text_version = {}, {}, version
+            kept = None if learning else self._tables.get(key)
+        if kept is None:
             # Kept rows serve training too, which refuses tensors made in inference mode; and they must not depend on
             # the precision of whoever happened to ask first.
             with (
@@ -171,10 +185,11 @@ class VocabularyEncoder(nn.Module):
                 torch.autocast(clip.device.type, enabled=False),
             ):
                 kept = self._table(vocabulary, clip, source, learning)
-        rows, row_class, seen = kept
         if not learning:
-            self._tables[key] = kept
-            _keep_last(self._tables, _MOST_TABLES)
+            with _LOCK:
+                _put_last(self._tables, {key: kept})
+                _keep_last(self._tables, _MOST_TABLES)
+        rows, row_class, seen = kept
         void: Tensor | None = self.void_embedding
         if void is not None and self.normalize_void:
             void = F.normalize(void, dim=-1)
@@ -188,7 +203,7 @@ class VocabularyEncoder(nn.Module):
         whole = self.synonyms == "whole"
         groups = [(vocabulary.names[index],) if whole else vocabulary.synonyms(index) for index in classes]
         texts = [text for group in groups for text in group]
-        rows = self._encode(texts, clip, source) if learning else self._kept_rows(texts, clip, source)
+        rows = self._learning_rows(texts, clip, source[1]) if learning else self._kept_rows(texts, clip, source)
         lengths = torch.tensor([len(group) for group in groups])
         row_class = torch.repeat_interleave(torch.arange(len(groups)), lengths).to(rows.device)
         if self.synonyms == "average":
@@ -200,43 +215,47 @@ class VocabularyEncoder(nn.Module):
 
     def _kept_rows(self, texts: Sequence[str], clip: CLIPEncoder, source: Source) -> Tensor:
         """(n, D), of which those of new texts are encoded."""
-        missing = [text for text in dict.fromkeys(texts) if (source, text) not in self._texts]
-        if missing:
-            found = self._load_or_encode(missing, clip, source)
-            self._texts.update({(source, text): row for text, row in found.items()})
-        rows = torch.stack([_used(self._texts, (source, text)) for text in texts])
-        _keep_last(self._texts, MOST_TEXTS)
-        return rows
+        with _LOCK:
+            rows = {text: self._texts[source, text] for text in dict.fromkeys(texts) if (source, text) in self._texts}
+        if missing := [text for text in dict.fromkeys(texts) if text not in rows]:
+            if unknown := clip.unknown_words(missing):
+                log.warning(
+                    "CLIP %s has never seen %s: masks named so are guesses. Use a model whose CLIP knows your words.",
+                    clip.name,
+                    some(unknown),
+                )
+            rows |= self._load_or_encode(missing, clip, source)
+        with _LOCK:
+            _put_last(self._texts, {(source, text): row for text, row in rows.items()})
+            _keep_last(self._texts, MOST_TEXTS)
+        return torch.stack([rows[text] for text in texts])
 
     def _load_or_encode(self, texts: Sequence[str], clip: CLIPEncoder, source: Source) -> dict[str, Tensor]:
         """By text, the (D,) mean over the templates of unit-length embeddings, not normalised again."""
         file = None if source[0] == LEARNED else self._cache_file(clip)
         kept = read_embeddings(file, clip.embed_dim) if file else {}
         fresh = [text for text in texts if text not in kept]
-        # Copies: a view of all rows would keep them as long as it is kept itself.
-        kept.update((text, row.clone()) for text, row in zip(fresh, self._encode(fresh, clip, source), strict=True))
-        found = {text: _used(kept, text).to(clip.device, copy=True) for text in texts}
+        progress = tqdm(fresh, desc="Encoding class names", unit="name", delay=2, leave=False, disable=None)
+        kept.update((text, self._encode(text, clip, source)) for text in progress)
+        found = {text: kept[text].to(clip.device, copy=True) for text in texts}
         if file and fresh:
+            _put_last(kept, {text: kept[text] for text in texts})
             write_embeddings(file, kept)
         return found
 
-    def _encode(self, texts: Sequence[str], clip: CLIPEncoder, source: Source) -> Tensor:
-        """(n, D) float32 on CLIP's device."""
-        if not texts:
-            return torch.empty(0, clip.embed_dim)
-        learned = source[0] == LEARNED
-        prompts = texts if learned else [template.replace("{}", text) for text in texts for template in source]
-        starts = range(0, len(prompts), PROMPTS_PER_BATCH)
-        batches = []
-        for start in tqdm(starts, desc="Encoding class names", unit="batch", delay=2, leave=False, disable=None):
-            batch = prompts[start : start + PROMPTS_PER_BATCH]
-            if learned:
-                assert self.prompts is not None
-                batches.append(self.prompts(batch, clip, source[1]))
-            else:
-                tokens = clip.tokenize(batch)
-                batches.append(F.normalize(clip.encode_text(tokens.to(clip.device)).float(), dim=-1))
-        return torch.cat(batches).view(len(texts), -1, clip.embed_dim).mean(1)
+    def _encode(self, text: str, clip: CLIPEncoder, source: Source) -> Tensor:
+        """(D,) float32 on CLIP's device."""
+        if source[0] == LEARNED:
+            assert self.prompts is not None
+            return self.prompts([text], clip, source[1])[0]
+        tokens = clip.tokenize([template.replace("{}", text) for template in source])
+        return F.normalize(clip.encode_text(tokens.to(clip.device)).float(), dim=-1).mean(0)
+
+    def _learning_rows(self, texts: Sequence[str], clip: CLIPEncoder, task: str) -> Tensor:
+        """(n, D) with gradients to the learned prompts."""
+        assert self.prompts is not None
+        starts = range(0, len(texts), PROMPTS_PER_BATCH)
+        return torch.cat([self.prompts(texts[start : start + PROMPTS_PER_BATCH], clip, task) for start in starts])
 
     def _cache_file(self, clip: CLIPEncoder) -> Path | None:
         if self.cache_dir is None:

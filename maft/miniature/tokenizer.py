@@ -2,7 +2,6 @@
 
 import re
 import unicodedata
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -20,7 +19,7 @@ class WordTokenizer:
     """Words to ids, called as open_clip's tokenizers are.
 
     Text is lower-cased and stripped of accents; anything but letters and digits separates words and is dropped. A
-    word outside the vocabulary is spelled letter by letter, and a warning names it once. Ids: 0 padding, then the
+    word outside the vocabulary is spelled letter by letter (see `unknown_words`). Ids: 0 padding, then the
     words, the characters a-z and 0-9, one id for any other character, start of text, end of text. The end has the
     highest id because open_clip reads a text's embedding at the position of its largest token.
 
@@ -39,7 +38,6 @@ class WordTokenizer:
         self.sot_token_id = self._other_character + 1
         self.eot_token_id = self._other_character + 2
         self.vocab_size = self._other_character + 3
-        self._warned: set[str] = set()
 
     @classmethod
     def from_file(cls, path: str | Path) -> "WordTokenizer":
@@ -80,28 +78,27 @@ class WordTokenizer:
         texts = [texts] if isinstance(texts, str) else texts
         length = self.context_length if context_length is None else context_length
         rows = torch.full((len(texts), length), _PAD, dtype=torch.long)
-        spelled: set[str] = set()
         for row, text in zip(rows, texts, strict=True):
-            body = self.encode(text, spelled)[: length - 2]
+            body = self.encode(text)[: length - 2]
             row[: len(body) + 2] = torch.tensor([self.sot_token_id, *body, self.eot_token_id])
-        if new := spelled - self._warned:
-            self._warned |= new
-            warnings.warn(
-                f"Words this CLIP has never seen are spelled letter by letter and will hardly be recognised: "
-                f"{', '.join(sorted(new))}",
-                stacklevel=2,
-            )
         return rows
 
-    def encode(self, text: str, spelled: set[str] | None = None) -> list[int]:
-        """Ids of a text without start, end and padding; adds words outside the vocabulary to ``spelled``."""
-        plain = "".join(c for c in unicodedata.normalize("NFKD", text.lower()) if not unicodedata.combining(c))
+    def unknown_words(self, texts: Sequence[str]) -> tuple[str, ...]:
+        """The words of some texts that are outside the vocabulary, each once; texts without a word count as one."""
+        words = (word for text in texts for word in _words(text) or [text])
+        return tuple(dict.fromkeys(word for word in words if word not in self._word_id))
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of a text without start, end and padding."""
         ids: list[int] = []
-        for word in re.findall(r"[^\W_]+", plain):
+        for word in _words(text):
             if word in self._word_id:
                 ids.append(self._word_id[word])
             else:
-                if spelled is not None:
-                    spelled.add(word)
                 ids.extend(self._character_id.get(character, self._other_character) for character in word)
         return ids
+
+
+def _words(text: str) -> list[str]:
+    plain = "".join(c for c in unicodedata.normalize("NFKD", text.lower()) if not unicodedata.combining(c))
+    return re.findall(r"[^\W_]+", plain)
