@@ -21,7 +21,7 @@ _LINE = 22
 _MARGIN = 8
 _PAPER = (255, 255, 255)
 _INK = (25, 25, 25)
-_UNLABELLED = (40, 40, 40)
+UNLABELLED = (40, 40, 40)
 
 
 @lru_cache(maxsize=32)
@@ -73,7 +73,7 @@ def overlay(
     image, labels = _enlarged(image, factor), _enlarged(labels, factor)
     inside = (labels >= 0) & (labels < len(names))
     # One row more for everything that is unlabelled.
-    table = np.concatenate([palette(len(names)), np.array([_UNLABELLED], dtype=np.uint8)]).astype(np.float32)
+    table = np.concatenate([palette(len(names)), np.array([UNLABELLED], dtype=np.uint8)]).astype(np.float32)
     colours = table[np.where(inside, labels, len(names))]
     # Over a grey image a class has the colour of the legend wherever it is.
     grey = image.astype(np.float32) @ np.array([0.299, 0.587, 0.114], dtype=np.float32)
@@ -125,7 +125,7 @@ def _present(labels: NDArray[np.integer], names: Sequence[str]) -> list[tuple[st
     inside = (labels >= 0) & (labels < len(names))
     colours = palette(len(names))
     found = [(names[index].split(",")[0].strip(), tuple(colours[index])) for index in np.unique(labels[inside])]
-    return found if inside.all() else [*found, ("unlabelled", _UNLABELLED)]
+    return found if inside.all() else [*found, ("unlabelled", UNLABELLED)]
 
 
 def contact_sheet(pictures: Sequence[Picture], captions: Sequence[str]) -> Picture:
