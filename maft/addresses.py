@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import os
 import re
 from pathlib import Path
 
-from detectron2.utils.file_io import PathManager
-from iopath.common.file_io import get_cache_dir
-
-from maft.errors import UserError, first_line, shown
+from maft.downloads import cache_folder, download, one_at_a_time
+from maft.errors import UserError, shown
 from maft.files import sha256
 
 _CATALOGUE = "detectron2://"
+_CATALOGUE_FILES = "https://dl.fbaipublicfiles.com/detectron2/"
 _CHECKSUM = re.compile(r"#sha256=(?P<sum>[0-9a-fA-F]{64})$")
 # torch.hub's rule: the name of a file ends in the beginning of its SHA-256.
 _IN_THE_NAME = re.compile(r"-(?P<sum>[0-9a-f]{8,64})\.\w+$")
@@ -64,18 +62,15 @@ def downloaded(address: str, key: str = "The address") -> Path:
         UserError: see `check_address`; or the download is impossible or gives another file.
     """
     check_address(address, key)
-    url, expected = address.partition("#")[0], _expected(address)
-    # Downloads are kept by the path of their address alone, so that one host could take the place of another.
-    folder = os.path.join(get_cache_dir(), hashlib.sha256(address.encode()).hexdigest()[:16])
-    try:
-        file = Path(PathManager.get_local_path(url, cache_dir=folder))
-        found = sha256(file)
-    except (OSError, RuntimeError, AssertionError, ValueError) as error:
-        raise UserError(
-            f"Weights {address} cannot be downloaded ({type(error).__name__}: {first_line(error)[:120]}): download the "
-            "file by hand (MODEL_ZOO.md has the address) and give its path."
-        ) from error
-    if not found.startswith(expected):
+    url, expected = address.partition("#")[0].replace(_CATALOGUE, _CATALOGUE_FILES), _expected(address)
+    # A folder for each address: two may end in the same name.
+    file = cache_folder() / "weights" / hashlib.sha256(address.encode()).hexdigest()[:16] / url.rpartition("/")[2]
+    if not file.is_file():
+        with one_at_a_time(file.parent):
+            if not file.is_file():
+                logger.info("Fetching %s.", url)
+                download(url, file, "download it by hand and give its path")
+    if not (found := sha256(file)).startswith(expected):
         file.unlink()
         raise UserError(
             f"{url} gave a file with the SHA-256 {found}, not {expected}: it was damaged or replaced, and is removed; "

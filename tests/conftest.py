@@ -2,9 +2,11 @@
 
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from file_server import FileServer
 from golden.roots import VARIABLE, Recordings
 
 # Before anything imports huggingface_hub: a test that would download must fail at once, everywhere alike.
@@ -38,6 +40,15 @@ def seeded() -> None:
         sys.modules["torch"].manual_seed(0)
     if "numpy" in sys.modules:
         sys.modules["numpy"].random.seed(0)
+
+
+@pytest.fixture
+def file_server(monkeypatch: pytest.MonkeyPatch) -> Iterator[FileServer]:
+    """A server on this machine; for the test, downloads may come from there, though it has no https."""
+    with FileServer() as server:
+        monkeypatch.setattr("maft.downloads.SCHEMES", ("https://", server.url))
+        yield server
+        server.shutdown()
 
 
 @pytest.fixture(scope="session")

@@ -4,7 +4,6 @@ import hashlib
 
 import pytest
 import torch
-from detectron2.utils.file_io import PathManager
 
 from maft.addresses import check_address, downloaded
 from maft.checkpoint.io import write_safetensors
@@ -16,24 +15,19 @@ FILE = "https://example.org/weights/model.safetensors"
 
 
 @pytest.fixture
-def host(tmp_path, monkeypatch):
-    """A host with one file, and the calls it had."""
-    write_safetensors(served := tmp_path / "served.safetensors", {"a": torch.ones(2)})
-    calls = []
-
-    def get_local_path(url, cache_dir):
-        calls.append((url, cache_dir))
-        copy = tmp_path / "cache.safetensors"
-        if not copy.exists():
-            copy.write_bytes(served.read_bytes())
-        return str(copy)
-
-    monkeypatch.setattr(PathManager, "get_local_path", get_local_path)
-    return served, calls
+def host(file_server, tmp_path, monkeypatch):
+    """Serves one file under two names and as the catalogue's; its bytes."""
+    monkeypatch.setenv("MAFT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("maft.addresses.check_address", lambda *_: None)
+    monkeypatch.setattr("maft.addresses._CATALOGUE_FILES", f"{file_server.url}/")
+    write_safetensors(tmp_path / "served.safetensors", {"a": torch.ones(2)})
+    content = (tmp_path / "served.safetensors").read_bytes()
+    file_server.files = dict.fromkeys(("/one/model.safetensors", "/two/model.safetensors", "/DeepLab/R.pkl"), content)
+    return content
 
 
-def checksum(file):
-    return hashlib.sha256(file.read_bytes()).hexdigest()
+def checksum(content):
+    return hashlib.sha256(content).hexdigest()
 
 
 @pytest.mark.parametrize(
@@ -67,27 +61,23 @@ def test_files_catalogues_and_checksums_pass(path):
     check_address(path, "MODEL.WEIGHTS")
 
 
-def test_a_download_is_what_its_checksum_says_each_time(host):
-    served, calls = host
-    address = f"{FILE}#sha256={checksum(served).upper()}"
+def test_a_download_is_what_its_checksum_says_each_time(file_server, host):
+    address = f"{file_server.url}/one/model.safetensors#sha256={checksum(host).upper()}"
     assert read_weights(address)["a"].tolist() == [1, 1]
     file = downloaded(address)
+    assert len(file_server.asked) == 1
     file.write_bytes(b"another one")
     with pytest.raises(UserError, match="it was damaged or replaced, and is removed"):
         read_weights(address)
     assert not file.exists()
-    assert {url for url, _ in calls} == {FILE}
 
 
-def test_two_addresses_do_not_share_a_place_on_disk(host):
-    served, calls = host
-    downloaded(f"{FILE}#sha256={checksum(served)}")
-    downloaded(f"https://other.org/weights/model.safetensors#sha256={checksum(served)}")
-    assert calls[0][1] != calls[1][1]
+def test_two_addresses_do_not_share_a_place_on_disk(file_server, host):
+    files = {downloaded(f"{file_server.url}/{at}/model.safetensors#sha256={checksum(host)}") for at in ("one", "two")}
+    assert len(files) == 2 == len(file_server.asked)
 
 
 def test_a_file_of_the_catalogue_is_logged_with_its_checksum(host, caplog):
-    served, _ = host
     caplog.set_level("INFO")
-    downloaded("detectron2://DeepLab/R-103.pkl")
-    assert f"#sha256={checksum(served)}" in caplog.text
+    assert downloaded("detectron2://DeepLab/R.pkl").read_bytes() == host
+    assert f"#sha256={checksum(host)}" in caplog.text

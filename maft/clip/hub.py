@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import logging
-import os
-import socket
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from urllib.parse import urlparse
 
 from huggingface_hub import constants, hf_hub_download, try_to_load_from_cache
 from huggingface_hub.errors import EntryNotFoundError, HFValidationError
 
+from maft.downloads import check_reachable
 from maft.errors import UserError, first_line, shown
 
-HUB = "https://huggingface.co"
+# HF_ENDPOINT names another one.
+HUB = constants.ENDPOINT
 
 log = logging.getLogger(__name__)
 
@@ -78,15 +77,3 @@ def fetching(repository: str, purpose: str, advice: str) -> Iterator[None]:
             f"{purpose[:1].upper()}{purpose[1:]} is not at hand and could not be downloaded from {repository} "
             f"({first_line(error)[:120]}): {advice}."
         ) from error
-
-
-def check_reachable(address: str) -> None:
-    """Raises OSError when the host of ``address`` has no name here and no proxy could resolve it for us."""
-    if any(os.environ.get(variable) for variable in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy")):
-        return
-    endpoint = os.environ.get("HF_ENDPOINT", address) if address == HUB else address
-    host = urlparse(endpoint).hostname or ""
-    try:
-        socket.getaddrinfo(host, 443)
-    except OSError as error:
-        raise OSError(f"no connection to {host}") from error

@@ -267,13 +267,11 @@ class TestBackboneWeights:
             load(configured(tiny_configs, "freeseg", *backbone(tmp_path / "R.pt")))
 
     def test_no_download_is_explained(self, tiny_configs, monkeypatch):
-        from detectron2.utils.file_io import PathManager
-
-        def offline(path, cache_dir):
+        def offline(address):
             raise OSError("Network is unreachable")
 
-        monkeypatch.setattr(PathManager, "get_local_path", offline)
-        with pytest.raises(UserError, match=r"detectron2://DeepLab/R-103\.pkl cannot be downloaded .* by hand"):
+        monkeypatch.setattr("maft.downloads.check_reachable", offline)
+        with pytest.raises(UserError, match=r"https://.*DeepLab/R-103\.pkl cannot be downloaded .* by hand"):
             load(configured(tiny_configs, "freeseg", *backbone("detectron2://DeepLab/R-103.pkl")))
 
 
