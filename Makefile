@@ -1,6 +1,7 @@
 # make demo      set up .venv, then train and evaluate the miniature experiment into output/demo
 # make test      set up .venv, then lint, check formatting and types, and run the tests
 # make install   set up .venv only
+# make docs      build the documentation's site into site/; python -m http.server --directory site shows it
 # make fuzz      N=2000 mutations of everything that is read from outside
 # make kill-test N=20 kills of each program at random moments, and one at each step of a checkpoint write;
 #                full disks, which need root
@@ -29,7 +30,7 @@ BOOTSTRAP := $(or $(shell for candidate in python3.11 python3 python3.12 python3
 	$$candidate -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null \
 	&& echo $$candidate && break; done),$(PYTHON))
 
-.PHONY: install demo fuzz kill-test lock test towers
+.PHONY: install demo docs fuzz kill-test lock test towers
 
 install:
 	@test -n "$(BOOTSTRAP)" || { echo "error: no Python 3.10 to 3.13 found; install one (Debian: apt install python3 python3-venv) or name it with PYTHON=" >&2; exit 1; }
@@ -37,13 +38,16 @@ install:
 		$(if $(LOCKED),--locked) $(if $(PYTHON),--python "$(PYTHON)") $(if $(DETECTRON2),--detectron2 "$(DETECTRON2)")
 
 demo: install
-	$(BIN)/python tools/reproduce.py demo --output output/demo
+	$(BIN)/maft demo
 
 test: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -n $(JOBS)
+
+docs: install
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 fuzz: install
 	MAFT_FUZZ=$(or $(N),2000) $(BIN)/python -m pytest -n $(JOBS) tests/robustness/test_fuzz.py tests/robustness/test_fuzz_models.py
@@ -53,7 +57,7 @@ kill-test: install
 		tests/robustness/test_full_disk.py
 
 towers: install
-	$(BIN)/python -m maft.towers --check
+	$(BIN)/maft towers --check
 
 # setuptools builds the project and uv installs it: they are locked with the rest.
 lock: install
