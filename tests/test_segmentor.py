@@ -168,7 +168,7 @@ def test_label_maps_are_the_argmax_of_score_maps_at_the_size_asked_for(build, na
         best, index = score["sem_seg"].max(dim=0)
         share = best / score["sem_seg"].sum(dim=0).clamp(min=1)
         torch.testing.assert_close(label["sem_seg_confidence"], share)
-        assert 0 < label["sem_seg_confidence"].min() and label["sem_seg_confidence"].max() < 1
+        assert label["sem_seg_confidence"].min() > 0 and label["sem_seg_confidence"].max() < 1
         assert (label["sem_seg_labels"] == index).float().mean() > 0.999
         assert torch.equal(score["sem_seg_labels"], index)
 

@@ -8,7 +8,8 @@ import pytest
 import torch
 from PIL import Image
 
-from maft.data.pixels import pixels_of
+from maft.data import pixels
+from maft.data.pixels import pictures_in, pixels_of
 from maft.errors import UserError
 
 COLOURS = np.random.default_rng(0).integers(0, 256, (6, 8, 3), dtype=np.uint8)
@@ -23,23 +24,88 @@ def encoded() -> bytes:
 @pytest.mark.filterwarnings("ignore:the matrix")
 def test_every_form_gives_the_same(tmp_path):
     (tmp_path / "a.png").write_bytes(encoded())
-    for image in (COLOURS, Image.fromarray(COLOURS), tmp_path / "a.png", str(tmp_path / "a.png")):
+    colours = torch.from_numpy(COLOURS).permute(2, 0, 1)
+    opaque = np.dstack([COLOURS, np.arange(48, dtype=np.uint8).reshape(6, 8)])
+    for image in (
+        COLOURS, COLOURS.astype(np.uint16) * 257, COLOURS / 255, COLOURS.astype(np.float32) / 255, opaque,
+        colours, colours / 255, (colours / 255).double(), colours.to(torch.uint16) * 257,
+        torch.from_numpy(opaque).permute(2, 0, 1), Image.fromarray(COLOURS), Image.fromarray(opaque),
+        tmp_path / "a.png", str(tmp_path / "a.png"), encoded(), bytearray(encoded()),
+    ):  # fmt: skip
         np.testing.assert_array_equal(pixels_of(image), COLOURS)
     grey = COLOURS[..., 0]
-    for image in (grey, np.matrix(grey), Image.fromarray(grey)):
+    for image in (
+        grey, grey[..., None], np.matrix(grey), grey / 255, Image.fromarray(grey), torch.from_numpy(grey.copy()),
+        torch.from_numpy(grey.copy())[None],
+    ):  # fmt: skip
         np.testing.assert_array_equal(pixels_of(image), np.dstack([grey] * 3))
 
 
-@pytest.mark.parametrize("image", [None, 3, [[1]], {}, b"GIF89a", io.BytesIO(), torch.zeros(3, 4, 4), np.ma.array([1])])
+def test_what_half_precision_keeps_of_a_picture_is_read():
+    for dtype in (torch.float16, torch.bfloat16):
+        found = pixels_of((torch.from_numpy(COLOURS).permute(2, 0, 1) / 255).to(dtype))
+        assert np.abs(found.astype(int) - COLOURS).max() <= 1
+
+
+def test_an_address_is_fetched(monkeypatch):
+    monkeypatch.setattr(pixels, "fetched", {"https://example.org/a": encoded(), "https://example.org/b": b"text"}.get)
+    np.testing.assert_array_equal(pixels_of("https://example.org/a"), COLOURS)
+    with pytest.raises(UserError, match=r"https://example.org/b cannot be read \(it is no picture\)"):
+        pixels_of("https://example.org/b")
+
+
+@pytest.mark.parametrize("image", [None, 3, [[1]], {}, io.BytesIO(), np.ma.array([1])])
 def test_other_things_are_no_images(image):
-    with pytest.raises(UserError, match="An image is a path, a Pillow image or a NumPy array, not <class"):
+    with pytest.raises(UserError, match="An image is a path, .* or a tensor, not <class"):
         pixels_of(image)
 
 
-@pytest.mark.parametrize("image", [np.zeros((4, 4, 4), np.uint8), np.zeros((4, 4, 3)), np.zeros(3, np.uint8)])
-def test_arrays_of_another_kind(image):
-    with pytest.raises(UserError, match=r"must be \(height, width, 3\) or \(height, width\) uint8, not \("):
+@pytest.mark.parametrize(
+    ("image", "sentence"),
+    [
+        (np.zeros((4, 4, 2), np.uint8), r"\(height, width, 1, 3 or 4\), not \(4, 4, 2\)"),
+        (np.zeros((2, 4, 4, 3), np.uint8), "give several images as a list"),
+        (np.zeros(3, np.uint8), r"not \(3,\)"),
+        (np.zeros((4, 4, 3), np.int64), r"not int64: convert it, as with astype\('uint8'\)"),
+        (np.zeros((4, 4, 3), bool), "not bool: convert it"),
+        (COLOURS.astype(np.float64), "holds 0 to 1, and this one [0-9]+ to 2[0-9]+"),
+        (np.full((4, 4), -0.1), "and this one -0.1 to -0.1"),
+        (np.full((4, 4), np.nan), "and this one what is not a number"),
+        (torch.zeros(6, 5, 3), r"channels first, .*\(6, 5, 3\) \(permute\(2, 0, 1\) puts them there\)"),
+        (torch.zeros(1, 3, 4, 4), "give several images as a list"),
+        (torch.zeros(3, 4, 4).to_sparse(), "must be dense"),
+        (torch.full((3, 4, 4), 255.0), "holds 0 to 1, and this one 255 to 255"),
+        (b"GIF89a", "The picture of 6 bytes cannot be read"),
+        (b"", "it is no picture"),
+    ],
+)
+def test_arrays_tensors_and_bytes_of_another_kind(image, sentence):
+    with pytest.raises(UserError, match=sentence):
         pixels_of(image)
+
+
+def test_larger_pictures_than_the_memory_holds_are_refused_unread(tmp_path):
+    # 200 million pixels, 300 million, and 70 million of three kinds.
+    for size in ((20_000, 10_000), (20_000, 15_000)):
+        Image.new("1", size).save(tmp_path / "large.png")
+        with pytest.raises(UserError, match="million pixels, .* make it smaller") as caught:
+            pixels_of(tmp_path / "large.png")
+        assert str(tmp_path / "large.png") in str(caught.value)
+    (stream := io.BytesIO(), Image.new("1", (10_000, 7_000)).save(stream, "PNG"))
+    for image in (stream.getvalue(), np.broadcast_to(np.uint8(0), (7_000, 10_000)), Image.new("1", (10_000, 7_000))):
+        with pytest.raises(UserError, match="10000x7000 = 70 million pixels, and 64 million are the most"):
+            pixels_of(image)
+
+
+def test_the_pictures_of_a_folder(tmp_path):
+    for name in ("b.JPG", "a.png", ".hidden.png", "notes.txt"):
+        (tmp_path / name).touch()
+    assert [path.name for path in pictures_in(tmp_path)] == ["a.png", "b.JPG"]
+    with pytest.raises(UserError, match="cannot be read"):
+        pictures_in(tmp_path / "none")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match="holds no picture"):
+        pictures_in(tmp_path / "empty")
 
 
 @pytest.mark.parametrize("image", [np.zeros((0, 4, 3), np.uint8), Image.new("RGB", (0, 0)), Image.new("L", (0, 3))])
