@@ -1,12 +1,10 @@
 #!/usr/bin/env python3
-"""Prepares ADE20K-150: semantic, panoptic and instance.
+"""``maft prepare ade150``."""
 
-datasets/README.md says what to download and where it goes. What is there already is kept, so an interrupted run is
-simply started again.
-"""
+import sys
 
-from maft.data.preparation.ade import prepare_ade150
-from maft.data.preparation.command import run
+from maft.cli.prepare import main
+from maft.errors import run_tool
 
 if __name__ == "__main__":
-    run(prepare_ade150, __doc__)
+    run_tool(lambda: main(["ade150", *sys.argv[1:]]))

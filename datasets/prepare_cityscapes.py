@@ -1,12 +1,10 @@
 #!/usr/bin/env python3
-"""Prepares Cityscapes (19 classes).
+"""``maft prepare cityscapes``."""
 
-datasets/README.md says what to download and where it goes. What is there already is kept, so an interrupted run is
-simply started again.
-"""
+import sys
 
-from maft.data.preparation.cityscapes import prepare_cityscapes
-from maft.data.preparation.command import run
+from maft.cli.prepare import main
+from maft.errors import run_tool
 
 if __name__ == "__main__":
-    run(prepare_cityscapes, __doc__)
+    run_tool(lambda: main(["cityscapes", *sys.argv[1:]]))

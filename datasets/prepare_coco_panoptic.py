@@ -1,12 +1,10 @@
 #!/usr/bin/env python3
-"""Prepares the semantic form of COCO panoptic (133 classes).
+"""``maft prepare coco_panoptic``."""
 
-datasets/README.md says what to download and where it goes. What is there already is kept, so an interrupted run is
-simply started again.
-"""
+import sys
 
-from maft.data.preparation.coco import prepare_coco_panoptic
-from maft.data.preparation.command import run
+from maft.cli.prepare import main
+from maft.errors import run_tool
 
 if __name__ == "__main__":
-    run(prepare_coco_panoptic, __doc__)
+    run_tool(lambda: main(["coco_panoptic", *sys.argv[1:]]))

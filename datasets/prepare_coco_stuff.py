@@ -1,12 +1,10 @@
 #!/usr/bin/env python3
-"""Prepares COCO-Stuff-164k.
+"""``maft prepare coco_stuff``."""
 
-datasets/README.md says what to download and where it goes. What is there already is kept, so an interrupted run is
-simply started again.
-"""
+import sys
 
-from maft.data.preparation.coco import prepare_coco_stuff
-from maft.data.preparation.command import run
+from maft.cli.prepare import main
+from maft.errors import run_tool
 
 if __name__ == "__main__":
-    run(prepare_coco_stuff, __doc__)
+    run_tool(lambda: main(["coco_stuff", *sys.argv[1:]]))

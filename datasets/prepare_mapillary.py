@@ -1,12 +1,10 @@
 #!/usr/bin/env python3
-"""Prepares Mapillary Vistas 1.2 (65 classes): checks the download, and makes panoptic annotation where it lacks.
+"""``maft prepare mapillary``."""
 
-datasets/README.md says what to download and where it goes. What is there already is kept, so an interrupted run is
-simply started again.
-"""
+import sys
 
-from maft.data.preparation.command import run
-from maft.data.preparation.mapillary import prepare_mapillary
+from maft.cli.prepare import main
+from maft.errors import run_tool
 
 if __name__ == "__main__":
-    run(prepare_mapillary, __doc__)
+    run_tool(lambda: main(["mapillary", *sys.argv[1:]]))

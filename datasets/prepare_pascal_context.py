@@ -1,12 +1,10 @@
 #!/usr/bin/env python3
-"""Prepares Pascal Context with 59 and 459 classes.
+"""``maft prepare pascal_context``."""
 
-datasets/README.md says what to download and where it goes. What is there already is kept, so an interrupted run is
-simply started again.
-"""
+import sys
 
-from maft.data.preparation.command import run
-from maft.data.preparation.pascal import prepare_pascal_context
+from maft.cli.prepare import main
+from maft.errors import run_tool
 
 if __name__ == "__main__":
-    run(prepare_pascal_context, __doc__)
+    run_tool(lambda: main(["pascal_context", *sys.argv[1:]]))

@@ -1,12 +1,10 @@
 #!/usr/bin/env python3
-"""Prepares Pascal VOC 2012 (20 classes, and 21 with background).
+"""``maft prepare voc``."""
 
-datasets/README.md says what to download and where it goes. What is there already is kept, so an interrupted run is
-simply started again.
-"""
+import sys
 
-from maft.data.preparation.command import run
-from maft.data.preparation.pascal import prepare_voc
+from maft.cli.prepare import main
+from maft.errors import run_tool
 
 if __name__ == "__main__":
-    run(prepare_voc, __doc__)
+    run_tool(lambda: main(["voc", *sys.argv[1:]]))

@@ -1,4 +1,4 @@
-"""``python -m maft.doctor``: what is installed, what is missing or mismatched, and what a GPU would add.
+"""``maft doctor``: what is installed, what is missing or mismatched, and what a GPU would add.
 
 The exit status is 1 when something required is missing or does not fit. Which packages are required, and from which
 version on, is read from the project's own metadata (pyproject.toml), so there is no second list here.
@@ -13,19 +13,35 @@ import shutil
 import sys
 import tempfile
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from maft.errors import UserError, run_tool
+from maft.errors import ToolParser, run_tool
+from maft.installing import install_from_index, location
 
 PROBLEMS = ("missing", "mismatch")
-INSTALL = "run `make install`, or `pip install -e .` in an environment of your own"
+_IN_CHECKOUT = (Path(__file__).parent.parent / "pyproject.toml").is_file()
+# An environment that uv made has no pip.
+_PIP = "pip install" if importlib.util.find_spec("pip") else "uv pip install"
+# What is installed already is not fetched anew: the two lines bring what is missing.
+INSTALL = (
+    "run `make install`, or `pip install -e .` in an environment of your own" if _IN_CHECKOUT else f"run `{_PIP} maft`"
+)
+EXTRA = "run `make install EXTRAS=dev,{}`" if _IN_CHECKOUT else f'run `{_PIP} "maft[{{}}]"`'
 _MODULES = {"open_clip_torch": "open_clip", "pillow": "PIL", "pyyaml": "yaml", "opencv-python-headless": "cv2"}
 _OPTIONAL_EXTRAS = {
-    "app": "the demo app",
+    "app": "the app in a browser",
+    "cityscapes": "Cityscapes' average precision",
+    "fiftyone": "predictions in FiftyOne",
+    "mlflow": "MLflow's tracking",
     "sam": "SAM proposals",
+    "slurm": "trainings submitted to SLURM from Python",
+    "supervision": "predictions as supervision's detections",
     "towers": "SigLIP, CLIPA, multilingual CLIPs",
+    "trackio": "trackio's tracking",
+    "wandb": "Weights & Biases",
 }
 _LOW_DISK = 5 * 2**30
 
@@ -51,7 +67,8 @@ def check_python(version: tuple[int, int, int] = sys.version_info[:3]) -> Check:
     found = f"{'.'.join(map(str, version))} ({sys.executable})"
     if (3, 10) <= version[:2] <= (3, 13):
         return Check("python", "ok", found)
-    return Check("python", "mismatch", found, "use Python 3.10 to 3.13: delete .venv and run `make install PYTHON=...`")
+    how = "delete .venv and run `make install PYTHON=...`" if _IN_CHECKOUT else "install maft in an environment of it"
+    return Check("python", "mismatch", found, f"use Python 3.10 to 3.13: {how}")
 
 
 def _requirement(line: str) -> Any:
@@ -87,7 +104,7 @@ def check_requirement(line: str, advice: str = INSTALL) -> Check:
 def check_optional(line: str, extra: str, purpose: str) -> Check:
     """Check a requirement of an extra without importing it, which may take seconds."""
     requirement = _requirement(line)
-    advice = f"for {purpose}: run `make install EXTRAS=dev,{extra}`"
+    advice = f"for {purpose}: {EXTRA.format(extra)}"
     try:
         version = metadata.version(requirement.name)
     except metadata.PackageNotFoundError:
@@ -135,7 +152,7 @@ def check_torchvision_fits_torch() -> Check:
 
 
 def check_detectron2() -> Check:
-    advice = "run `python tools/install_detectron2.py`"
+    advice = "run `maft doctor --fix`"
     try:
         detectron2 = _import("detectron2")
         _import("detectron2.engine")
@@ -204,7 +221,7 @@ def check_datasets() -> Check:
     part = "DETECTRON2_DATASETS"
     value = os.environ.get("DETECTRON2_DATASETS")
     if value is None:
-        advice = "quickstart draws its own data; for benchmarks see datasets/README.md"
+        advice = "quickstart draws its own data; `maft prepare --help` lists the benchmarks"
         return Check(part, "absent", f"not set: {Path('datasets').absolute()} is used", advice)
     folder = Path(value).expanduser()
     if not folder.is_dir():
@@ -243,9 +260,17 @@ def format_table(checks: list[Check]) -> str:
     return "\n".join(lines)
 
 
-def main() -> int:
-    if len(sys.argv) > 1:
-        raise UserError(f"maft.doctor takes no arguments, but was given {sys.argv[1]!r}; run `python -m maft.doctor`")
+def parser() -> ToolParser:
+    tool = ToolParser(
+        prog="maft doctor", description="What is installed, missing or mismatched; status 1 if anything is."
+    )
+    tool.add_argument("--fix", action="store_true", help="install Detectron2 unless it is there")
+    return tool
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    if parser().parse_args(argv).fix and not location():
+        install_from_index()
     checks = examine()
     print(f"on {platform.platform()}")
     print(format_table(checks))

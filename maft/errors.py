@@ -69,7 +69,8 @@ def run_tool(main: Callable[[], int | None]) -> NoReturn:
     Args:
         main: the tool; returns its exit status, None meaning 0.
 
-    The status is 1 after a :class:`UserError`, whose message goes to stderr without a traceback, and 130 after
+    The status is 1 after a :class:`UserError`, whose message goes to stderr without a traceback, also where Detectron2 is
+    not installed, and 130 after
     Ctrl-C, as shells expect. What the system refuses (OSError) is one sentence, too. Any other exception is a defect of
     ours and keeps its traceback.
     """
@@ -80,6 +81,12 @@ def run_tool(main: Callable[[], int | None]) -> NoReturn:
             sys.stdout.flush()
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)
+    except ModuleNotFoundError as error:
+        # The one requirement that installing the package does not bring.
+        if error.name != "detectron2":
+            raise
+        print('error: Detectron2 is not installed: run "maft doctor --fix"', file=sys.stderr)
         sys.exit(1)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

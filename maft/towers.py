@@ -1,4 +1,4 @@
-"""Lists every CLIP that open_clip names, or those given: ``python -m maft.towers``.
+"""Lists every CLIP that open_clip names, or those given: ``maft towers``.
 
 One line a name: kind of the image tower, parameters, native size, context of the texts, and the mask classifiers that
 work with it, or why none does. Nothing is downloaded. With names given, each classifier that does not work says why.
@@ -21,8 +21,8 @@ from torch import Tensor
 import maft.classifiers  # noqa: F401
 from maft.clip import CLIPEncoder
 from maft.clip.listing import described_clip
-from maft.clip.shrinking import example_tokens, listed_clips, original_embeddings, small_pair
-from maft.errors import ToolParser, UserError, closest, run_tool
+from maft.clip.shrinking import example_tokens, original_embeddings, small_pair
+from maft.errors import UserError, run_tool
 from maft.interfaces import BuildContext, MaskClassifier
 from maft.registry import CLASSIFIERS
 from maft.structures import Images, Proposals, TextClassifier
@@ -149,27 +149,7 @@ def summary(towers: Sequence[Tower]) -> str:
     return f"{len(towers)} names: {usable} usable, {masked} of them by more than crops{found}."
 
 
-def main() -> int:
-    parser = ToolParser(prog="python -m maft.towers", description=__doc__)
-    parser.add_argument("names", nargs="*", metavar="NAME", help="CLIPs to look at; default: all that open_clip lists")
-    parser.add_argument("--check", action="store_true", help="compare small copies with open_clip (minutes for all)")
-    arguments = parser.parse_args()
-    known = listed_clips()
-    if wrong := [wanted for wanted in arguments.names if wanted not in known]:
-        raise UserError(f"open_clip lists no CLIP {', '.join(map(repr, wrong))}.{closest(wrong[0], known)}")
-    towers = []
-    for name in arguments.names or known:
-        towers.append(check(name) if arguments.check else describe(name))
-        print(towers[-1].line(), flush=True)
-        for fault in towers[-1].faults:
-            print(f"    FAULT: {fault}")
-        for key, reason in towers[-1].reasons.items() if arguments.names else ():
-            print(f"    not {key or 'usable'}: {reason}")
-    if any("*" in tower.facts for tower in towers):
-        print("* the image tower alone: the description of the text tower is not at hand, see its model card")
-    print(summary(towers))
-    return 1 if any(tower.faults for tower in towers) else 0
-
-
 if __name__ == "__main__":
+    from maft.cli.towers import main
+
     run_tool(main)

@@ -1,4 +1,5 @@
 import importlib
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -7,6 +8,8 @@ import pytest
 
 from maft import doctor
 from maft.doctor import Check
+
+ROOT = Path(doctor.__file__).parent.parent
 
 
 @pytest.fixture
@@ -170,8 +173,7 @@ sys.meta_path.insert(0, Absent())
 sys.argv = ["doctor", *{list(arguments)!r}]
 runpy.run_module("maft.doctor", run_name="__main__")
 """
-    root = Path(doctor.__file__).parent.parent
-    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=root)
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
 
 
 def test_without_detectron2_the_doctor_still_speaks():
@@ -181,7 +183,7 @@ def test_without_detectron2_the_doctor_still_speaks():
     lines = result.stdout.splitlines()
     index = next(i for i, line in enumerate(lines) if line.startswith("detectron2 "))
     assert "MISSING" in lines[index]
-    assert "python tools/install_detectron2.py" in lines[index + 1]
+    assert "run `maft doctor --fix`" in lines[index + 1]
     assert "detectron2" in lines[-1]
 
 
@@ -192,7 +194,26 @@ def test_without_torch_the_doctor_still_speaks():
     assert "problem(s)" in result.stdout.splitlines()[-1]
 
 
-def test_an_argument_is_a_user_error():
-    result = run_doctor_without(arguments=["--fix"])
+def test_an_unknown_argument_is_a_user_error():
+    result = run_doctor_without(arguments=["--mend"])
     assert result.returncode == 1
-    assert result.stderr.startswith("error: maft.doctor takes no arguments")
+    assert result.stderr.startswith("error: unrecognized arguments: --mend")
+
+
+def test_nothing_is_installed_over_a_detectron2_that_is_there(monkeypatch):
+    monkeypatch.setattr(doctor, "install_from_index", lambda: pytest.fail("installed"))
+    monkeypatch.setattr(doctor, "examine", lambda: [Check("torch", "ok", "2.9")])
+    assert doctor.main(["--fix"]) == 0
+
+
+def test_what_to_do_fits_a_checkout_and_an_installed_wheel(tmp_path):
+    """The same file says something else where no repository is around it."""
+    code = "import maft.doctor as d; print(d.INSTALL, d.EXTRA.format('app'), d.check_python((3, 9, 1)).advice)"
+    shutil.copytree(Path(doctor.__file__).parent, tmp_path / "maft", ignore=shutil.ignore_patterns("*.safetensors"))
+    command = [sys.executable, "-c", code]
+    said = {
+        place: subprocess.run(command, cwd=place, capture_output=True, text=True).stdout for place in (ROOT, tmp_path)
+    }
+    assert "make install EXTRAS=dev,app" in said[ROOT] and ".venv" in said[ROOT]
+    assert "make" not in said[tmp_path] and ".venv" not in said[tmp_path]
+    assert "run `pip install maft`" in said[tmp_path] and 'pip install "maft[app]"' in said[tmp_path]

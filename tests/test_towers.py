@@ -1,12 +1,12 @@
-"""`python -m maft.towers`: every CLIP that open_clip lists is right or refused; the whole is `make towers`."""
+"""`maft towers`: every CLIP that open_clip lists is right or refused; the whole is `make towers`."""
 
 import random
-import sys
 
 import pytest
 import torch
 
 from maft import towers
+from maft.cli import towers as command
 from maft.clip import shrinking
 from maft.clip.encoder import CLIPEncoder
 from maft.clip.shrinking import listed_clips
@@ -60,8 +60,7 @@ def altered(method, change):
 )
 def test_a_mismatch_is_found(monkeypatch, capsys, method, change, fault):
     monkeypatch.setattr(CLIPEncoder, method, altered(method, change))
-    monkeypatch.setattr(sys, "argv", ["towers", "--check", "ViT-S-32-alt"])
-    assert towers.main() == 1
+    assert command.main(["--check", "ViT-S-32-alt"]) == 1
     printed = capsys.readouterr().out
     assert f"FAULT: {fault}" in printed and "1 with faults" in printed
 
@@ -84,8 +83,7 @@ def test_a_classifier_that_takes_a_tower_and_fails_is_a_fault(monkeypatch):
 
 def test_one_line_a_name_and_reasons_for_those_asked_for(monkeypatch, capsys):
     monkeypatch.setattr("maft.clip.hub.try_to_load_from_cache", lambda *_: None)
-    monkeypatch.setattr(sys, "argv", ["towers", "RN50", "ViT-SO400M-14-SigLIP", "roberta-ViT-B-32"])
-    assert towers.main() == 0
+    assert command.main(["RN50", "ViT-SO400M-14-SigLIP", "roberta-ViT-B-32"]) == 0
     first, reason, *rest = capsys.readouterr().out.splitlines()
     assert first.split()[:8] == ["RN50", "attention", "pool", "102.0", "M", "224", "x", "224"]
     assert reason.strip().startswith("not IPCLIP: ")
@@ -107,7 +105,6 @@ def test_a_refused_tower_says_why(monkeypatch):
     assert towers.summary([tower]) == "1 names: 0 usable, 0 of them by more than crops."
 
 
-def test_an_unknown_name_is_met_with_the_nearest(monkeypatch):
-    monkeypatch.setattr(sys, "argv", ["towers", "ViT-B-61"])
+def test_an_unknown_name_is_met_with_the_nearest():
     with pytest.raises(UserError, match="lists no CLIP 'ViT-B-61'. Did you mean ViT-B-16"):
-        towers.main()
+        command.main(["ViT-B-61"])

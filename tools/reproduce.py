@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Repeat the experiments on the miniature world.
 
-demo       frozen CLIP against MAFT, one seed, with pictures and loss curves (a few minutes on two CPU cores)
+demo       as maft demo: frozen CLIP against MAFT, one seed, with pictures and loss curves (a few minutes)
 miniature  the README's whole table: every method, three seeds, on proposals and on ground-truth masks
 tune       how the hyper-parameters were chosen: the same scores on held-out seen classes
 
@@ -10,9 +10,6 @@ Finished runs are kept and interrupted ones continued when the command is repeat
 
 import argparse
 from pathlib import Path
-
-from reproduction.methods import TABLE, TUNING_TABLE, choose
-from reproduction.miniature import demo, reproduce, tune
 
 from maft.errors import ToolParser, run_tool
 
@@ -30,6 +27,10 @@ def parse_arguments() -> argparse.Namespace:
 
 def main() -> None:
     arguments = parse_arguments()
+
+    from maft.reproduction.methods import TABLE, TUNING_TABLE, choose
+    from maft.reproduction.miniature import demo, reproduce, tune
+
     output = arguments.output or Path("output") / arguments.experiment
     if arguments.experiment == "miniature":
         table = reproduce(output, choose(TABLE, arguments.methods), arguments.seeds)

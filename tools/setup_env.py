@@ -26,7 +26,7 @@ STAMP_NAME = "maft-setup.json"
 # As pip does without being told: where Python may not write, every start would compile all imports anew, for 10 s.
 UV_INSTALL = ("pip", "install", "--compile-bytecode", "--python")
 LOCK = "requirements.lock"
-WHAT_DECIDES = ("pyproject.toml", "setup.py", "tools/setup_env.py", "tools/install_detectron2.py", LOCK)
+WHAT_DECIDES = ("pyproject.toml", "setup.py", "tools/setup_env.py", "maft/installing.py", LOCK)
 
 
 def say(message: str) -> None:
@@ -208,7 +208,7 @@ def main() -> None:
     partial = stamp.with_suffix(".tmp")
     partial.write_text(json.dumps(made_from, indent=2))
     os.replace(partial, stamp)
-    say(f"{venv} is ready after {time.monotonic() - start:.0f} s; `{args.venv}/bin/python -m maft.doctor` says more")
+    say(f"{venv} is ready after {time.monotonic() - start:.0f} s; `{args.venv}/bin/maft doctor` says more")
 
 
 if __name__ == "__main__":

@@ -1,17 +1,15 @@
-"""The command line that all preparation scripts share."""
+"""What all preparations share: their options, their counts, and that only one runs at a time."""
 
 from __future__ import annotations
 
 import errno
 import fcntl
-import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from maft.data.catalog import datasets_root
-from maft.errors import ToolParser, UserError, run_tool
+from maft.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -54,30 +52,21 @@ class Count:
         return text
 
 
-def run(prepare: Callable[[Options], list[Count]], description: str | None) -> None:
-    """Entry of the scripts in ``datasets/``: parses the command line, runs a preparation and prints the counts."""
-    run_tool(lambda: _main(prepare, description or ""))
+def run(prepare: Callable[[Options], list[Count]], root: Path, splits: Sequence[str], workers: int) -> list[Count]:
+    """Runs a preparation, alone below ``root``, and returns what it left on disk.
 
-
-def _main(prepare: Callable[[Options], list[Count]], description: str) -> None:
-    parser = ToolParser(description=description)
-    parser.add_argument(
-        "--root", type=Path, default=datasets_root(), help="folder of all datasets (default %(default)s)"
-    )
-    parser.add_argument("--splits", nargs="+", choices=("train", "val"), default=("train", "val"))
-    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes (default %(default)s)")
-    given = parser.parse_args()
-    if given.workers < 1:
-        raise UserError(f"--workers {given.workers}: give at least one process.")
-    if not given.root.is_dir():
+    Raises:
+        UserError: an option does not fit, ``root`` is no folder, or the preparation's own mistakes.
+    """
+    if workers < 1:
+        raise UserError(f"--workers {workers}: give at least one process.")
+    if not root.is_dir():
         raise UserError(
-            f"The folder of all datasets {given.root} does not exist: create it, unpack the download there, or set "
+            f"The folder of all datasets {root} does not exist: create it, unpack the download there, or set "
             "--root or the environment variable DETECTRON2_DATASETS."
         )
-    with only_one(given.root, prepare.__name__.removeprefix("prepare_")):
-        counts = prepare(Options(given.root, tuple(dict.fromkeys(given.splits)), given.workers))
-    for count in counts:
-        print(count)
+    with only_one(root, prepare.__name__.removeprefix("prepare_")):
+        return prepare(Options(root, tuple(dict.fromkeys(splits)), workers))
 
 
 @contextmanager

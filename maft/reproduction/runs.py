@@ -1,4 +1,4 @@
-"""Training and evaluation runs as child processes of ``tools/train_net.py``, each done once."""
+"""Training and evaluation runs as child processes, each done once."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from maft.config_keys import default_config
 from maft.errors import UserError
 from maft.files import write_json_atomic
 
-QUICKSTART = "configs/quickstart"
-TRAIN_NET = Path("tools/train_net.py")
+# Packaged configs, by name.
+QUICKSTART = "quickstart"
 _RECORD = "run.json"
 
 
 @dataclass(frozen=True)
 class Run:
-    """One call of ``tools/train_net.py``.
+    """One call of ``maft train`` or ``maft evaluate``.
 
     Attributes:
-        config: config file.
+        config: file or name.
         overrides: KEY VALUE pairs, without OUTPUT_DIR.
         folder: OUTPUT_DIR.
         eval_only: evaluate instead of training.
@@ -40,9 +40,9 @@ class Run:
     eval_only: bool = False
 
     def arguments(self) -> list[str]:
-        """The arguments of ``tools/train_net.py``; an interrupted training is resumed."""
-        mode = "--eval-only" if self.eval_only else "--resume"
-        return ["--config-file", self.config, mode, *self.overrides, "OUTPUT_DIR", str(self.folder)]
+        """Command and arguments; an interrupted training is resumed."""
+        command = ["evaluate"] if self.eval_only else ["train", "--resume"]
+        return [*command, "--config-file", self.config, *self.overrides, "OUTPUT_DIR", str(self.folder)]
 
 
 def execute(run: Run) -> dict[str, Any]:
@@ -52,10 +52,8 @@ def execute(run: Run) -> dict[str, Any]:
         ``results`` (dataset -> task -> metric -> percentage) and ``seconds`` of wall time.
 
     Raises:
-        UserError: it is not called in the root of the repository, the folder holds another run, or the run failed.
+        UserError: the folder holds another run, or the run failed.
     """
-    if not TRAIN_NET.is_file():
-        raise UserError(f"{TRAIN_NET} is not here: call this in the root folder of the repository.")
     fingerprint = _fingerprint(run)
     record = _read(run.folder / _RECORD)
     if record and record["fingerprint"] != fingerprint:
@@ -64,21 +62,31 @@ def execute(run: Run) -> dict[str, Any]:
         print(f"already done: {run.folder}", flush=True)
         return record
     write_json_atomic(run.folder / _RECORD, {"fingerprint": fingerprint, "arguments": run.arguments()})
-    print(f"$ python {TRAIN_NET} {' '.join(run.arguments())}", flush=True)
-    start = time.perf_counter()
-    status = subprocess.run([sys.executable, str(TRAIN_NET), *run.arguments()], check=False).returncode
-    if status:
-        raise UserError(f"The run in {run.folder} failed with exit status {status}: see its messages above.")
+    seconds = call(run.arguments(), run.folder)
     reports = [_read(file) for file in sorted(run.folder.glob("inference/*/results.json"))]
     results = {report["dataset"]: report["results"] for report in reports}
     record = {
         "fingerprint": fingerprint,
         "arguments": run.arguments(),
-        "seconds": time.perf_counter() - start,
+        "seconds": seconds,
         "results": results,
     }
     write_json_atomic(run.folder / _RECORD, record)
     return record
+
+
+def call(arguments: Sequence[str], folder: Path) -> float:
+    """Runs a command ``maft`` as a child process and returns its seconds.
+
+    Raises:
+        UserError: it failed.
+    """
+    print(f"$ maft {' '.join(arguments)}", flush=True)
+    start = time.perf_counter()
+    status = subprocess.run([sys.executable, "-m", "maft", *arguments], check=False).returncode
+    if status:
+        raise UserError(f"The run in {folder} failed with exit status {status}: see its messages above.")
+    return time.perf_counter() - start
 
 
 def _fingerprint(run: Run) -> str:

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from maft.errors import UserError
-from reproduction.ovseg import FINE_TUNING, PROMPTS, Stage, hand_over, stage_runs, tune_clip
-from reproduction.runs import QUICKSTART, Run
+from maft.reproduction.ovseg import FINE_TUNING, PROMPTS, Stage, hand_over, stage_runs, tune_clip
+from maft.reproduction.runs import QUICKSTART, Run
 
 
 @dataclass(frozen=True)
@@ -17,7 +17,7 @@ class Method:
 
     Attributes:
         name: as the table prints it.
-        config: file below ``configs/quickstart``.
+        config: packaged config, of the folder ``quickstart``.
         overrides: KEY VALUE pairs that make the row.
         trains: False for a frozen baseline, which has no seeds.
         stages: trainings of CLIP on mined pairs, whose result the config's segmentor is evaluated with.

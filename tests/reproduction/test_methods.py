@@ -3,19 +3,17 @@
 from pathlib import Path
 
 import pytest
-from reproduction.methods import MASK_ADAPTER_TABLE, TABLE, TUNING_TABLE, choose
-from reproduction.runs import ground_truth_masks
 
 from maft.building import model_shapes
 from maft.config import load_config
 from maft.errors import UserError
-
-ROOT = Path(__file__).resolve().parents[2]
+from maft.reproduction.methods import MASK_ADAPTER_TABLE, TABLE, TUNING_TABLE, choose
+from maft.reproduction.runs import ground_truth_masks
 
 
 @pytest.fixture(autouse=True)
-def in_the_repository(monkeypatch):
-    monkeypatch.chdir(ROOT)
+def elsewhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
 
 
 @pytest.mark.parametrize("table", [TABLE, TUNING_TABLE], ids=["table", "tuning"])

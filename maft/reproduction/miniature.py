@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from statistics import stdev
 from typing import Any
@@ -10,9 +11,9 @@ from typing import Any
 from maft.data.miniature import ensure_miniature
 from maft.files import write_json_atomic, write_text_atomic
 from maft.predictor import Predictor
-from reproduction.methods import FROZEN_CLIP, MAFT, TABLE, TUNING_TABLE, Method
-from reproduction.report import draw_losses, draw_predictions, table
-from reproduction.runs import execute, ground_truth_masks, mean, scores, use_datasets
+from maft.reproduction.methods import FROZEN_CLIP, MAFT, TABLE, TUNING_TABLE, Method
+from maft.reproduction.report import draw_losses, draw_predictions, table
+from maft.reproduction.runs import execute, ground_truth_masks, mean, scores, use_datasets
 
 TEST_SET = "miniature_val"
 _PICTURES = 8
@@ -24,11 +25,16 @@ def prepare() -> None:
     ensure_miniature(progress=True)
 
 
-def demo(folder: Path) -> str:
-    """Frozen CLIP against MAFT with one seed; writes table.json, loss curves and pictures, returns the table."""
+def demo(folder: Path, iterations: int | None = None) -> str:
+    """Frozen CLIP against MAFT with one seed; writes table.json, loss curves and pictures, returns the table.
+
+    Args:
+        iterations: of MAFT's training; those of its config by default.
+    """
     prepare()
     rows = []
-    runs = {method.name: method.run(folder, seed=1) for method in (FROZEN_CLIP, MAFT)}
+    shorter = replace(MAFT, overrides=("SOLVER.MAX_ITER", str(iterations))) if iterations else MAFT
+    runs = {method.name: method.run(folder, seed=1) for method in (FROZEN_CLIP, shorter)}
     for name, run in runs.items():
         record = execute(run)
         rows.append({"method": name, **scores(record, TEST_SET), "seconds": record["seconds"]})

@@ -3,19 +3,17 @@
 from pathlib import Path
 
 import pytest
-from reproduction.methods import OVSEG_TABLE
-from reproduction.ovseg import FINE_TUNING, PROMPTS, hand_over, mine_pairs, stage_runs
 
 from maft.config import load_config, start_from
-from maft.errors import UserError
+from maft.reproduction.methods import OVSEG_TABLE
+from maft.reproduction.ovseg import FINE_TUNING, PROMPTS, hand_over, stage_runs
 
-ROOT = Path(__file__).resolve().parents[2]
 FOLDER = Path("output")
 
 
 @pytest.fixture(autouse=True)
-def in_the_repository(monkeypatch):
-    monkeypatch.chdir(ROOT)
+def elsewhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
 
 
 def load(run):
@@ -58,9 +56,3 @@ def test_rows_differ_in_nothing_but_the_tuned_clip(method):
 def test_prompts_are_handed_over_only_when_there_are_some():
     overrides = hand_over(stage_runs(FOLDER, (FINE_TUNING,), seed=1))
     assert "mask_prompts" not in overrides[1] and overrides[-1] == "0"
-
-
-def test_mining_outside_the_repository_says_where_to_go(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(UserError, match=r"tools/mine_mask_nouns.py is not here"):
-        mine_pairs(tmp_path)

@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from maft.config import load_config
 from maft.data.catalog import dataset
-from maft.errors import UserError
 from maft.files import write_json_atomic
-from reproduction.runs import QUICKSTART, Run, execute
+from maft.reproduction.runs import QUICKSTART, Run, call, execute
 
-MINE = Path("tools/mine_mask_nouns.py")
 MINED_IMAGES = 600
 
 
@@ -25,7 +20,7 @@ class Stage:
 
     Attributes:
         name: of its folder; stages that differ need different names.
-        config: file below ``configs/quickstart``.
+        config: packaged config, of the folder ``quickstart``.
         overrides: KEY VALUE pairs.
     """
 
@@ -59,7 +54,7 @@ def hand_over(runs: Sequence[Run]) -> tuple[str, ...]:
     last = runs[-1]
     depth = load_config(last.config, list(last.overrides)).MODEL.REGION_CLIP.MASK_PROMPT_DEPTH
     rules: list[dict[str, str]] = [
-        {"FILE": f"{QUICKSTART}/proposer.safetensors"},
+        {"FILE": "configs/quickstart/proposer.safetensors"},
         {"FILE": _weights(last), "TAKE": "clip"},
     ]
     if depth:
@@ -84,24 +79,18 @@ def mine_pairs(folder: Path) -> None:
     """Mines pairs from captions of the miniature world's training images, over the nouns of all classes.
 
     Raises:
-        UserError: it is not called in the root of the repository, or the mining failed.
+        UserError: the mining failed.
     """
     target = _pairs(folder)
     if (target / "run.json").is_file():
         print(f"already done: {target}", flush=True)
         return
-    if not MINE.is_file():
-        raise UserError(f"{MINE} is not here: call this in the root folder of the repository.")
     row = dataset("miniature_train")
     captions = (row.root / row.images).parent / "captions.json"
-    arguments = ["--config-file", f"{QUICKSTART}/mining.yaml", "--captions", str(captions)]
+    arguments = ["mine", "--config-file", f"{QUICKSTART}/mining.yaml", "--captions", str(captions)]
     arguments += ["--limit", str(MINED_IMAGES), "--output", str(target)]
-    print(f"$ python {MINE} {' '.join(arguments)}", flush=True)
-    start = time.perf_counter()
-    status = subprocess.run([sys.executable, str(MINE), *arguments], check=False).returncode
-    if status:
-        raise UserError(f"Mining into {target} failed with exit status {status}: see its messages above.")
-    write_json_atomic(target / "run.json", {"arguments": arguments, "seconds": time.perf_counter() - start})
+    seconds = call(arguments, target)
+    write_json_atomic(target / "run.json", {"arguments": arguments, "seconds": seconds})
 
 
 def _pairs(folder: Path) -> Path:
