@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,13 +19,11 @@ from maft.registry import PROPOSERS
 from maft.segmentor import OpenVocabSegmentor
 from maft.structures import Vocabulary
 
-Inference = Callable[[list[dict[str, Any]]], list[dict[str, Any]]]
-
 # Tiles that a model sees at once, unless one image has fewer pixels than so many tiles.
 _MOST_TILES = 8
 
 
-def inference_of(cfg: CfgNode, model: OpenVocabSegmentor) -> Inference:
+def inference_of(cfg: CfgNode, model: OpenVocabSegmentor) -> OpenVocabSegmentor | AveragedInference:
     """The model as ``TEST.AUG`` and ``TEST.SLIDING_WINDOW`` ask for it: itself where both are off.
 
     Raises:

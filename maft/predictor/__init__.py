@@ -2,6 +2,7 @@
 
 from maft.data.pixels import ImageLike
 from maft.predictor.prediction import Instance, Prediction
-from maft.predictor.predictor import Predictor, thing_flags
+from maft.predictor.predictor import Predictor
+from maft.predictor.words import thing_flags
 
 __all__ = ["ImageLike", "Instance", "Prediction", "Predictor", "thing_flags"]

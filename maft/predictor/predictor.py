@@ -1,135 +1,285 @@
-"""An image and class names in, a labelled picture out: the door for the demo, the app and notebooks."""
+"""Images and class names in, what was found out."""
 
 from __future__ import annotations
 
 import os
-import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, overload
 
 import numpy as np
 import torch
 from detectron2.config import CfgNode
 
 from maft.building import build_model
-from maft.config import load_config
+from maft.checkpoint.io import write_safetensors
+from maft.config import load_config, self_contained
 from maft.data.augmentations import ResizeShortestEdge
-from maft.data.label_sets import overlap as shared_synonyms
-from maft.data.pixels import ImageLike, pixels_of
-from maft.errors import UserError, closest, shown
+from maft.data.pixels import ImageLike, pictures_in, pixels_of
+from maft.errors import UserError, first_line, shown
+from maft.files import write_text_atomic
+from maft.predictor.devices import compile_parts, device_of, precision_of
+from maft.predictor.objects import instances_of, segments_of
 from maft.predictor.prediction import Prediction
+from maft.predictor.sources import checked_overrides, checkpoint_of, path_of
+from maft.predictor.words import ClassNames, thing_flags, vocabulary_of
 from maft.segmentor import OpenVocabSegmentor
-from maft.structures import Vocabulary, as_clip_reads
+from maft.structures import Vocabulary
 from maft.test_time import inference_of
+
+Images = Iterable[ImageLike] | str | os.PathLike
 
 
 class Predictor:
-    """Runs a trained model on single images with any vocabulary.
+    """A trained model that labels pictures with any words.
+
+    A predictor keeps nothing of a call: its answer depends on the picture and the words alone, to the last bit, and
+    several threads may share it.
+
+    ```python
+    from maft.predictor import Predictor
+
+    predictor = Predictor.from_pretrained("miniature")
+    prediction = predictor("scene.png", ["bear", "tree", "sky"], things=["bear"])
+    print(prediction.summary())
+    ```
 
     Args:
         cfg: the model's config; ``MODEL.WEIGHTS`` is loaded when it is set.
+        device: "cpu", "cuda", "cuda:1", "mps"; None: ``MODEL.DEVICE`` of the config, or the CPU where PyTorch sees no
+            GPU.
+        dtype: ``torch.float16`` or ``torch.bfloat16`` (or their names) let the model run in mixed precision, which
+            changes results a little; what comes out is float32. A device that cannot says so and goes on.
+        compile: sends the slow parts through torch.compile, those of ``SOLVER.COMPILE`` or a choice that most models
+            have. The first calls take minutes, and a picture of another size may take them again: for many pictures
+            of one size.
+
+    Raises:
+        UserError: the config cannot be built, its weights do not fit, or there is no such device.
     """
 
-    def __init__(self, cfg: CfgNode) -> None:
-        if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
-            cfg = cfg.clone()
-            cfg.defrost()
-            cfg.MODEL.DEVICE = "cpu"
+    def __init__(
+        self,
+        cfg: CfgNode,
+        *,
+        device: str | torch.device | None = None,
+        dtype: str | torch.dtype | None = None,
+        compile: bool = False,
+    ) -> None:
+        if not isinstance(cfg, CfgNode):
+            raise UserError(f"A predictor is made from a config, not {shown(cfg)}: use Predictor.from_pretrained.")
+        # Saved as it was given: where a model runs here is no part of it.
         self.cfg = cfg
-        model = build_model(cfg).eval()
+        built = cfg.clone()
+        built.defrost()
+        if device is not None:
+            built.MODEL.DEVICE = str(device_of(device))
+        elif cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
+            built.MODEL.DEVICE = "cpu"
+        self._precision = precision_of(dtype, torch.device(built.MODEL.DEVICE))
+        model = build_model(built).eval()
         if not isinstance(model, OpenVocabSegmentor):
             raise UserError(f"MODEL.META_ARCHITECTURE {cfg.MODEL.META_ARCHITECTURE} does not label images.")
         options = model.inference_options
         # A picture's labels are its semantic result, computed as beside the panoptic one where the config has that.
         whole = (options["panoptic"] or options["instance"]) and not cfg.TEST.SLIDING_WINDOW.ENABLED
         before = options["resize_before"] or whole
-        alone = {"semantic": True, "panoptic": False, "instance": False, "resize_before": before}
+        alone = {"semantic": True, "labels_only": True, "panoptic": False, "instance": False, "resize_before": before}
         model.inference_options = {**options, **alone}
+        if compile:
+            compile_parts(model, tuple(cfg.SOLVER.COMPILE))
         self.model = model
         self._infer = inference_of(cfg, model)
         self._training = model.vocabulary if cfg.DATASETS.TRAIN else None
         self._resize = ResizeShortestEdge([cfg.INPUT.MIN_SIZE_TEST], cfg.INPUT.MAX_SIZE_TEST, "choice")
-        # The words are state of the model while it runs: one call at a time.
-        self._one_at_a_time = threading.Lock()
 
     @classmethod
-    def from_config(cls, file: str | os.PathLike[str], overrides: Sequence[str] = ()) -> Predictor:
-        """From a YAML file, with Detectron2-style overrides (KEY VALUE ...), such as MODEL.WEIGHTS and its value."""
-        return cls(load_config(_path(file), _checked(overrides)))
-
-    @classmethod
-    def from_pretrained(cls, folder: str | os.PathLike[str], overrides: Sequence[str] = ()) -> Predictor:
-        """From a checkpoint that training or tools/convert_checkpoint.py wrote, and nothing else.
+    def from_config(
+        cls,
+        file: str | os.PathLike[str],
+        overrides: Sequence[str] = (),
+        *,
+        device: str | torch.device | None = None,
+        dtype: str | torch.dtype | None = None,
+        compile: bool = False,
+    ) -> Predictor:
+        """From a YAML file or a packaged config by name, such as ``quickstart/maft``.
 
         Args:
-            folder: holds model.safetensors and config.yaml, or NAME.safetensors and NAME.yaml; or that file itself.
-
-        Raises:
-            UserError: one of the two is missing or does not fit the other.
+            overrides: KEY VALUE ..., such as MODEL.WEIGHTS and its value.
+            device, dtype, compile: see `Predictor`.
         """
-        config, weights = _checkpoint_files(_path(folder))
-        return cls(load_config(config, [*_checked(overrides), "MODEL.WEIGHTS", str(weights)], trusted=False))
+        cfg = load_config(path_of(file), checked_overrides(overrides))
+        return cls(cfg, device=device, dtype=dtype, compile=compile)
 
     @classmethod
-    def from_path(cls, path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> Predictor:
-        """From a YAML config, or from a checkpoint (see `from_pretrained`)."""
-        if os.path.isdir(_path(path)) or _path(path).suffix == ".safetensors":
-            return cls.from_pretrained(path, overrides)
-        return cls.from_config(path, overrides)
+    def from_pretrained(
+        cls,
+        source: str | os.PathLike[str],
+        overrides: Sequence[str] = (),
+        *,
+        device: str | torch.device | None = None,
+        dtype: str | torch.dtype | None = None,
+        compile: bool = False,
+        revision: str | None = None,
+    ) -> Predictor:
+        """From a trained model, and nothing else.
 
-    def vocabulary(self, class_names: Sequence[str] | None = None) -> Vocabulary:
-        """The user's words, each seen or unseen in training; None stands for the training vocabulary.
+        Args:
+            source: a folder with model.safetensors and config.yaml, or with NAME.safetensors and NAME.yaml; that file
+                itself; a name of the zoo (`maft.zoo.names`); or a repository ``org/name`` of the Hugging Face hub.
+                What lies on the disk comes first.
+            overrides: KEY VALUE ..., over the model's config.
+            device, dtype, compile: see `Predictor`.
+            revision: branch, tag or commit of a repository of the hub.
 
         Raises:
-            UserError: there are none, they are no list of texts, or two of them are alike for CLIP.
+            UserError: there is no such model, it cannot be fetched, or config and weights do not fit each other.
         """
-        if isinstance(class_names, str):
-            raise UserError(f"Class names are a list of texts, not one text: write [{class_names!r}].")
+        listed = checked_overrides(overrides)
+        config, weights = checkpoint_of(source, revision)
+        cfg = load_config(config, [*listed, "MODEL.WEIGHTS", str(weights)], trusted=False)
+        return cls(cfg, device=device, dtype=dtype, compile=compile)
+
+    @classmethod
+    def from_path(
+        cls,
+        path: str | os.PathLike[str],
+        overrides: Sequence[str] = (),
+        *,
+        device: str | torch.device | None = None,
+        dtype: str | torch.dtype | None = None,
+        compile: bool = False,
+    ) -> Predictor:
+        """From a config (see `from_config`), or from a checkpoint folder or file (see `from_pretrained`)."""
+        checkpoint = os.path.isdir(path_of(path)) or path_of(path).suffix == ".safetensors"
+        make = cls.from_pretrained if checkpoint else cls.from_config
+        return make(path, overrides, device=device, dtype=dtype, compile=compile)
+
+    def save_pretrained(self, folder: str | os.PathLike[str]) -> Path:
+        """Writes model.safetensors and config.yaml, from which `from_pretrained` makes this predictor again.
+
+        Raises:
+            UserError: the folder cannot be written to.
+        """
+        target = path_of(folder)
+        try:
+            target.mkdir(parents=True, exist_ok=True)
+            write_safetensors(target / "model.safetensors", self.model.state_dict(), {"format": "pt"})
+            write_text_atomic(target / "config.yaml", self_contained(self.cfg).dump())
+        except (OSError, ValueError) as error:
+            raise UserError(f"The model cannot be saved in {target} ({first_line(error)}): save elsewhere.") from error
+        return target
+
+    def vocabulary(self, class_names: ClassNames | None = None) -> Vocabulary:
+        """The user's words, each seen or unseen in training; None stands for the training vocabulary.
+
+        Args:
+            class_names: a list of names; a name may hold synonyms, separated by commas, which
+                ``MODEL.VOCABULARY.SYNONYMS`` says what to make of. One text is one name, however many commas are in
+                it. A dictionary has names and their synonyms: ``{"cat": ["kitten", "tabby"]}`` is "cat, kitten, tabby".
+
+        Raises:
+            UserError: there are none, they are no texts, or two of them are alike for CLIP.
+        """
         if class_names is not None:
-            if not isinstance(class_names, Iterable):
-                raise UserError(f"Class names are a list of texts, not {shown(class_names)}: write ['cat', 'dog'].")
-            # Names that are none are refused before they are compared.
-            names = Vocabulary(tuple(class_names)).names
-            return Vocabulary(names, shared_synonyms(names, self._training.names if self._training else ()))
+            return vocabulary_of(class_names, self._training)
         if self._training is None:
             raise UserError("The model has no vocabulary of its own (DATASETS.TRAIN is empty): give class names.")
         return self._training
 
+    def unknown_words(self, class_names: ClassNames | None = None) -> tuple[str, ...]:
+        """The words that this model's CLIP has never seen, each once.
+
+        What it says of them is a guess. CLIPs with byte pairs, as OpenAI's, write any word and cannot tell.
+        """
+        return self.model.clip.unknown_words(self.vocabulary(class_names).names)
+
     @torch.no_grad()
-    def prepare(self, class_names: Sequence[str] | None = None) -> Vocabulary:
+    def prepare(self, class_names: ClassNames | None = None) -> Vocabulary:
         """Encodes the user's words, which calls with the same words then find ready.
 
         Raises:
             UserError: see `vocabulary`; a word is too long for CLIP, or the folder of kept embeddings is unwritable.
         """
         words = self.vocabulary(class_names)
-        with self._one_at_a_time:
-            self.model.vocabulary_encoder(words, self.model.clip)
-            if (of_regions := self.model.classifier_vocabulary_encoder) is not None:
-                of_regions(words, self.model.clip)
+        self.model.vocabulary_encoder(words, self.model.clip)
+        if (of_regions := self.model.classifier_vocabulary_encoder) is not None:
+            of_regions(words, self.model.clip)
         return words
 
-    @torch.no_grad()
+    @overload
+    def __call__(
+        self,
+        image: list[ImageLike] | tuple[ImageLike, ...],
+        class_names: ClassNames | None = None,
+        things: Sequence[str] | Literal["all"] | None = None,
+        *,
+        none_below: float = 0.0,
+    ) -> list[Prediction]: ...
+
+    @overload
     def __call__(
         self,
         image: ImageLike,
-        class_names: Sequence[str] | None = None,
+        class_names: ClassNames | None = None,
         things: Sequence[str] | Literal["all"] | None = None,
-    ) -> Prediction:
-        """Labels an image with the user's words (default: the training vocabulary); calls leave nothing behind.
+        *,
+        none_below: float = 0.0,
+    ) -> Prediction: ...
 
-        Several threads may share a predictor; their calls run one after the other.
+    def __call__(
+        self,
+        image: ImageLike | Iterable[ImageLike],
+        class_names: ClassNames | None = None,
+        things: Sequence[str] | Literal["all"] | None = None,
+        *,
+        none_below: float = 0.0,
+    ) -> Prediction | list[Prediction]:
+        """Labels a picture, or several, with the user's words.
 
         Args:
-            image: a path, a Pillow image, or uint8, (H, W, 3) RGB or (H, W) grey. A proposer that reads masks from disk
-                finds them by the path.
-            things: asks for panoptic segments as well, and says which of the names are countable: each instance of
-                theirs is a segment, while all of another class is one. "all": every name; []: none.
+            image: a path, an https address, the bytes of a picture file, a Pillow image, an array or a tensor, see
+                `maft.data.pixels.pixels_of`; or a list of these or a folder, whose predictions come as a list (`stream`
+                gives them one by one). A proposer that reads masks from disk finds them by the path.
+            class_names: see `vocabulary`; None: the training vocabulary.
+            things: asks for panoptic segments and instances as well, and says which of the names are countable: each
+                instance of theirs is a segment, while all of another class is one. "all": every name; []: none.
+            none_below: 0..1; what is less sure is "none of these": pixels get no label, segments and instances go.
+
+        Returns:
+            see `Prediction` for what confidence and scores mean.
 
         Raises:
-            UserError: the image cannot be read, or see `vocabulary` and `thing_flags`.
+            UserError: an image cannot be read or does not fit into the memory, ``none_below`` is out of range, or see
+                `vocabulary` and `thing_flags`.
         """
+        several = isinstance(image, (list, tuple)) or _is_folder(image)
+        listed: Any = image if several else [image]
+        found = self.stream(listed, class_names, things, none_below=none_below)
+        return list(found) if several else next(found)
+
+    def stream(
+        self,
+        images: Images,
+        class_names: ClassNames | None = None,
+        things: Sequence[str] | Literal["all"] | None = None,
+        *,
+        none_below: float = 0.0,
+    ) -> Iterator[Prediction]:
+        """Labels one picture after the other, as they are asked for: of any number, one is in the memory.
+
+        Pictures are not put together in batches, where padding to one size would change what is found in them.
+
+        Args:
+            images: a folder, or any iterable of images.
+            class_names, things, none_below: see `__call__`.
+
+        Raises:
+            UserError: at once for the words, and for an image when it is its turn.
+        """
+        if isinstance(none_below, bool) or not isinstance(none_below, (int, float)) or not 0 <= none_below <= 1:
+            raise UserError(f"none_below is {shown(none_below)}, which does not lie in 0 to 1.")
         words = self.vocabulary(class_names)
         flags = None if things is None else thing_flags(words, things)
         if flags is not None and self._infer is not self.model:
@@ -137,98 +287,58 @@ class Predictor:
                 "Panoptic segments are not averaged: name no things, or set TEST.AUG.ENABLED and "
                 "TEST.SLIDING_WINDOW.ENABLED False."
             )
+        unknown = self.model.clip.unknown_words(words.names)
+        listed = pictures_in(images) if isinstance(images, (str, os.PathLike)) else images
+        return (self._prediction(image, words, flags, float(none_below), unknown) for image in listed)
+
+    @torch.no_grad()
+    def _prediction(
+        self,
+        image: ImageLike,
+        words: Vocabulary,
+        things: list[bool] | None,
+        none_below: float,
+        unknown: tuple[str, ...],
+    ) -> Prediction:
         pixels = pixels_of(image)
+        result = self._result(image, pixels, words, things)
+        labels, confidence = result["sem_seg_labels"], result["sem_seg_confidence"]
+        labels = labels.masked_fill(confidence < none_below, -1)
+        of_pixels = {"image": pixels, "labels": labels.cpu().numpy(), "confidence": confidence.cpu().numpy()}
+        if things is None:
+            return Prediction(**of_pixels, class_names=words.names, unknown_words=unknown)
+        ids, segments = segments_of(result["panoptic_seg"], words, none_below)
+        return Prediction(
+            **of_pixels,
+            class_names=words.names,
+            segment_ids=ids,
+            segments=segments,
+            instances=instances_of(result["instances"], words, none_below),
+            unknown_words=unknown,
+        )
+
+    def _result(
+        self, image: ImageLike, pixels: np.ndarray, words: Vocabulary, things: list[bool] | None
+    ) -> dict[str, Any]:
         resized = self._resize.get_transform(pixels).apply_image(pixels)
         tensor = torch.as_tensor(np.ascontiguousarray(resized.transpose(2, 0, 1)))
         record: dict[str, Any] = {"image": tensor, "height": pixels.shape[0], "width": pixels.shape[1]}
         if isinstance(image, (str, os.PathLike)):
             record["file_name"] = os.fspath(image)
-        with self._one_at_a_time, self.model.using_vocabulary(words, flags):
-            result = self._result(record, panoptic=flags is not None)
-        labels, confidence = result["sem_seg_labels"], result["sem_seg_confidence"]
-        ids, segments = result.get("panoptic_seg", (None, []))
-        return Prediction(
-            pixels,
-            labels.cpu().numpy(),
-            confidence.float().cpu().numpy(),
-            words.names,
-            None if ids is None else ids.cpu().numpy(),
-            tuple(_described(ids, segment, words) for segment in segments),
-        )
-
-    def _result(self, record: dict[str, Any], panoptic: bool) -> dict[str, Any]:
-        alone = self.model.inference_options
-        self.model.inference_options = {**alone, "panoptic": panoptic}
+        asked = things is not None
+        options = {**self.model.inference_options, "panoptic": asked, "instance": asked}
+        device = self.model.device.type
         try:
-            return self._infer([record])[0]
-        finally:
-            self.model.inference_options = alone
-
-
-def thing_flags(words: Vocabulary, things: Sequence[str] | Literal["all"]) -> list[bool]:
-    """Whether each name of a vocabulary is among those of things, as CLIP reads them.
-
-    Raises:
-        UserError: things are no names, or one is not in the vocabulary.
-    """
-    if isinstance(things, str) and things == "all":
-        return [True] * len(words)
-    listed = _items(things)
-    if listed is None or not all(isinstance(thing, str) for thing in listed):
-        example = [things] if isinstance(things, str) else ["cat", "dog"]
-        raise UserError(f"Things are a list of names or 'all', not {shown(things)}: write {example}.")
-    names, asked = [as_clip_reads(name) for name in words.names], {as_clip_reads(thing): thing for thing in listed}
-    if strangers := [thing for read, thing in asked.items() if read not in names]:
-        raise UserError(f"The thing {strangers[0]!r} is none of the class names.{closest(strangers[0], words.names)}")
-    return [name in asked for name in names]
-
-
-def _described(ids: torch.Tensor, segment: dict[str, Any], words: Vocabulary) -> dict[str, Any]:
-    label = segment["category_id"]
-    return {
-        "id": segment["id"],
-        "label": label,
-        "name": words.names[label],
-        "isthing": segment["isthing"],
-        "area": int((ids == segment["id"]).sum()),
-    }
-
-
-def _items(value: object) -> list[Any] | None:
-    """The items of a list and its like; None for one text or no list at all."""
-    return list(value) if isinstance(value, Iterable) and not isinstance(value, (str, bytes)) else None
-
-
-def _path(path: str | os.PathLike[str]) -> Path:
-    if not isinstance(path, (str, os.PathLike)):
-        raise UserError(f"A config or checkpoint is given by its path, not by {shown(path)}: write 'path/to/it'.")
-    return Path(path)
-
-
-def _checked(overrides: Sequence[str]) -> list[str]:
-    listed = _items(overrides)
-    if listed is None or None in listed or not all(isinstance(key, str) for key in listed[::2]):
-        raise UserError(f"Overrides are texts KEY VALUE, not {shown(overrides)}: write ['MODEL.DEVICE', 'cpu'].")
-    return listed
-
-
-def _checkpoint_files(path: Path) -> tuple[Path, Path]:
-    """Config and weights of a checkpoint given as a folder or as its weights file."""
-    # Unlike those of Path, the functions of os.path answer for names that no file can have.
-    folder = os.path.isdir(path)
-    weights = path / "model.safetensors" if folder else path
-    if folder and not weights.is_file():
-        found = list(path.glob("*.safetensors"))
-        if len(found) != 1:
+            with torch.autocast(device, self._precision or torch.bfloat16, enabled=self._precision is not None):
+                return self._infer.predict([record], words, things, options)[0]
+        except (MemoryError, RuntimeError) as error:
+            if "memory" not in str(error) and not isinstance(error, MemoryError):
+                raise
             raise UserError(
-                f"{path} holds {len(found)} .safetensors files and no model.safetensors: give a checkpoint folder "
-                "that training or tools/convert_checkpoint.py wrote, or one of the files."
-            )
-        weights = found[0]
-    config = weights.with_name("config.yaml") if weights.stem == "model" else weights.with_suffix(".yaml")
-    if not os.path.isfile(config):
-        raise UserError(
-            f"{weights} has no {config.name} beside it: give a checkpoint that training or "
-            "tools/convert_checkpoint.py wrote, or a config and MODEL.WEIGHTS."
-        )
-    return config, weights
+                f"A picture of {pixels.shape[1]}x{pixels.shape[0]} pixels and {len(words)} words does not fit into the "
+                f"memory ({first_line(error)[:120]}): make it smaller{', or name no things' if asked else ''}."
+            ) from error
+
+
+def _is_folder(image: object) -> bool:
+    return isinstance(image, (str, os.PathLike)) and os.path.isdir(image)

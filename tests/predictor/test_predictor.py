@@ -99,11 +99,6 @@ def test_threads_get_their_own_words(predictor, image):
     assert [answer.class_names for answer in answers] == words
 
 
-def test_one_text_is_no_list_of_names(predictor, image):
-    with pytest.raises(UserError, match=r"write \['cat'\]"):
-        predictor(image, "cat")
-
-
 @pytest.mark.parametrize("kind", ["PANOPTIC", "INSTANCE"])
 def test_a_config_for_panoptic_results_labels_pictures(tiny_configs, image, kind):
     other = Predictor.from_config(tiny_configs / "maft.yaml", [f"MODEL.INFERENCE.{kind}", "True"])
@@ -185,19 +180,6 @@ def test_panoptic_segments_come_when_things_are_named(predictor, image, monkeypa
 def test_images_that_cannot_be_used(predictor):
     with pytest.raises(UserError, match=r"missing\.jpg does not exist"):
         predictor("missing.jpg", WORDS)
-
-
-def test_things_that_are_no_names_are_refused(predictor, image):
-    with pytest.raises(UserError, match=r"The thing 'gras' is none of the class names\. Did you mean grass\?"):
-        predictor(image, WORDS, ["gras"])
-    with pytest.raises(UserError, match="a list of names or 'all', not 'grass'"):
-        predictor(image, WORDS, "grass")
-
-
-@pytest.mark.parametrize("things", [[None], [1], 3, True, b"all", [["grass"]]])
-def test_things_of_other_types_are_refused(predictor, image, things):
-    with pytest.raises(UserError, match="Things are a list of names or 'all', not "):
-        predictor(image, WORDS, things)
 
 
 @pytest.mark.parametrize("path", [None, 0, b"x", ["a"], "x" * 5000, "a\0b", "nowhere"])

@@ -1,0 +1,48 @@
+"""Segments and instances of a model, as a user reads them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from detectron2.structures import Instances
+
+from maft.predictor.prediction import Instance
+from maft.structures import Vocabulary
+
+
+def segments_of(
+    found: tuple[torch.Tensor, list[dict[str, Any]]], words: Vocabulary, none_below: float
+) -> tuple[np.ndarray, tuple[dict[str, Any], ...]]:
+    """(H, W) int32 ids and the segments of `Prediction`, of those of `maft.inference.panoptic_inference`."""
+    ids, segments = found
+    areas = torch.bincount(ids.flatten(), minlength=len(segments) + 1).tolist()
+    kept = [segment for segment in segments if segment["score"] >= none_below]
+    stays = torch.zeros(len(segments) + 1, dtype=torch.bool, device=ids.device)
+    stays[[segment["id"] for segment in kept]] = True
+    described = tuple(
+        {
+            "id": segment["id"],
+            "label": segment["category_id"],
+            "name": words.names[segment["category_id"]],
+            "isthing": segment["isthing"],
+            "area": areas[segment["id"]],
+            "score": segment["score"],
+        }
+        for segment in kept
+    )
+    return ids.where(stays[ids], 0).cpu().numpy(), described
+
+
+def instances_of(found: Instances, words: Vocabulary, none_below: float) -> tuple[Instance, ...]:
+    """Those of `maft.inference.instance_inference`, best first; of the names that one mask was given, the best."""
+    order = found.scores.argsort(descending=True, stable=True).cpu().numpy()
+    _, first = np.unique(found.proposals.cpu().numpy()[order], return_index=True)
+    best = found[torch.from_numpy(order[np.sort(first)]).to(found.scores.device)]
+    best = best[best.pred_masks.flatten(1).any(1) & (best.scores >= none_below)]
+    masks, boxes = best.pred_masks.cpu().numpy(), best.pred_boxes.tensor.tolist()
+    return tuple(
+        Instance(label, words.names[label], score, tuple(box), mask)
+        for label, score, box, mask in zip(best.pred_classes.tolist(), best.scores.tolist(), boxes, masks, strict=True)
+    )
