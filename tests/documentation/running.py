@@ -49,6 +49,7 @@ def _run(page_blocks: list[Block], folder: Path, environment: dict[str, str], lo
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)
+    os.environ.pop("DETECTRON2_DATASETS", None)
     os.environ.update(environment)
     sys.path.insert(0, "")
     shared: dict[str, Any] = {"__name__": "__main__"}

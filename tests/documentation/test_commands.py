@@ -1,6 +1,7 @@
 """Every command of the documentation runs, or is checked where it says why it cannot be run."""
 
 import os
+import shutil
 import sys
 from pathlib import Path
 
@@ -17,10 +18,8 @@ _NOT_LINKED = {"datasets", "output", "site"}
 
 @pytest.fixture(scope="session")
 def world(tmp_path_factory):
-    """Data folder with a few images of the miniature world."""
-    folder = tmp_path_factory.mktemp("documented") / "datasets"
-    ensure_miniature(folder / "miniature", {"train": 24, "val": 4})
-    return folder
+    """A few images of the miniature world."""
+    return ensure_miniature(tmp_path_factory.mktemp("documented"), {"train": 24, "val": 4})
 
 
 def clone(folder: Path) -> Path:
@@ -38,10 +37,9 @@ def clone(folder: Path) -> Path:
 @pytest.mark.parametrize("page", pages())
 def test_page(page, world, tmp_path):
     here = clone(tmp_path / "maft") if needs_clone(page) else tmp_path / "here"
-    here.mkdir(exist_ok=True)
+    shutil.copytree(world, here / "datasets/miniature")
     log = tmp_path / "log"
     environment = {
-        "DETECTRON2_DATASETS": str(world),
         "MAFT_STATE": str(tmp_path / "state"),
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
         # What Python starts in the clone imports the package that is tested.
