@@ -3,7 +3,6 @@
 import importlib
 import re
 from functools import cache
-from pathlib import Path
 
 import pytest
 from documentation.pages import ROOT, pages
@@ -58,9 +57,9 @@ def wrong_names(page):
             if not list(ROOT.glob(file.removeprefix("../"))) and not list(ROOT.glob(f"configs/{file}")):
                 yield f"file {file}"
         first = span.split()[0]
-        if re.fullmatch(r"[\w-]+/[\w*-]+", first) and first.split("/")[0] in folders:
-            if not list(ROOT.glob(f"configs/{first}.yaml")) and not list(ROOT.glob(f"{first}*")):
-                yield f"config {first}"
+        is_config = re.fullmatch(r"[\w-]+/[\w*-]+", first) and first.split("/")[0] in folders
+        if is_config and not list(ROOT.glob(f"configs/{first}.yaml")) and not list(ROOT.glob(f"{first}*")):
+            yield f"config {first}"
         yield from (f"key {key}" for key in _KEY.findall(span) if not _NO_KEYS.match(key) and not is_key(key))
         if first == "maft":
             yield from (f"command {wrong}" for wrong in wrong_words(span.split()))
@@ -74,8 +73,8 @@ def test_what_a_page_names_exists(page):
 def test_what_does_not_exist_is_found(tmp_path, monkeypatch):
     page = tmp_path / "page.md"
     page.write_text(
-        "`maft/nothing.py`, `quickstart/nothing`, `SOLVER.NOTHING 1`, `MODEL.CLASSIFIER.IPCLIP.NOTHING`, `maft nothing`, "
-        "`maft train --nothing`; but `maft/errors.py`, `quickstart/maft`, `fcclip_*.yaml`, `SOLVER.BASE_LR 1e-5`, "
+        "`maft/nothing.py`, `quickstart/nothing`, `SOLVER.NOTHING 1`, `MODEL.CLASSIFIER.IPCLIP.NOTHING`, `maft "
+        "nothing`, `maft train --nothing`; but `maft/errors.py`, `quickstart/maft`, `fcclip_*.yaml`, `SOLVER.BASE_LR 1e-5`, "
         "`MODEL.CLASSIFIER.IPCLIP.TRAIN`, `START_LAYER`, `HF_HUB_OFFLINE=1` and `maft train --resume` exist.\n"
     )
     assert sorted(wrong_names(page)) == [
