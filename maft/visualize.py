@@ -13,10 +13,12 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 Picture = NDArray[np.uint8]
+# A name and its colour.
+Entry = tuple[str, tuple[int, int, int]]
 
 # Pictures with a shorter longest side are enlarged by a whole factor, or text beside them would be larger than they.
 _LEGIBLE_SIDE = 320
-_FONT_SIZE = 15
+FONT_SIZE = 15
 _LINE = 22
 _MARGIN = 8
 _PAPER = (255, 255, 255)
@@ -53,6 +55,7 @@ def overlay(
     names: Sequence[str],
     alpha: float = 0.6,
     *,
+    regions: NDArray[np.integer] | None = None,
     with_legend: bool = True,
 ) -> Picture:
     """Labels drawn over a grey version of an image, with outlines and a legend of the classes present.
@@ -62,6 +65,7 @@ def overlay(
         labels: (H, W) indices into ``names``; other values are unlabelled and drawn dark.
         names: class names; of comma-separated synonyms the legend shows the first.
         alpha: weight of the class colour, 0..1.
+        regions: (H, W) numbers whose borders are drawn, such as those of segments; None: the labels.
         with_legend: put the legend below.
 
     Returns:
@@ -69,8 +73,8 @@ def overlay(
     """
     if image.shape[:2] != labels.shape:
         raise ValueError(f"image {image.shape[:2]} and labels {labels.shape} differ in size")
-    factor = _enlargement(image)
-    image, labels = _enlarged(image, factor), _enlarged(labels, factor)
+    factor = enlargement(image)
+    image, labels = enlarged(image, factor), enlarged(labels, factor)
     inside = (labels >= 0) & (labels < len(names))
     # One row more for everything that is unlabelled.
     table = np.concatenate([palette(len(names)), np.array([UNLABELLED], dtype=np.uint8)]).astype(np.float32)
@@ -78,11 +82,9 @@ def overlay(
     # Over a grey image a class has the colour of the legend wherever it is.
     grey = image.astype(np.float32) @ np.array([0.299, 0.587, 0.114], dtype=np.float32)
     blended = grey[..., None] * (1 - alpha) + colours * alpha
-    blended[_outlines(labels)] = _PAPER
+    blended[_outlines(labels if regions is None else enlarged(regions, factor))] = _PAPER
     picture = blended.round().astype(np.uint8)
-    if not with_legend:
-        return picture
-    return _stacked([picture, legend(_present(labels, names), picture.shape[1])])
+    return with_entries(picture, present(labels, names)) if with_legend else picture
 
 
 def side_by_side(image: Picture, maps: Mapping[str, NDArray[np.integer]], names: Sequence[str]) -> Picture:
@@ -92,7 +94,7 @@ def side_by_side(image: Picture, maps: Mapping[str, NDArray[np.integer]], names:
         image: (H, W, 3) uint8 RGB.
         maps: title -> (H, W) indices into ``names``; other values are unlabelled.
     """
-    panels = [("image", _enlarged(image, _enlargement(image)))]
+    panels = [("image", enlarged(image, enlargement(image)))]
     for title, labels in maps.items():
         panels.append((title, overlay(image, labels, names, with_legend=False)))
     gap = np.full((panels[0][1].shape[0] + _LINE + _MARGIN, _MARGIN, 3), 255, dtype=np.uint8)
@@ -101,31 +103,43 @@ def side_by_side(image: Picture, maps: Mapping[str, NDArray[np.integer]], names:
         row += [_stacked([_text_line(title, panel.shape[1]), panel]), gap]
     strip = np.concatenate(row[:-1], axis=1)
     shown = np.concatenate([labels.ravel() for labels in maps.values()])
-    return _stacked([strip, legend(_present(shown, names), strip.shape[1])])
+    return with_entries(strip, present(shown, names))
 
 
-def legend(entries: Sequence[tuple[str, tuple[int, int, int]]], width: int) -> Picture:
-    """Names beside their colours, in as many columns as fit: (h, width, 3) uint8."""
-    texts = [_shortened(name, width - 3 * _MARGIN - _FONT_SIZE) for name, _ in entries]
-    column = max((int(_font(text).getlength(text)) for text in texts), default=0) + _FONT_SIZE + 3 * _MARGIN
+def legend(entries: Sequence[Entry], width: int, size: int = FONT_SIZE) -> Picture:
+    """Names beside their colours, in as many columns as fit: (h, width, 3) uint8; ``size`` of the letters in pixels."""
+    line, margin = size * _LINE // FONT_SIZE, size * _MARGIN // FONT_SIZE
+    texts = [shortened(name, width - 3 * margin - size, size) for name, _ in entries]
+    column = max((int(font(text, size).getlength(text)) for text in texts), default=0) + size + 3 * margin
     columns = max(1, min(len(entries), width // column))
     rows = -(-len(entries) // columns)
-    sheet = Image.new("RGB", (width, rows * _LINE + _MARGIN), _PAPER)
+    sheet = Image.new("RGB", (width, rows * line + margin), _PAPER)
     draw = ImageDraw.Draw(sheet)
     for place, (text, (_, colour)) in enumerate(zip(texts, entries, strict=True)):
-        left = (place // rows) * column + _MARGIN
-        top = (place % rows) * _LINE + _MARGIN // 2
-        draw.rectangle((left, top + 2, left + _FONT_SIZE, top + 2 + _FONT_SIZE), fill=colour, outline=_INK)
-        draw.text((left + _FONT_SIZE + _MARGIN, top), text, fill=_INK, font=_font(text))
+        left = (place // rows) * column + margin
+        top = (place % rows) * line + margin // 2
+        draw.rectangle((left, top + 2, left + size, top + 2 + size), fill=colour, outline=_INK)
+        draw.text((left + size + margin, top), text, fill=_INK, font=font(text, size))
     return np.asarray(sheet)
 
 
-def _present(labels: NDArray[np.integer], names: Sequence[str]) -> list[tuple[str, tuple[int, int, int]]]:
-    """Name and colour of the classes in labels of any shape."""
+def with_entries(picture: Picture, entries: Sequence[Entry], size: int = FONT_SIZE) -> Picture:
+    """A picture above the `legend` of these entries; without any, the picture."""
+    return _stacked([picture, legend(entries, picture.shape[1], size)]) if entries else picture
+
+
+def present(labels: NDArray[np.integer], names: Sequence[str]) -> list[Entry]:
+    """Name and colour of the classes in labels of any shape, and of what is unlabelled."""
     inside = (labels >= 0) & (labels < len(names))
     colours = palette(len(names))
-    found = [(names[index].split(",")[0].strip(), tuple(colours[index])) for index in np.unique(labels[inside])]
+    counts = np.bincount(labels[inside], minlength=len(names))
+    found = [(short_name(names[index]), tuple(colours[index])) for index in counts.nonzero()[0]]
     return found if inside.all() else [*found, ("unlabelled", UNLABELLED)]
+
+
+def short_name(name: str) -> str:
+    """The first of comma-separated synonyms."""
+    return name.split(",")[0].strip()
 
 
 def contact_sheet(pictures: Sequence[Picture], captions: Sequence[str]) -> Picture:
@@ -154,18 +168,20 @@ def _outlines(labels: NDArray[np.integer]) -> NDArray[np.bool_]:
     return edge
 
 
-def _enlargement(image: Picture) -> int:
+def enlargement(image: Picture) -> int:
+    """The whole factor by which a small image is enlarged before it is drawn on."""
     return max(1, -(-_LEGIBLE_SIDE // max(image.shape[:2])))
 
 
-def _enlarged(array: NDArray, factor: int) -> NDArray:
+def enlarged(array: NDArray, factor: int) -> NDArray:
+    """(h, w, ...) with every pixel as a square of factor x factor."""
     return array if factor == 1 else array.repeat(factor, axis=0).repeat(factor, axis=1)
 
 
 def _text_line(text: str, width: int) -> Picture:
     sheet = Image.new("RGB", (width, _LINE + _MARGIN), _PAPER)
-    text = _shortened(text, width - 4)
-    ImageDraw.Draw(sheet).text((2, _MARGIN // 2), text, fill=_INK, font=_font(text))
+    text = shortened(text, width - 4)
+    ImageDraw.Draw(sheet).text((2, _MARGIN // 2), text, fill=_INK, font=font(text))
     return np.asarray(sheet)
 
 
@@ -180,15 +196,15 @@ def _on_paper(picture: Picture, height: int, width: int) -> Picture:
     return sheet
 
 
-def _shortened(text: str, width: int) -> str:
+def shortened(text: str, width: int, size: int = FONT_SIZE) -> str:
     """The text, or its beginning where the rest does not fit; characters that no font here has as their numbers."""
     if _font_file(text) is None:
         known = _characters(_FONT_FILE)
         text = "".join(letter if ord(letter) in known else f"\\u{ord(letter):04x}" for letter in text)
-    font = _font(text)
-    if font.getlength(text) <= width:
+    letters = font(text, size)
+    if letters.getlength(text) <= width:
         return text
-    while text and font.getlength(text + "...") > width:
+    while text and letters.getlength(text + "...") > width:
         text = text[:-1]
     return text + "..."
 
@@ -213,5 +229,6 @@ def _font_file(text: str) -> str | None:
 
 
 @lru_cache(maxsize=4096)
-def _font(text: str) -> ImageFont.FreeTypeFont:
-    return ImageFont.truetype(_font_file(text) or _FONT_FILE, size=_FONT_SIZE)
+def font(text: str, size: int = FONT_SIZE) -> ImageFont.FreeTypeFont:
+    """The font of a text, whatever its script, with letters of ``size`` pixels."""
+    return ImageFont.truetype(_font_file(text) or _FONT_FILE, size=size)

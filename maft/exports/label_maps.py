@@ -26,14 +26,11 @@ def stored_labels(labels: NDArray[np.integer], count: int) -> NDArray[np.unsigne
     return np.where(inside, labels, np.iinfo(kind).max).astype(kind)
 
 
-def write_label_map(path: Path, labels: NDArray[np.integer], colours: NDArray[np.uint8]) -> list[Path]:
-    """Writes a label map, see `stored_labels`, and returns the files.
-
-    Up to 255 labels make a palette PNG, in which "none" is transparent. More make a grey PNG of 16 bit, which viewers
-    show nearly black, and beside it ``<name>_colours.png``.
+def label_image(labels: NDArray[np.integer], colours: NDArray[np.uint8]) -> Image.Image:
+    """A palette image of `stored_labels`, or a grey one of 16 bit where a palette has too few entries.
 
     Args:
-        path: ends with ``.png``.
+        labels: (H, W).
         colours: (count, 3), of each label.
     """
     stored = stored_labels(labels, len(colours))
@@ -42,15 +39,30 @@ def write_label_map(path: Path, labels: NDArray[np.integer], colours: NDArray[np
         table = np.full((256, 3), UNLABELLED, dtype=np.uint8)
         table[: len(colours)] = colours
         picture.putpalette(table.tobytes())
-        _save(picture, path, transparency=255)
-        return [path]
+        picture.info["transparency"] = 255
+    return picture
+
+
+def write_label_map(path: Path, labels: NDArray[np.integer], colours: NDArray[np.uint8]) -> list[Path]:
+    """Writes a label map, see `stored_labels`, and returns the files.
+
+    Up to 255 labels make a palette PNG, in which "none" is transparent. More make a grey PNG of 16 bit, which viewers
+    show nearly black, and beside it ``<name>_colours.png``.
+
+    Args:
+        path: ends with ``.png``.
+        labels, colours: see `label_image`.
+    """
+    picture = label_image(labels, colours)
     _save(picture, path)
+    if picture.mode == "P":
+        return [path]
     view = path.with_name(f"{path.stem}_colours.png")
     table = np.concatenate([colours, np.array([UNLABELLED], dtype=np.uint8)])
-    _save(Image.fromarray(table[np.minimum(stored, len(colours))]), view)
+    _save(Image.fromarray(table[np.minimum(picture, len(colours))]), view)
     return [path, view]
 
 
-def _save(picture: Image.Image, path: Path, **options: int) -> None:
+def _save(picture: Image.Image, path: Path) -> None:
     with atomic_path(path) as temporary:
-        picture.save(temporary, **options)
+        picture.save(temporary)

@@ -1,16 +1,38 @@
-"""What was found in one image."""
+"""What was found in one image, and the forms that other programs take it in."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+import io
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
 
-from maft.visualize import overlay
+from maft.data.reading import panoptic_colours
+from maft.errors import UserError
+from maft.exports.coco import encoded_masks, object_results, write_panoptic_map
+from maft.exports.label_maps import label_image, write_label_map
+from maft.exports.overlays import named_overlay
+from maft.files import atomic_path, write_json_atomic
+from maft.visualize import palette, short_name
+
+Kind = Literal["semantic", "panoptic", "instances"]
+# What `Prediction.save` writes, and how the names of the files end.
+ENDINGS = {
+    "overlay": ("_overlay.png",),
+    "labels": ("_labels.png", "_labels_colours.png"),
+    "panoptic": ("_panoptic.png",),
+    "json": (".json",),
+}
+# So many classes are named in the short form.
+_SHOWN = 5
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Instance:
     """One countable object.
 
@@ -26,20 +48,23 @@ class Instance:
     name: str
     score: float
     box: tuple[float, float, float, float]
-    mask: np.ndarray
+    mask: np.ndarray = field(repr=False)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class Prediction:
     """What was found in one image.
 
     Attributes:
         image: (H, W, 3) uint8 RGB.
         labels: (H, W) int64 indices into ``class_names``, -1 where nothing was found.
-        confidence: (H, W) float32 score of the label at each pixel.
+        confidence: (H, W) float32 in 0..1: the share of the label at each pixel. With s_c, the sum over proposals of
+            p(class c | proposal) times mask, it is s_label / max(1, sum over all classes c of s_c): what the proposals
+            leave to "no object" counts as the rest.
         class_names: the user's words.
         segment_ids: (H, W) int32 panoptic segments, 0 where there is none; None unless things were named.
-        segments: of each segment ``id``, ``label`` (index into ``class_names``), ``name``, ``isthing`` and ``area``.
+        segments: of each segment ``id``, ``label`` (index into ``class_names``), ``name``, ``isthing``, ``area`` in
+            pixels and ``score``.
         instances: best first; None unless things were named.
         unknown_words: words of ``class_names`` that the model's CLIP has never seen, see `Predictor.unknown_words`.
     """
@@ -53,8 +78,18 @@ class Prediction:
     instances: tuple[Instance, ...] | None = None
     unknown_words: tuple[str, ...] = ()
 
+    def __repr__(self) -> str:
+        height, width = self.labels.shape
+        shares = [(short_name(row["name"]), row["share"]) for row in self.summary()]
+        parts = [f"{name} {share:.0%}" for name, share in shares[:_SHOWN]]
+        if len(shares) > _SHOWN:
+            parts.append(f"{len(shares) - _SHOWN} more")
+        if (rest := 1 - sum(share for _, share in shares)) > 0:
+            parts.append(f"nothing {rest:.0%}")
+        return f"Prediction({width}x{height}: {', '.join(parts)})"
+
     def summary(self) -> list[dict[str, Any]]:
-        """The classes found, largest first: name, area in pixels, share of the image, mean score."""
+        """The classes found, largest first: name, area in pixels, share of the image, mean confidence (``score``)."""
         found = self.labels >= 0
         labels, classes = self.labels[found], len(self.class_names)
         areas = np.bincount(labels, minlength=classes)
@@ -72,6 +107,221 @@ class Prediction:
             if areas[index]
         ]
 
-    def overlay(self) -> np.ndarray:
-        """(h, w, 3) uint8 picture of the labels over the image, with a legend of the classes found."""
-        return overlay(self.image, self.labels, self.class_names)
+    def overlay(
+        self, alpha: float = 0.6, names: bool | Literal["legend"] = True, kind: Kind | None = None
+    ) -> NDArray[np.uint8]:
+        """(h, w, 3) uint8 picture of the result over a grey version of the image.
+
+        Args:
+            alpha: weight of the colours, 0..1.
+            names: True writes them into the regions, and into a legend below where there is no room; "legend" lists
+                all below; False leaves them out.
+            kind: what is drawn: the labels ("semantic"), the panoptic segments, or the instances, the best on top of
+                others and those that are mostly hidden left out. None: segments where there are some, else labels.
+
+        Raises:
+            UserError: there are no segments or instances, because no things were named.
+        """
+        if not 0 <= alpha <= 1:
+            raise UserError(f"The weight of the colours (alpha) is {alpha}: give a number from 0 to 1.")
+        labels, regions = self._drawn(kind or ("semantic" if self.segment_ids is None else "panoptic"))
+        return named_overlay(self.image, labels, self.class_names, regions, alpha=alpha, names=names)
+
+    def _drawn(self, kind: Kind) -> tuple[NDArray[np.integer], NDArray[np.integer] | None]:
+        """Labels and regions of a picture, see `named_overlay`."""
+        if kind == "semantic":
+            return self.labels, None
+        if kind == "panoptic":
+            ids = self._segment_ids()
+            label_of = np.full(max((s["id"] for s in self.segments), default=0) + 1, -1)
+            for segment in self.segments:
+                label_of[segment["id"]] = segment["label"]
+            return label_of[ids], ids
+        if self.instances is None:
+            raise UserError("There are no instances, because no things were named: call the predictor with things.")
+        labels, regions = np.full(self.labels.shape, -1), np.zeros(self.labels.shape, dtype=np.int32)
+        for number, instance in enumerate(self.instances, start=1):
+            seen = instance.mask & (regions == 0)
+            # The same mask comes back under less likely names.
+            if 2 * np.count_nonzero(seen) > np.count_nonzero(instance.mask):
+                labels[seen], regions[seen] = instance.label, number
+        return labels, regions
+
+    def _segment_ids(self) -> NDArray[np.integer]:
+        if self.segment_ids is None:
+            raise UserError("There are no segments, because no things were named: call the predictor with things.")
+        return self.segment_ids
+
+    def _objects(self) -> Iterator[tuple[int, float, NDArray[np.bool_]]]:
+        """Label, score and mask of the instances; without any, of the segments; without these, of the classes found."""
+        if self.instances is not None:
+            yield from ((instance.label, instance.score, instance.mask) for instance in self.instances)
+        elif self.segment_ids is not None:
+            yield from ((part["label"], part["score"], self.segment_ids == part["id"]) for part in self.segments)
+        else:
+            yield from ((row["label"], row["score"], self.labels == row["label"]) for row in self.summary())
+
+    def to_coco(self, image_id: int | str = 1) -> list[dict[str, Any]]:
+        """Results as pycocotools reads them (``COCO.loadRes``), one for each instance.
+
+        Without instances there is one for each panoptic segment, and without these one for each class found.
+
+        Returns:
+            dicts of ``image_id``, ``category_id`` (index into ``class_names``), ``bbox`` ([x, y, width, height]),
+            ``score`` and ``segmentation`` (run lengths: ``size`` [H, W] and ``counts``, a text).
+        """
+        return [
+            result
+            for label, score, mask in self._objects()
+            for result in object_results(mask[None], [label], [score], image_id)
+        ]
+
+    def to_json(self) -> dict[str, Any]:
+        """All that was found as plain data, which ``json.dumps`` takes.
+
+        Returns:
+            ``width`` and ``height`` of the image; ``class_names``; ``unknown_words``; ``classes``, the rows of
+            `summary`; ``segments`` (None without things), of each ``id``, ``label``, ``name``, ``isthing``, ``area``
+            and ``score``; ``instances`` (None without things), of each ``label``, ``name``, ``score`` and ``box`` (x0,
+            y0, x1, y1). Each class, segment and instance has its mask as ``segmentation``, see `to_coco`.
+        """
+        height, width = self.labels.shape
+        segments = instances = None
+        if (ids := self.segment_ids) is not None:
+            segments = [{**part, "segmentation": _encoded(ids == part["id"])} for part in self.segments]
+        if self.instances is not None:
+            instances = [
+                {
+                    "label": one.label,
+                    "name": one.name,
+                    "score": one.score,
+                    "box": [float(side) for side in one.box],
+                    "segmentation": _encoded(one.mask),
+                }
+                for one in self.instances
+            ]
+        return {
+            "width": width,
+            "height": height,
+            "class_names": list(self.class_names),
+            "unknown_words": list(self.unknown_words),
+            "classes": [{**row, "segmentation": _encoded(self.labels == row["label"])} for row in self.summary()],
+            "segments": segments,
+            "instances": instances,
+        }
+
+    def to_supervision(self) -> Any:
+        """``supervision.Detections`` of the same objects as `to_coco`, with masks; ``data["class_name"]`` has the names.
+
+        Raises:
+            UserError: supervision is not installed.
+        """
+        try:
+            import supervision
+        except ImportError:
+            raise UserError('to_supervision needs supervision: run pip install "maft[supervision]".') from None
+        objects = list(self._objects())
+        if not objects:
+            return supervision.Detections.empty()
+        labels, scores, masks = zip(*objects, strict=True)
+        return supervision.Detections(
+            xyxy=np.array([_box(mask) for mask in masks], dtype=np.float32),
+            mask=np.stack(masks),
+            confidence=np.array(scores, dtype=np.float32),
+            class_id=np.array(labels),
+            data={"class_name": np.array([self.class_names[label] for label in labels])},
+        )
+
+    def to_fiftyone(self) -> dict[str, Any]:
+        """FiftyOne's labels, to be added to a sample: ``sample.update_fields(prediction.to_fiftyone())``.
+
+        Returns:
+            ``segmentation``, a ``fiftyone.Segmentation`` whose values are 1 + the index into ``class_names`` and 0 for
+            none; and ``detections``, a ``fiftyone.Detections`` of the same objects as `to_coco`.
+
+        Raises:
+            UserError: fiftyone is not installed.
+        """
+        try:
+            import fiftyone
+        except ImportError:
+            raise UserError('to_fiftyone needs fiftyone: run pip install "maft[fiftyone]".') from None
+        kind = np.uint8 if len(self.class_names) <= 255 else np.uint16
+        detections = []
+        height, width = self.labels.shape
+        for label, score, mask in self._objects():
+            left, top, right, bottom = _box(mask)
+            box = [left / width, top / height, (right - left) / width, (bottom - top) / height]
+            cut = mask[top:bottom, left:right]
+            name = self.class_names[label]
+            detections.append(fiftyone.Detection(label=name, bounding_box=box, mask=cut, confidence=score))
+        return {
+            "segmentation": fiftyone.Segmentation(mask=(self.labels + 1).astype(kind)),
+            "detections": fiftyone.Detections(detections=detections),
+        }
+
+    def to_pil(self, kind: Literal["overlay", "labels", "panoptic"] = "overlay") -> Image.Image:
+        """A Pillow image: the overlay; the label map (see `label_image`); or the segment ids as R + 256 G + 65536 B.
+
+        Raises:
+            UserError: there are no segments, or there is no such kind.
+        """
+        if kind == "overlay":
+            return Image.fromarray(self.overlay())
+        if kind == "labels":
+            return label_image(self.labels, palette(len(self.class_names)))
+        if kind == "panoptic":
+            return Image.fromarray(panoptic_colours(self._segment_ids()))
+        raise UserError(f"There is no picture {kind!r} of a prediction: choose overlay, labels or panoptic.")
+
+    def save(self, folder: str | Path, name: str = "prediction", formats: Collection[str] | None = None) -> list[Path]:
+        """Writes the files of this prediction, each whole or not at all.
+
+        ``<name>_overlay.png``; ``<name>_labels.png`` (see `write_label_map`; values are indices into ``class_names``);
+        ``<name>_panoptic.png`` where things were named; ``<name>.json``, see `to_json`.
+
+        Args:
+            folder: is made if it does not exist.
+            formats: some of "overlay", "labels", "panoptic" and "json"; None: all that there are.
+
+        Returns:
+            the files.
+
+        Raises:
+            UserError: a file cannot be written, or a format does not exist here.
+        """
+        if formats is None:
+            formats = [kind for kind in ENDINGS if kind != "panoptic" or self.segment_ids is not None]
+        if strangers := sorted(set(formats) - ENDINGS.keys()):
+            raise UserError(f"There is no format {strangers[0]!r}: choose some of {', '.join(ENDINGS)}.")
+        files: list[Path] = []
+        for kind in formats:
+            path = Path(folder) / (name + ENDINGS[kind][0])
+            if kind == "overlay":
+                with atomic_path(path) as temporary:
+                    self.to_pil().save(temporary)
+            elif kind == "panoptic":
+                write_panoptic_map(path, self._segment_ids())
+            elif kind == "json":
+                write_json_atomic(path, self.to_json())
+            else:
+                files += write_label_map(path, self.labels, palette(len(self.class_names)))
+                continue
+            files.append(path)
+        return files
+
+    def _repr_png_(self) -> bytes:
+        """The overlay, which notebooks show."""
+        stream = io.BytesIO()
+        self.to_pil().save(stream, "PNG")
+        return stream.getvalue()
+
+
+def _encoded(mask: NDArray[np.bool_]) -> dict[str, Any]:
+    return encoded_masks(mask[None])[0]
+
+
+def _box(mask: NDArray[np.bool_]) -> tuple[int, int, int, int]:
+    """(x0, y0, x1, y1) of a mask, the right and lower ends exclusive; zeros where it is empty."""
+    rows, columns = (mask.any(axis=axis).nonzero()[0] for axis in (1, 0))
+    return (int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1) if len(rows) else (0, 0, 0, 0)
