@@ -59,7 +59,7 @@ def write_label_map(path: Path, labels: NDArray[np.integer], colours: NDArray[np
         return [path]
     view = path.with_name(f"{path.stem}_colours.png")
     table = np.concatenate([colours, np.array([UNLABELLED], dtype=np.uint8)])
-    _save(Image.fromarray(table[np.minimum(picture, len(colours))]), view)
+    _save(Image.fromarray(table[np.minimum(np.asarray(picture), len(colours))]), view)
     return [path, view]
 
 

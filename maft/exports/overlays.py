@@ -127,7 +127,9 @@ def _depth(mask: NDArray[np.bool_]) -> NDArray[np.float32]:
     _, parts, statistics, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=4)
     areas = statistics[1:, cv2.CC_STAT_AREA]
     largest = parts == 1 + areas.argmax() if len(areas) else mask
-    return cv2.distanceTransform(np.pad(largest, 1).astype(np.uint8), cv2.DIST_L2, 3)[1:-1, 1:-1]
+    return np.asarray(
+        cv2.distanceTransform(np.pad(largest, 1).astype(np.uint8), cv2.DIST_L2, 3)[1:-1, 1:-1], np.float32
+    )
 
 
 def _window(left: float, top: float, right: float, bottom: float, stride: int) -> tuple[slice, slice]:

@@ -211,7 +211,7 @@ class Prediction:
         }
 
     def to_supervision(self) -> Any:
-        """``supervision.Detections`` of the same objects as `to_coco`, with masks; ``data["class_name"]`` has the names.
+        """``supervision.Detections`` of the same objects as `to_coco`; ``data["class_name"]`` has their names.
 
         Raises:
             UserError: supervision is not installed.
@@ -323,5 +323,5 @@ def _encoded(mask: NDArray[np.bool_]) -> dict[str, Any]:
 
 def _box(mask: NDArray[np.bool_]) -> tuple[int, int, int, int]:
     """(x0, y0, x1, y1) of a mask, the right and lower ends exclusive; zeros where it is empty."""
-    rows, columns = (mask.any(axis=axis).nonzero()[0] for axis in (1, 0))
+    rows, columns = (np.flatnonzero(mask.any(axis=axis)) for axis in (1, 0))
     return (int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1) if len(rows) else (0, 0, 0, 0)
