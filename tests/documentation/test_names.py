@@ -70,12 +70,13 @@ def test_what_a_page_names_exists(page):
     assert list(wrong_names(page)) == []
 
 
-def test_what_does_not_exist_is_found(tmp_path, monkeypatch):
+def test_what_does_not_exist_is_found(tmp_path):
     page = tmp_path / "page.md"
     page.write_text(
         "`maft/nothing.py`, `quickstart/nothing`, `SOLVER.NOTHING 1`, `MODEL.CLASSIFIER.IPCLIP.NOTHING`, `maft "
-        "nothing`, `maft train --nothing`; but `maft/errors.py`, `quickstart/maft`, `fcclip_*.yaml`, `SOLVER.BASE_LR 1e-5`, "
-        "`MODEL.CLASSIFIER.IPCLIP.TRAIN`, `START_LAYER`, `HF_HUB_OFFLINE=1` and `maft train --resume` exist.\n"
+        "nothing`, `maft train --nothing`; but `maft/errors.py`, `quickstart/maft`, `fcclip_*.yaml`, "
+        "`SOLVER.BASE_LR 1e-5`, `MODEL.CLASSIFIER.IPCLIP.TRAIN`, `START_LAYER`, `HF_HUB_OFFLINE=1` and "
+        "`maft train --resume` exist.\n"
     )
     assert sorted(wrong_names(page)) == [
         "command maft nothing",
