@@ -61,6 +61,6 @@ towers: install
 
 # setuptools builds the project and uv installs it: they are locked with the rest.
 lock: install
-	printf 'setuptools>=68\nuv\n' | $(or $(wildcard $(BIN)/uv),uv) pip compile --quiet --universal --python-version 3.10 --upgrade \
+	printf 'setuptools>=77\nuv\n' | $(or $(wildcard $(BIN)/uv),uv) pip compile --quiet --universal --python-version 3.10 --upgrade \
 		--generate-hashes --all-extras --no-annotate --custom-compile-command "make lock" \
 		--output-file requirements.lock pyproject.toml -

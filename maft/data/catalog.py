@@ -32,7 +32,7 @@ class DatasetRow:
         labels: folder of the prepared label maps: contiguous indices, one file an image, same stem.
         label_rule: how raw values became those indices (``maft.data.preparation.labels``).
         images_expected: published number of images with labels; None where none is published.
-        prepare: the script of ``datasets/`` that makes ``labels``; empty when the download is used as it is.
+        prepare: what ``maft prepare`` calls it, which makes ``labels``; empty when the download is used as it is.
         homepage: where the original download is found.
         aliases: names the field knows this dataset by.
         label_suffix, image_suffix: file endings.

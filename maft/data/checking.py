@@ -102,7 +102,7 @@ def _unpaired(row: DatasetRow, images: dict[str, str], labels: dict[str, str]) -
     problems += [Problem("label without image", f"Label map {labels[stem]} has no image.") for stem in lonely]
     if few:
         problems.append(
-            Problem("half prepared", f"{row.root / row.labels} is not complete: run 'python datasets/{row.prepare}'.")
+            Problem("half prepared", f"{row.root / row.labels} is not complete: run 'maft prepare {row.prepare}'.")
         )
     return problems
 

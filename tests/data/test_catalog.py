@@ -10,14 +10,13 @@ import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
 
+from maft.cli.prepare import DATASETS as PREPARED
 from maft.data.catalog import TABLE, class_names, dataset, vocabulary
 from maft.data.labels_report import labels_report_file, write_labels_report
 from maft.data.miniature import ensure_miniature
 from maft.data.preparation.labels import LABEL_RULES
 from maft.data.records import dataset_records, image_id
 from maft.errors import UserError
-
-DATASETS = Path(__file__).parents[2] / "datasets"
 
 
 @pytest.fixture
@@ -37,7 +36,7 @@ def test_names_are_unique_and_rows_complete() -> None:
     names = Counter(name for row in TABLE for name in (row.name, *row.aliases))
     assert max(names.values()) == 1
     for row in TABLE:
-        assert not row.prepare or (DATASETS / row.prepare).is_file(), row.prepare
+        assert row.prepare in ("", "miniature", *PREPARED), row.prepare
         assert row.label_rule in LABEL_RULES or row.name.startswith("miniature_")
         assert row.homepage.startswith("http") or row.name.startswith("miniature_")
 
@@ -117,7 +116,7 @@ def test_missing_steps_are_named(root: Path, monkeypatch: pytest.MonkeyPatch) ->
     image_and_label(root, "000000000007")
     labels = root / "coco/stuffthingmaps_detectron2/val2017"
     shutil.copy(root / "coco/val2017/000000000007.jpg", root / "coco/val2017/000000000008.jpg")
-    with pytest.raises(UserError, match=r"half prepared: 1 of its 2 images.*000000000008.*prepare_coco_stuff\.py"):
+    with pytest.raises(UserError, match=r"half prepared: 1 of its 2 images.*000000000008.*maft prepare coco_stuff"):
         dataset_records("coco_stuff_val")
     write_labels_report(labels, ["000000000008"], {"000000000007": labels / "000000000007.png"})
     assert len(dataset_records("coco_stuff_val")) == 1
@@ -125,7 +124,7 @@ def test_missing_steps_are_named(root: Path, monkeypatch: pytest.MonkeyPatch) ->
     with pytest.raises(UserError, match=r"no image for 1 of its 1 label maps.*000000000007\.png: download"):
         dataset_records("coco_stuff_val")
     shutil.rmtree(labels)
-    with pytest.raises(UserError, match=r"no labels in .*run 'python datasets/prepare_coco_stuff\.py'"):
+    with pytest.raises(UserError, match=r"no labels in .*run 'maft prepare coco_stuff'"):
         dataset_records("coco_stuff_val")
     monkeypatch.setenv("DETECTRON2_DATASETS", str(root / "nowhere"))
     with pytest.raises(UserError, match=r"nowhere does not exist .*DETECTRON2_DATASETS"):
@@ -156,7 +155,7 @@ def test_a_shared_image_folder_needs_the_report(root: Path) -> None:
         (voc / folder).mkdir(parents=True)
         for stem in ("a", "b"):
             Image.fromarray(np.zeros((4, 5), np.uint8)).save(voc / folder / f"{stem}.{suffix}")
-    with pytest.raises(UserError, match=r"half prepared: 2, and no report,.*prepare_voc\.py"):
+    with pytest.raises(UserError, match=r"half prepared: 2, and no report,.*maft prepare voc"):
         dataset_records("voc_20_val")
     folder = voc / "annotations_detectron2/val"
     files = {stem: folder / f"{stem}.png" for stem in ("a", "b")}
@@ -170,9 +169,7 @@ def test_a_shared_image_folder_needs_the_report(root: Path) -> None:
     ]
 
 
-def test_miniature_is_drawn_on_request_only(root: Path) -> None:
-    with pytest.raises(UserError, match=r"python datasets/prepare_miniature\.py --root"):
-        dataset_records("miniature_val")
+def test_what_is_drawn_of_the_miniature_world_stays(root: Path) -> None:
     ensure_miniature(counts={"train": 3, "val": 2})
     assert len(dataset_records("miniature_train")) == len(dataset_records("miniature_train_seen_2")) == 3
     before = {path: path.stat().st_mtime_ns for path in root.rglob("*")}

@@ -61,7 +61,7 @@ def test_ade150_without_instance_maps(ade, prepare) -> None:
     (ade / ADE / "annotations_instance").rename(ade / "elsewhere")
     assert "semantic labels only" in prepare("ade150", "--splits", "val")
     assert len(dataset_records("ade20k_sem_seg_val")) == 2
-    with pytest.raises(UserError, match=r"no panoptic annotation .*run 'python datasets/prepare_ade150\.py'"):
+    with pytest.raises(UserError, match=r"no panoptic annotation .*run 'maft prepare ade150'"):
         dataset_records("ade20k_150_panoptic_val")
 
 
