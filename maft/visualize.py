@@ -133,7 +133,7 @@ def present(labels: NDArray[np.integer], names: Sequence[str]) -> list[Entry]:
     inside = (labels >= 0) & (labels < len(names))
     colours = palette(len(names))
     counts = np.bincount(labels[inside], minlength=len(names))
-    found = [(short_name(names[index]), tuple(colours[index])) for index in counts.nonzero()[0]]
+    found = [(short_name(names[index]), tuple(colours[index])) for index in counts.nonzero()[0].tolist()]
     return found if inside.all() else [*found, ("unlabelled", UNLABELLED)]
 
 

@@ -16,6 +16,7 @@ from maft.data.reading import panoptic_colours
 from maft.errors import UserError
 from maft.exports.coco import encoded_masks, object_results, write_panoptic_map
 from maft.exports.label_maps import label_image, write_label_map
+from maft.exports.libraries import fiftyone_labels, supervision_detections
 from maft.exports.overlays import named_overlay
 from maft.files import atomic_path, write_json_atomic
 from maft.visualize import palette, short_name
@@ -80,13 +81,17 @@ class Prediction:
 
     def __repr__(self) -> str:
         height, width = self.labels.shape
+        return f"Prediction({width}x{height}: {self.described()})"
+
+    def described(self) -> str:
+        """The largest classes and their shares of the image, in words."""
         shares = [(short_name(row["name"]), row["share"]) for row in self.summary()]
         parts = [f"{name} {share:.0%}" for name, share in shares[:_SHOWN]]
         if len(shares) > _SHOWN:
             parts.append(f"{len(shares) - _SHOWN} more")
-        if (rest := 1 - sum(share for _, share in shares)) > 0:
-            parts.append(f"nothing {rest:.0%}")
-        return f"Prediction({width}x{height}: {', '.join(parts)})"
+        if not (self.labels >= 0).all():
+            parts.append(f"nothing {1 - sum(share for _, share in shares):.0%}")
+        return ", ".join(parts)
 
     def summary(self) -> list[dict[str, Any]]:
         """The classes found, largest first: name, area in pixels, share of the image, mean confidence (``score``)."""
@@ -216,21 +221,7 @@ class Prediction:
         Raises:
             UserError: supervision is not installed.
         """
-        try:
-            import supervision
-        except ImportError:
-            raise UserError('to_supervision needs supervision: run pip install "maft[supervision]".') from None
-        objects = list(self._objects())
-        if not objects:
-            return supervision.Detections.empty()
-        labels, scores, masks = zip(*objects, strict=True)
-        return supervision.Detections(
-            xyxy=np.array([_box(mask) for mask in masks], dtype=np.float32),
-            mask=np.stack(masks),
-            confidence=np.array(scores, dtype=np.float32),
-            class_id=np.array(labels),
-            data={"class_name": np.array([self.class_names[label] for label in labels])},
-        )
+        return supervision_detections(self._objects(), self.class_names)
 
     def to_fiftyone(self) -> dict[str, Any]:
         """FiftyOne's labels, to be added to a sample: ``sample.update_fields(prediction.to_fiftyone())``.
@@ -242,23 +233,7 @@ class Prediction:
         Raises:
             UserError: fiftyone is not installed.
         """
-        try:
-            import fiftyone
-        except ImportError:
-            raise UserError('to_fiftyone needs fiftyone: run pip install "maft[fiftyone]".') from None
-        kind = np.uint8 if len(self.class_names) <= 255 else np.uint16
-        detections = []
-        height, width = self.labels.shape
-        for label, score, mask in self._objects():
-            left, top, right, bottom = _box(mask)
-            box = [left / width, top / height, (right - left) / width, (bottom - top) / height]
-            cut = mask[top:bottom, left:right]
-            name = self.class_names[label]
-            detections.append(fiftyone.Detection(label=name, bounding_box=box, mask=cut, confidence=score))
-        return {
-            "segmentation": fiftyone.Segmentation(mask=(self.labels + 1).astype(kind)),
-            "detections": fiftyone.Detections(detections=detections),
-        }
+        return fiftyone_labels(self.labels, self._objects(), self.class_names)
 
     def to_pil(self, kind: Literal["overlay", "labels", "panoptic"] = "overlay") -> Image.Image:
         """A Pillow image: the overlay; the label map (see `label_image`); or the segment ids as R + 256 G + 65536 B.
@@ -319,9 +294,3 @@ class Prediction:
 
 def _encoded(mask: NDArray[np.bool_]) -> dict[str, Any]:
     return encoded_masks(mask[None])[0]
-
-
-def _box(mask: NDArray[np.bool_]) -> tuple[int, int, int, int]:
-    """(x0, y0, x1, y1) of a mask, the right and lower ends exclusive; zeros where it is empty."""
-    rows, columns = (np.flatnonzero(mask.any(axis=axis)) for axis in (1, 0))
-    return (int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1) if len(rows) else (0, 0, 0, 0)

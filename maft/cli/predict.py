@@ -1,0 +1,200 @@
+"""Name what is in your images, with your words.
+
+Writes for every image <name>_overlay.png (what was found, with names), <name>_labels.png (index into the words; 255, or
+65535 with more than 255 words, where nothing was found) and <name>.json (areas, confidences, masks). With --things also
+<name>_panoptic.png (segment id = R + 256 G + 65536 B, 0 for none), and segments and instances in the .json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import itertools
+import os
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from maft.errors import ToolParser, UserError, first_line
+
+if TYPE_CHECKING:
+    from maft.predictor import Predictor
+
+EXAMPLES = """examples:
+  maft predict photo.jpg --model maft-vitb16 --words cat "coffee table" window
+  maft predict photos/ --model output/my_run/model_final --words "sofa, couch" cat --things cat --output result
+  maft predict https://example.org/photo.jpg --model maft-vitb16 --label-set coco_panoptic_133 --none-below 0.4
+
+Config overrides (KEY VALUE ...) may stand behind the images or any other list.
+"""
+
+# Lists of words, which would take KEY VALUE pairs behind them for words.
+_LISTS = ("images", "input", "words", "things", "format")
+_KEY = re.compile(r"(?:MODEL|INPUT|DATASETS|DATALOADER|SOLVER|TEST)\.[A-Z]\S*|IMPORTS|SEED|VERSION")
+
+
+def parser() -> ToolParser:
+    tool = ToolParser(prog="maft predict", description=__doc__, epilog=EXAMPLES)
+    tool.add_argument(
+        "images", nargs="*", metavar="IMG", help="images, folders, https addresses, or - for a list on stdin"
+    )
+    tool.add_argument("--input", nargs="+", default=[], metavar="IMG", help="the same")
+    model = tool.add_mutually_exclusive_group(required=True)
+    model.add_argument(
+        "--model",
+        metavar="MODEL",
+        help="a released model (maft models lists them), a checkpoint, or ORG/NAME of the hub",
+    )
+    model.add_argument("--config-file", metavar="FILE", help="a config, or a checkpoint")
+    words = tool.add_mutually_exclusive_group()
+    words.add_argument(
+        "--words", "--class-names", nargs="+", metavar="NAME", help="your words (default: those of the training)"
+    )
+    words.add_argument("--label-set", metavar="NAME", help="the words of a label set, such as ade20k_150")
+    countable = tool.add_mutually_exclusive_group()
+    countable.add_argument(
+        "--things", nargs="+", metavar="NAME", help="segments and instances too: which of the words are countable"
+    )
+    countable.add_argument("--all-things", action="store_true", help="the same, and all words are countable")
+    tool.add_argument("--none-below", type=float, default=0.0, metavar="X", help="less sure than X (0..1) is nothing")
+    tool.add_argument(
+        "--output",
+        type=Path,
+        default=Path("predictions"),
+        metavar="DIR",
+        help="folder to write to (default: predictions)",
+    )
+    tool.add_argument(
+        "--format", nargs="+", metavar="KIND", help="what to write: overlay, labels, panoptic, json (default: all)"
+    )
+    tool.add_argument("--device", metavar="NAME", help="cpu, cuda, cuda:1, mps (default: the config's)")
+    return tool
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    tool = parser()
+    arguments = _parsed(tool, argv)
+
+    from maft.data.label_sets import label_set
+    from maft.data.outputs import check_outputs
+    from maft.predictor import thing_flags
+    from maft.predictor.prediction import ENDINGS
+
+    things = "all" if arguments.all_things else arguments.things
+    formats = arguments.format or [kind for kind in ENDINGS if kind != "panoptic" or things is not None]
+    if strangers := sorted(set(formats) - ENDINGS.keys()):
+        tool.error(f"argument --format: there is no {strangers[0]!r}, choose some of {', '.join(ENDINGS)}")
+    if "panoptic" in formats and things is None:
+        tool.error("argument --format: panoptic segments need --things or --all-things")
+    images = find_images(arguments.images + arguments.input)
+    names = output_names(images)
+    endings = [ending for kind in formats for ending in ENDINGS[kind]]
+    outputs = [arguments.output / (name + ending) for name, ending in itertools.product(names, endings)]
+    check_outputs(outputs, images, "--output")
+    predictor = _predictor(arguments)
+    predictor.model.proposer.check_records([{"file_name": image} for image in images])
+    # Words that cannot be used are no fault of the images.
+    words = label_set(arguments.label_set).names() if arguments.label_set else arguments.words
+    vocabulary = predictor.prepare(words)
+    if things is not None:
+        thing_flags(vocabulary, things)
+    failures = 0
+    for number, (image, name) in enumerate(zip(images, names, strict=True), start=1):
+        prediction = None
+        try:
+            prediction = predictor(image, words, things, none_below=arguments.none_below)
+            prediction.save(arguments.output, name, formats)
+        except (UserError, OSError) as error:
+            if prediction is not None and _would_meet_the_next(error):
+                raise
+            failures += 1
+            print(f"skipped: {image}: {error}", file=sys.stderr)
+            continue
+        print(f"[{number}/{len(images)}] {image}: {prediction.described()}", flush=True)
+    print(f"{len(images) - failures} of {len(images)} images written to {arguments.output}")
+    return 1 if failures else 0
+
+
+def _parsed(tool: ToolParser, argv: Sequence[str] | None) -> argparse.Namespace:
+    arguments = tool.parse_intermixed_args(argv)
+    arguments.opts = []
+    for name in _LISTS:
+        given = getattr(arguments, name) or []
+        first = next((place for place, item in enumerate(given) if _is_key(item)), None)
+        if first is not None:
+            arguments.opts += given[first:]
+            setattr(arguments, name, given[:first])
+    if not arguments.images + arguments.input:
+        tool.error("name an image, before --words and other lists, which take all that follows them")
+    if not 0 <= arguments.none_below <= 1:
+        tool.error(f"argument --none-below: {arguments.none_below} does not lie in 0 to 1")
+    return arguments
+
+
+def _is_key(item: str) -> bool:
+    return _KEY.fullmatch(item) is not None and not os.path.exists(item)
+
+
+def _predictor(arguments: argparse.Namespace) -> Predictor:
+    from maft.packaged import packaged_config
+    from maft.predictor import Predictor
+
+    if arguments.model is None:
+        return Predictor.from_path(arguments.config_file, arguments.opts, device=arguments.device)
+    source = arguments.model
+    if source.endswith((".yaml", ".yml")) or (not os.path.exists(source) and packaged_config(source)):
+        return Predictor.from_config(source, arguments.opts, device=arguments.device)
+    return Predictor.from_pretrained(source, arguments.opts, device=arguments.device)
+
+
+def find_images(inputs: Sequence[str]) -> list[str]:
+    """Expands folders and ``-`` (one path or address per line of standard input)."""
+    from maft.data.pixels import pictures_in
+
+    found: list[str] = []
+    for item in inputs:
+        if item == "-":
+            found += listed_images()
+        elif os.path.isdir(item):
+            found += map(str, pictures_in(item))
+        else:
+            found.append(item)
+    if not found:
+        raise UserError(f"No image in {' '.join(inputs)}: give image files or a folder that holds some.")
+    return found
+
+
+def listed_images() -> list[str]:
+    """The paths on standard input, one a line; none where it is closed."""
+    try:
+        lines = [line.strip() for line in sys.stdin or () if line.strip()]
+        if any("\0" in line for line in lines):
+            raise ValueError("it holds a null byte")
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"The list on standard input cannot be read ({first_line(error)}): give one path a line."
+        ) from error
+    return lines
+
+
+def output_names(images: Sequence[str]) -> list[str]:
+    """One file name per image, made unique where two folders hold images of one name."""
+    taken: set[str] = set()
+    names: list[str] = []
+    for image in images:
+        web = image.startswith(("https://", "http://"))
+        stem = (PurePosixPath(urlsplit(image).path).stem if web else Path(image).stem) or "image"
+        numbered = (f"{stem}_{number}" for number in itertools.count(2))
+        name = next(name for name in itertools.chain([stem], numbered) if name not in taken)
+        taken.add(name)
+        names.append(name)
+    return names
+
+
+def _would_meet_the_next(error: UserError | OSError) -> bool:
+    """Whether what could not be written is no fault of its image: a full disk, or a folder that takes no files."""
+    reason = error if isinstance(error, OSError) else error.__cause__
+    return reason is not None and getattr(reason, "errno", None) != errno.ENAMETOOLONG
