@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import importlib
 import itertools
 import multiprocessing
@@ -159,7 +160,8 @@ def _check_command(words: list[str], block: Block) -> None:
     assert importlib.util.find_spec(name), f"{block.place}: there is no command maft {words[0]}"
     try:
         tool = importlib.import_module(name).parser()
-        arguments = tool.parse_intermixed_args(words[1:])
+        commands = any(action.nargs == argparse.PARSER for action in tool._actions)
+        arguments = (tool.parse_args if commands else tool.parse_intermixed_args)(words[1:])
     except SystemExit as end:
         # --help ends here.
         assert not end.code, block.place
