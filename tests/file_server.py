@@ -25,6 +25,9 @@ class FileServer(ThreadingHTTPServer):
         self.asked: list[tuple[str, str]] = []
         threading.Thread(target=self.serve_forever, args=(0.01,), daemon=True).start()
 
+    def handle_error(self, *_: object) -> None:
+        """Clients break off what they do not want."""
+
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.server_port}"

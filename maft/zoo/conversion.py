@@ -16,7 +16,7 @@ from maft.checkpoint.key_map import embedding_width, explain
 from maft.checkpoint.loading import pruned_parts, unfit
 from maft.checkpoint.official.released import RELEASES, convert_released, recognise
 from maft.config import load_config, self_contained
-from maft.errors import UserError
+from maft.errors import UserError, closest
 from maft.files import write_text_atomic
 from maft.zoo.table import entries
 
@@ -56,7 +56,7 @@ def convert(
     Args:
         output: a folder, or a file DIR/NAME.safetensors whose config becomes DIR/NAME.yaml.
         config: name or path of the config that describes the model; by default that of the release.
-        release: a key of ``RELEASE_NAMES``, or ``auto`` to tell by the parameter names.
+        release: its name in small letters, ``mask-adapter``; or ``auto`` to tell by the parameter names.
 
     Raises:
         UserError: the file cannot be read, belongs to another release, has no known config, or differs from the model,
@@ -84,6 +84,9 @@ def _release(asked: str, state: dict[str, Tensor], source: Path) -> str:
     found = recognise(state) or ""
     if asked == "auto":
         return found
+    if asked not in RELEASE_NAMES:
+        known = ", ".join(RELEASE_NAMES)
+        raise UserError(f"There is no release {asked!r}; known are {known}.{closest(asked, RELEASE_NAMES)}")
     if found and found != RELEASE_NAMES[asked]:
         raise UserError(f"{source} is a {found} checkpoint, not {RELEASE_NAMES[asked]}: leave out --from.")
     return RELEASE_NAMES[asked]

@@ -1,37 +1,19 @@
 """From an official file to a folder that predicts, and what is refused on the way."""
 
-import importlib.util
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from maft.building import build_model
+from maft.cli.convert import main
 from maft.config import load_config
 from maft.errors import UserError
 from maft.predictor import Predictor
 
-SCRIPT = Path(__file__).resolve().parents[2] / "tools" / "convert_checkpoint.py"
 
-
-@pytest.fixture(scope="module")
-def tool():
-    spec = importlib.util.spec_from_file_location("convert_checkpoint", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-@pytest.fixture
-def convert(tool, monkeypatch):
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["convert_checkpoint.py", *map(str, arguments)])
-        tool.main()
-
-    return run
+def convert(*arguments):
+    main([str(argument) for argument in arguments])
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +39,7 @@ def labels(predictor):
 
 @pytest.mark.parametrize("output", ["out", "out/MAFT.safetensors"])
 def test_what_is_written_predicts_like_the_original_and_needs_nothing_else(
-    convert, tiny_configs, file, maft, tmp_path, output, capsys
+    tiny_configs, file, maft, tmp_path, output, capsys
 ):
     stage_one = "MODEL.START_FROM", "[{'FILE': '/some/stage_one'}]"
     convert(file, tmp_path / output, "--from", "maft", "--config-file", tiny_configs / "maft.yaml", *stage_one)
@@ -74,21 +56,21 @@ def test_what_is_written_predicts_like_the_original_and_needs_nothing_else(
         np.testing.assert_array_equal(labels(predictor), labels(reference))
 
 
-def test_a_pruned_file_says_so_and_its_config_allows_the_gap(convert, tiny_configs, official, tmp_path, capsys):
+def test_a_pruned_file_says_so_and_its_config_allows_the_gap(tiny_configs, official, tmp_path, caplog):
     kept = {name: value for name, value in official.items() if not name.startswith("clip_adapter.clip_model.")}
     torch.save(kept, tmp_path / "pruned.pt")
     convert(tmp_path / "pruned.pt", tmp_path / "out", "--config-file", tiny_configs / "maft.yaml")
-    assert "The file lacks clip.model.*" in capsys.readouterr().out
+    assert "pruned.pt lacks clip.model.*: the model takes it from MODEL.CLIP" in caplog.text
     assert labels(Predictor.from_pretrained(tmp_path / "out")).shape == (40, 60)
 
 
-def test_every_difference_is_listed_and_nothing_is_written(convert, tiny_configs, official, tmp_path, capsys):
+def test_every_difference_is_listed_and_nothing_is_written(tiny_configs, official, tmp_path, caplog):
     lacking = ("sem_seg_head.interaction.gamma", "IPCLIP.proj")
     official = {name: value for name, value in official.items() if name not in lacking}
     torch.save(official, tmp_path / "MAFT.pt")
     with pytest.raises(UserError, match="differs from the model in the 2 points above"):
         convert(tmp_path / "MAFT.pt", tmp_path / "out", "--config-file", tiny_configs / "maft.yaml")
-    assert capsys.readouterr().err.splitlines() == [
+    assert caplog.messages[-1].splitlines() == [
         "missing: proposer.interaction.gamma (32,)",
         "missing: classifier.visual.proj (128, 128)",
     ]
@@ -98,19 +80,15 @@ def test_every_difference_is_listed_and_nothing_is_written(convert, tiny_configs
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
+        (["--from", "ovsge"], r"There is no release 'ovsge'; known are .*Did you mean ovseg\?"),
         (["--from", "freeseg"], r"MAFT\.pt is a MAFT checkpoint, not FreeSeg: leave out --from"),
         ([], "No config is known for MAFT with embedding width 128: .* --config-file"),
         (["--config-file", "{maft}", "MODEL.PROPOSER.FreeSeg.NUM_QUERIES", "9"], "has 6 queries, not 9"),
         (["--config-file", "{freeseg}"], "unexpected|points above"),
     ],
 )
-def test_mistakes(convert, tiny_configs, file, tmp_path, arguments, sentence):
+def test_mistakes(tiny_configs, file, tmp_path, arguments, sentence):
     configs = {"maft": tiny_configs / "maft.yaml", "freeseg": tiny_configs / "freeseg.yaml"}
     with pytest.raises(UserError, match=sentence):
         convert(file, tmp_path / "out", *(argument.format(**configs) for argument in arguments))
     assert not (tmp_path / "out").exists()
-
-
-def test_the_configs_of_the_releases_exist(tool):
-    for name, overrides in tool.DEFAULT_CONFIGS.values():
-        load_config(tool.CONFIGS / name, overrides)
