@@ -112,7 +112,7 @@ def _check_masks(name: str, masks: list[str]) -> None:
                 problem = mixed_depth(path, content.bits)
             if problem:
                 pool.shutdown(cancel_futures=True)
-                raise UserError(f"{problem.text} 'python tools/check_data.py {name}' lists every such file.")
+                raise UserError(f"{problem.text} 'maft check {name}' lists every such file.")
             bits = content.bits
     remember(f"masks of {name}", state)
 

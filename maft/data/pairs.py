@@ -38,7 +38,7 @@ def read_pairs(path: str | os.PathLike[str]) -> list[Record]:
             header, *rows = [line.rstrip("\n").split("\t") for line in stream] or [[]]
     except (OSError, ValueError) as error:
         raise UserError(
-            f"Table of pairs {table} cannot be read ({first_line(error)}): mine it with tools/mine_mask_nouns.py."
+            f"Table of pairs {table} cannot be read ({first_line(error)}): mine it with maft mine."
         ) from error
     if not header.count("filepath") == header.count("title") == 1:
         raise UserError(
@@ -142,7 +142,7 @@ class RegionPairMapper:
                 return Image.fromarray(upright_rgb(file)), None
             if file.mode not in ("LA", "RGBA"):
                 raise UserError(
-                    "it has no alpha channel and so no mask: mine it with tools/mine_mask_nouns.py, or set "
+                    "it has no alpha channel and so no mask: mine it with maft mine, or set "
                     "INPUT.REGIONS.MASK colour for the data files of the official release."
                 )
         values = read_map(path, kind, advice)
