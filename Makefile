@@ -5,6 +5,7 @@
 # make fuzz      N=2000 mutations of everything that is read from outside
 # make kill-test N=20 kills of each program at random moments, and one at each step of a checkpoint write;
 #                full disks, which need root
+# make install-test   install the wheel in new environments (PYTHONS, each with uv and with venv) and try it: 30 minutes
 # make towers    compare small copies of all CLIPs that open_clip lists with open_clip's own
 # make lock      write requirements.lock anew: the newest versions that fit pyproject.toml, with hashes
 #
@@ -30,7 +31,9 @@ BOOTSTRAP := $(or $(shell for candidate in python3.11 python3 python3.12 python3
 	$$candidate -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null \
 	&& echo $$candidate && break; done),$(PYTHON))
 
-.PHONY: install demo docs fuzz kill-test lock test towers
+PYTHONS ?= python3.10 python3.13
+
+.PHONY: install-test install demo docs fuzz kill-test lock test towers
 
 install:
 	@test -n "$(BOOTSTRAP)" || { echo "error: no Python 3.10 to 3.13 found; install one (Debian: apt install python3 python3-venv) or name it with PYTHON=" >&2; exit 1; }
@@ -55,6 +58,9 @@ fuzz: install
 kill-test: install
 	MAFT_KILL=$(or $(N),20) $(BIN)/python -m pytest tests/robustness/test_kill.py tests/robustness/test_processes.py \
 		tests/robustness/test_full_disk.py
+
+install-test: install
+	$(BIN)/python tools/check_install.py --pythons $(PYTHONS)
 
 towers: install
 	$(BIN)/maft towers --check
