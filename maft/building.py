@@ -15,6 +15,8 @@ import maft.region_clip
 import maft.segmentor  # noqa: F401 - all three register their meta-architecture
 from maft.checkpoint.key_map import some
 from maft.checkpoint.loading import InitialWeights
+from maft.checkpoint.origins import origins
+from maft.clip.sources import clip_source
 from maft.clip.vocabulary import LEARNED
 from maft.config import start_from
 from maft.config_files import read_config_file
@@ -63,8 +65,9 @@ def build_model(cfg: CfgNode, weights: InitialWeights | None = None, *, training
             raise
         reason = first_line(error)[:200]
         raise UserError(f"The model does not fit into the memory ({reason}): make it smaller.") from error
-    started = tuple(f"{part}." for part in model.started_weights())
-    untrained = [name for name in weights.load_into(model, model.brought_weights()) if not name.startswith(started)]
+    brought, started = model.brought_weights(), model.started_weights()
+    left = weights.load_into(model, brought)
+    untrained = [name for name in left if name.partition(".")[0] not in started]
     for part, frozen in (("proposer", cfg.MODEL.PROPOSER.FROZEN), ("classifier", cfg.MODEL.CLASSIFIER.FROZEN)):
         names = [name for name in untrained if name.startswith(f"{part}.")]
         if names and frozen and training:
@@ -78,8 +81,13 @@ def build_model(cfg: CfgNode, weights: InitialWeights | None = None, *, training
             f"Nothing gives or trains the learned prompts {idle[0]}, which would stay random: name their file under "
             f"MODEL.START_FROM, as in [{{FILE: ..., TAKE: {idle[0].rpartition('.')[0]}}}]."
         )
+    source = clip_source(cfg.MODEL.CLIP.NAME, cfg.MODEL.CLIP.PRETRAINED)
+    logger.info("%s", origins(model.state_dict(), weights.given, clip=source, brought=brought, started=started))
     if untrained and not training:
-        logger.warning("No file gives %d tensors (%s): they stay as built.", len(untrained), some(untrained))
+        logger.warning(
+            "Nothing gives or has trained %d tensors (%s): name their file with MODEL.WEIGHTS or MODEL.START_FROM.",
+            len(untrained), some(untrained),
+        )  # fmt: skip
     return model
 
 

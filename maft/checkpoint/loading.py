@@ -167,9 +167,7 @@ class _File:
                     name, self.rule.file, closest(name, tops),
                 )  # fmt: skip
         lacking = [*(f"{name}." for name in self.rule.may_lack), *pruned_parts(self.state)]
-        missing = load_strictly(model, state, self.rule.file, may_lack=lacking, among=among)
-        if missing:
-            logger.info("%s lacks %d tensors (%s).", self.rule.file, len(missing), some(missing))
+        load_strictly(model, state, self.rule.file, may_lack=lacking, among=among)
         return [name for name in state if name in expected]
 
 
@@ -179,9 +177,11 @@ class InitialWeights:
 
     Attributes:
         files: see the module's text.
+        given: name -> file of what `load_into` has filled.
     """
 
     files: list[_File] = field(default_factory=list)
+    given: dict[str, str] = field(default_factory=dict)
 
     @classmethod
     def from_config(cls, cfg: CfgNode, classes: int = 0) -> InitialWeights:
@@ -227,6 +227,7 @@ class InitialWeights:
         for file in self.files:
             for name in file.give(model, still_open, own):
                 del still_open[name]
+                self.given[name] = file.rule.file
         left = [name for name in still_open if name.partition(".")[0] not in ("clip", *own)]
         whole = next((file.rule.file for file in self.files if file.whole), None)
         if left and whole:

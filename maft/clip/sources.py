@@ -69,6 +69,15 @@ class Source:
         return title, inner_clip(read_state_dict(file), str(file))
 
 
+def clip_source(name: str, pretrained: str) -> str:
+    """What the weights are that ``MODEL.CLIP`` names, in words that end a sentence."""
+    if pretrained == RANDOM:
+        return f"of {name}, untrained (random)"
+    if pretrained:
+        return f"of {name}, {pretrained}"
+    return f"of the shipped {name}" if name in TINY_CLIPS else f"of {name}"
+
+
 def find_source(name: str, pretrained: str, weights: Mapping[str, Tensor] | None) -> Source:
     """Looks a CLIP up; of what is downloaded, a repository's description alone is fetched here.
 

@@ -50,13 +50,12 @@ def check_headers(name: str, records: Sequence[Record]) -> None:
     files = [record[key] for record in records for key in _KINDS if record.get(key)]
     state = state_of(files, [(record.get("height"), record.get("width")) for record in records])
     if is_remembered(name, state):
-        logger.info("The %d images of %s are as they were when they were last checked.", len(records), name)
         return
     problems = [problem for problem in _in_threads(_problem, records, name) if problem]
     if problems:
         first = "; ".join(problem.removesuffix(".") for problem in problems[:3])
         raise UserError(
-            f"{len(problems)} of {len(records)} images of {name} cannot be used: {first}; 'python tools/check_data.py "
+            f"{len(problems)} of {len(records)} images of {name} cannot be used: {first}; 'maft check "
             f"{name}' lists them all."
         )
     remember(name, state)

@@ -20,6 +20,7 @@ from maft.data.label_order import check_label_order
 from maft.data.label_sets import check_order
 from maft.data.labels_report import LabelsReport, label_map_sizes, read_labels_report
 from maft.data.layouts import link_advice
+from maft.data.miniature import draw_at_first_use
 from maft.data.pairs import PAIRS_PREFIX, read_pairs
 from maft.data.reading import Record, files_by_stem, read_annotation
 from maft.errors import UserError
@@ -36,13 +37,12 @@ def load_records(names: Sequence[str], purpose: str = "DATASETS.TRAIN") -> list[
     """
     if not names:
         raise UserError(f"{purpose} is empty: name at least one dataset.")
+    check_same_classes(names)
     records: list[Record] = []
     for name in names:
         if name.startswith(PAIRS_PREFIX):
             records += read_pairs(name.removeprefix(PAIRS_PREFIX))
         else:
-            register(name)
-            _check_same_classes(names[0], name)
             found = DatasetCatalog.get(name)
             check_headers(name, found)
             check_label_order(name, found)
@@ -50,17 +50,21 @@ def load_records(names: Sequence[str], purpose: str = "DATASETS.TRAIN") -> list[
     return records
 
 
-def _check_same_classes(first: str, other: str) -> None:
-    """Label k must be the same class in all datasets that are trained on together."""
-    one, two = (MetadataCatalog.get(name).get("stuff_classes") for name in (first, other))
-    if one is None or two is None:
-        return
-    for label, (name, another) in enumerate(zip_longest(one, two)):
-        if name is None or another is None or as_clip_reads(name) != as_clip_reads(another):
-            raise UserError(
-                f"Datasets {first} and {other} cannot be trained on together: label {label} is {name or 'no class'!r} "
-                f"in one and {another or 'no class'!r} in the other."
-            )
+def check_same_classes(names: Sequence[str]) -> None:
+    """Raises UserError unless label k is the same class in all datasets, which are trained on together."""
+    lists = {}
+    for name in names:
+        if not name.startswith(PAIRS_PREFIX):
+            register(name)
+            if words := MetadataCatalog.get(name).get("stuff_classes"):
+                lists[name] = words
+    for first, other in zip(lists, list(lists)[1:]):
+        for label, (name, another) in enumerate(zip_longest(lists[first], lists[other])):
+            if name is None or another is None or as_clip_reads(name) != as_clip_reads(another):
+                raise UserError(
+                    f"Datasets {first} and {other} cannot be trained on together: label {label} is "
+                    f"{name or 'no class'!r} in one and {another or 'no class'!r} in the other."
+                )
 
 
 def dataset_records(name: str) -> list[Record]:
@@ -155,6 +159,8 @@ def files_of(row: DatasetRow) -> tuple[dict[str, str], dict[str, str]]:
     Raises:
         UserError: a folder is missing or empty; the message names the step to take.
     """
+    if row.name.startswith("miniature_"):
+        draw_at_first_use(row)
     if not row.root.is_dir():
         raise UserError(
             f"The folder of all datasets {row.root} does not exist (dataset {row.name}): set the environment variable "
@@ -175,9 +181,9 @@ def _files(row: DatasetRow, folder: str, suffix: str, what: str) -> dict[str, st
 
 def _advice(row: DatasetRow, what: str) -> str:
     if row.name.startswith("miniature_"):
-        return f"draw it with 'python datasets/prepare_miniature.py --root {row.root / 'miniature'}'"
+        return "remove that folder, and it is drawn anew"
     if what == "labels" and row.prepare:
-        return f"run 'python datasets/{row.prepare}'"
+        return f"run 'maft prepare {row.prepare}'"
     return f"download it from {row.homepage} as datasets/README.md describes"
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from operator import attrgetter
 from types import MethodType
 from typing import Any
@@ -13,7 +12,6 @@ import torch
 from detectron2.engine import HookBase
 from detectron2.engine.hooks import EvalHook
 from detectron2.utils import comm
-from detectron2.utils.events import CommonMetricPrinter
 from torch import nn
 
 from maft.engine.checkpointer import Checkpointer
@@ -106,14 +104,6 @@ class PeriodicEvaluation(EvalHook):
     def after_train(self) -> None:
         if self.trainer.iter == self.trainer.max_iter:
             super().after_train()
-
-
-class MetricPrinter(CommonMetricPrinter):
-    """Detectron2's, which divides by zero when a run ends in the iteration that it has just printed."""
-
-    def write(self) -> None:
-        with suppress(ZeroDivisionError):
-            super().write()
 
 
 class PredictionPictures(HookBase):

@@ -26,15 +26,17 @@ from maft.data.class_regions import ClassRegionMapper, class_records_from_config
 from maft.data.loader import Mapper, build_train_loader
 from maft.data.mappers import SegmentationMapper
 from maft.data.pairs import RegionPairMapper
-from maft.data.records import load_records
+from maft.data.readiness import count_images
+from maft.data.records import check_same_classes, load_records
 from maft.engine.checkpointer import Checkpointer
-from maft.engine.hooks import CompiledParts, MetricPrinter, PeriodicCheckpoint, PeriodicEvaluation, PredictionPictures
+from maft.engine.hooks import CompiledParts, PeriodicCheckpoint, PeriodicEvaluation, PredictionPictures
 from maft.engine.resuming import config_leaves, drop_metrics_from, log_changes
 from maft.engine.schedules import build_scheduler
 from maft.engine.solver import build_optimizer
+from maft.engine.summary import evaluation_summary, training_summary
 from maft.engine.trainer import Trainer
 from maft.engine.watching import meet, passing
-from maft.engine.writers import NumberFiles
+from maft.engine.writers import NumberFiles, ProgressLine
 from maft.errors import UserError, shown
 from maft.evaluation import check_evaluation, draw_predictions, evaluate
 from maft.evaluation.regions import check_regions, evaluate_regions
@@ -71,8 +73,6 @@ def run(cfg: CfgNode, eval_only: bool = False, resume: bool = False) -> Mapping[
     if cfg.DATASETS.TEST:
         # A mistake in the final evaluation should not come to light after days of training.
         check_evaluation(cfg, cfg.DATASETS.TEST)
-        for name in () if eval_only else cfg.DATASETS.TEST:
-            load_records([name], "DATASETS.TEST")
     elif eval_only:
         raise UserError("DATASETS.TEST is empty: name at least one dataset to evaluate on.")
     try:
@@ -86,12 +86,14 @@ def run(cfg: CfgNode, eval_only: bool = False, resume: bool = False) -> Mapping[
             f"OUTPUT_DIR {cfg.OUTPUT_DIR} already holds checkpoints of a training run: continue it with --resume, "
             "or choose another OUTPUT_DIR."
         )
+    images = count_images(cfg.DATASETS.TEST, "DATASETS.TEST")
     if not eval_only:
-        load_records(cfg.DATASETS.TRAIN)
+        check_same_classes(cfg.DATASETS.TRAIN)
+        images |= count_images(cfg.DATASETS.TRAIN, "DATASETS.TRAIN")
     with held(cfg.OUTPUT_DIR, "checkpoints", "inference") if comm.is_main_process() else contextlib.nullcontext():
         set_up(cfg)
         seed = cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed()
-        return _evaluate_only(cfg, seed, resume) if eval_only else train(cfg, seed, resume=resume)
+        return _evaluate_only(cfg, seed, images, resume) if eval_only else train(cfg, seed, images, resume=resume)
 
 
 def set_up(cfg: CfgNode) -> None:
@@ -117,11 +119,12 @@ def set_up(cfg: CfgNode) -> None:
     )  # fmt: skip
 
 
-def train(cfg: CfgNode, seed: int, *, resume: bool = False) -> Mapping[str, Any]:
+def train(cfg: CfgNode, seed: int, images: Mapping[str, int], *, resume: bool = False) -> Mapping[str, Any]:
     """Trains to ``SOLVER.MAX_ITER`` and returns the results of the final evaluation.
 
     Args:
         seed: the same in all processes; a resumed run goes on with its own unless ``SEED`` names one.
+        images: number of images of each dataset, for the log.
 
     Raises:
         UserError: data, weights, options or the checkpoint to resume from do not fit.
@@ -153,6 +156,7 @@ def train(cfg: CfgNode, seed: int, *, resume: bool = False) -> Mapping[str, Any]
     if cfg.SOLVER.PICTURE_PERIOD or (cfg.DATASETS.TEST and not names_regions):
         _segmentor(model)
     trainer = build_trainer(cfg, model, seed)
+    logger.info("%s", training_summary(cfg, model, images, trainer.loader.sampler.count))
     if state:
         trainer.restore(state)
     end = cfg.SOLVER.MAX_ITER
@@ -246,7 +250,7 @@ def _hooks(
         period = cfg.SOLVER.LOG_PERIOD
         folder = Path(cfg.OUTPUT_DIR)
         writers: dict[Path, EventWriter] = {
-            folder / "log.txt": MetricPrinter(cfg.SOLVER.MAX_ITER, window_size=period),
+            folder / "log.txt": ProgressLine(cfg.SOLVER.MAX_ITER, cfg.SOLVER.IMS_PER_BATCH, period),
             folder / "metrics.json": JSONWriter(str(folder / "metrics.json"), window_size=period),
             folder / "events.out.tfevents": TensorboardXWriter(str(folder), window_size=period, purge_step=start),
         }
@@ -254,7 +258,7 @@ def _hooks(
     return hooks
 
 
-def _evaluate_only(cfg: CfgNode, seed: int, resume: bool) -> Mapping[str, Any]:
+def _evaluate_only(cfg: CfgNode, seed: int, images: Mapping[str, int], resume: bool) -> Mapping[str, Any]:
     seed_all_rng(seed)
     weights = None
     if resume:
@@ -266,7 +270,18 @@ def _evaluate_only(cfg: CfgNode, seed: int, resume: bool) -> Mapping[str, Any]:
             )
         weights = InitialWeights.of_model(latest[1], str(latest[0]))
     model = build_model(cfg, weights)
+    logger.info("%s", evaluation_summary(cfg, model, images))
+    if not (cfg.MODEL.WEIGHTS or resume) and _trains(model):
+        logger.warning(
+            "MODEL.WEIGHTS is empty, so that this evaluates what a training of the config starts from, not its result: "
+            "name a trained model with MODEL.WEIGHTS FOLDER, or give --resume for the last checkpoint in OUTPUT_DIR."
+        )
     return _evaluated(cfg, model)
+
+
+def _trains(model: nn.Module) -> bool:
+    """Whether a training changes more than the void embedding, which the scores of a frozen classifier do not need."""
+    return any(p.requires_grad and not name.endswith("void_embedding") for name, p in model.named_parameters())
 
 
 def _evaluated(cfg: CfgNode, model: Trainable) -> dict[str, Any]:

@@ -41,7 +41,7 @@ FAULTS = {
 @pytest.mark.parametrize("complaint", FAULTS)
 def test_faults_are_counted_and_named(tmp_path, records, complaint):
     FAULTS[complaint](tmp_path)
-    with pytest.raises(UserError, match=rf"^1 of 5 images of some cannot be used: {complaint}.*check_data.py some"):
+    with pytest.raises(UserError, match=rf"^1 of 5 images of some cannot be used: {complaint}.*maft check some"):
         check_headers("some", records)
 
 
@@ -66,7 +66,7 @@ def test_a_set_in_order_is_asked_for_dates_alone_until_something_changes(tmp_pat
     opened = []
     monkeypatch.setattr(headers, "_problem", lambda record: opened.append(record) or "")
     check_headers("mine", records)
-    assert not opened and "as they were when they were last checked" in caplog.text
+    assert not opened
     os.utime(tmp_path / "3.png", ns=(1, 1))
     check_headers("mine", records)
     assert len(opened) == 5

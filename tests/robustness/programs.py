@@ -23,7 +23,7 @@ _MINE = ("tools/mine_mask_nouns.py", "--config-file", "configs/quickstart/mining
 # Lines of time, and files whose names hold a time or a process.
 _VARYING = ("log.txt", ".lock", "events.out.", ".prepare_")
 _TIMED = ("metrics.json", "results.json")
-_TIMES = ("time", "data_time", "eta_seconds", "seconds_per_image")
+_TIMES = ("time", "data_time", "eta_seconds", "seconds_per_image", "images_per_second", "peak_memory_mib")
 
 
 @dataclass(frozen=True)
