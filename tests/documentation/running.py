@@ -171,9 +171,8 @@ def _check_command(words: list[str], block: Block) -> None:
         from maft.config import load_config
 
         load_config(*config_and_overrides(tool, arguments))
-    if getattr(arguments, "model", None):
+    models = getattr(arguments, "model", None) or []
+    for model in [models] if isinstance(models, str) else models:
         from maft.zoo import names
 
-        assert arguments.model in names() or "/" in arguments.model, (
-            f"{block.place}: {arguments.model} is not in the zoo"
-        )
+        assert model in names() or "/" in model, f"{block.place}: {model} is not in the zoo"
