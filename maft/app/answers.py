@@ -1,0 +1,107 @@
+"""From the fields of the app to an answer, and a mistake to the field that it belongs to."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Literal
+
+from maft.app.photos import Photo
+from maft.app.words import looks_like_a_list, split_names
+from maft.errors import UserError
+from maft.predictor import Prediction, Predictor, thing_flags
+
+Field = Literal["photo", "words", "things", "result"]
+
+
+class FieldError(UserError):
+    """A mistake in one field of the app, said beside it."""
+
+    def __init__(self, field: Field, message: str) -> None:
+        super().__init__(message)
+        self.field = field
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What one question to a model gave.
+
+    Attributes:
+        prediction: at the size of the picture.
+        seen: whether each class was seen in training; None where that is unknown.
+        remarks: what the visitor should know of the words.
+    """
+
+    prediction: Prediction
+    seen: tuple[bool, ...] | None
+    remarks: tuple[str, ...]
+
+    def is_unseen(self, label: int) -> bool:
+        """Whether it is known that training had no label of this class."""
+        return self.seen is not None and not self.seen[label]
+
+    @property
+    def size(self) -> int:
+        """Bytes that it needs, nearly."""
+        found = self.prediction
+        arrays = [found.image, found.labels, found.confidence, *(one.mask for one in found.instances or ())]
+        if found.segment_ids is not None:
+            arrays.append(found.segment_ids)
+        return sum(array.nbytes for array in arrays)
+
+
+def ask(
+    predictor: Predictor, photo: Photo, words: str, things: str, progress: Callable[[float, str], object]
+) -> Answer:
+    """Labels a photo.
+
+    Args:
+        words: classes, one a line.
+        things: the countable ones among them, one a line; every one when it is blank.
+        progress: is told the share that is done, and what comes next.
+
+    Raises:
+        FieldError: a field holds what cannot be used.
+    """
+    names = split_names(words)
+    if not names:
+        raise FieldError("words", "There are no words: write at least one class, each on a line of its own.")
+    with _about("words"):
+        vocabulary = predictor.vocabulary(names)
+    countable: list[str] | Literal["all"] = split_names(things) or "all"
+    with _about("things"):
+        thing_flags(vocabulary, countable)
+    progress(0.1, f"Encoding {len(names)} {'word' if len(names) == 1 else 'words'}")
+    with _about("words"):
+        predictor.prepare(names)
+    progress(0.3, "Labelling the picture")
+    with _about("photo"):
+        pixels = photo.pixels()
+    with _about("result"):
+        prediction = predictor(pixels, names, things=None if averages(predictor) else countable)
+    return Answer(prediction, vocabulary.seen, tuple(_remarks(names, prediction.unknown_words)))
+
+
+def averages(predictor: Predictor) -> bool:
+    """Whether a model's config averages several looks at a picture, which gives labels but no segments."""
+    return predictor.cfg.TEST.AUG.ENABLED or predictor.cfg.TEST.SLIDING_WINDOW.ENABLED
+
+
+def _remarks(names: list[str], unknown: tuple[str, ...]) -> Iterator[str]:
+    if unknown:
+        more = f" and {len(unknown) - 10} more" if len(unknown) > 10 else ""
+        yield (
+            f"This model's CLIP has never seen: {', '.join(unknown[:10])}{more}. What it says of "
+            f"{'this word' if len(unknown) == 1 else 'these words'} is a guess."
+        )
+    if looks_like_a_list(names):
+        yield f"{names[0]!r} is one class with synonyms: give each class a line of its own to tell them apart."
+
+
+@contextmanager
+def _about(field: Field) -> Iterator[None]:
+    try:
+        yield
+    except UserError as error:
+        raise FieldError(field, str(error)) from error

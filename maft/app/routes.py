@@ -1,0 +1,143 @@
+"""What the browser asks for beside Gradio's own pages: photos in, pictures and files out, all of them in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import anyio
+import anyio.to_thread
+from starlette.datastructures import MutableHeaders
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from maft.app.answers import Answer
+from maft.app.downloads import DOWNLOADS, Wish
+from maft.app.memory import Memory
+from maft.app.photos import Examples, Limits, Photo, read_photo
+from maft.app.regions import VIEWS, regions
+from maft.errors import UserError
+
+# Everything comes from here; Gradio's own pages need scripts and styles within them.
+_POLICY = (
+    "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:; connect-src 'self'; form-action 'self'; "
+    "base-uri 'self'; frame-ancestors 'self'"
+)
+_GONE = "This answer is no longer kept: label the picture again."
+_NOT_STORED = {"Cache-Control": "no-store"}
+
+
+class Routes:
+    """The app's own addresses.
+
+    Args:
+        memory: holds `Photo` and `Answer`.
+        examples: pictures to choose from.
+        limits: what a visitor may send.
+    """
+
+    def __init__(self, memory: Memory, examples: Examples, limits: Limits) -> None:
+        self.memory, self.examples, self.limits = memory, examples, limits
+        self._thumbnails: dict[int, bytes] = {}
+        # Decoding takes memory: what waits costs nothing but its file.
+        self._decoding = anyio.CapacityLimiter(2)
+
+    def all(self) -> list[Route]:
+        """For the server."""
+        return [
+            Route("/maft/photos", self.take_photo, methods=["POST"]),
+            Route("/maft/photos/{token}", self.show_photo),
+            Route("/maft/examples/{number:int}", self.take_example, methods=["POST"]),
+            Route("/maft/examples/{number:int}", self.show_example),
+            Route("/maft/answers/{token}/regions/{view}", self.show_regions),
+            Route("/maft/answers/{token}/{file}", self.download),
+        ]
+
+    async def take_photo(self, request: Request) -> Response:
+        """Keeps the picture in the body; answers with its name here, or with what is wrong with it."""
+        try:
+            # Before the first byte of it is taken in, where the browser says how many there will be.
+            self.limits.check_bytes(int(request.headers.get("content-length", 0)))
+            data = bytearray()
+            async for chunk in request.stream():
+                data += chunk
+                self.limits.check_bytes(len(data))
+        except UserError as error:
+            return JSONResponse({"error": str(error)}, 413)
+        return await self._kept(lambda: bytes(data))
+
+    async def take_example(self, request: Request) -> Response:
+        """The same for one of the examples."""
+        _, file = self.examples[request.path_params["number"] % len(self.examples)]
+        return await self._kept(file)
+
+    async def _kept(self, file: Callable[[], bytes]) -> Response:
+        try:
+            photo = await anyio.to_thread.run_sync(lambda: read_photo(file(), self.limits), limiter=self._decoding)
+        except UserError as error:
+            return JSONResponse({"error": str(error)}, 422)
+        except OSError as error:
+            return JSONResponse({"error": f"The picture cannot be read ({error.strerror}): choose another."}, 422)
+        token = self.memory.put(photo, photo.size)
+        return JSONResponse(
+            {"photo": token, "width": photo.width, "height": photo.height, "remark": photo.remark},
+            headers=_NOT_STORED,
+        )
+
+    def show_photo(self, request: Request) -> Response:
+        """The picture as it is shown."""
+        photo = self.memory.get(request.path_params["token"])
+        if not isinstance(photo, Photo):
+            return JSONResponse({"error": _GONE}, 404)
+        kind = "image/png" if photo.preview.startswith(b"\x89PNG") else "image/jpeg"
+        return Response(photo.preview, media_type=kind, headers=_NOT_STORED)
+
+    def show_example(self, request: Request) -> Response:
+        """A small picture of an example."""
+        number = request.path_params["number"] % len(self.examples)
+        if number not in self._thumbnails:
+            try:
+                self._thumbnails[number] = read_photo(self.examples[number][1](), self.limits).thumbnail()
+            except (UserError, OSError) as error:
+                return JSONResponse({"error": str(error)}, 404)
+        return Response(self._thumbnails[number], media_type="image/png")
+
+    def show_regions(self, request: Request) -> Response:
+        """What `Regions.packed` writes of a view."""
+        answer, view = self.memory.get(request.path_params["token"]), request.path_params["view"]
+        seen = regions(answer.prediction, view) if isinstance(answer, Answer) and view in VIEWS else None
+        if seen is None:
+            return JSONResponse({"error": _GONE}, 404)
+        return Response(seen.packed(), media_type="application/octet-stream", headers=_NOT_STORED)
+
+    def download(self, request: Request) -> Response:
+        """A file of an answer."""
+        answer, file = self.memory.get(request.path_params["token"]), request.path_params["file"]
+        if not isinstance(answer, Answer) or file not in DOWNLOADS:
+            return JSONResponse({"error": _GONE}, 404)
+        try:
+            wish = Wish.of(request.query_params)
+        except ValueError as error:
+            return JSONResponse({"error": str(error)}, 422)
+        kind, made = DOWNLOADS[file]
+        headers = {**_NOT_STORED, "Content-Disposition": f'attachment; filename="{file}"'}
+        return Response(made(answer.prediction, wish), media_type=kind, headers=headers)
+
+
+class Policy:
+    """Says with every answer of an application that its pages may ask no other host for anything."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Passes a request on."""
+
+        async def with_policy(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                headers["Content-Security-Policy"], headers["Referrer-Policy"] = _POLICY, "no-referrer"
+            await send(message)
+
+        await self.app(scope, receive, with_policy)

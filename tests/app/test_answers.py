@@ -1,0 +1,57 @@
+"""From fields to an answer; a mistake belongs to its field."""
+
+import pytest
+
+from maft.app.answers import FieldError, ask
+from maft.app.photos import Limits, drawn_examples, read_photo
+
+FIVE_THOUSAND = "\n".join(f"thing number {number}" for number in range(5000))
+
+
+@pytest.fixture(scope="module")
+def photo():
+    return read_photo(drawn_examples(2)[1][1](), Limits())
+
+
+def asked(predictor, photo, words, things=""):
+    stages = []
+    answer = ask(predictor, photo, words, things, lambda done, text: stages.append(done))
+    assert stages == sorted(stages) and len(stages) > 1
+    return answer
+
+
+def test_an_answer_has_labels_segments_and_what_was_seen(predictor, photo):
+    answer = asked(predictor, photo, "star\nbadge\nbrick\ncactus", "star\nbadge")
+    found = answer.prediction
+    assert found.labels.shape == (96, 96) and found.segment_ids is not None and found.instances is not None
+    assert {one["name"] for one in found.segments if one["isthing"]} <= {"star", "badge"}
+    assert len(answer.seen) == 4 and answer.size > found.labels.nbytes
+
+
+@pytest.mark.parametrize(
+    ("words", "things", "field", "sentence"),
+    [
+        ("", "", "words", "no words"),
+        (" \n ; ", "", "words", "no words"),
+        ("cat\nCat", "", "words", "occurs twice"),
+        (",", "", "words", "blank"),
+        ("cat\nsky", "dog", "things", "'dog' is none of the class names"),
+    ],
+)
+def test_mistakes_are_said_at_their_field(predictor, photo, words, things, field, sentence):
+    with pytest.raises(FieldError, match=sentence) as caught:
+        asked(predictor, photo, words, things)
+    assert caught.value.field == field
+
+
+def test_words_that_the_model_does_not_know_are_said(predictor, photo):
+    (remark,) = asked(predictor, photo, "brick\nzebra\nслон").remarks
+    assert "never seen: zebra, слон" in remark
+    (first, second) = asked(predictor, photo, "zebra, giraffe, bus").remarks
+    assert "zebra" in first and "one class with synonyms" in second
+    assert asked(predictor, photo, "brick\nbadge").remarks == ()
+
+
+def test_five_thousand_words(predictor, photo):
+    answer = asked(predictor, photo, FIVE_THOUSAND)
+    assert answer.prediction.labels.max() < 5000 and len(answer.remarks[0]) < 500

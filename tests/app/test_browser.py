@@ -1,0 +1,255 @@
+"""The app in a real browser: Debian's Chromium, driven by playwright, on the shipped model.
+
+``MAFT_SCREENSHOTS=docs/images python -m pytest tests/app/test_browser.py`` writes the pictures of the documentation.
+"""
+
+import json
+import os
+import re
+import shutil
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from maft.app.models import Models
+from maft.app.photos import Limits, drawn_examples, encoded
+from maft.miniature import miniature_classes, render_scene
+from maft.predictor import Predictor
+
+playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+pytest.importorskip("gradio", reason="gradio is not installed")
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium: apt-get install chromium")
+
+GO = "Label the picture"
+PHONE = {"viewport": {"width": 390, "height": 844}, "device_scale_factor": 2, "is_mobile": True, "has_touch": True}
+# A brick wall with a badge, a bee, a carrot and a cactus.
+SCENE = 1
+
+
+@pytest.fixture(scope="module")
+def server(predictor):
+    from maft.app.server import serve
+
+    models = Models(
+        {"miniature": lambda: predictor, "frozen CLIP": lambda: Predictor.from_config("quickstart/frozen_clip")}
+    )
+    page = serve(models, drawn_examples(), Limits(megabytes=1, megapixels=2), host="127.0.0.1", port=None)
+    yield page
+    page.close()
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with playwright.sync_playwright() as driver:
+        chromium = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture()
+def visit(browser, server):
+    """Opens the page as a new visitor; at the end no visitor asked another host or met an error of a script."""
+    contexts, hosts, errors = [], set(), []
+
+    def opened(**options):
+        context = browser.new_context(**{"viewport": {"width": 1280, "height": 900}, **options})
+        contexts.append(context)
+        page = context.new_page()
+        page.set_default_timeout(20_000)
+        page.on("request", lambda request: hosts.add(urlsplit(request.url).hostname))
+        page.on("pageerror", lambda error: errors.append(str(error)))
+        page.goto(server.local_url)
+        page.wait_for_selector(".maft-examples img")
+        return page
+
+    yield opened
+    for context in contexts:
+        context.close()
+    assert hosts <= {urlsplit(server.local_url).hostname, None}
+    assert errors == []
+
+
+def part(page, name):
+    return page.locator(f'[data-part="{name}"]')
+
+
+def choose(page, file="scene.png", data=None):
+    data = encoded(Image.fromarray(render_scene(SCENE, "val").image), "PNG") if data is None else data
+    part(page, "file").set_input_files({"name": file, "mimeType": "image/jpeg", "buffer": data})
+
+
+def fill(page, field, text):
+    page.locator(f"#maft-{field} textarea").fill(text)
+
+
+def label(page):
+    page.get_by_role("button", name=GO).click()
+
+
+def legend(page):
+    """Names and texts of the classes found, once they are there."""
+    part(page, "legend").locator("button").first.wait_for()
+    return part(page, "legend").locator("button span").all_inner_texts()
+
+
+def photographed(page, name, **options):
+    """Kept for the documentation where a folder is named."""
+    if folder := os.environ.get("MAFT_SCREENSHOTS"):
+        page.screenshot(path=Path(folder) / f"{name}.png", **options)
+
+
+def colour_at(page, x, y):
+    """RGBA of the labels' canvas at a share of its width and height."""
+    script = """([x, y]) => { const canvas = document.querySelector('[data-part="colours"]');
+        const [u, v] = [Math.floor(x * canvas.width), Math.floor(y * canvas.height)];
+        return [...canvas.getContext('2d').getImageData(u, v, 1, 1).data]; }"""
+    return page.evaluate(script, [x, y])
+
+
+def place_of(name):
+    """x and y, as shares, of a point well inside a class of the scene."""
+    mask = render_scene(SCENE, "val").sem_seg == miniature_classes().names.index(name)
+    rows, columns = mask.nonzero()
+    middle = np.argmin(np.abs(rows - rows.mean()) + np.abs(columns - columns.mean()))
+    return (columns[middle] + 0.5) / 96, (rows[middle] + 0.5) / 96
+
+
+def tip(page, x, y):
+    """What is said of a point of the picture, given in shares, with the mouse on it."""
+    part(page, "lines").scroll_into_view_if_needed()
+    box = part(page, "lines").bounding_box()
+    page.mouse.move(box["x"] + x * box["width"], box["y"] + y * box["height"])
+    return part(page, "tip").inner_text()
+
+
+def test_photo_words_result_and_files(visit, server):
+    page = visit()
+    choose(page)
+    part(page, "photo").wait_for()
+    fill(page, "words", "badge\nbee\ncactus\nbrick")
+    fill(page, "things", "badge\nbee\ncactus")
+    label(page)
+    assert set(legend(page)) == {"badge", "bee", "cactus", "brick"}
+    # The name of what the pointer is on, and its outline.
+    x, y = place_of("cactus")
+    assert re.fullmatch(r"cactus · \d+ %", tip(page, x, y))
+    photographed(page, "app_desktop", full_page=True)
+    # Switching a class off and on again, without the server.
+    assert colour_at(page, x, y)[3] == 255
+    button = part(page, "legend").locator("button", has_text="cactus")
+    button.click()
+    assert colour_at(page, x, y)[3] == 0 and button.get_attribute("aria-pressed") == "false"
+    with page.expect_download() as download:
+        part(page, "labels").click()
+    with Image.open(download.value.path()) as image:
+        stored = np.asarray(image)
+    assert image.mode == "P" and stored.shape == (96, 96)
+    assert set(np.unique(stored)) == {0, 1, 3, 255}, "class 2 is switched off"
+    button.click()
+    assert colour_at(page, x, y)[3] == 255
+    with page.expect_download() as download:
+        part(page, "json").click()
+    table = json.loads(Path(download.value.path()).read_text(encoding="utf-8"))
+    assert table["class_names"] == ["badge", "bee", "cactus", "brick"] and table["instances"]
+    with page.expect_download() as download:
+        part(page, "overlay").click()
+    with Image.open(download.value.path()) as image:
+        assert image.size[0] >= 320
+    # Opacity and threshold work on what is here: the model is not asked again.
+    asked = []
+    page.on("request", lambda request: asked.append(request.url))
+    part(page, "opacity").fill("20")
+    assert page.evaluate("document.querySelector('[data-part=colours]').style.opacity") == "0.2"
+    sure = int(re.search(r"\d+", tip(page, x, y)).group())
+    assert sure < 100
+    part(page, "threshold").fill(str(sure + 1))
+    assert colour_at(page, x, y)[3] == 0
+    assert tip(page, x, y) == "none of these"
+    part(page, "threshold").fill("0")
+    assert asked == []
+    for view in ("Panoptic", "Instances"):
+        page.get_by_role("radio", name=view).click()
+        page.wait_for_function(f"document.querySelector('[data-view={view.lower()}]').ariaChecked === 'true'")
+        assert re.fullmatch(r"badge · \d+ %", tip(page, *place_of("badge")))
+    assert list(Path(os.environ["GRADIO_TEMP_DIR"]).rglob("*.*")) == [], "nothing of a visitor is on the disk"
+
+
+def test_mistakes_are_said_beside_their_field(visit, caplog):
+    page = visit()
+    label(page)
+    error = part(page, "error")
+    error.wait_for()
+    assert "There is no picture yet" in error.inner_text()
+    choose(page, "holiday.jpg", b"this is a text")
+    page.wait_for_function("document.querySelector('[data-part=error]').textContent.includes('is no picture')")
+    choose(page, "large.png", encoded(Image.new("RGB", (2000, 1500)), "PNG"))
+    page.wait_for_function("document.querySelector('[data-part=error]').textContent.includes('3.0 megapixels')")
+    choose(page, "heavy.png", b"x" * (2**20 + 1))
+    page.wait_for_function("document.querySelector('[data-part=error]').textContent.includes('this app takes 1')")
+    choose(page)
+    part(page, "photo").wait_for()
+    assert error.is_hidden()
+    fill(page, "words", "")
+    label(page)
+    wrong = page.locator(".maft-error:visible")
+    wrong.wait_for()
+    assert wrong.all_inner_texts() == ["There are no words: write at least one class, each on a line of its own."]
+    above, below = page.locator("#maft-words").bounding_box(), wrong.bounding_box()
+    assert 0 <= below["y"] - above["y"] - above["height"] < 40, "it stands under its field"
+    fill(page, "words", "brick\nbadge\nzebra")
+    fill(page, "things", "dog")
+    label(page)
+    page.wait_for_function("document.body.innerText.includes(\"The thing 'dog' is none of the class names\")")
+    assert wrong.count() == 1
+    photographed(page, "app_error")
+    fill(page, "things", "")
+    label(page)
+    assert "brick" in legend(page)
+    assert wrong.count() == 0 and "never seen: zebra" in page.locator(".maft-remark").inner_text()
+    assert page.locator(".toast-wrap *").count() == 0
+    assert not [record for record in caplog.records if record.exc_info], "no traceback on the server"
+
+
+def test_on_a_phone_the_result_is_under_the_photo(visit):
+    page = visit(**PHONE)
+    page.locator(".maft-examples button").nth(SCENE).click()
+    part(page, "photo").wait_for()
+    label(page)
+    assert "brick" in legend(page)
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390, "nothing is cut off at the side"
+    result, words = part(page, "lines").bounding_box(), page.locator("#maft-words").bounding_box()
+    assert result["width"] > 300 and result["y"] + result["height"] < words["y"]
+    page.wait_for_function("document.querySelector('[data-part=stage]').getBoundingClientRect().top < 200")
+    part(page, "lines").tap()
+    assert "%" in part(page, "tip").inner_text()
+    photographed(page, "app_phone")
+
+
+def test_two_visitors_at_once_get_their_own_answers(visit):
+    one, other = visit(), visit()
+    for page, words in ((one, "brick\nbadge"), (other, "grass\ncactus\nbee")):
+        choose(page)
+        part(page, "photo").wait_for()
+        fill(page, "words", words)
+        fill(page, "things", "")
+    other.locator("#maft-model input").click()
+    other.get_by_role("option", name="frozen CLIP").click()
+    label(one)
+    label(other)
+    assert set(legend(one)) <= {"brick", "badge"}
+    assert set(legend(other)) <= {"grass", "cactus", "bee"}
+
+
+def test_vocabularies_fill_the_words(visit):
+    page = visit()
+    page.locator("#maft-vocabulary input").click()
+    page.get_by_role("option", name="miniature: the 6 unseen classes").click()
+    unseen = miniature_classes().unseen[0]
+    page.wait_for_function(
+        f"document.querySelector('#maft-words textarea').value.split('\\n').length === {len(unseen)}"
+    )
+    assert set(page.locator("#maft-words textarea").input_value().split("\n")) == set(unseen)
