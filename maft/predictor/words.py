@@ -67,11 +67,12 @@ def thing_flags(words: Vocabulary, things: Sequence[str] | Literal["all"]) -> li
     if listed is None or not all(isinstance(thing, str) for thing in listed):
         example = [things] if isinstance(things, str) else ["cat", "dog"]
         raise UserError(f"Things are a list of names or 'all', not {shown(things)}: write {example}.")
-    names = [{as_clip_reads(name), as_clip_reads(name.partition(",")[0])} for name in words.names]
+    short = [name.partition(",")[0] for name in words.names]
+    names = [{as_clip_reads(name), as_clip_reads(first)} for name, first in zip(words.names, short, strict=True)]
     known = set().union(*names)
     asked = {as_clip_reads(thing): thing for thing in listed}
     if strangers := [thing for read, thing in asked.items() if read not in known]:
-        raise UserError(f"The thing {strangers[0]!r} is none of the class names.{closest(strangers[0], words.names)}")
+        raise UserError(f"The thing {strangers[0]!r} is none of the class names.{closest(strangers[0], short)}")
     return [not name.isdisjoint(asked) for name in names]
 
 

@@ -1,7 +1,5 @@
 """Images in every form, any words, and checkpoints that are complete in themselves."""
 
-from concurrent.futures import ThreadPoolExecutor
-
 import numpy as np
 import pytest
 import torch
@@ -92,13 +90,6 @@ def test_a_call_leaves_nothing_behind(predictor, image):
     assert predictor(image).class_names == before
 
 
-def test_threads_get_their_own_words(predictor, image):
-    words = [("carrot", "brick"), ("gift",)] * 4
-    with ThreadPoolExecutor(4) as pool:
-        answers = list(pool.map(lambda names: predictor(image, names), words))
-    assert [answer.class_names for answer in answers] == words
-
-
 @pytest.mark.parametrize("kind", ["PANOPTIC", "INSTANCE"])
 def test_a_config_for_panoptic_results_labels_pictures(tiny_configs, image, kind):
     other = Predictor.from_config(tiny_configs / "maft.yaml", [f"MODEL.INFERENCE.{kind}", "True"])
@@ -115,14 +106,6 @@ def test_masks_from_disk_are_found_by_the_path(tiny_configs, image, tmp_path):
     Image.fromarray(np.repeat([[1, 2]], 30, axis=1).repeat(40, axis=0).astype(np.uint8)).save(tmp_path / "masks/a.png")
     masks = ["MODEL.PROPOSER.NAME", "MaskFiles", "MODEL.PROPOSER.MaskFiles.PATH", str(tmp_path / "masks")]
     assert Predictor.from_config(tiny_configs / "maft.yaml", masks)(tmp_path / "a.png", WORDS).labels.shape == (40, 60)
-
-
-@pytest.mark.parametrize(
-    ("words", "sentence"), [([], "empty"), (["dog", ""], "number 2"), (["dog", "dog"], "'dog' occurs twice")]
-)
-def test_words_that_cannot_be_told_apart(predictor, image, words, sentence):
-    with pytest.raises(UserError, match=sentence):
-        predictor(image, words)
 
 
 def test_a_checkpoint_folder_needs_neither_clip_nor_the_weights_it_was_trained_from(checkpoint, image):
@@ -193,6 +176,131 @@ def test_paths_that_lead_to_no_model(way, path):
 def test_overrides_are_texts(tiny_configs, overrides):
     with pytest.raises(UserError, match="Overrides are texts KEY VALUE, not "):
         Predictor.from_config(tiny_configs / "maft.yaml", overrides)
+
+
+PICTURES = [(40, 60), (61, 35), (48, 48), (33, 90), (20, 21)]
+CLASSIFIERS = {
+    "IPCLIP": ["MODEL.CLIP.NAME", "tiny_vit"],
+    "MaskedCrops": ["MODEL.CLASSIFIER.NAME", "MaskedCrops", "MODEL.ENSEMBLE.NAME", "OVSegEnsemble"],
+    "MaskPooling": ["MODEL.CLIP.NAME", "tiny_convnext", "MODEL.CLASSIFIER.NAME", "MaskPooling"],
+    "MaskAdapter": ["MODEL.CLIP.NAME", "tiny_convnext", "MODEL.CLASSIFIER.NAME", "MaskAdapter"],
+}
+
+
+@pytest.mark.parametrize("classifier", CLASSIFIERS)
+def test_pictures_of_many_sizes_are_labelled_as_each_by_itself(tiny_configs, classifier):
+    predictor = Predictor.from_config(tiny_configs / "maft.yaml", [*CLASSIFIERS[classifier], "MODEL.LOSSES", "{}"])
+    draws = np.random.default_rng(0)
+    images = [draws.integers(0, 256, (*size, 3), dtype=np.uint8) for size in PICTURES]
+    together = predictor(images, WORDS, "all")
+    assert [found.labels.shape for found in together] == PICTURES
+    for image, found in zip(reversed(images), reversed(together), strict=True):
+        alone = predictor(image, WORDS, "all")
+        np.testing.assert_allclose(found.confidence, alone.confidence, rtol=0, atol=1e-5)
+        np.testing.assert_array_equal(found.labels, alone.labels)
+        np.testing.assert_array_equal(found.segment_ids, alone.segment_ids)
+        np.testing.assert_allclose([i.score for i in found.instances], [i.score for i in alone.instances], atol=1e-5)
+
+
+def test_a_folder_is_a_list_and_a_stream_takes_one_picture_after_the_other(predictor, image, tmp_path):
+    for name in ("b.png", "a.png"):
+        Image.fromarray(image[: 30 if name == "a.png" else 40]).save(tmp_path / name)
+    assert [found.labels.shape for found in predictor(tmp_path, WORDS)] == [(30, 60), (40, 60)]
+    assert [found.labels.shape for found in predictor.stream(tmp_path, WORDS)] == [(30, 60), (40, 60)]
+    assert predictor([], WORDS) == []
+    taken = []
+
+    def pictures():
+        for number in range(3):
+            taken.append(number)
+            yield image
+
+    stream = predictor.stream(pictures(), WORDS)
+    assert not taken
+    next(stream)
+    assert taken == [0]
+    with pytest.raises(UserError, match="empty"):
+        predictor.stream(pictures(), [])
+
+
+def test_confidence_and_scores_lie_in_0_to_1_and_what_is_less_sure_is_none_of_these(tiny_configs, image):
+    soft = ["MODEL.CLASSIFIER.LOGIT_SCALE", "5.0", "MODEL.INFERENCE.OVERLAP_THRESHOLD", "0.0"]
+    predictor = Predictor.from_config(tiny_configs / "maft.yaml", soft)
+    found = predictor(image, WORDS, "all")
+    assert found.confidence.dtype == np.float32 and 0 < found.confidence.min() < found.confidence.max() <= 1
+    assert all(0 < one["score"] <= 1 for one in found.segments) and all(0 < one.score <= 1 for one in found.instances)
+    scores = [one.score for one in found.instances]
+    assert scores == sorted(scores, reverse=True)
+    for one in found.instances:
+        rows, columns = np.nonzero(one.mask)
+        assert one.box == (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1)
+        assert one.name == WORDS[one.label] and one.mask.shape == (40, 60)
+    # One name for each mask.
+    assert len({one.mask.tobytes() for one in found.instances}) == len(found.instances)
+    for limit in (np.median(found.confidence), np.median(scores), 1.0):
+        some = predictor(image, WORDS, "all", none_below=float(limit))
+        np.testing.assert_array_equal(some.labels, np.where(found.confidence < limit, -1, found.labels))
+        np.testing.assert_array_equal(some.confidence, found.confidence)
+        kept = [one for one in found.segments if one["score"] >= limit]
+        assert list(some.segments) == kept
+        inside = np.isin(found.segment_ids, [one["id"] for one in kept])
+        np.testing.assert_array_equal(some.segment_ids, np.where(inside, found.segment_ids, 0))
+        assert [one.score for one in some.instances] == [score for score in scores if score >= limit]
+
+
+@pytest.mark.parametrize("limit", [-0.1, 1.5, float("nan"), "half", None, True])
+def test_a_limit_outside_0_to_1_is_refused(predictor, image, limit):
+    with pytest.raises(UserError, match="none_below is .*, which does not lie in 0 to 1"):
+        predictor(image, WORDS, none_below=limit)
+
+
+def test_words_the_clip_has_never_seen_are_said(predictor, image, caplog):
+    words = ["a carrot", "zebra on the moon", "漢", "grass"]
+    assert predictor.unknown_words(words) == predictor(image, words).unknown_words
+    assert set(predictor.unknown_words(words)) >= {"zebra", "moon", "漢"}
+    assert not {"carrot", "grass", "a"} & set(predictor.unknown_words(words))
+    assert predictor(image).unknown_words == ()
+    assert "CLIP tiny_vit has never seen zebra" in caplog.text
+
+
+def test_thousands_of_words(predictor, image):
+    words = [f"thing {number}" for number in range(5000)]
+    found = predictor(image, words)
+    assert len(found.class_names) == 5000 and found.labels.max() < 5000
+    assert found.confidence.max() <= 1
+
+
+def test_mixed_precision_changes_little_and_gives_float32(tiny_configs, predictor, image):
+    half = Predictor.from_config(tiny_configs / "maft.yaml", dtype="bfloat16", device="cpu")
+    half.model.load_state_dict(predictor.model.state_dict())
+    found, expected = half(image, WORDS), predictor(image, WORDS)
+    assert found.confidence.dtype == np.float32
+    assert 0 < np.abs(found.confidence - expected.confidence).mean() < 0.1
+
+
+def test_a_model_that_was_saved_is_the_same(predictor, image, tmp_path):
+    again = Predictor.from_pretrained(predictor.save_pretrained(tmp_path / "new" / "model"))
+    np.testing.assert_array_equal(again(image, WORDS).confidence, predictor(image, WORDS).confidence)
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="cannot be saved in .*file"):
+        predictor.save_pretrained(tmp_path / "file")
+
+
+def test_the_shipped_model_is_made_by_its_name():
+    assert len(Predictor.from_pretrained("miniature", device="cpu").vocabulary()) > 3
+    with pytest.raises(UserError, match="no revisions"):
+        Predictor.from_pretrained("miniature", revision="main")
+    with pytest.raises(UserError, match="miniatur"):
+        Predictor.from_pretrained("miniatur")
+
+
+def test_pictures_that_do_not_fit_into_the_memory_are_one_sentence(predictor, image, monkeypatch):
+    def full(*given):
+        raise RuntimeError("[enforce fail] DefaultCPUAllocator: not enough memory: you tried to allocate 1 bytes.")
+
+    monkeypatch.setattr(type(predictor.model), "combine", full)
+    with pytest.raises(UserError, match="60x40 pixels and 3 words does not fit into the memory"):
+        predictor(image, WORDS)
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 300), (4000, 3)])
