@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from file_server import FileServer
 from golden.roots import VARIABLE, Recordings
+from hub_server import HubServer
 
 # Before anything imports huggingface_hub: a test that would download must fail at once, everywhere alike.
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -47,6 +48,24 @@ def file_server(monkeypatch: pytest.MonkeyPatch) -> Iterator[FileServer]:
     """A server on this machine; for the test, downloads may come from there, though it has no https."""
     with FileServer() as server:
         monkeypatch.setattr("maft.downloads.SCHEMES", ("https://", server.url))
+        yield server
+        server.shutdown()
+
+
+@pytest.fixture
+def hub_server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[HubServer]:
+    """A hub on this machine that this process and its children take for the real one, with an empty cache."""
+    from huggingface_hub import constants
+
+    with HubServer() as server:
+        monkeypatch.setenv("HF_ENDPOINT", server.url)
+        monkeypatch.setenv("HF_HOME", str(tmp_path / "hub"))
+        monkeypatch.setenv("HF_HUB_OFFLINE", "0")
+        monkeypatch.setenv("HF_TOKEN", "hf_of_nobody")
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub" / "hub"))
+        for module in ("hub", "publishing"):
+            monkeypatch.setattr(f"maft.zoo.{module}.HUB", server.url)
         yield server
         server.shutdown()
 

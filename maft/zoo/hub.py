@@ -16,7 +16,7 @@ from huggingface_hub.errors import (
 from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars
 
 from maft.clip.hub import HUB, check_reachable, is_offline
-from maft.errors import UserError, first_line, shown
+from maft.errors import UserError, shown
 from maft.files import writing
 
 FILES = ("model.safetensors", "config.yaml")
@@ -33,8 +33,8 @@ def from_hub(repository: str, revision: str | None = None) -> Path:
         folder = Path(_snapshot(repository, revision))
     except LocalEntryNotFoundError as error:
         raise UserError(
-            f"{repository} is not in the cache of the hub and could not be fetched ({first_line(error)[:120]}): try "
-            f"again with a connection, or download {' and '.join(FILES)} into a folder and give that."
+            f"{repository} is not in the cache of the hub, which is out of reach: try again with a connection to "
+            f"{HUB}, or download {' and '.join(FILES)} into a folder and give that."
         ) from error
     except HFValidationError as error:
         raise UserError(f"{shown(repository)} names no repository of the hub, as org/name does.") from error
@@ -66,5 +66,5 @@ def _snapshot(repository: str, revision: str | None) -> str:
         disable_progress_bars()
     with writing(repository):
         return snapshot_download(
-            repository, revision=revision, allow_patterns=list(FILES), local_files_only=not reachable
+            repository, revision=revision, allow_patterns=list(FILES), local_files_only=not reachable, endpoint=HUB
         )
