@@ -16,8 +16,8 @@ def count_images(names: Sequence[str], key: str) -> dict[str, int]:
         key: of the config, ``DATASETS.TRAIN`` or ``DATASETS.TEST``.
 
     Raises:
-        UserError: there is nothing to train on, or one is unknown or cannot be used; the sentence names all that are so, and how to go on without those
-            of ``DATASETS.TEST``.
+        UserError: there is nothing to train on, or one is unknown or cannot be used; the sentence names all that are
+            so, and how to go on without those of ``DATASETS.TEST``.
     """
     if key == "DATASETS.TRAIN" and not names:
         raise UserError(f"{key} is empty: name at least one dataset.")

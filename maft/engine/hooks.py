@@ -69,20 +69,20 @@ def _due(iterations: int, period: int) -> bool:
 
 class PeriodicCheckpoint(HookBase):
     """Saves a resumable checkpoint of ``model`` (without its data-parallel wrapper) every ``period`` iterations, after
-    the last one and when the run is asked to stop. Register it after the hooks that change what belongs to the
+    the last one, when the run is asked to stop and before each evaluation, which may then be broken off. Register it after the hooks that change what belongs to the
     iteration that is saved.
 
     Raises:
         UserError: the weights are not finite any more; they are not saved.
     """
 
-    def __init__(self, model: nn.Module, checkpointer: Checkpointer, period: int) -> None:
-        self.model, self.checkpointer, self.period = model, checkpointer, period
+    def __init__(self, model: nn.Module, checkpointer: Checkpointer, period: int, evaluation_period: int = 0) -> None:
+        self.model, self.checkpointer, self.periods = model, checkpointer, (period, evaluation_period)
 
     def after_step(self) -> None:
         iterations = self.trainer.iter + 1
         last = iterations == self.trainer.max_iter
-        if not (last or self.trainer.stopping or _due(iterations, self.period)):
+        if not (last or self.trainer.stopping or any(_due(iterations, period) for period in self.periods)):
             return
         model = self.model.state_dict()
         # In every process: where one alone raised, the others would wait for it.

@@ -25,7 +25,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from maft.data.loader import TrainingLoader
 from maft.engine.schedules import set_iteration
 from maft.engine.solver import clip_gradients
-from maft.engine.stopping import StopRequest
+from maft.engine.stopping import StopRequest, again
 from maft.engine.watching import passing
 from maft.errors import UserError, first_line
 
@@ -73,7 +73,7 @@ class Trainer(TrainerBase):
         self.device = self.parameters[0].device
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=autocast is torch.float16)
         self._batches: Iterator[list[dict[str, Any]]] | None = None
-        self.request = StopRequest()
+        self.request = StopRequest("Stopping once this iteration is done and saved; Ctrl-C once more stops at once.")
         # The signal that asked any of the processes to stop, the same in all of them; 0 for none.
         self.stopping = 0
 
@@ -101,9 +101,9 @@ class Trainer(TrainerBase):
                         self.after_step()
                         if self.stopping:
                             logger.warning(
-                                "Stopped after iteration %d and saved it: go on with --resume, as a requeued job does.",
-                                self.iter,
-                            )
+                                "Stopped and saved after %d of %d iterations; go on with: %s",
+                                self.iter + 1, max_iter, again("--resume"),
+                            )  # fmt: skip
                             raise SystemExit(128 + self.stopping)
                 self.iter = max_iter
             except BaseException:
@@ -116,6 +116,13 @@ class Trainer(TrainerBase):
             finally:
                 self._batches = None
             self.after_train()
+
+    def after_train(self) -> None:
+        # Every hook closes what it has opened, whatever happens to one before it, such as a stop in an evaluation.
+        self.storage.iter = self.iter
+        with contextlib.ExitStack() as stack:
+            for hook in reversed(self._hooks):
+                stack.callback(hook.after_train)
 
     def run_step(self) -> None:
         start = time.perf_counter()

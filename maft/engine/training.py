@@ -33,6 +33,7 @@ from maft.engine.hooks import CompiledParts, PeriodicCheckpoint, PeriodicEvaluat
 from maft.engine.resuming import config_leaves, drop_metrics_from, log_changes
 from maft.engine.schedules import build_scheduler
 from maft.engine.solver import build_optimizer
+from maft.engine.stopping import again, stopping_at_once
 from maft.engine.summary import evaluation_summary, training_summary
 from maft.engine.trainer import Trainer
 from maft.engine.watching import meet, passing
@@ -173,7 +174,9 @@ def train(cfg: CfgNode, seed: int, images: Mapping[str, int], *, resume: bool = 
     results: dict[str, Any] = {}
 
     def evaluation() -> dict[str, Any]:
-        results.update(_evaluated(cfg, model) if cfg.DATASETS.TEST else {})
+        if cfg.DATASETS.TEST:
+            advice = f"Stopped in an evaluation; the iterations before it are saved, go on with: {again('--resume')}"
+            results.update(_evaluated(cfg, model, advice))
         return results
 
     trainer.register_hooks(_hooks(cfg, model, checkpointer, evaluation, start))
@@ -237,7 +240,7 @@ def _hooks(
         IterationTimer(),
         CallbackHook(after_step=lambda _: model.after_optimizer_step()),
         LRScheduler(),
-        PeriodicCheckpoint(model, checkpointer, cfg.SOLVER.CHECKPOINT_PERIOD),
+        PeriodicCheckpoint(model, checkpointer, cfg.SOLVER.CHECKPOINT_PERIOD, cfg.TEST.EVAL_PERIOD),
         PeriodicEvaluation(cfg.TEST.EVAL_PERIOD, evaluation),
     ]
     if cfg.SOLVER.COMPILE:
@@ -276,7 +279,8 @@ def _evaluate_only(cfg: CfgNode, seed: int, images: Mapping[str, int], resume: b
             "MODEL.WEIGHTS is empty, so that this evaluates what a training of the config starts from, not its result: "
             "name a trained model with MODEL.WEIGHTS FOLDER, or give --resume for the last checkpoint in OUTPUT_DIR."
         )
-    return _evaluated(cfg, model)
+    go_on = again("TEST.RESUME", "True") if isinstance(model, OpenVocabSegmentor) else again()
+    return _evaluated(cfg, model, f"Stopped; the evaluation goes on with: {go_on}")
 
 
 def _trains(model: nn.Module) -> bool:
@@ -284,8 +288,9 @@ def _trains(model: nn.Module) -> bool:
     return any(p.requires_grad and not name.endswith("void_embedding") for name, p in model.named_parameters())
 
 
-def _evaluated(cfg: CfgNode, model: Trainable) -> dict[str, Any]:
-    return evaluate_regions(cfg, model) if isinstance(model, RegionNaming) else evaluate(cfg, _segmentor(model))
+def _evaluated(cfg: CfgNode, model: Trainable, advice: str) -> dict[str, Any]:
+    with stopping_at_once(advice):
+        return evaluate_regions(cfg, model) if isinstance(model, RegionNaming) else evaluate(cfg, _segmentor(model))
 
 
 def _segmentor(model: Trainable) -> OpenVocabSegmentor:

@@ -28,6 +28,7 @@ from maft.data.catalog import class_names
 from maft.data.loader import build_test_loader
 from maft.data.mappers import SegmentationMapper
 from maft.data.reading import Record
+from maft.engine.stopping import again, stopping_at_once
 from maft.engine.training import set_up
 from maft.errors import UserError
 from maft.evaluation.progress import fingerprint
@@ -55,7 +56,8 @@ def mine(cfg: CfgNode, task: MiningTask) -> dict[str, float]:
     """
     with held(cfg.OUTPUT_DIR, "regions", "shards") if comm.is_main_process() else contextlib.nullcontext():
         set_up(cfg)
-        return _mine(cfg, task)
+        with stopping_at_once(f"Stopped; images that are done stay so, go on with: {again() or 'the same call'}"):
+            return _mine(cfg, task)
 
 
 def _mine(cfg: CfgNode, task: MiningTask) -> dict[str, float]:
@@ -131,7 +133,9 @@ def _mine_images(
     loader = build_test_loader(records, mapper, workers=cfg.DATALOADER.NUM_WORKERS)
     model.proposer.check_records(records)
     with torch.no_grad():
-        for batch in tqdm(loader, "Mining", unit="image", mininterval=5, disable=not comm.is_main_process()):
+        for batch in tqdm(
+            loader, "Mining", unit="image", mininterval=5, disable=None if comm.is_main_process() else True
+        ):
             candidates = batch[0]["nouns"]
             regions, masks = torch.zeros(0, 3, 1, 1, dtype=torch.uint8), torch.zeros(0, 1, 1, dtype=torch.bool)
             chosen: Chosen = []

@@ -87,7 +87,10 @@ def test_a_request_to_stop_finishes_the_step_and_saves_it(train, images, tmp_pat
         images, tmp_path / "stopped", "--processes", str(processes), TINY_KILL_AT="2", TINY_EVENT=str(int(number))
     )
     assert stopped.returncode == 128 + number, stopped.stderr
-    assert "Traceback" not in stopped.stderr and "go on with --resume" in (tmp_path / "stopped/log.txt").read_text()
+    assert "Traceback" not in stopped.stderr and "Ctrl-C once more" in stopped.stderr
+    log = (tmp_path / "stopped/log.txt").read_text()
+    command = f"python {SCRIPT} {images} {tmp_path / 'stopped'} --processes {processes} --resume"
+    assert f"Stopped and saved after 3 of 6 iterations; go on with: {command}\n" in log
     assert (tmp_path / "stopped/checkpoints/last_checkpoint").read_text() == "iter_0000003\n"
     if processes == 1:
         seen, weights = train(tmp_path / "stopped", resume=True)

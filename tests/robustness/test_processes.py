@@ -58,9 +58,9 @@ def start(command, images, output, *arguments, **variables):
     return run
 
 
-def endless(images, output, *arguments, command=OWN):
+def endless(images, output, *arguments, command=OWN, **variables):
     """A run without an end, once it has written its first checkpoint."""
-    run = start(command, images, output, "SOLVER.MAX_ITER", "100000", *arguments, RUN=str(output))
+    run = start(command, images, output, "SOLVER.MAX_ITER", "100000", *arguments, RUN=str(output), **variables)
     deadline = time.monotonic() + 300
     while not (output / "checkpoints/last_checkpoint").exists() and time.monotonic() < deadline:
         assert run.poll() is None, finished(run)
@@ -221,8 +221,24 @@ def test_a_request_to_the_launcher_stops_all_and_saves(images, tmp_path, number)
     run = endless(images, tmp_path)
     run.send_signal(number)
     status, text = finished(run)
-    assert status == 128 + number and "go on with --resume, as a requeued job does" in text
+    assert status == 128 + number and re.search(r"Stopped and saved .* go on with: python \S+/tiny_run\.py .* --resume$",
+                                                text, re.MULTILINE)  # fmt: skip
+    assert text.count("Ctrl-C once more stops at once") == 1
     assert "Traceback" not in text and not left_behind(tmp_path)
+
+
+@long
+def test_a_second_request_to_the_launcher_ends_all_at_once(images, tmp_path):
+    run = endless(
+        images, tmp_path, "--timeout", "5", TINY_RANK="1", TINY_KILL_AT="9", TINY_EVENT=str(int(signal.SIGSTOP))
+    )
+    # A process that does not answer any more cannot finish its iteration.
+    time.sleep(5)
+    for _ in range(2):
+        run.send_signal(signal.SIGINT)
+        time.sleep(1)
+    status, text = finished(run)
+    assert status == 130 and "Traceback" not in text and not left_behind(tmp_path)
 
 
 @long
