@@ -5,20 +5,17 @@ import argparse
 import platform
 from dataclasses import asdict
 from pathlib import Path
-
-import torch
-from benchmarks.catalog import BENCHMARKS, run_benchmark
-from benchmarks.measure import Comparison
-from rich.console import Console
-from rich.table import Table
+from typing import TYPE_CHECKING
 
 from maft.errors import ToolParser, UserError, run_tool
-from maft.files import write_json_atomic
+
+if TYPE_CHECKING:
+    from benchmarks.measure import Comparison
 
 
 def parse_arguments() -> argparse.Namespace:
     parser = ToolParser(description=__doc__)
-    parser.add_argument("name", metavar="NAME", help=f"all, or one of: {', '.join(BENCHMARKS)}")
+    parser.add_argument("name", metavar="NAME", help="all, or one: a wrong name lists them")
     parser.add_argument("--device", default="cpu", help="cpu (default) or cuda")
     parser.add_argument("--threads", type=int, help="CPU threads of torch (default: torch's own choice)")
     parser.add_argument("--repeats", type=int, default=3, help="passes over all forms; the fastest counts (default 3)")
@@ -26,7 +23,10 @@ def parse_arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def print_comparison(comparison: Comparison) -> None:
+def print_comparison(comparison: "Comparison") -> None:
+    from rich.console import Console
+    from rich.table import Table
+
     table = Table(
         "form", "time", "x time", "peak memory", "x memory", "difference",
         title=f"{comparison.benchmark}: {comparison.setting}",
@@ -45,6 +45,12 @@ def print_comparison(comparison: Comparison) -> None:
 
 def main() -> int:
     arguments = parse_arguments()
+
+    import torch
+    from benchmarks.catalog import BENCHMARKS, run_benchmark
+
+    from maft.files import write_json_atomic
+
     if arguments.threads is not None:
         if arguments.threads < 1:
             raise UserError(f"--threads is {arguments.threads}, but at least one is needed.")

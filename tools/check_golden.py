@@ -5,17 +5,14 @@ import argparse
 import sys
 from dataclasses import asdict
 from pathlib import Path
-
-import torch
-from rich.console import Console
-from rich.table import Table
+from typing import TYPE_CHECKING
 
 from maft.errors import ToolParser, UserError, run_tool
-from maft.files import write_json_atomic
 
 # The recorded cases' adaptors are no part of the installed package: they lie beside the tests.
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
-from golden.runner import CaseResult, run_folder
+if TYPE_CHECKING:
+    from golden.runner import CaseResult
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -27,7 +24,10 @@ def parse_arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def print_results(results: list[CaseResult]) -> None:
+def print_results(results: "list[CaseResult]") -> None:
+    from rich.console import Console
+    from rich.table import Table
+
     # A log file has no width of its own: Rich would squeeze the table into 80 columns there.
     console = Console() if sys.stdout.isatty() else Console(width=160)
     table = Table("case", "tensors", "worst error", "tolerance", "result", "where")
@@ -49,6 +49,12 @@ def print_results(results: list[CaseResult]) -> None:
 
 def main() -> int:
     arguments = parse_arguments()
+
+    import torch
+    from golden.runner import run_folder
+
+    from maft.files import write_json_atomic
+
     if arguments.device == "cuda" and not torch.cuda.is_available():
         raise UserError("--device cuda: this machine has no usable GPU; leave --device out.")
     results = [

@@ -7,12 +7,12 @@ configs/quickstart is left out, which runs on the drawn miniature world, and con
 import argparse
 from fnmatch import fnmatchcase
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from recipes.comparison import Audit, audit, read_official, text, unmatched
-from tabulate import tabulate
-
-from maft.config import load_config
 from maft.errors import ToolParser, UserError, run_tool
+
+if TYPE_CHECKING:
+    from recipes.comparison import Audit
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 LEFT_OUT = ("quickstart", "_base_")
@@ -30,7 +30,10 @@ def config_names() -> list[str]:
     return [file.relative_to(CONFIGS).with_suffix("").as_posix() for file in files]
 
 
-def print_audit(result: Audit) -> None:
+def print_audit(result: "Audit") -> None:
+    from recipes.comparison import text
+    from tabulate import tabulate
+
     print(f"\n{result.config}")
     if result.none:
         print(f"no official recipe: {result.none}")
@@ -46,6 +49,11 @@ def print_audit(result: Audit) -> None:
 
 def main() -> int:
     arguments = parse_arguments()
+
+    from recipes.comparison import audit, read_official, unmatched
+
+    from maft.config import load_config
+
     names, recipes = config_names(), read_official()
     chosen = [name for name in names if not arguments.patterns or any(fnmatchcase(name, p) for p in arguments.patterns)]
     if not chosen:

@@ -7,7 +7,6 @@
 
 from pathlib import Path
 
-from maft.checkpoint.io import read_state_dict, write_safetensors
 from maft.errors import ToolParser, UserError, run_tool
 
 
@@ -17,6 +16,9 @@ def main() -> None:
     parser.add_argument("output", type=Path, metavar="OUT", help="file ending in .safetensors")
     parser.add_argument("--parts", nargs="+", required=True, metavar="PREFIX", help="beginnings of parameter names")
     arguments = parser.parse_args()
+
+    from maft.checkpoint.io import read_state_dict, write_safetensors
+
     state = read_state_dict(arguments.input)
     for part in arguments.parts:
         if not any(name.startswith(part) for name in state):

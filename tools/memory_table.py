@@ -9,17 +9,13 @@ import logging
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-import torch
-from torch import Tensor
-
-from maft.building import build_model
-from maft.checkpoint.loading import InitialWeights
-from maft.config import load_config
-from maft.engine.solver import build_optimizer
 from maft.errors import ToolParser, run_tool
 from maft.packaged import configs
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class Row(NamedTuple):
@@ -39,6 +35,13 @@ def measure(config: Path) -> Row:
     Raises:
         UserError: the config is wrong, or its model needs a file to be built.
     """
+    import torch
+
+    from maft.building import build_model
+    from maft.checkpoint.loading import InitialWeights
+    from maft.config import load_config
+    from maft.engine.solver import build_optimizer
+
     cfg = load_config(config)
     cfg.MODEL.DEVICE = "meta"
     with torch.device("meta"):
@@ -59,7 +62,7 @@ def measure(config: Path) -> Row:
     )
 
 
-def _bytes(tensors: Iterable[Tensor]) -> int:
+def _bytes(tensors: Iterable["Tensor"]) -> int:
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
 

@@ -113,7 +113,7 @@ def test_the_tool_prints_official_values_beside_ours_and_ends_with_what_is_wrong
     printed = capsys.readouterr().out
     assert MAFT in printed and "16" in printed and "deliberate: " in printed and "out/MAFT/config.yaml" in printed
 
-    monkeypatch.setattr(check_recipes, "load_config", lambda path: load_config(path, ["SOLVER.MAX_ITER", "999"]))
+    monkeypatch.setattr("maft.config.load_config", lambda path: load_config(path, ["SOLVER.MAX_ITER", "999"]))
     assert check_recipes.main() == 1
     assert f"{MAFT}: iterations: 1000 in" in capsys.readouterr().out
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from search_ensemble import search
+from ensemble_search import search
 
 from maft.building import build_model
 from maft.errors import UserError
