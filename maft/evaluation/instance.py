@@ -12,8 +12,6 @@ from typing import Any
 import numpy as np
 import torch
 from detectron2.evaluation import DatasetEvaluator
-from detectron2.evaluation.coco_evaluation import instances_to_coco_json
-from detectron2.structures import BitMasks
 from detectron2.utils import comm
 from numpy.typing import NDArray
 from pycocotools.coco import COCO
@@ -24,6 +22,7 @@ from maft.data.catalog import DatasetRow
 from maft.data.reading import Record, read_annotation
 from maft.errors import UserError
 from maft.evaluation.instance_truth import read_truth
+from maft.exports.coco import object_results
 
 _SUMMARY = ("AP", "AP50", "AP75", "APs", "APm", "APl")
 
@@ -100,11 +99,14 @@ class InstanceEvaluator(DatasetEvaluator):
                     f"The instances predicted for image {record['image_id']!r} are {_shown(instances.image_size)}, "
                     f"but {self.source} says {_shown(size)}: it is of other images."
                 )
-            if not instances.has("pred_boxes"):
-                instances.pred_boxes = BitMasks(instances.pred_masks).get_bounding_boxes()
-            for found in instances_to_coco_json(instances, record["image_id"]):
-                if (label := found["category_id"]) in self.category_ids:
-                    self.predictions.append({**found, "category_id": self.category_ids[label]})
+            labels = instances.pred_classes.tolist()
+            kept = [place for place, label in enumerate(labels) if label in self.category_ids]
+            self.predictions += object_results(
+                instances.pred_masks[kept].numpy().astype(bool),
+                [self.category_ids[labels[place]] for place in kept],
+                instances.scores[kept].tolist(),
+                record["image_id"],
+            )
 
     def evaluate(self) -> dict[str, dict[str, float]]:
         """Percentages under each task: AP, AP50, AP75, APs, APm, APl and ``AP-<class>``; NaN without ground truth."""

@@ -23,6 +23,7 @@ from maft.evaluation.cityscapes import CityscapesInstanceEvaluator
 from maft.evaluation.instance import InstanceEvaluator
 from maft.evaluation.panoptic import PanopticEvaluator
 from maft.evaluation.pictures import picture, write_picture
+from maft.evaluation.predictions import PredictionWriter
 from maft.evaluation.progress import Clock, EvaluationState, fingerprint
 from maft.evaluation.report import (
     Results,
@@ -43,8 +44,9 @@ logger = logging.getLogger(__name__)
 def evaluate(cfg: CfgNode, model: OpenVocabSegmentor) -> dict[str, Results]:
     """Evaluates on all of ``DATASETS.TEST``; has to be called by all processes.
 
-    Reports go to ``OUTPUT_DIR/inference/<dataset>/``: ``results.json``, ``per_class.csv`` and, with
-    ``TEST.VISUALIZE``, ``pictures/``. The model's vocabulary and training mode are as before afterwards.
+    Reports go to ``OUTPUT_DIR/inference/<dataset>/``: ``results.json``, ``per_class.csv``, with ``TEST.VISUALIZE``
+    ``pictures/`` and with ``TEST.SAVE_PREDICTIONS`` ``predictions/`` (see `PredictionWriter`). The model's vocabulary
+    and training mode are as before afterwards.
 
     Returns:
         dataset -> task ("sem_seg", "panoptic_seg", "segm") -> metric -> percentage.
@@ -105,8 +107,14 @@ def evaluate_dataset(cfg: CfgNode, model: OpenVocabSegmentor, name: str) -> Resu
         "start_from": [],
         "model": parts,
         "labels": class_names(name),
+        "save_predictions": cfg.TEST.SAVE_PREDICTIONS,
         "images": [record["file_name"] for record in records],
     }
+    semantic = evaluators.get("sem_seg")
+    if cfg.TEST.SAVE_PREDICTIONS:
+        offered = semantic.offered.tolist() if semantic is not None else range(len(words))
+        kinds = [kind for kind, on in asked_kinds(cfg).items() if on]
+        evaluators["predictions"] = PredictionWriter(folder / "predictions", row, records, offered, kinds)
     state = EvaluationState(
         folder / f"unfinished_{comm.get_rank()}_of_{comm.get_world_size()}.safetensors",
         evaluators,
@@ -118,7 +126,6 @@ def evaluate_dataset(cfg: CfgNode, model: OpenVocabSegmentor, name: str) -> Resu
     )
     loader = build_test_loader(records, mapper, workers=cfg.DATALOADER.NUM_WORKERS, skip=done)
     pictures = cfg.TEST.VISUALIZE if comm.is_main_process() else 0
-    semantic = evaluators.get("sem_seg")
     clock = Clock(len(loader), cfg.MODEL.DEVICE)
     infer = inference_of(cfg, model)
     with model.using_vocabulary(words, things), inference_context(model), torch.no_grad():
@@ -148,8 +155,7 @@ def chosen_evaluators(cfg: CfgNode, row: DatasetRow) -> list[str]:
     Raises:
         UserError: there is nothing.
     """
-    options = cfg.MODEL.INFERENCE
-    asked = {"semantic": options.SEMANTIC, "panoptic": options.PANOPTIC, "instance": options.INSTANCE}
+    asked = asked_kinds(cfg)
     generalized = cfg.TEST.PROTOCOL == "generalized"
     chosen = [kind for kind in row.evaluators if asked[kind] and (generalized or kind == "semantic")]
     if not chosen:
@@ -161,6 +167,12 @@ def chosen_evaluators(cfg: CfgNode, row: DatasetRow) -> list[str]:
     if left_out:
         logger.info("No %s results are measured on %s (%s).", " or ".join(left_out), row.name, cfg.TEST.PROTOCOL)
     return chosen
+
+
+def asked_kinds(cfg: CfgNode) -> dict[str, bool]:
+    """Whether the model gives semantic, panoptic and instance results."""
+    options = cfg.MODEL.INFERENCE
+    return {"semantic": options.SEMANTIC, "panoptic": options.PANOPTIC, "instance": options.INSTANCE}
 
 
 def build_evaluators(cfg: CfgNode, row: DatasetRow, records: list[Record]) -> dict[str, Any]:
