@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, overload
@@ -26,6 +27,7 @@ from maft.predictor.words import ClassNames, thing_flags, vocabulary_of
 from maft.segmentor import OpenVocabSegmentor
 from maft.structures import Vocabulary
 from maft.test_time import inference_of
+from maft.zoo.cache import ORIGIN
 
 Images = Iterable[ImageLike] | str | os.PathLike
 
@@ -159,6 +161,8 @@ class Predictor:
     def save_pretrained(self, folder: str | os.PathLike[str]) -> Path:
         """Writes model.safetensors and config.yaml, from which `from_pretrained` makes this predictor again.
 
+        A released model's origin.json, which names its authors' file and licence, goes with it.
+
         Raises:
             UserError: the folder cannot be written to.
         """
@@ -167,9 +171,21 @@ class Predictor:
             target.mkdir(parents=True, exist_ok=True)
             write_safetensors(target / "model.safetensors", self.model.state_dict(), {"format": "pt"})
             write_text_atomic(target / "config.yaml", self_contained(self.cfg).dump())
+            if self.cfg.MODEL.WEIGHTS and (origin := Path(self.cfg.MODEL.WEIGHTS).with_name(ORIGIN)).is_file():
+                write_text_atomic(target / ORIGIN, origin.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise UserError(f"The model cannot be saved in {target} ({first_line(error)}): save elsewhere.") from error
         return target
+
+    def push_to_hub(self, repository: str, *, licence: str = "", private: bool = False) -> str:
+        """Publishes the model on the Hugging Face hub, see `maft.zoo.publishing.push_to_hub`, and returns its address.
+
+        ``maft push`` of a training's ``model_final`` also puts the results of its evaluations into the model's card.
+        """
+        from maft.zoo.publishing import push_to_hub
+
+        with tempfile.TemporaryDirectory() as folder:
+            return push_to_hub(self.save_pretrained(folder), repository, licence=licence, private=private)
 
     def vocabulary(self, class_names: ClassNames | None = None) -> Vocabulary:
         """The user's words, each seen or unseen in training; None stands for the training vocabulary.

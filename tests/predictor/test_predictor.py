@@ -286,6 +286,17 @@ def test_a_model_that_was_saved_is_the_same(predictor, image, tmp_path):
         predictor.save_pretrained(tmp_path / "file")
 
 
+def test_a_model_goes_to_the_hub_and_comes_back_with_its_origin(predictor, image, hub_server, tmp_path):
+    from maft.zoo.cache import ORIGIN
+
+    folder = predictor.save_pretrained(tmp_path / "model")
+    (folder / ORIGIN).write_text('{"file": "MAFT.pt", "link": "https://example.org/1", "licence": "none stated"}')
+    assert Predictor.from_pretrained(folder).push_to_hub("org/mine", private=True) == f"{hub_server.url}/org/mine"
+    assert "converted from: MAFT.pt" in hub_server.repositories["org/mine"]["README.md"].decode()
+    again = Predictor.from_pretrained("org/mine", revision="main")
+    np.testing.assert_array_equal(again(image, WORDS).labels, predictor(image, WORDS).labels)
+
+
 def test_the_shipped_model_is_made_by_its_name():
     assert len(Predictor.from_pretrained("miniature", device="cpu").vocabulary()) > 3
     with pytest.raises(UserError, match="no revisions"):
