@@ -2,6 +2,7 @@
 
 import json
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import open_clip
@@ -107,6 +108,38 @@ def test_a_snapshot_reads_texts_as_open_clip_does(tmp_path, text, write, extra):
     embeddings = clip.encode_text(rows)
     torch.testing.assert_close(embeddings, clip.model.encode_text(theirs(TEXTS)))
     assert torch.pdist(embeddings).min() > 1e-4
+
+
+@pytest.mark.parametrize(("text", "write"), [(CLIPA, write_bert), (WORLDWIDE, write_xlm)])
+def test_words_with_an_unknown_piece_are_named(tmp_path, text, write):
+    clip = load_clip(folder_of(tmp_path / "own", text, write))
+    assert clip.unknown_words(["a photo of the bus", "cat"]) == clip.unknown_words([]) == ()
+    assert clip.unknown_words(["a 漢 cat", "a 漢", "dog ñ"]) == ("漢", "ñ")
+
+
+def test_byte_pairs_write_any_word(vit_clip):
+    assert vit_clip().unknown_words(["漢", "zebra", "🙂"]) == ()
+
+
+@pytest.mark.parametrize("kind", ["library", "byte pairs"])
+def test_threads_read_texts_side_by_side(tmp_path, kind, monkeypatch):
+    monkeypatch.setattr("maft.clip.tokenizers._MOST_WORDS", 20)
+    texts = [["a photo of a cat"], ["the dog", "a bus"], ["cat"]] + [[f"bus {index}"] for index in range(40)]
+    if kind == "library":
+        write_bert(tmp_path)
+        made = [HuggingFaceTokenizer(tmp_path, 12, name="x", options={}) for _ in range(2)]
+    else:
+        made = [BytePairTokenizer() for _ in range(2)]
+    alone, shared = made
+    expected = [token_rows(alone, some) for some in texts]
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    try:
+        with ThreadPoolExecutor(8) as pool:
+            for found, rows in zip(pool.map(lambda some: token_rows(shared, some), texts * 8), expected * 8):
+                assert torch.equal(found, rows)
+    finally:
+        sys.setswitchinterval(interval)
 
 
 def test_the_rows_are_those_of_the_tower(tmp_path):

@@ -153,6 +153,24 @@ def test_the_disk_cache_survives_the_process_and_knows_model_and_templates(clip,
     assert len(list(tmp_path.iterdir())) == 3
 
 
+@pytest.mark.parametrize("templates", ["single", "vild"])
+def test_a_row_does_not_depend_on_the_texts_beside_it_or_before_it(clip, templates):
+    names = [f"a {'big ' * (index % 3)}thing {index}" for index in range(12)]
+    together = encoder(clip, templates=templates)(Vocabulary(tuple(names)), clip).embeddings
+    used = encoder(clip, templates=templates)
+    for index in (11, 3, 0):
+        assert torch.equal(used(Vocabulary((names[index], "other")), clip).embeddings[0], together[index])
+    assert torch.equal(used(Vocabulary(tuple(names)), clip).embeddings, together)
+
+
+def test_words_that_the_tower_does_not_know_are_logged_when_they_are_first_encoded(clip, caplog, monkeypatch):
+    monkeypatch.setattr(clip, "unknown_words", lambda texts: tuple(text for text in texts if text == "zebra"))
+    used = encoder(clip)
+    for names in (("cat", "zebra"), ("zebra",), ("dog",)):
+        used(Vocabulary(names), clip)
+    assert [message.partition(":")[0] for message in caplog.messages] == [f"CLIP {clip.name} has never seen zebra"]
+
+
 def test_an_unreadable_cache_file_is_reported_and_replaced(clip, tmp_path, caplog):
     vocabulary = Vocabulary(("cat",))
     expected = encoder(clip, cache_dir=tmp_path)(vocabulary, clip).embeddings
