@@ -106,6 +106,7 @@ class InstanceEvaluator(DatasetEvaluator):
                 [self.category_ids[labels[place]] for place in kept],
                 instances.scores[kept].tolist(),
                 record["image_id"],
+                instances.pred_boxes.tensor[kept].numpy() if instances.has("pred_boxes") else None,
             )
 
     def evaluate(self) -> dict[str, dict[str, float]]:

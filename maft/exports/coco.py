@@ -24,23 +24,31 @@ def encoded_masks(masks: NDArray[np.bool_]) -> list[dict[str, Any]]:
 
 
 def object_results(
-    masks: NDArray[np.bool_], category_ids: Sequence[int], scores: Sequence[float], image_id: int | str
+    masks: NDArray[np.bool_],
+    category_ids: Sequence[int],
+    scores: Sequence[float],
+    image_id: int | str,
+    boxes: NDArray[np.floating] | None = None,
 ) -> list[dict[str, Any]]:
     """The objects of one image as entries of a file of results.
 
     Args:
         masks: (n, H, W).
         category_ids, scores: n of each.
+        boxes: (n, 4) x0, y0, x1, y1; None: those of the masks.
 
     Returns:
-        dicts of ``image_id``, ``category_id``, ``bbox`` ([x, y, width, height] of the mask), ``score`` and
-        ``segmentation`` (see `encoded_masks`).
+        dicts of ``image_id``, ``category_id``, ``bbox`` ([x, y, width, height]), ``score`` and ``segmentation`` (see
+        `encoded_masks`).
     """
     codes = encoded_masks(masks)
-    boxes = coco_mask.toBbox(codes).tolist() if codes else []
+    if boxes is not None:
+        sides = np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1)
+    else:
+        sides = coco_mask.toBbox(codes) if codes else np.zeros((0, 4))
     return [
         {"image_id": image_id, "category_id": int(category), "bbox": box, "score": float(score), "segmentation": code}
-        for category, box, score, code in zip(category_ids, boxes, scores, codes, strict=True)
+        for category, box, score, code in zip(category_ids, sides.tolist(), scores, codes, strict=True)
     ]
 
 

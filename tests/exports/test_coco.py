@@ -40,7 +40,9 @@ def test_results_are_those_of_detectron2(masks):
     instances.pred_classes = torch.tensor([4, 0, 2, 2, 1])
     expected = instances_to_coco_json(instances, 42)
     assert object_results(masks, [4, 0, 2, 2, 1], [0.9, 0.8, 0.7, 0.6, 0.5], 42) == expected
-    assert object_results(masks[:0], [], [], 42) == []
+    boxes = instances.pred_boxes.tensor.numpy()
+    assert object_results(masks, [4, 0, 2, 2, 1], [0.9, 0.8, 0.7, 0.6, 0.5], 42, boxes) == expected
+    assert object_results(masks[:0], [], [], 42) == object_results(masks[:0], [], [], 42, boxes[:0]) == []
 
 
 def test_segments_have_the_areas_and_boxes_of_their_pixels(masks, tmp_path):
