@@ -6,7 +6,6 @@ A module has ``parser()``, which imports nothing heavy so that ``--help`` answer
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import sys
 from collections.abc import Sequence
 from typing import NoReturn
@@ -33,13 +32,9 @@ COMMANDS = {
 }
 
 
-def existing() -> dict[str, str]:
-    return {name: text for name, text in COMMANDS.items() if importlib.util.find_spec(f"{__name__}.{name}")}
-
-
 def parser() -> ToolParser:
     """What ``maft`` itself understands; the arguments of a command are its own module's."""
-    lines = [f"  {name:<12}{text}" for name, text in existing().items()]
+    lines = [f"  {name:<12}{text}" for name, text in COMMANDS.items()]
     tool = ToolParser(
         prog="maft",
         usage="maft COMMAND ...",
@@ -66,9 +61,8 @@ def run(argv: Sequence[str] | None = None) -> int | None:
             parser().print_help()
         return None
     name = arguments[0]
-    known = existing()
-    if name not in known:
-        raise UserError(f"There is no command {name!r}: maft --help lists them.{closest(name, known)}")
+    if name not in COMMANDS:
+        raise UserError(f"There is no command {name!r}: maft --help lists them.{closest(name, COMMANDS)}")
     return importlib.import_module(f"{__name__}.{name}").main(arguments[1:])
 
 

@@ -99,7 +99,7 @@ def run_jobs(function: Callable[[Job], Result], jobs: Sequence[Job], *, workers:
     Raises:
         UserError: the first one that a job raises; the jobs done so far keep their files.
     """
-    bar = partial(tqdm, total=len(jobs), desc=description, unit="file", disable=not jobs)
+    bar = partial(tqdm, total=len(jobs), desc=description, unit="file", disable=None if jobs else True)
     if workers == 1 or len(jobs) <= _CHUNK:
         return [function(job) for job in bar(jobs)]
     with ProcessPoolExecutor(min(workers, -(-len(jobs) // _CHUNK)), initializer=_end_with_parent) as pool:
