@@ -88,7 +88,9 @@ def _draw(folder: Path, world: dict[str, Any], progress: bool) -> None:
         (folder / part).mkdir(parents=True)
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
-    for number in tqdm(range(world["count"]), desc=f"drawing {world['split']} scenes", disable=None if progress else True):
+    for number in tqdm(
+        range(world["count"]), desc=f"drawing {world['split']} scenes", disable=None if progress else True
+    ):
         scene = render_scene(number, world["split"], world["seed"])
         name = f"{number:06d}.png"
         Image.fromarray(scene.image).save(folder / "images" / name, compress_level=1)
