@@ -110,6 +110,8 @@ _TYPES: dict[str, Any] = {
     "DATASETS.TEST": tuple[_Text, ...],
     "DATALOADER.NUM_WORKERS": Annotated[int, Field(ge=0, le=1024)],
     "DATALOADER.SAMPLER_TRAIN": Literal["TrainingSampler"],
+    "TRACKERS.NAMES": tuple[Literal["wandb", "mlflow", "trackio"], ...],
+    "TRACKERS.PROJECT": _Text,
     "SOLVER.OPTIMIZER": Literal["ADAMW", "SGD"],
     "SOLVER.BASE_LR": Weight,
     "SOLVER.LR_SCHEDULER_NAME": Literal[

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from operator import attrgetter
-from types import MethodType
 from typing import Any
 
 import numpy as np
@@ -17,6 +15,7 @@ from torch import nn
 from maft.engine.checkpointer import Checkpointer
 from maft.engine.watching import meet
 from maft.errors import UserError
+from maft.layers.compiling import method_of
 
 
 class CompiledParts(HookBase):
@@ -33,8 +32,7 @@ class CompiledParts(HookBase):
     def __init__(self, model: nn.Module, names: Sequence[str]) -> None:
         self.waiting = set(names)
         for name in names:
-            method = _find(model, name)
-            # A compiled module would have other parameter names, and Module.compile cannot tell that it is not called.
+            method = method_of(model, name)
             setattr(method.__self__, method.__name__, self._watched(name, torch.compile(method)))
 
     def _watched(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
@@ -52,25 +50,16 @@ class CompiledParts(HookBase):
             )
 
 
-def _find(model: nn.Module, name: str) -> MethodType:
-    try:
-        part = attrgetter(name)(model)
-    except AttributeError:
-        part = None
-    method = part.forward if isinstance(part, nn.Module) else part
-    if isinstance(method, MethodType):
-        return method
-    raise UserError(f"SOLVER.COMPILE names {name!r}, which is no submodule or method of the model.")
-
-
 def _due(iterations: int, period: int) -> bool:
     return period > 0 and iterations % period == 0
 
 
 class PeriodicCheckpoint(HookBase):
-    """Saves a resumable checkpoint of ``model`` (without its data-parallel wrapper) every ``period`` iterations, after
-    the last one, when the run is asked to stop and before each evaluation, which may then be broken off. Register it after the hooks that change what belongs to the
-    iteration that is saved.
+    """Saves a resumable checkpoint of ``model`` (without its data-parallel wrapper).
+
+    It does so every ``period`` iterations, after the last one, when the run is asked to stop, and every
+    ``evaluation_period`` iterations, so that the evaluation that follows may be broken off. Register it after the hooks
+    that change what belongs to the iteration that is saved.
 
     Raises:
         UserError: the weights are not finite any more; they are not saved.

@@ -16,7 +16,9 @@ from maft.errors import UserError, shown
 from maft.files import write_text_atomic
 
 # They say where a run happens and what it starts from, not how it trains.
-_WITHOUT_EFFECT = ("OUTPUT_DIR", "IMPORTS", "MODEL.DEVICE", "MODEL.WEIGHTS", "MODEL.START_FROM", "DATALOADER.", "TEST.")
+_WITHOUT_EFFECT = (
+    "OUTPUT_DIR", "IMPORTS", "MODEL.DEVICE", "MODEL.WEIGHTS", "MODEL.START_FROM", "DATALOADER.", "TEST.", "TRACKERS."
+)  # fmt: skip
 
 logger = logging.getLogger(__name__)
 

@@ -35,6 +35,7 @@ from maft.engine.schedules import build_scheduler
 from maft.engine.solver import build_optimizer
 from maft.engine.stopping import again, stopping_at_once
 from maft.engine.summary import evaluation_summary, training_summary
+from maft.engine.trackers import TrackerWriter, check_trackers
 from maft.engine.trainer import Trainer
 from maft.engine.watching import meet, passing
 from maft.engine.writers import NumberFiles, ProgressLine
@@ -89,6 +90,7 @@ def run(cfg: CfgNode, eval_only: bool = False, resume: bool = False) -> Mapping[
         )
     images = count_images(cfg.DATASETS.TEST, "DATASETS.TEST")
     if not eval_only:
+        check_trackers(cfg)
         check_same_classes(cfg.DATASETS.TRAIN)
         images |= count_images(cfg.DATASETS.TRAIN, "DATASETS.TRAIN")
     with held(cfg.OUTPUT_DIR, "checkpoints", "inference") if comm.is_main_process() else contextlib.nullcontext():
@@ -253,7 +255,10 @@ def _hooks(
         period = cfg.SOLVER.LOG_PERIOD
         folder = Path(cfg.OUTPUT_DIR)
         writers: dict[Path, EventWriter] = {
+            # First, as it puts speed and memory into the storage.
             folder / "log.txt": ProgressLine(cfg.SOLVER.MAX_ITER, cfg.SOLVER.IMS_PER_BATCH, period),
+            # Before TensorBoard's, which clears the pictures.
+            **{folder / name: TrackerWriter(name, cfg, resumed=start > 0) for name in cfg.TRACKERS.NAMES},
             folder / "metrics.json": JSONWriter(str(folder / "metrics.json"), window_size=period),
             folder / "events.out.tfevents": TensorboardXWriter(str(folder), window_size=period, purge_step=start),
         }

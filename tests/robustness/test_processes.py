@@ -221,8 +221,8 @@ def test_a_request_to_the_launcher_stops_all_and_saves(images, tmp_path, number)
     run = endless(images, tmp_path)
     run.send_signal(number)
     status, text = finished(run)
-    assert status == 128 + number and re.search(r"Stopped and saved .* go on with: python \S+/tiny_run\.py .* --resume$",
-                                                text, re.MULTILINE)  # fmt: skip
+    advice = r"Stopped and saved .* go on with: python \S+/tiny_run\.py .* --resume$"
+    assert status == 128 + number and re.search(advice, text, re.MULTILINE)
     assert text.count("Ctrl-C once more stops at once") == 1
     assert "Traceback" not in text and not left_behind(tmp_path)
 
