@@ -16,7 +16,7 @@ from maft.registry import CLASSIFIERS, ENSEMBLES, LOSSES, PROPOSERS
 _FENCES = re.compile(r"^ *```.*?^ *```$", re.MULTILINE | re.DOTALL)
 _KEY = re.compile(r"(?:[A-Z]\w*\.)+[A-Z][A-Z_]+\b|[A-Z]+_[A-Z_]+\b")
 # Environment variables, and a file.
-_NO_KEYS = re.compile(r"(DETECTRON2|MAFT|HF|CUDA|OMP|PYTORCH|NCCL|WANDB|SLURM|MLFLOW|XDG)_\w+|MODEL_ZOO")
+_NO_KEYS = re.compile(r"(DETECTRON2|MAFT|TRACKIO|HF|CUDA|OMP|PYTORCH|NCCL|WANDB|SLURM|MLFLOW|XDG)_\w+|MODEL_ZOO")
 _FILE = re.compile(r"(?:\.\./)?(?:maft|configs|tools|tests|datasets)/[\w./*-]+\.(?:py|yaml|json|sbatch|safetensors)")
 
 
