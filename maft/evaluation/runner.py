@@ -204,5 +204,7 @@ def _report(cfg: CfgNode, row: DatasetRow, name: str, folder: Path, results: Res
     write_results(folder, results, {**facts, "expected": [list(pair) for pair in expected]})
     write_per_class(folder / "per_class.csv", results, classes)
     logger.info("All numbers: %s; per class: %s", folder / "results.json", folder / "per_class.csv")
+    if cfg.TEST.SAVE_PREDICTIONS:
+        logger.info("Predictions: %s", folder / "predictions")
     if expected:
         logger.info("%s, measured and published:\n%s", cfg.TEST.REPRODUCES or name, expected_table(expected, results))

@@ -61,9 +61,12 @@ def test_the_flags_of_before_and_the_words_of_a_label_set(tiny_configs, images):
 
 def test_each_image_is_one_line_with_what_was_found(predict, images, capsys):
     assert predict(images / "a") == 0
-    first, second, last = capsys.readouterr().out.splitlines()
+    printed = capsys.readouterr()
+    first, second, last = printed.out.splitlines()
     assert re.fullmatch(rf"\[1/2\] {images}/a/one.png: ((grass|sky|nothing) \d+%(, )?)+", first)
     assert second.startswith(f"[2/2] {images}/a/two.jpg: ") and last == f"2 of 2 images written to {images}/out"
+    # No progress bar into a file.
+    assert "\r" not in printed.out + printed.err
 
 
 def test_overrides_behind_any_list_are_no_words(tiny_configs, images):
