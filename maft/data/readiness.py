@@ -9,33 +9,40 @@ from maft.data.records import load_records
 from maft.errors import UserError
 
 
-def count_images(names: Sequence[str], key: str) -> dict[str, int]:
+def count_images(train: Sequence[str] | None, test: Sequence[str]) -> dict[str, int]:
     """Number of images, or of region-noun pairs, of each dataset.
 
     Args:
-        key: of the config, ``DATASETS.TRAIN`` or ``DATASETS.TEST``.
+        train: ``DATASETS.TRAIN``; None for an evaluation.
+        test: ``DATASETS.TEST``.
 
     Raises:
-        UserError: there is nothing to train on, or one is unknown or cannot be used; the sentence names all that are
-            so, and how to go on without those of ``DATASETS.TEST``.
+        UserError: there is nothing to train on, or datasets are unknown or cannot be used; the sentence names all that
+            are so, and how to go on without those of ``DATASETS.TEST``.
     """
-    if key == "DATASETS.TRAIN" and not names:
-        raise UserError(f"{key} is empty: name at least one dataset.")
+    if train is not None and not train:
+        raise UserError("DATASETS.TRAIN is empty: name at least one dataset.")
     counts: dict[str, int] = {}
-    faults: list[str] = []
-    for name in names:
-        try:
-            counts[name] = len(load_records([name], key))
-        except UserError as error:
-            faults.append(str(error).rstrip("."))
-            if not datasets_root().is_dir():
-                # The same is wrong with all others.
-                break
-    if faults:
-        what = f"{key}: {'; '.join(faults)}"
-        if key == "DATASETS.TEST":
-            rest = ", ".join(f'"{name}"' for name in counts)
-            without = f"go on with those that are there: {key} '[{rest}]'" if rest else f"go on without: {key} '[]'"
-            what += f"; or {without}"
-        raise UserError(f"{what}.")
-    return counts
+    sentences = []
+    for key, names in (("DATASETS.TRAIN", train or ()), ("DATASETS.TEST", test)):
+        faults = [fault for name in names if (fault := _fault(name, key, counts))]
+        # Without the folder of all datasets the same is wrong with all of them.
+        if faults:
+            sentences.append(f"{key}: {'; '.join(faults if datasets_root().is_dir() else faults[:1])}")
+    if not sentences:
+        return counts
+    if sentences[-1].startswith("DATASETS.TEST"):
+        rest = ", ".join(f'"{name}"' for name in test if name in counts)
+        sentences.append(
+            f"or train without: DATASETS.TEST '[{rest}]'" if train else f"or leave out: DATASETS.TEST '[{rest}]'"
+        )
+    raise UserError(f"{'; '.join(sentences)}.")
+
+
+def _fault(name: str, key: str, counts: dict[str, int]) -> str:
+    """What is wrong with a dataset; empty when nothing is and it has been counted."""
+    try:
+        counts[name] = len(load_records([name], key))
+    except UserError as error:
+        return str(error).rstrip(".")
+    return ""

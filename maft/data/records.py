@@ -184,7 +184,8 @@ def _advice(row: DatasetRow, what: str) -> str:
         return "remove that folder, and it is drawn anew"
     if what == "labels" and row.prepare:
         return f"run 'maft prepare {row.prepare}'"
-    return f"download it from {row.homepage} as datasets/README.md describes"
+    prepare = f", then run 'maft prepare {row.prepare}'" if row.prepare else ""
+    return f"download it from {row.homepage} as datasets/README.md describes{prepare}"
 
 
 def image_id(stem: str) -> int | str:

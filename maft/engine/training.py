@@ -88,11 +88,10 @@ def run(cfg: CfgNode, eval_only: bool = False, resume: bool = False) -> Mapping[
             f"OUTPUT_DIR {cfg.OUTPUT_DIR} already holds checkpoints of a training run: continue it with --resume, "
             "or choose another OUTPUT_DIR."
         )
-    images = count_images(cfg.DATASETS.TEST, "DATASETS.TEST")
     if not eval_only:
         check_trackers(cfg)
         check_same_classes(cfg.DATASETS.TRAIN)
-        images |= count_images(cfg.DATASETS.TRAIN, "DATASETS.TRAIN")
+    images = count_images(None if eval_only else cfg.DATASETS.TRAIN, cfg.DATASETS.TEST)
     with held(cfg.OUTPUT_DIR, "checkpoints", "inference") if comm.is_main_process() else contextlib.nullcontext():
         set_up(cfg)
         seed = cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed()

@@ -14,30 +14,33 @@ def datasets(tmp_path, monkeypatch):
 
 
 def test_images_are_counted_by_dataset(datasets):
-    assert count_images([tiny_run.DATASET], "DATASETS.TRAIN") == {tiny_run.DATASET: 4}
-    assert count_images([], "DATASETS.TEST") == {}
+    assert count_images([tiny_run.DATASET], []) == {tiny_run.DATASET: 4} == count_images(None, [tiny_run.DATASET])
 
 
 def test_all_that_is_missing_is_one_sentence_with_the_way_to_go_on(datasets):
     with pytest.raises(UserError) as refused:
-        count_images(["voc_20_val", tiny_run.DATASET, "ade20k_150_val"], "DATASETS.TEST")
+        count_images(["coco_stuff_train"], ["voc_20_val", tiny_run.DATASET, "ade20k_150_val"])
     text = str(refused.value)
-    assert text.startswith("DATASETS.TEST: Dataset voc_20_val has no images")
-    assert f"in {datasets / 'VOCdevkit/VOC2012/JPEGImages'}: " in text
-    assert "; Dataset ade20k_150_val has no images" in text
-    assert text.endswith(f"; or go on with those that are there: DATASETS.TEST '[\"{tiny_run.DATASET}\"]'.")
-    with pytest.raises(UserError, match=r"; or go on without: DATASETS\.TEST '\[\]'\.$"):
-        count_images(["voc_20_val"], "DATASETS.TEST")
+    assert text.startswith("DATASETS.TRAIN: Dataset coco_stuff_train has no images")
+    assert f"; DATASETS.TEST: Dataset voc_20_val has no images in {datasets}/VOCdevkit" in text
+    assert "; Dataset ade20k_150_val has no images" in text and "then run 'maft prepare " in text
+    assert text.endswith(f"; or train without: DATASETS.TEST '[\"{tiny_run.DATASET}\"]'.")
+    with pytest.raises(UserError, match=r"; or train without: DATASETS\.TEST '\[\]'\.$"):
+        count_images([tiny_run.DATASET], ["voc_20_val"])
+    with pytest.raises(UserError, match=r"; or leave out: DATASETS\.TEST '\[\"tiny_run_train\"\]'\.$"):
+        count_images(None, ["voc_20_val", tiny_run.DATASET])
 
 
 def test_training_cannot_go_on_without_its_data(datasets):
     with pytest.raises(UserError, match=r"^DATASETS\.TRAIN: Dataset voc_20_val has no images") as refused:
-        count_images(["voc_20_val"], "DATASETS.TRAIN")
-    assert "go on" not in str(refused.value)
+        count_images(["voc_20_val"], [tiny_run.DATASET])
+    assert "without:" not in str(refused.value)
+    with pytest.raises(UserError, match=r"^DATASETS\.TRAIN is empty"):
+        count_images([], [])
 
 
 def test_a_missing_folder_of_all_datasets_is_said_once(tmp_path, monkeypatch):
     monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path / "gone"))
     with pytest.raises(UserError, match=r"^DATASETS\.TEST: The folder of all datasets .*gone does not") as refused:
-        count_images(["voc_20_val", "ade20k_150_val"], "DATASETS.TEST")
+        count_images(None, ["voc_20_val", "ade20k_150_val"])
     assert str(refused.value).count("does not exist") == 1
