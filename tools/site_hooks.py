@@ -33,6 +33,8 @@ _ROLE = re.compile(r":(?:func|class|meth|mod|attr):<code>~?")
 def on_config(config: Any) -> None:
     # Notebooks would draw the miniature world beside themselves.
     os.environ.setdefault("DETECTRON2_DATASETS", str(ROOT / "datasets"))
+    # tqdm remarks in red that it cannot draw its bars as widgets.
+    os.environ.setdefault("PYTHONWARNINGS", "ignore:IProgress not found")
 
 
 def on_files(files: Files, config: Any) -> Files:
