@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGES = ("README.md", "CONTRIBUTING.md", "datasets/README.md")
+PAGES = ("README.md", "CONTRIBUTING.md", "MODEL_ZOO.md", "datasets/README.md")
 CLONE = "<!-- in a clone -->"
 
 _FENCE = re.compile(r"^(?P<indent> *)```(?P<language>[\w-]*) *$")

@@ -7,6 +7,7 @@ import importlib
 import itertools
 import multiprocessing
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -70,18 +71,39 @@ def _run(page_blocks: list[Block], folder: Path, environment: dict[str, str], lo
 
 
 def _run_shell(block: Block) -> None:
-    lines = block.text.replace("\\\n", "").splitlines()
-    for ours, chunk in itertools.groupby(lines, lambda line: _maft(line) is not None):
+    for ours, chunk in itertools.groupby(statements(block.text), lambda line: _maft(line) is not None):
         if not ours:
-            _in_bash("\n".join(chunk))
+            script = "\n".join(chunk)
+            assert not block.more or not re.search(r"\bmaft ", script), (
+                f"{block.place}: {block.more} fit plain lines alone"
+            )
+            _in_bash(script)
             continue
         for line in chunk:
             words = [os.path.expandvars(word) for word in _maft(line) or []]
             assert _forked([*words, *block.more]) == 0, f"{block.place}: {line}"
 
 
+def statements(text: str) -> Iterator[str]:
+    """The lines of a shell script, those that go on (by a backslash, or in quotes) joined."""
+    begun = ""
+    for line in text.replace("\\\n", "").splitlines():
+        begun += line
+        try:
+            shlex.split(begun, comments=True)
+        except ValueError:
+            begun += "\n"
+            continue
+        yield begun
+        begun = ""
+    if begun:
+        yield begun
+
+
 def _maft(line: str) -> list[str] | None:
-    """The arguments of a line that runs ``maft`` and nothing else."""
+    """The arguments of a line that runs ``maft`` and nothing else, with no more of the shell than plain variables."""
+    if re.search(r"[`*]|\$[({]", line):
+        return None
     try:
         words = shlex.split(line, comments=True)
     except ValueError:
@@ -142,7 +164,7 @@ def check_shell(block: Block) -> None:
 
 def _programs(block: Block) -> Iterator[list[str]]:
     """The commands of this project in a block, whatever starts them, up to the next operator of the shell."""
-    for line in block.text.replace("\\\n", "").splitlines():
+    for line in statements(block.text):
         try:
             words = shlex.split(line, comments=True)
         except ValueError:
@@ -158,6 +180,9 @@ def _check_command(words: list[str], block: Block) -> None:
         return
     name = f"maft.cli.{words[0]}"
     assert importlib.util.find_spec(name), f"{block.place}: there is no command maft {words[0]}"
+    if any("$@" in word for word in words):
+        # A function of the shell has the rest.
+        return
     try:
         tool = importlib.import_module(name).parser()
         commands = any(action.nargs == argparse.PARSER for action in tool._actions)

@@ -2,7 +2,7 @@
 
 import pytest
 from documentation.pages import blocks
-from documentation.running import check_shell
+from documentation.running import check_shell, statements
 
 from maft.errors import UserError
 
@@ -40,6 +40,10 @@ def test_what_is_right_passes():
     check_shell(
         block("maft train --config-file quickstart/maft SOLVER.MAX_ITER 3 \\\n  --num-gpus 8 | tee log\nmake test")
     )
+
+
+def test_quotes_and_backslashes_join_lines():
+    assert list(statements("a \\\n  b\nc 'd\ne' f\n# it's\ng")) == ["a   b", "c 'd\ne' f", "# it's", "g"]
 
 
 @pytest.mark.parametrize(
