@@ -65,8 +65,6 @@ def converted(entry: Entry, checksum: str = "") -> Path:
 
 
 def _fetch_and_convert(entry: Entry, folder: Path, checksum: str) -> None:
-    from maft.zoo.conversion import convert
-
     remove_unfinished(folder / "model.safetensors")
     file, before = folder / entry.file, _origin(folder)
     ours = not file.is_file()
@@ -90,6 +88,9 @@ def _fetch_and_convert(entry: Entry, folder: Path, checksum: str) -> None:
             f"{entry.file} of {entry.name} has the SHA-256 {found}, not {expected}{first}: it is damaged or was "
             f"replaced, and is {where}; ask its authors, and remove {folder / ORIGIN} to accept another one."
         )
+    # What follows needs the model; a failed download is told before its imports.
+    from maft.zoo.conversion import convert
+
     written = convert(file, folder, entry.config, entry.overrides)
     write_json_atomic(
         folder / ORIGIN,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from huggingface_hub import snapshot_download
+from huggingface_hub import constants, snapshot_download
 from huggingface_hub.errors import (
     GatedRepoError,
     HFValidationError,
@@ -15,10 +15,12 @@ from huggingface_hub.errors import (
 )
 from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars
 
-from maft.clip.hub import HUB, check_reachable, is_offline
+from maft.downloads import check_reachable
 from maft.errors import UserError, shown
 from maft.files import writing
 
+# HF_ENDPOINT names another one.
+HUB = constants.ENDPOINT
 FILES = ("model.safetensors", "config.yaml")
 
 
@@ -56,7 +58,7 @@ def from_hub(repository: str, revision: str | None = None) -> Path:
 
 
 def _snapshot(repository: str, revision: str | None) -> str:
-    reachable = not is_offline()
+    reachable = not constants.HF_HUB_OFFLINE
     try:
         # The hub's client retries an unknown host for most of a minute.
         check_reachable(HUB)

@@ -9,16 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from huggingface_hub import HfApi
+from huggingface_hub import HfApi, constants
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalTokenNotFoundError
 
-from maft.clip.hub import HUB, check_reachable, is_offline
 from maft.config_files import read_config_file
+from maft.downloads import check_reachable
 from maft.errors import UserError, first_line, shown
 from maft.files import read_json
 from maft.zoo.cache import ORIGIN
 from maft.zoo.card import model_card
-from maft.zoo.hub import FILES
+from maft.zoo.hub import FILES, HUB
 
 
 def push_to_hub(folder: str | os.PathLike[str], repository: str, *, licence: str = "", private: bool = False) -> str:
@@ -51,7 +51,7 @@ def push_to_hub(folder: str | os.PathLike[str], repository: str, *, licence: str
     origin = read_json(source / ORIGIN) if (source / ORIGIN).is_file() else None
     card = model_card(cfg, evaluations, repository, licence, origin)
     try:
-        if is_offline():
+        if constants.HF_HUB_OFFLINE:
             raise OSError("HF_HUB_OFFLINE is set")
         check_reachable(HUB)
         api = HfApi(endpoint=HUB)
