@@ -20,13 +20,13 @@ from maft.data.pixels import ImageLike, pictures_in, pixels_of
 from maft.errors import UserError, first_line, shown
 from maft.files import write_text_atomic
 from maft.predictor.devices import compile_parts, device_of, precision_of
-from maft.predictor.objects import instances_of, segments_of
+from maft.predictor.objects import instances_of, segments_of, within
 from maft.predictor.prediction import Prediction
 from maft.predictor.sources import checked_overrides, checkpoint_of, path_of
 from maft.predictor.words import ClassNames, thing_flags, vocabulary_of
 from maft.segmentor import OpenVocabSegmentor
 from maft.structures import Vocabulary
-from maft.test_time import inference_of
+from maft.test_time import AveragedInference, inference_of
 from maft.zoo.cache import ORIGIN
 
 Images = Iterable[ImageLike] | str | os.PathLike
@@ -260,7 +260,9 @@ class Predictor:
                 gives them one by one). A proposer that reads masks from disk finds them by the path.
             class_names: see `vocabulary`; None: the training vocabulary.
             things: asks for panoptic segments and instances as well, and says which of the names are countable: each
-                instance of theirs is a segment, while all of another class is one. "all": every name; []: none.
+                instance of theirs is a segment, while all of another class is one. "all": every name; []: none. Those
+                of a photograph of many megapixels are found at a smaller size and enlarged, see
+                `maft.predictor.objects.within`.
             none_below: 0..1; what is less sure is "none of these": pixels get no label, segments and instances go.
 
         Returns:
@@ -298,7 +300,7 @@ class Predictor:
             raise UserError(f"none_below is {shown(none_below)}, which does not lie in 0 to 1.")
         words = self.vocabulary(class_names)
         flags = None if things is None else thing_flags(words, things)
-        if flags is not None and self._infer is not self.model:
+        if flags is not None and isinstance(self._infer, AveragedInference):
             raise UserError(
                 "Panoptic segments are not averaged: name no things, or set TEST.AUG.ENABLED and "
                 "TEST.SLIDING_WINDOW.ENABLED False."
@@ -323,13 +325,14 @@ class Predictor:
         of_pixels = {"image": pixels, "labels": labels.cpu().numpy(), "confidence": confidence.cpu().numpy()}
         if things is None:
             return Prediction(**of_pixels, class_names=words.names, unknown_words=unknown)
-        ids, segments = segments_of(result["panoptic_seg"], words, none_below)
+        size = pixels.shape[:2]
+        ids, segments = segments_of(result["panoptic_seg"], size, words, none_below)
         return Prediction(
             **of_pixels,
             class_names=words.names,
             segment_ids=ids,
             segments=segments,
-            instances=instances_of(result["instances"], words, none_below),
+            instances=instances_of(result["instances"], size, words, none_below),
             unknown_words=unknown,
         )
 
@@ -341,19 +344,38 @@ class Predictor:
         record: dict[str, Any] = {"image": tensor, "height": pixels.shape[0], "width": pixels.shape[1]}
         if isinstance(image, (str, os.PathLike)):
             record["file_name"] = os.fspath(image)
-        asked = things is not None
-        options = {**self.model.inference_options, "panoptic": asked, "instance": asked}
-        device = self.model.device.type
         try:
-            with torch.autocast(device, self._precision or torch.bfloat16, enabled=self._precision is not None):
-                return self._infer.predict([record], words, things, options)[0]
+            with torch.autocast(
+                self.model.device.type, self._precision or torch.bfloat16, enabled=self._precision is not None
+            ):
+                return self._computed(record, words, things)
         except (MemoryError, RuntimeError) as error:
             if "memory" not in str(error) and not isinstance(error, MemoryError):
                 raise
             raise UserError(
                 f"A picture of {pixels.shape[1]}x{pixels.shape[0]} pixels and {len(words)} words does not fit into the "
-                f"memory ({first_line(error)[:120]}): make it smaller{', or name no things' if asked else ''}."
+                f"memory ({first_line(error)[:120]}): make it smaller{'' if things is None else ', or name no things'}."
             ) from error
+
+    def _computed(self, record: dict[str, Any], words: Vocabulary, things: list[bool] | None) -> dict[str, Any]:
+        model = self._infer
+        if isinstance(model, AveragedInference):
+            return model.predict([record], words)[0]
+        images = model.padded([record])
+        proposals = model.propose(images, [record], words)
+        classification = model.classify(images, proposals, words)
+
+        def combined(size: tuple[int, int], **options: bool) -> dict[str, Any]:
+            sized = {**record, "height": size[0], "width": size[1]}
+            changed = {**model.inference_options, **options}
+            return model.combine(images, proposals, classification, [sized], words, things, changed)[0]
+
+        size = (record["height"], record["width"])
+        smaller = within(size, proposals.masks.shape[1])
+        result = combined(size) if smaller == size else combined(size, resize_before=False)
+        if things is not None:
+            result |= combined(smaller, semantic=False, panoptic=True, instance=True)
+        return result
 
 
 def _is_folder(image: object) -> bool:

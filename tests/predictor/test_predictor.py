@@ -248,6 +248,23 @@ def test_confidence_and_scores_lie_in_0_to_1_and_what_is_less_sure_is_none_of_th
         assert [one.score for one in some.instances] == [score for score in scores if score >= limit]
 
 
+def test_objects_of_a_large_picture_are_found_at_a_smaller_size_and_enlarged(predictor, image, monkeypatch):
+    exact = predictor(image, WORDS, "all")
+    monkeypatch.setattr("maft.predictor.objects._MOST_VALUES", 20 * 30 * 6)
+    found = predictor(image, WORDS, "all")
+    assert found.segment_ids.shape == (40, 60)
+    np.testing.assert_array_equal(found.segment_ids[::2, ::2].repeat(2, 0).repeat(2, 1), found.segment_ids)
+    assert (found.segment_ids > 0).mean() == pytest.approx((exact.segment_ids > 0).mean(), abs=0.1)
+    assert [one["area"] for one in found.segments] == [(found.segment_ids == s["id"]).sum() for s in found.segments]
+    for one in found.instances:
+        rows, columns = np.nonzero(one.mask)
+        assert one.mask.shape == (40, 60)
+        assert one.box == (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1)
+    # Labels have the picture's own size, with things or without.
+    np.testing.assert_array_equal(found.labels, exact.labels)
+    np.testing.assert_array_equal(found.labels, predictor(image, WORDS).labels)
+
+
 @pytest.mark.parametrize("limit", [-0.1, 1.5, float("nan"), "half", None, True])
 def test_a_limit_outside_0_to_1_is_refused(predictor, image, limit):
     with pytest.raises(UserError, match="none_below is .*, which does not lie in 0 to 1"):
