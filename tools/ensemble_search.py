@@ -73,7 +73,8 @@ def search(
     }  # fmt: skip
     try:
         with model.using_vocabulary(words, things), inference_context(model):
-            for batch in tqdm(loader, "Searching", unit="image", mininterval=5, disable=not comm.is_main_process()):
+            hidden = None if comm.is_main_process() else True
+            for batch in tqdm(loader, "Searching", unit="image", mininterval=5, disable=hidden):
                 _evaluate_image(model, classifier, rules, batch, evaluators)
     finally:
         classifier.mask_threshold, model.ensemble, model.inference_options = before

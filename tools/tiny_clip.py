@@ -45,7 +45,8 @@ def pretrain(arguments: argparse.Namespace) -> None:
     scenes = _scenes("pretrain", arguments.scenes, arguments.seed)
     tokens = torch.stack([tokenizer(scene.captions) for scene in scenes])
     steps = pretraining.train(model, _pixels(scenes), tokens, recipe, device=device, dtype=getattr(torch, dtype))
-    with tqdm(steps, total=recipe.steps, desc=f"tiny {arguments.arch} in {dtype}", mininterval=2) as progress:
+    title = f"tiny {arguments.arch} in {dtype}"
+    with tqdm(steps, total=recipe.steps, desc=title, mininterval=2, disable=None) as progress:
         for loss in progress:
             progress.set_postfix(loss=f"{loss:.3f}", refresh=False)
     results = _measure(model, tokenizer, arguments.seed, device)
@@ -72,7 +73,7 @@ def _vocabulary() -> list[str]:
 
 
 def _scenes(split: str, count: int, seed: int, max_objects: int = 4) -> list[Scene]:
-    numbers = tqdm(range(count), desc=f"drawing {split} scenes", mininterval=2)
+    numbers = tqdm(range(count), desc=f"drawing {split} scenes", mininterval=2, disable=None)
     return [render_scene(number, split, seed, max_objects=max_objects) for number in numbers]
 
 
