@@ -22,7 +22,7 @@ from maft.data.catalog import DatasetRow
 from maft.data.reading import Record, read_annotation
 from maft.errors import UserError
 from maft.evaluation.instance_truth import read_truth
-from maft.exports.coco import object_results
+from maft.exports.coco import encoded_masks, object_results
 
 _SUMMARY = ("AP", "AP50", "AP75", "APs", "APm", "APl")
 
@@ -102,7 +102,7 @@ class InstanceEvaluator(DatasetEvaluator):
             labels = instances.pred_classes.tolist()
             kept = [place for place, label in enumerate(labels) if label in self.category_ids]
             self.predictions += object_results(
-                instances.pred_masks[kept].numpy().astype(bool),
+                encoded_masks(instances.pred_masks[kept].numpy().astype(bool)),
                 [self.category_ids[labels[place]] for place in kept],
                 instances.scores[kept].tolist(),
                 record["image_id"],

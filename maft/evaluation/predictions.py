@@ -19,7 +19,7 @@ from maft.data.preparation.labels import LABEL_RULES
 from maft.data.reading import Record
 from maft.errors import UserError
 from maft.evaluation.semantic import predicted_labels
-from maft.exports.coco import categories, object_results, segments_info, write_panoptic_map
+from maft.exports.coco import categories, encoded_masks, object_results, segments_info, write_panoptic_map
 from maft.exports.label_maps import write_label_map
 from maft.files import atomic_path, write_json_atomic
 from maft.visualize import palette
@@ -85,7 +85,7 @@ class PredictionWriter(DatasetEvaluator):
         labels = found.pred_classes.tolist()
         kept = [place for place, label in enumerate(labels) if self._things[self._offered[label]]]
         return object_results(
-            found.pred_masks[kept].cpu().numpy().astype(bool),
+            encoded_masks(found.pred_masks[kept].cpu().numpy().astype(bool)),
             [self._category(labels[place]) for place in kept],
             found.scores[kept].tolist(),
             image_id,

@@ -23,8 +23,26 @@ def encoded_masks(masks: NDArray[np.bool_]) -> list[dict[str, Any]]:
     return [{**code, "counts": code["counts"].decode()} for code in coco_mask.encode(columns.transpose(2, 1, 0))]
 
 
+def encoded_regions(numbers: NDArray[np.integer]) -> dict[int, dict[str, Any]]:
+    """Each number of an (H, W) map -> its region as `encoded_masks` writes it, from one pass over the map."""
+    height, width = numbers.shape
+    flat = numbers.T.ravel()
+    starts = np.concatenate([[0], np.flatnonzero(flat[1:] != flat[:-1]) + 1])
+    edges = np.stack([starts, np.append(starts[1:], flat.size)], axis=1)
+    order = np.argsort(flat[starts], kind="stable")
+    found, first = np.unique(flat[starts][order], return_index=True)
+    codes = {}
+    for number, runs in zip(found.tolist(), np.split(order, first[1:])):
+        counts = np.diff(edges[runs].ravel(), prepend=0, append=flat.size)
+        # pycocotools leaves out a run of nothing at the end.
+        counts = counts[: len(counts) - (counts[-1] == 0)]
+        code = coco_mask.frPyObjects({"size": [height, width], "counts": counts.tolist()}, height, width)
+        codes[number] = {**code, "counts": code["counts"].decode()}
+    return codes
+
+
 def object_results(
-    masks: NDArray[np.bool_],
+    codes: Sequence[dict[str, Any]],
     category_ids: Sequence[int],
     scores: Sequence[float],
     image_id: int | str,
@@ -33,15 +51,13 @@ def object_results(
     """The objects of one image as entries of a file of results.
 
     Args:
-        masks: (n, H, W).
-        category_ids, scores: n of each.
+        codes: the masks, see `encoded_masks`.
+        category_ids, scores: of each.
         boxes: (n, 4) x0, y0, x1, y1; None: those of the masks.
 
     Returns:
-        dicts of ``image_id``, ``category_id``, ``bbox`` ([x, y, width, height]), ``score`` and ``segmentation`` (see
-        `encoded_masks`).
+        dicts of ``image_id``, ``category_id``, ``bbox`` ([x, y, width, height]), ``score`` and ``segmentation``.
     """
-    codes = encoded_masks(masks)
     if boxes is not None:
         sides = np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1)
     else:

@@ -14,7 +14,7 @@ from PIL import Image
 
 from maft.data.reading import panoptic_colours
 from maft.errors import UserError
-from maft.exports.coco import encoded_masks, object_results, write_panoptic_map
+from maft.exports.coco import encoded_masks, encoded_regions, object_results, write_panoptic_map
 from maft.exports.label_maps import label_image, write_label_map
 from maft.exports.libraries import fiftyone_labels, supervision_detections
 from maft.exports.overlays import named_overlay
@@ -175,11 +175,18 @@ class Prediction:
             dicts of ``image_id``, ``category_id`` (index into ``class_names``), ``bbox`` ([x, y, width, height]),
             ``score`` and ``segmentation`` (run lengths: ``size`` [H, W] and ``counts``, a text).
         """
-        return [
-            result
-            for label, score, mask in self._objects()
-            for result in object_results(mask[None], [label], [score], image_id)
-        ]
+        if self.instances is not None:
+            labels, scores = [one.label for one in self.instances], [one.score for one in self.instances]
+            codes = [_encoded(one.mask) for one in self.instances]
+        elif self.segment_ids is not None:
+            labels, scores = [part["label"] for part in self.segments], [part["score"] for part in self.segments]
+            by_id = encoded_regions(self.segment_ids)
+            codes = [by_id[part["id"]] for part in self.segments]
+        else:
+            rows, by_label = self.summary(), encoded_regions(self.labels)
+            labels, scores = [row["label"] for row in rows], [row["score"] for row in rows]
+            codes = [by_label[label] for label in labels]
+        return object_results(codes, labels, scores, image_id)
 
     def to_json(self) -> dict[str, Any]:
         """All that was found as plain data, which ``json.dumps`` takes.
@@ -192,8 +199,10 @@ class Prediction:
         """
         height, width = self.labels.shape
         segments = instances = None
-        if (ids := self.segment_ids) is not None:
-            segments = [{**part, "segmentation": _encoded(ids == part["id"])} for part in self.segments]
+        by_label = encoded_regions(self.labels)
+        if self.segment_ids is not None:
+            by_id = encoded_regions(self.segment_ids)
+            segments = [{**part, "segmentation": by_id[part["id"]]} for part in self.segments]
         if self.instances is not None:
             instances = [
                 {
@@ -210,7 +219,7 @@ class Prediction:
             "height": height,
             "class_names": list(self.class_names),
             "unknown_words": list(self.unknown_words),
-            "classes": [{**row, "segmentation": _encoded(self.labels == row["label"])} for row in self.summary()],
+            "classes": [{**row, "segmentation": by_label[row["label"]]} for row in self.summary()],
             "segments": segments,
             "instances": instances,
         }

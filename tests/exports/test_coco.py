@@ -12,7 +12,14 @@ from pycocotools import mask as coco_mask
 
 from maft.data.coco_format import panoptic_table
 from maft.data.reading import read_panoptic_ids
-from maft.exports.coco import categories, encoded_masks, object_results, segments_info, write_panoptic_map
+from maft.exports.coco import (
+    categories,
+    encoded_masks,
+    encoded_regions,
+    object_results,
+    segments_info,
+    write_panoptic_map,
+)
 from maft.layers.crops import tight_boxes
 
 
@@ -32,6 +39,15 @@ def test_masks_survive_json(masks):
     assert encoded_masks(masks[:0]) == []
 
 
+@pytest.mark.parametrize("shape", [(1, 1), (1, 7), (30, 20)])
+def test_regions_of_a_map_are_the_masks_of_its_numbers(shape):
+    numbers = np.random.default_rng(0).integers(-1, 5, shape).repeat(2, axis=1)
+    codes = encoded_regions(numbers)
+    assert codes.keys() == set(np.unique(numbers).tolist())
+    for number, code in codes.items():
+        assert code == encoded_masks((numbers == number)[None])[0]
+
+
 def test_results_are_those_of_detectron2(masks):
     instances = Instances((40, 60))
     instances.pred_masks = torch.from_numpy(masks)
@@ -39,10 +55,10 @@ def test_results_are_those_of_detectron2(masks):
     instances.scores = torch.tensor([0.9, 0.8, 0.7, 0.6, 0.5], dtype=torch.float64)
     instances.pred_classes = torch.tensor([4, 0, 2, 2, 1])
     expected = instances_to_coco_json(instances, 42)
-    assert object_results(masks, [4, 0, 2, 2, 1], [0.9, 0.8, 0.7, 0.6, 0.5], 42) == expected
+    assert object_results(encoded_masks(masks), [4, 0, 2, 2, 1], [0.9, 0.8, 0.7, 0.6, 0.5], 42) == expected
     boxes = instances.pred_boxes.tensor.numpy()
-    assert object_results(masks, [4, 0, 2, 2, 1], [0.9, 0.8, 0.7, 0.6, 0.5], 42, boxes) == expected
-    assert object_results(masks[:0], [], [], 42) == object_results(masks[:0], [], [], 42, boxes[:0]) == []
+    assert object_results(encoded_masks(masks), [4, 0, 2, 2, 1], [0.9, 0.8, 0.7, 0.6, 0.5], 42, boxes) == expected
+    assert object_results([], [], [], 42) == object_results([], [], [], 42, boxes[:0]) == []
 
 
 def test_segments_have_the_areas_and_boxes_of_their_pixels(masks, tmp_path):
