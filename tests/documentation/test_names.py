@@ -8,13 +8,15 @@ import pytest
 from documentation.pages import ROOT, pages
 
 from maft.cli import COMMANDS
+from maft.config import WeightsRule
 from maft.config_checks import keys_of
 from maft.config_keys import default_config
+from maft.options import options_of
 from maft.packaged import config_names
 from maft.registry import CLASSIFIERS, ENSEMBLES, LOSSES, PROPOSERS
 
 _FENCES = re.compile(r"^ *```.*?^ *```$", re.MULTILINE | re.DOTALL)
-_KEY = re.compile(r"(?:[A-Z]\w*\.)+[A-Z][A-Z_]+\b|[A-Z]+_[A-Z_]+\b")
+_KEY = re.compile(r"(?:[A-Z]\w*\.)+[A-Z][A-Z_]+\b|[A-Z]+_[A-Z_]+\b|[A-Z]{3,}(?=: )")
 # Environment variables, and a file.
 _NO_KEYS = re.compile(r"(DETECTRON2|MAFT|TRACKIO|HF|CUDA|OMP|PYTORCH|NCCL|WANDB|SLURM|MLFLOW|XDG)_\w+|MODEL_ZOO")
 _FILE = re.compile(r"(?:\.\./)?(?:maft|configs|tools|tests|datasets)/[\w./*-]+\.(?:py|yaml|json|sbatch|safetensors)")
@@ -30,7 +32,8 @@ def spans(page):
 def keys():
     registries = (PROPOSERS, CLASSIFIERS, ENSEMBLES, LOSSES)
     options = {f".{name}.{key}" for registry in registries for name in registry for key in registry.options(name)}
-    return options | {f".{key}" for key in keys_of(default_config())}
+    of_files = {f".{key}" for key in options_of(WeightsRule)}
+    return options | of_files | {f".{key}" for key in keys_of(default_config())}
 
 
 def is_key(name):
@@ -52,6 +55,7 @@ def wrong_words(words):
 
 def wrong_names(page):
     folders = {name.split("/")[0] for name in config_names()}
+    functions = re.findall(r"^(\w+)\(\)", (ROOT / page).read_text(encoding="utf-8"), re.MULTILINE)
     for span in spans(page):
         for file in _FILE.findall(span):
             if not list(ROOT.glob(file.removeprefix("../"))) and not list(ROOT.glob(f"configs/{file}")):
@@ -60,7 +64,8 @@ def wrong_names(page):
         is_config = re.fullmatch(r"[\w-]+/[\w*-]+", first) and first.split("/")[0] in folders
         if is_config and not list(ROOT.glob(f"configs/{first}.yaml")) and not list(ROOT.glob(f"{first}*")):
             yield f"config {first}"
-        yield from (f"key {key}" for key in _KEY.findall(span) if not _NO_KEYS.match(key) and not is_key(key))
+        named = [key for key in _KEY.findall(span) if not _NO_KEYS.match(key) and key not in functions]
+        yield from (f"key {key}" for key in named if not is_key(key))
         if first == "maft":
             yield from (f"command {wrong}" for wrong in wrong_words(span.split()))
 
