@@ -3,7 +3,7 @@
 They come from their authors' pages, are converted once and kept below MAFT_CACHE (default: maft in the user's cache
 folder). What is printed is the folder alone, so that a command may take it:
 
-  M=$(maft models maft-vitb16); maft evaluate $M/config.yaml MODEL.WEIGHTS $M
+  maft evaluate maft/maft_vitb16_coco-stuff-171 MODEL.WEIGHTS "$(maft models maft-vitb16)"
 """
 
 from __future__ import annotations
