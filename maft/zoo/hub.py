@@ -35,8 +35,8 @@ def from_hub(repository: str, revision: str | None = None) -> Path:
         folder = Path(_snapshot(repository, revision))
     except LocalEntryNotFoundError as error:
         raise UserError(
-            f"{repository} is not in the cache of the hub, which is out of reach: try again with a connection to "
-            f"{HUB}, or download {' and '.join(FILES)} into a folder and give that."
+            f"{repository} is no folder here and not in the cache of the hub, which is out of reach: try again with a "
+            f"connection to {HUB}, or download {' and '.join(FILES)} into a folder and give that."
         ) from error
     except HFValidationError as error:
         raise UserError(f"{shown(repository)} names no repository of the hub, as org/name does.") from error
@@ -49,7 +49,8 @@ def from_hub(repository: str, revision: str | None = None) -> Path:
         raise UserError(f"{repository} has no revision {revision!r}: see {HUB}/{repository}/commits.") from error
     except RepositoryNotFoundError as error:
         raise UserError(
-            f"The hub has no repository {repository}, or it is private: check the id, or log in with hf auth login."
+            f"{repository} is no folder here and no repository of the hub, or a private one: check the name, or log in "
+            "with hf auth login."
         ) from error
     lacking = [file for file in FILES if not (folder / file).is_file()]
     if lacking:

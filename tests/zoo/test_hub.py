@@ -45,14 +45,16 @@ def test_what_is_in_the_cache_serves_without_the_hub(published, monkeypatch):
 
     monkeypatch.setattr("maft.zoo.hub.check_reachable", unreachable)
     assert pretrained("org/small") == folder
-    with pytest.raises(UserError, match="org/other is not in the cache of the hub, which is out of reach"):
+    with pytest.raises(
+        UserError, match="org/other is no folder here and not in the cache of the hub, which is out of reach"
+    ):
         pretrained("org/other")
 
 
 @pytest.mark.parametrize(
     ("source", "revision", "sentence"),
     [
-        ("org/none", None, "The hub has no repository org/none, or it is private"),
+        ("org/none", None, "org/none is no folder here and no repository of the hub, or a private one"),
         ("org/small", "v9", "org/small has no revision 'v9'"),
         ("org/empty", None, r"org/empty of the hub is no model of maft: it lacks model\.safetensors and config\.yaml"),
         ("org/small/more", None, "'org/small/more' names no repository of the hub, as org/name does"),
