@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from maft.errors import UserError
@@ -11,6 +12,7 @@ __all__ = ["MINIATURE", "names", "pretrained"]
 
 # It knows 24 drawn things and nothing of photographs.
 MINIATURE = "miniature"
+_CHECKSUM = re.compile(r"([0-9a-fA-F]{64})?")
 
 
 def names() -> tuple[str, ...]:
@@ -30,6 +32,12 @@ def pretrained(source: str, *, revision: str | None = None) -> Path:
         UserError: there is no such model, or it cannot be fetched: the sentence says from where and to where.
     """
     name, _, checksum = source.partition("#sha256=")
+    if checksum and ("/" in name or name == MINIATURE):
+        raise UserError(
+            f"{name} is no released file, which a checksum is of: leave it out; of the hub, give a revision."
+        )
+    if "#" in name or not _CHECKSUM.fullmatch(checksum):
+        raise UserError(f"The checksum of {source} is none: write #sha256= and 64 hexadecimal digits.")
     if "/" in name:
         from maft.zoo.hub import from_hub
 

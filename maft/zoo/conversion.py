@@ -55,7 +55,8 @@ def convert(
 
     Args:
         output: a folder, or a file DIR/NAME.safetensors whose config becomes DIR/NAME.yaml.
-        config: name or path of the config that describes the model; by default that of the release.
+        config: name or path of the config that describes the model; by default that of the release, by the name of the
+            file or by what it holds.
         release: its name in small letters, ``mask-adapter``; or ``auto`` to tell by the parameter names.
 
     Raises:
@@ -66,7 +67,7 @@ def convert(
     name = _release(release, state, source)
     if name:
         state = convert_released(state, name, str(source))
-    cfg = _config(config, overrides, name, state)
+    cfg = _config(config, overrides, name, state, source.name)
     _check(cfg, state, source)
     weights = output if output.suffix == ".safetensors" else output / "model.safetensors"
     beside = weights.with_name("config.yaml") if weights.stem == "model" else weights.with_suffix(".yaml")
@@ -92,18 +93,19 @@ def _release(asked: str, state: dict[str, Tensor], source: Path) -> str:
     return RELEASE_NAMES[asked]
 
 
-def _config(config: str | None, overrides: Sequence[str], release: str, state: dict[str, Tensor]) -> CfgNode:
+def _config(config: str | None, overrides: Sequence[str], release: str, state: dict[str, Tensor], file: str) -> CfgNode:
     if config is not None:
         return load_config(config, overrides)
     kind = release, embedding_width(state)
     if kind in _UNRELEASED:
         return load_config(_UNRELEASED[kind], overrides)
-    if kind not in _ALIKE:
+    # A file that keeps its official name is known by it; whether it fits is checked in any case.
+    like = next((row for row in entries().values() if row.file == file), None) or entries().get(_ALIKE.get(kind, ""))
+    if like is None:
         raise UserError(
             f"No config is known for {release or 'a checkpoint of ours'} with embedding width {kind[1]}: give the one "
             "that describes the model with --config-file."
         )
-    like = entries()[_ALIKE[kind]]
     return load_config(like.config, [*like.overrides, *overrides])
 
 

@@ -92,3 +92,10 @@ def test_mistakes(tiny_configs, file, tmp_path, arguments, sentence):
     with pytest.raises(UserError, match=sentence):
         convert(file, tmp_path / "out", *(argument.format(**configs) for argument in arguments))
     assert not (tmp_path / "out").exists()
+
+
+def test_a_file_is_known_by_its_official_name_and_checked(official, tmp_path):
+    torch.save(official, tmp_path / "fcclip_cocopan_r50.pth")
+    with pytest.raises(UserError, match=r"fcclip_cocopan_r50\.pth differs from the model .* another architecture"):
+        convert(tmp_path / "fcclip_cocopan_r50.pth", tmp_path / "out")
+    assert not (tmp_path / "out").exists()

@@ -38,6 +38,9 @@ def test_names_are_those_that_can_be_fetched():
     ("name", "sentence"),
     [
         ("maft-vitb", r"no released model 'maft-vitb': .* maft models lists, .* Did you mean maft-vitb16\?"),
+        ("maft-vitb16#sha256=12", r"checksum of maft-vitb16#sha256=12 is none: write #sha256= and 64"),
+        ("maft-vitb16#md5=12", r"checksum of maft-vitb16#md5=12 is none"),
+        (f"org/name#sha256={'0' * 64}", r"org/name is no released file, .* of the hub, give a revision"),
         ("zegformer", r"zegformer cannot be fetched automatically.*/folders/\S+ and run maft convert"),
     ],
 )
