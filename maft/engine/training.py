@@ -1,4 +1,4 @@
-"""From a config to a trained or evaluated model: what ``tools/train_net.py`` runs in every process."""
+"""From a config to a trained or evaluated model: what ``maft train`` and ``maft evaluate`` run in every process."""
 
 from __future__ import annotations
 
