@@ -6,7 +6,6 @@ import logging
 import os
 import shutil
 import socket
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -72,8 +71,9 @@ def download(url: str, file: Path, advice: str, copies: int = 1) -> None:
         raise UserError(f"{url} is no https:// address: {advice}.")
     import gdown
     import requests
+    from tqdm import tqdm
 
-    def check_room(received: int, size: int | None) -> None:
+    def report(received: int, size: int | None) -> None:
         free = shutil.disk_usage(file.parent).free
         needed = (size or received) * copies - received
         if needed > free:
@@ -81,13 +81,16 @@ def download(url: str, file: Path, advice: str, copies: int = 1) -> None:
                 f"{file.name} needs {needed / 1e9:.2f} GB more on the disk of {file.parent}, where {free / 1e9:.2f} GB "
                 "are free: free some space, or set MAFT_CACHE to a folder on another disk."
             )
+        bar.total = size
+        bar.update(received - bar.n)
 
     try:
         check_reachable(url)
-        with writing(file):
+        # Without a terminal there is no bar.
+        with writing(file), tqdm(desc=file.name, unit="B", unit_scale=True, disable=None) as bar:
             gdown.download(
-                url, str(file), quiet=not sys.stderr.isatty(), use_cookies=False, resume=True,
-                progress=check_room, timeout=_SECONDS, retries=_RETRIES,
+                url, str(file), quiet=True, use_cookies=False, resume=True,
+                progress=report, timeout=_SECONDS, retries=_RETRIES,
             )  # fmt: skip
         with open(file, "rb") as stream:
             if stream.read(64).lstrip().startswith(b"<"):
