@@ -12,6 +12,7 @@ import errno
 import itertools
 import os
 import re
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
@@ -98,6 +99,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     predictor.model.proposer.check_records([{"file_name": image} for image in images])
     # Words that cannot be used are no fault of the images.
     words = label_set(arguments.label_set).names() if arguments.label_set else arguments.words
+    if arguments.words and len(arguments.words) == 1 and len(parts := arguments.words[0].split(",")) > 1:
+        listed = " ".join(shlex.quote(part.strip()) for part in parts)
+        print(f"One class of {len(parts)} synonyms; for {len(parts)} classes write --words {listed}", file=sys.stderr)
     vocabulary = predictor.prepare(words)
     if things is not None:
         thing_flags(vocabulary, things)

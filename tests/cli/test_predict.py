@@ -86,6 +86,12 @@ def test_overrides_behind_any_list_are_no_words(tiny_configs, images):
         main([*given, "--words", "grass", "sky", "MODEL.DEVIC", "cpu"])
 
 
+def test_commas_within_the_only_word_are_said_to_make_one_class(predict, images, capsys):
+    assert predict(images / "b", words=["coffee table, sofa"]) == 0
+    assert "One class of 2 synonyms; for 2 classes write --words 'coffee table' sofa\n" in capsys.readouterr().err
+    assert json.loads((images / "out/one.json").read_text())["class_names"] == ["coffee table, sofa"]
+
+
 def test_formats_and_the_threshold(predict, images):
     assert predict(images / "b", options=["--none-below", "1", "--format", "labels"]) == 0
     assert [file.name for file in (images / "out").iterdir()] == ["one_labels.png"]
