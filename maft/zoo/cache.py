@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from datetime import date
 from pathlib import Path
@@ -53,13 +52,13 @@ def converted(entry: Entry, checksum: str = "") -> Path:
             if not is_here(entry):
                 _fetch_and_convert(entry, folder, checksum)
     origin = _origin(folder)
-    if checksum and checksum != origin["sha256"]:
+    if checksum and checksum != origin.get("sha256"):
         raise UserError(
-            f"{folder} was made from a file with the SHA-256 {origin['sha256']}, not {checksum}: remove the folder to "
-            "fetch it again."
+            f"{folder} was made from a file with the SHA-256 {origin.get('sha256')}, not {checksum}: remove the folder "
+            "to fetch it again."
         )
     weights = folder / "model.safetensors"
-    if sha256(weights) != origin["model_sha256"]:
+    if sha256(weights) != origin.get("model_sha256"):
         raise UserError(f"{weights} is not what was written there: remove it, and it is made again.")
     return folder
 
@@ -83,10 +82,13 @@ def _fetch_and_convert(entry: Entry, folder: Path, checksum: str) -> None:
         where = "removed" if ours else "left where it is"
         if ours:
             file.unlink()
-        first = f", unlike the one of {before['date']}" if expected == before.get("sha256") else ""
+        unlike, accept = "", ""
+        if expected == before.get("sha256"):
+            unlike = f", unlike the one of {before.get('date')}"
+            accept = f", and remove {folder / ORIGIN} to accept another one"
         raise UserError(
-            f"{entry.file} of {entry.name} has the SHA-256 {found}, not {expected}{first}: it is damaged or was "
-            f"replaced, and is {where}; ask its authors, and remove {folder / ORIGIN} to accept another one."
+            f"{entry.file} of {entry.name} has the SHA-256 {found}, not {expected}{unlike}: it is damaged or was "
+            f"replaced, and is {where}; ask its authors{accept}."
         )
     # What follows needs the model; a failed download is told before its imports.
     from maft.zoo.conversion import convert
@@ -111,9 +113,11 @@ def _fetch_and_convert(entry: Entry, folder: Path, checksum: str) -> None:
 
 
 def _origin(folder: Path) -> dict[str, str]:
+    """What was noted of a model; empty before it is made, or when somebody wrote something else there."""
     try:
-        return read_json(folder / ORIGIN)
+        noted = read_json(folder / ORIGIN)
     except FileNotFoundError:
         return {}
-    except (OSError, json.JSONDecodeError, ValueError) as error:
+    except (OSError, ValueError) as error:
         raise UserError(f"{folder / ORIGIN} cannot be read ({error}): remove the folder to fetch it again.") from error
+    return noted if isinstance(noted, dict) else {}

@@ -86,7 +86,7 @@ def test_a_later_file_has_to_be_the_first_one(row, file_server, official):
     folder = converted(row)
     (folder / "model.safetensors").unlink()
     file_server.files["/MAFT.pt"] = official + b" "
-    with pytest.raises(UserError, match=rf"not {checksum(official)}, unlike the one of 20.* is removed; ask"):
+    with pytest.raises(UserError, match=rf"not {checksum(official)}, unlike the one of 20.* is removed; ask .*origin"):
         converted(row)
     assert not is_here(row) and not (folder / "MAFT.pt").exists()
     file_server.files["/MAFT.pt"] = official
@@ -106,6 +106,15 @@ def test_a_model_that_was_changed_is_not_used(row):
     weights = converted(row) / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1] + b"x")
     with pytest.raises(UserError, match=r"model\.safetensors is not what was written there: remove it"):
+        converted(row)
+
+
+@pytest.mark.parametrize(
+    ("noted", "sentence"), [("{", "cannot be read .*remove the folder"), ("[]", "is not what was")]
+)
+def test_a_note_that_somebody_changed_is_no_proof(row, noted, sentence):
+    (converted(row) / "origin.json").write_text(noted)
+    with pytest.raises(UserError, match=sentence):
         converted(row)
 
 
