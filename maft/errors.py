@@ -69,10 +69,9 @@ def run_tool(main: Callable[[], int | None]) -> NoReturn:
     Args:
         main: the tool; returns its exit status, None meaning 0.
 
-    The status is 1 after a :class:`UserError`, whose message goes to stderr without a traceback, also where Detectron2 is
-    not installed, and 130 after
-    Ctrl-C, as shells expect. What the system refuses (OSError) is one sentence, too. Any other exception is a defect of
-    ours and keeps its traceback.
+    The status is 1 after a :class:`UserError`, whose message goes to stderr without a traceback, and where Detectron2
+    is not installed; 130 after Ctrl-C, as shells expect. What the system refuses (OSError) is one sentence, too. Any
+    other exception is a defect of ours and keeps its traceback.
     """
     try:
         status = main()
