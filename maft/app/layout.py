@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import html
-import json
 import logging
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,8 @@ from maft.zoo import MINIATURE
 
 _HERE = Path(__file__).parent
 _TRAINED = "what this model was trained on"
+# The viewer knows which picture it shows; its name goes along with the question.
+_WITH_PHOTO = "(_, ...rest) => [document.querySelector('[data-part=stage]').dataset.photo || '', ...rest]"
 _GONE = "The picture is no longer kept: choose it again."
 
 # Gradio recognises it among the defaults of a function's arguments.
@@ -41,7 +42,7 @@ def build(models: Models, memory: Memory, examples: Examples, limits: Limits) ->
     """
     title, preset = first_preset(models.get(models.names[0]))
     with gradio.Blocks(title="maft", analytics_enabled=False) as page:
-        photo = gradio.State(None)
+        photo = gradio.Textbox(visible=False)
         gradio.HTML(
             "<h1>maft</h1><p>Your picture, your words: every pixel is named by one of them.</p>", elem_id="maft-head"
         )
@@ -49,7 +50,7 @@ def build(models: Models, memory: Memory, examples: Examples, limits: Limits) ->
             with gradio.Column(scale=7, min_width=320):
                 viewer = gradio.HTML(
                     html_template=_text("viewer.html"),
-                    js_on_load=_text("viewer.js"),
+                    js_on_load=_text("viewer_take.js") + _text("viewer_draw.js"),
                     elem_id="maft-view",
                     examples=[name for name, _ in examples],
                     most_bytes=limits.most_bytes,
@@ -57,7 +58,8 @@ def build(models: Models, memory: Memory, examples: Examples, limits: Limits) ->
             with gradio.Column(scale=4, min_width=300):
                 model = gradio.Dropdown(
                     models.names, value=models.names[0], label="Model", elem_id="maft-model",
-                    info=f"{MINIATURE} knows 24 drawn things and nothing of photographs.",
+                    info=f"{MINIATURE} knows 24 drawn things and nothing of photographs; for those, "
+                    "maft app --model maft-vitb16 fetches a released model.",
                 )  # fmt: skip
                 vocabulary = gradio.Dropdown(
                     [OWN, _TRAINED, *presets()], value=title, label="Start from a vocabulary", elem_id="maft-vocabulary"
@@ -77,9 +79,6 @@ def build(models: Models, memory: Memory, examples: Examples, limits: Limits) ->
                 said["things"] = _beside()
 
         fields: list[Field] = ["words", "things", "result"]
-
-        def chosen(event: gradio.EventData) -> tuple[str, Any]:
-            return event.photo, _remarks(())
 
         def begin_with(name: str, model_name: str) -> tuple[Any, Any]:
             if name == OWN:
@@ -110,13 +109,11 @@ def build(models: Models, memory: Memory, examples: Examples, limits: Limits) ->
                 value = {"error": wrong["photo"]}
             return [value, *(_error(wrong.get(field)) for field in fields), _remarks(answer.remarks if answer else ())]
 
-        viewer.upload(chosen, outputs=[photo, remarks], queue=False, show_progress="hidden", api_visibility="private")
         vocabulary.input(
             begin_with, [vocabulary, model], [words, things], show_progress="hidden", api_visibility="private"
         )
-        words.input(None, js=f"() => {json.dumps(OWN)}", outputs=[vocabulary])
         go.click(
-            label, [photo, model, words, things], [viewer, *(said[field] for field in fields), remarks],
+            label, [photo, model, words, things], [viewer, *(said[field] for field in fields), remarks], js=_WITH_PHOTO,
             concurrency_limit=2, show_progress="full", show_progress_on=[viewer], api_visibility="private",
         )  # fmt: skip
     return page.queue(max_size=32)

@@ -10,6 +10,8 @@ from functools import partial
 from maft.packaged import packaged_config
 from maft.predictor import Predictor
 from maft.zoo import MINIATURE
+from maft.zoo.cache import is_here
+from maft.zoo.table import entries
 
 
 class Models:
@@ -51,14 +53,15 @@ class Models:
 
 
 def sources(given: Sequence[str], overrides: Sequence[str]) -> dict[str, Callable[[], Predictor]]:
-    """How to load what was asked for and, after it, the shipped model.
+    """How to load what was asked for and, after it, the shipped model and the released ones that were fetched.
 
     Args:
         given: names of released models, checkpoints, configs, or ids on the hub.
         overrides: KEY VALUE pairs for each of them.
     """
     found: dict[str, Callable[[], Predictor]] = {name: partial(_load, name, overrides) for name in given}
-    found.setdefault(MINIATURE, partial(Predictor.from_pretrained, MINIATURE))
+    for name in (MINIATURE, *(name for name, entry in entries().items() if is_here(entry))):
+        found.setdefault(name, partial(Predictor.from_pretrained, name))
     return found
 
 

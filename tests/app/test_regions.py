@@ -15,6 +15,17 @@ def test_semantic_regions_are_the_classes_found(answer):
     np.testing.assert_allclose([one["score"] for one in seen.described], [0.9, 0.6, 0.3], atol=1e-4)
 
 
+def test_names_have_a_place_deep_inside_their_region(answer):
+    for view in ("semantic", "panoptic", "instances"):
+        seen = regions(answer.prediction, view)
+        for number, one in enumerate(seen.described, start=1):
+            column, row, depth = one["place"]
+            assert seen.ids[row, column] == number and depth > 20
+    # The sky: 20 of 40 rows, less a corner; its middle line.
+    column, row, depth = regions(answer.prediction, "semantic").described[0]["place"]
+    assert abs(row - 160) <= 2 and abs(depth - 160) <= 5
+
+
 def test_without_unlabelled_pixels_ids_begin_at_one_too(answer):
     full = dataclasses.replace(answer.prediction, labels=np.maximum(answer.prediction.labels, 0))
     assert regions(full, "semantic").ids.min() == 1

@@ -1,94 +1,4 @@
-// The picture of the app: takes a photo, draws the regions of an answer over it, and names what is under the pointer.
-// Gradio runs this with `element`, `props`, `trigger` and `watch`; regions come from the routes beside this file.
-const part = (name) => element.querySelector(`[data-part="${name}"]`);
-const root = window.location.href.split(/[?#]/)[0].replace(/\/?$/, "/") + "maft/";
-const state = { photo: null, answer: null, view: "semantic", ids: null, confidence: null, hidden: new Set(), over: 0 };
-let shown = 0; // Counts what is asked for, so that a late answer does not replace a later one.
-
-const fail = (text) => {
-  part("error").textContent = text || "";
-  part("error").hidden = !text;
-  part("drop").classList.toggle("maft-wrong", Boolean(text));
-};
-
-// ---- a photo -------------------------------------------------------------------------------------------------------
-
-async function take(address, body) {
-  const turn = ++shown;
-  fail("");
-  part("note").textContent = "Reading the picture ...";
-  let reply;
-  try {
-    const response = await fetch(root + address, { method: "POST", body });
-    reply = await response.json();
-  } catch {
-    reply = { error: "The picture did not arrive: it is too large, or the connection was lost." };
-  }
-  if (turn !== shown) return;
-  if (reply.error) {
-    part("note").textContent = "";
-    return fail(reply.error);
-  }
-  forget();
-  state.photo = reply.photo;
-  part("photo").src = `${root}photos/${reply.photo}`;
-  part("photo").hidden = false;
-  part("empty").hidden = true;
-  part("note").textContent = `${reply.width} × ${reply.height} pixels. ${reply.remark}`;
-  trigger("upload", { photo: reply.photo });
-}
-
-function forget() {
-  state.answer = null;
-  state.hidden.clear();
-  fade();
-  for (const name of ["views", "panel", "colours", "lines", "tip"]) part(name).hidden = true;
-}
-
-const send = (file) => {
-  if (file.size > props.most_bytes) {
-    const size = (file.size / 2 ** 20).toFixed(1);
-    return fail(`The file has ${size} MB, and this app takes ${props.most_bytes / 2 ** 20}: save it smaller.`);
-  }
-  take("photos", file);
-};
-
-part("file").addEventListener("change", (event) => {
-  if (event.target.files[0]) send(event.target.files[0]);
-  event.target.value = "";
-});
-for (const target of [part("drop"), part("stage")]) {
-  target.addEventListener("dragover", (event) => {
-    event.preventDefault();
-    part("drop").classList.add("maft-over");
-  });
-  target.addEventListener("dragleave", () => part("drop").classList.remove("maft-over"));
-  target.addEventListener("drop", (event) => {
-    event.preventDefault();
-    part("drop").classList.remove("maft-over");
-    if (event.dataTransfer.files[0]) send(event.dataTransfer.files[0]);
-  });
-}
-document.addEventListener("paste", (event) => {
-  const file = [...event.clipboardData.files].find((one) => one.type.startsWith("image/"));
-  if (file) send(file);
-});
-for (const [number, title] of props.examples.entries()) {
-  const button = document.createElement("button");
-  button.type = "button";
-  button.title = title;
-  const picture = document.createElement("img");
-  picture.alt = title;
-  picture.loading = "lazy";
-  picture.src = `${root}examples/${number}`;
-  // A file that cannot be read is no example.
-  picture.addEventListener("error", () => button.remove());
-  button.append(picture);
-  button.addEventListener("click", () => take(`examples/${number}`));
-  part("examples").append(button);
-}
-
-// ---- an answer -----------------------------------------------------------------------------------------------------
+// Second half of the viewer: draws the regions of an answer over the photo, and names what is under the pointer.
 
 watch("value", () => {
   const value = props.value;
@@ -124,7 +34,7 @@ async function show(view) {
     button.title = views[its] ? "" : "this model's config averages several looks at a picture, which gives no segments";
     button.setAttribute("aria-checked", its === view);
   }
-  part("views").hidden = part("panel").hidden = false;
+  part("bar").hidden = part("panel").hidden = false;
   part("note").textContent = state.answer.note;
   fade();
   draw();
@@ -186,6 +96,28 @@ function outline() {
     }
   }
   part("lines").getContext("2d").putImageData(lines, 0, 0);
+  if (part("names").checked) write();
+}
+
+// Names where regions are deepest, the largest first; one that would cover another is left to the pointer.
+function write() {
+  const { width, height, views } = state.answer;
+  const pen = part("lines").getContext("2d");
+  const size = Math.max(14, Math.round((14 * width) / Math.max(1, part("lines").clientWidth)));
+  Object.assign(pen, { font: `600 ${size}px system-ui, sans-serif`, textAlign: "center", textBaseline: "middle" });
+  Object.assign(pen, { lineWidth: size / 4, lineJoin: "round", strokeStyle: "rgba(0, 0, 0, 0.8)", fillStyle: "#fff" });
+  const taken = [];
+  const ordered = views[state.view].map((region, place) => [region, place + 1]);
+  ordered.sort(([one], [other]) => other.place[2] - one.place[2]);
+  for (const [{ name, place: [column, row, depth] }, id] of ordered) {
+    if (state.visible[row * width + column] !== id || depth < size / 3) continue;
+    const half = pen.measureText(name).width / 2 + size / 4;
+    const [x, y] = [Math.min(Math.max(column, half), width - half), Math.min(Math.max(row, size), height - size)];
+    if (taken.some(([u, v, its]) => Math.abs(x - u) < half + its && Math.abs(y - v) < 1.3 * size)) continue;
+    taken.push([x, y, half]);
+    pen.strokeText(name, x, y);
+    pen.fillText(name, x, y);
+  }
 }
 
 function legend() {
@@ -202,7 +134,8 @@ function legend() {
     one.count += left[place + 1] > 0;
     classes.set(region.label, one);
   });
-  const items = [...classes.values()].sort((one, other) => other.area - one.area).map((one) => {
+  const found = [...classes.values()].filter((one) => one.area).sort((one, other) => other.area - one.area);
+  const items = found.map((one) => {
     const button = document.createElement("button");
     button.type = "button";
     button.dataset.label = one.label;
@@ -257,6 +190,7 @@ part("views").addEventListener("click", (event) => {
   const view = event.target.dataset.view;
   if (view) show(view);
 });
+part("names").addEventListener("change", () => outline());
 for (const name of ["opacity", "threshold"]) {
   part(name).addEventListener("input", () => {
     part(`${name}Shown`).textContent = `${part(name).value} %`;
@@ -312,7 +246,9 @@ function hover(event) {
 }
 part("stage").addEventListener("pointermove", hover);
 part("stage").addEventListener("pointerdown", hover);
-part("stage").addEventListener("pointerleave", () => {
+part("stage").addEventListener("pointerleave", (event) => {
+  // A finger leaves as soon as it has tapped.
+  if (event.pointerType === "touch") return;
   part("tip").hidden = true;
   state.over = 0;
   if (state.answer && state.visible) point(null);
