@@ -29,6 +29,10 @@ def checkpoint_of(source: str | os.PathLike[str], revision: str | None) -> tuple
 
 def _files_of(path: Path) -> tuple[Path, Path]:
     # Unlike those of Path, the functions of os.path answer for names that no file can have.
+    if not os.path.exists(path):
+        raise UserError(
+            f"{path} does not exist: give a checkpoint, a name that maft models lists, or a hub id, org/name."
+        )
     folder = os.path.isdir(path)
     weights = path / "model.safetensors" if folder else path
     if folder and not weights.is_file():

@@ -316,6 +316,8 @@ def test_a_model_goes_to_the_hub_and_comes_back_with_its_origin(predictor, image
 
 def test_the_shipped_model_is_made_by_its_name():
     assert len(Predictor.from_pretrained("miniature", device="cpu").vocabulary()) > 3
+    with pytest.raises(UserError, match="output/demo/none does not exist"):
+        Predictor.from_pretrained("output/demo/none")
     with pytest.raises(UserError, match="no revisions"):
         Predictor.from_pretrained("miniature", revision="main")
     with pytest.raises(UserError, match="miniatur"):
