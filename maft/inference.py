@@ -5,7 +5,9 @@ Shape letters: Q proposals, C classes, (H, W) output size.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -15,9 +17,7 @@ from torch import Tensor
 
 from maft.errors import UserError
 from maft.layers.crops import tight_boxes
-
-# Of the scores of all classes at output size, which for a large photo and many names are more than the memory.
-_BYTES_AT_A_TIME = 2**26
+from maft.layers.score_maps import Tile, View, averaged_strips, resized_rows, row_strips, source_rows
 
 
 def image_result(
@@ -25,7 +25,10 @@ def image_result(
     masks: Tensor,
     size: tuple[int, int],
     *,
+    padded_size: tuple[int, int] | None = None,
+    image_size: tuple[int, int] | None = None,
     are_logits: bool,
+    align_corners: bool = False,
     classes: int,
     seen: Tensor | None,
     things: Tensor | None,
@@ -33,11 +36,16 @@ def image_result(
 ) -> dict[str, Any]:
     """All results of one image, as `OpenVocabSegmentor.forward` documents them.
 
+    Nothing but the results themselves is ever held for the whole output: masks and scores exist a few rows at a time.
+
     Args:
         probabilities: (Q, C) or (Q, C + 1), void last.
-        masks: (Q, h, w) at image size; logits or values in [0, 1].
+        masks: (Q, h, w) as proposed, of any resolution; logits or values in [0, 1].
         size: (H, W) of the output.
+        padded_size: what the masks span; None: their own size.
+        image_size: of the image within, from its first pixel on; None: all of it.
         are_logits: whether ``masks`` needs a sigmoid.
+        align_corners: how masks are resized to ``padded_size``.
         classes: C.
         seen, things: (C,) bool, None where unknown.
         options: ``MODEL.INFERENCE`` in lower case.
@@ -46,23 +54,18 @@ def image_result(
         UserError: panoptic or instance results are asked for and ``things`` is None.
     """
     whole = options["panoptic"] or options["instance"]
-    if options["resize_before"] or whole:
-        masks = resize_map(masks, size)
-    soft = masks.sigmoid() if are_logits else masks
+    padded_size = padded_size or (masks.shape[1], masks.shape[2])
+    height, width = image_size or padded_size
+    class_scores, cut = probabilities[:, :classes], options["best_masks_above"]
+    tile = Tile(
+        keep_best_proposals(class_scores) if cut else class_scores,
+        masks, padded_size, 0, 0, height, width, are_logits, align_corners, cut,
+    )  # fmt: skip
     result: dict[str, Any] = {}
     if options["semantic"]:
         penalty = seen * options["seen_penalty"] if seen is not None and options["seen_penalty"] else None
-        class_scores, shown = probabilities[:, :classes], soft
-        if options["best_masks_above"]:
-            class_scores, shown = keep_best_proposals(class_scores), (soft > options["best_masks_above"]).to(soft.dtype)
-        if options["labels_only"]:
-            best = semantic_labels(class_scores, shown, size, penalty)
-        else:
-            scores = semantic_scores(class_scores, shown, size)
-            best = labels_of_scores([scores], penalty)
-            result["sem_seg"] = scores if penalty is None else scores - penalty[:, None, None]
-        # An argmax over the scores could not tell a pixel that no mask covers from one of the first class.
-        result["sem_seg_labels"], result["sem_seg_confidence"] = best
+        view = View((height, width), [(False, [tile])], bool(options["resize_before"] or whole))
+        result |= semantic_result([view], size, penalty, labels_only=options["labels_only"])
     if not whole:
         return result
     if things is None:
@@ -70,42 +73,46 @@ def image_result(
             "Panoptic and instance results need to know which classes are things: call set_vocabulary with things, "
             "or set MODEL.INFERENCE.PANOPTIC False."
         )
+    resized = ResizedMasks(tile, size)
     if options["panoptic"]:
         result["panoptic_seg"] = panoptic_inference(
             F.pad(probabilities, (0, classes + 1 - probabilities.shape[-1])),
-            soft,
+            resized,
             things,
             object_mask_threshold=options["object_mask_threshold"],
             overlap_threshold=options["overlap_threshold"],
         )
     if options["instance"]:
         result["instances"] = instance_inference(
-            probabilities[:, :classes],
-            masks if are_logits else masks.logit(eps=1e-6),
+            class_scores,
+            resized,
             most=options["max_instances"],
             things=things if options["panoptic"] else None,
         )
     return result
 
 
-def resize_map(values: Tensor, size: tuple[int, int]) -> Tensor:
-    """Bilinear resize (align_corners False) of (N, h, w) maps to (N, *size)."""
-    if tuple(values.shape[-2:]) == tuple(size):
-        return values
-    return F.interpolate(values[None], size=size, mode="bilinear", align_corners=False)[0]
+def semantic_result(
+    views: Sequence[View], size: tuple[int, int], penalty: Tensor | None, *, labels_only: bool
+) -> dict[str, Any]:
+    """The semantic part of `image_result`, of the mean over all exposures of an image.
 
-
-def semantic_scores(probabilities: Tensor, masks: Tensor, size: tuple[int, int]) -> Tensor:
-    """Score of each class at each pixel: the sum over proposals of class probability times mask value.
+    The score of a class at a pixel is the sum over proposals of class probability times mask value.
 
     Args:
-        probabilities: (Q, C) class probabilities, zero rows for proposals that do not count.
-        masks: (Q, h, w) in [0, 1] at image size; the sum is resized to ``size`` afterwards, as MAFT and OVSeg do.
-
-    Returns:
-        (C, H, W).
+        size: (H, W) of the output.
+        penalty: see `labels_of_scores`.
     """
-    return resize_map(torch.einsum("qc,qhw->chw", probabilities, masks), size)
+    labels, confidence, kept = [], [], []
+    for _, scores in averaged_strips(views, size):
+        found, sure = labels_of_scores(scores, penalty)
+        labels.append(found)
+        confidence.append(sure)
+        if not labels_only:
+            kept.append(scores if penalty is None else scores - penalty[:, None, None])
+    # An argmax over the scores could not tell a pixel that no mask covers from one of the first class.
+    result = {"sem_seg_labels": torch.cat(labels), "sem_seg_confidence": torch.cat(confidence)}
+    return result if labels_only else {**result, "sem_seg": torch.cat(kept, dim=1)}
 
 
 def keep_best_proposals(probabilities: Tensor) -> Tensor:
@@ -115,52 +122,54 @@ def keep_best_proposals(probabilities: Tensor) -> Tensor:
     return probabilities * kept
 
 
-def semantic_labels(
-    probabilities: Tensor, masks: Tensor, size: tuple[int, int], penalty: Tensor | None = None
-) -> tuple[Tensor, Tensor]:
-    """`labels_of_scores` of the `semantic_scores` of these arguments, of which a few classes' exist at a time."""
-    classes = max(1, _BYTES_AT_A_TIME // (size[0] * size[1] * masks.element_size()))
-    return labels_of_scores(
-        (semantic_scores(part, masks, size) for part in probabilities.split(classes, dim=1)), penalty
-    )
-
-
-def labels_of_scores(parts: Iterable[Tensor], penalty: Tensor | None = None) -> tuple[Tensor, Tensor]:
+def labels_of_scores(scores: Tensor, penalty: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """(H, W) int64 class of the highest semantic score, -1 where no mask says anything, and how sure that is.
 
     The confidence (H, W) is s_best / max(1, the sum of the scores of all classes), in 0..1: the share of the best
     class. Where all scores together are less than one, the rest is what the proposals leave to "no object".
 
     Args:
-        parts: (c, H, W) scores of all classes, part after part.
+        scores: (C, H, W), C at least 1.
         penalty: (C,) subtracted from the score of each class (ZegFormer's calibration), or None. It decides which class
             is the best one, and does not count in the confidence.
     """
-    best: Tensor | None = None
-    start = 0
-    for scores in parts:
-        together = scores.sum(dim=0)
-        if penalty is not None:
-            scores = scores - penalty[start : start + len(scores), None, None]
-        value, label = scores.max(dim=0)
-        if best is None:
-            best, labels, total = value, label, together
-        else:
-            total += together
-            labels = torch.where(value > best, label + start, labels)
-            best = torch.maximum(best, value)
-        start += len(scores)
-    assert best is not None, "a vocabulary has at least one class"
+    total = scores.sum(dim=0)
+    best, labels = (scores if penalty is None else scores - penalty[:, None, None]).max(dim=0)
     if penalty is not None:
         best = best + penalty[labels]
-    confidence = (best / total.clamp(min=1)).clamp(0, 1)
     # Scores are never negative, but a penalty may push them below zero.
-    return labels.masked_fill(~(total > 0), -1), confidence
+    return labels.masked_fill(~(total > 0), -1), (best / total.clamp(min=1)).clamp(0, 1)
+
+
+@dataclass(frozen=True)
+class ResizedMasks:
+    """Masks at the size of the output, a few rows at a time.
+
+    Attributes:
+        tile: the masks of one image as proposed.
+        size: (H, W) of the output.
+    """
+
+    tile: Tile
+    size: tuple[int, int]
+
+    def selected(self, which: Tensor) -> ResizedMasks:
+        """Some of the masks: (Q,) bool or (n,) int64."""
+        return replace(self, tile=replace(self.tile, masks=self.tile.masks[which]))
+
+    def strips(self) -> Iterator[tuple[slice, Tensor]]:
+        """Rows of the output and the masks there, (Q, rows, W), logits or values in [0, 1] as they were proposed."""
+        tile, (height, width) = self.tile, self.size
+        # An image larger than the output needs several of its rows for one of the output's.
+        widest = max(width, tile.width * math.ceil(tile.height / height))
+        for rows in row_strips(height, len(tile.masks) * widest):
+            source, places = source_rows(tile.height, height, rows)
+            yield slice(rows.start, rows.stop), resized_rows(tile.mask_rows(source), places, width)
 
 
 def panoptic_inference(
     probabilities: Tensor,
-    masks: Tensor,
+    masks: ResizedMasks,
     things: Tensor,
     *,
     object_mask_threshold: float,
@@ -170,7 +179,7 @@ def panoptic_inference(
 
     Args:
         probabilities: (Q, C + 1), void last.
-        masks: (Q, H, W) in [0, 1] at the output size.
+        masks: Q masks at the output size (H, W).
         things: (C,) bool; segments of one stuff class are merged.
         object_mask_threshold: least class probability of a segment.
         overlap_threshold: least share of a mask (values >= 0.5) that its proposal must still own.
@@ -179,20 +188,25 @@ def panoptic_inference(
         (H, W) int32 segment ids, 0 is void; and one dict per segment: id, isthing, category_id and score, the mean
         over its pixels of its proposal's class probability times mask value, in 0..1.
     """
-    classes = probabilities.shape[1] - 1
-    segmentation = torch.zeros(masks.shape[-2:], dtype=torch.int32, device=masks.device)
+    classes, size = probabilities.shape[1] - 1, masks.size
     scores, labels = probabilities.max(dim=-1)
     keep = (labels != classes) & (scores > object_mask_threshold)
-    scores, labels, masks = scores[keep], labels[keep], masks[keep]
+    scores, labels, masks = scores[keep], labels[keep], masks.selected(keep)
     if not len(labels):
-        return segmentation, []
+        return torch.zeros(size, dtype=torch.int32, device=labels.device), []
 
-    owner = (scores[:, None, None] * masks).argmax(dim=0)
-    confident = masks >= 0.5
-    inside = confident.gather(0, owner[None])[0]
-    owned = torch.bincount(owner.flatten(), minlength=len(labels))
-    owned_inside = torch.bincount(owner[inside], minlength=len(labels))
-    area = confident.flatten(1).sum(dim=1)
+    owner = torch.empty(size, dtype=torch.int32, device=labels.device)
+    inside, values = torch.empty_like(owner, dtype=torch.bool), torch.empty_like(owner, dtype=scores.dtype)
+    owned, owned_inside, area = (torch.zeros_like(labels) for _ in range(3))
+    for rows, proposed in masks.strips():
+        soft = proposed.sigmoid() if masks.tile.are_logits else proposed
+        weighted, confident = scores[:, None, None] * soft, soft >= 0.5
+        best = weighted.argmax(dim=0, keepdim=True)
+        owner[rows] = best[0]
+        inside[rows], values[rows] = confident.gather(0, best)[0], weighted.gather(0, best)[0]
+        owned += torch.bincount(best.flatten(), minlength=len(labels))
+        owned_inside += torch.bincount(best.flatten(), inside[rows].flatten(), minlength=len(labels)).long()
+        area += confident.flatten(1).sum(dim=1)
     is_segment = (owned_inside > 0) & (owned >= overlap_threshold * area)
 
     segments: list[dict[str, Any]] = []
@@ -209,8 +223,7 @@ def panoptic_inference(
                 stuff_ids[label] = len(segments)
         else:
             ids[slot] = stuff_ids[label]
-    segmentation = torch.where(inside, ids.to(owner.device)[owner], segmentation)
-    values = scores[owner] * masks.gather(0, owner[None])[0]
+    segmentation = torch.where(inside, ids.to(owner.device)[owner], 0)
     areas = torch.bincount(segmentation.flatten(), minlength=len(segments) + 1)
     sums = torch.bincount(segmentation.flatten(), values.flatten(), minlength=len(segments) + 1)
     for segment, score in zip(segments, (sums / areas).tolist()[1:], strict=True):
@@ -219,13 +232,13 @@ def panoptic_inference(
 
 
 def instance_inference(
-    probabilities: Tensor, mask_logits: Tensor, *, most: int, things: Tensor | None = None
+    probabilities: Tensor, masks: ResizedMasks, *, most: int, things: Tensor | None = None
 ) -> Instances:
     """The ``most`` best (proposal, class) pairs as instances.
 
     Args:
         probabilities: (Q, C) without void.
-        mask_logits: (Q, H, W) at the output size; positive inside.
+        masks: Q masks at the output size (H, W); logits are positive inside.
         things: (C,) bool, keeps only these classes; None keeps all.
 
     Returns:
@@ -238,13 +251,19 @@ def instance_inference(
     if things is not None:
         kept = things[labels]
         scores, labels, slots = scores[kept], labels[kept], slots[kept]
-    logits = mask_logits[slots]
-    masks = logits > 0
-    inside = masks.flatten(1).float()
-    confidence = (logits.sigmoid().flatten(1) * inside).sum(1) / (inside.sum(1) + 1e-6)
-    result = Instances(tuple(mask_logits.shape[-2:]))
-    result.pred_masks = masks
+    # One mask may have several names.
+    different, place = slots.unique(return_inverse=True)
+    masks = masks.selected(different)
+    inside = torch.empty(len(different), *masks.size, dtype=torch.bool, device=scores.device)
+    sums, areas = scores.new_zeros(len(different)), scores.new_zeros(len(different))
+    for rows, proposed in masks.strips():
+        logits = proposed if masks.tile.are_logits else proposed.logit(eps=1e-6)
+        inside[:, rows] = logits > 0
+        sums += (logits.sigmoid() * inside[:, rows]).flatten(1).sum(1)
+        areas += inside[:, rows].flatten(1).sum(1)
+    result = Instances(masks.size)
+    result.pred_masks = inside[place]
     result.pred_classes, result.proposals = labels, slots
-    result.scores = scores * confidence
-    result.pred_boxes = Boxes(tight_boxes(masks).float())
+    result.scores = scores * (sums / (areas + 1e-6))[place]
+    result.pred_boxes = Boxes(tight_boxes(inside).float()[place])
     return result

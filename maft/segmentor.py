@@ -352,13 +352,15 @@ class OpenVocabSegmentor(Trainable):
             output = (int(record.get("height", size[0])), int(record.get("width", size[1])))
             # Sums over proposals need more digits than the precision that the model may run in.
             with torch.autocast(self.device.type, enabled=False):
-                masks = proposals.image(index).resized(images.padded_size)[0, :, : size[0], : size[1]]
                 results.append(
                     image_result(
                         probabilities[index].float(),
-                        masks.float(),
+                        proposals.masks[index].float(),
                         output,
+                        padded_size=images.padded_size,
+                        image_size=size,
                         are_logits=proposals.are_logits,
+                        align_corners=proposals.align_corners,
                         classes=len(vocabulary),
                         seen=of_seen,
                         things=of_things,

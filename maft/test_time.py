@@ -12,9 +12,9 @@ from torch import Tensor
 
 from maft.data.augmentations import ResizeShortestEdge
 from maft.errors import UserError
-from maft.inference import keep_best_proposals, labels_of_scores
+from maft.inference import keep_best_proposals, semantic_result
 from maft.interfaces import Proposer
-from maft.layers.score_maps import Tile, View, averaged_strips, window_starts
+from maft.layers.score_maps import Tile, View, window_starts
 from maft.registry import PROPOSERS
 from maft.segmentor import OpenVocabSegmentor
 from maft.structures import Vocabulary
@@ -127,20 +127,9 @@ class AveragedInference:
         seen, penalty = vocabulary.seen, None
         if seen is not None and (value := options["seen_penalty"]):
             penalty = torch.tensor(seen, device=model.device) * value
-        kept: Tensor | None = None
-        if not options["labels_only"]:
-            kept = torch.empty(len(vocabulary), *size, device=model.device)
-        labels, confidence = [], []
         # Sums over proposals need more digits than the precision that the model may run in.
         with torch.autocast(model.device.type, enabled=False):
-            for rows, scores in averaged_strips(views, size):
-                found, sure = labels_of_scores([scores], penalty)
-                labels.append(found)
-                confidence.append(sure)
-                if kept is not None:
-                    kept[:, rows.start : rows.stop] = scores if penalty is None else scores - penalty[:, None, None]
-        result = {"sem_seg_labels": torch.cat(labels), "sem_seg_confidence": torch.cat(confidence)}
-        return result if kept is None else {**result, "sem_seg": kept}
+            return semantic_result(views, size, penalty, labels_only=options["labels_only"])
 
     def _copies(self, image: Tensor) -> list[Tensor]:
         if not self.resizes:

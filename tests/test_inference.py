@@ -4,37 +4,55 @@ import pytest
 import torch
 
 from maft import inference
-from maft.inference import (
-    instance_inference,
-    labels_of_scores,
-    panoptic_inference,
-    semantic_labels,
-    semantic_scores,
-)
+from maft.inference import ResizedMasks, instance_inference, labels_of_scores, panoptic_inference, semantic_result
+from maft.layers import score_maps
+from maft.layers.score_maps import Tile, View
 
 
-def test_semantic_scores_are_the_weighted_sum_of_masks():
-    probabilities, masks = torch.rand(4, 3), torch.rand(4, 5, 6)
-    expected = sum(probabilities[q, :, None, None] * masks[q] for q in range(4))
-    assert torch.allclose(semantic_scores(probabilities, masks, (5, 6)), expected, atol=1e-6)
+def _tile(probabilities: torch.Tensor, masks: torch.Tensor, are_logits: bool = False) -> Tile:
+    height, width = masks.shape[1:]
+    return Tile(probabilities, masks, (height, width), 0, 0, height, width, are_logits)
 
 
-def test_labels_in_chunks_equal_the_argmax_of_all_scores(monkeypatch):
-    monkeypatch.setattr(inference, "_BYTES_AT_A_TIME", 4 * 20 * 13 * 4)
-    probabilities, masks, penalty = torch.rand(7, 11), torch.rand(7, 9, 8), torch.rand(11)
-    scores = semantic_scores(probabilities, masks, (20, 13))
-    labels, confidence = semantic_labels(probabilities, masks, (20, 13), penalty)
-    assert torch.equal(labels, (scores - penalty[:, None, None]).argmax(0))
-    torch.testing.assert_close(confidence, scores.gather(0, labels[None])[0] / scores.sum(0).clamp(min=1))
+def _semantic(probabilities: torch.Tensor, masks: torch.Tensor, size: tuple[int, int], penalty=None, before=False):
+    view = View((masks.shape[1], masks.shape[2]), [(False, [_tile(probabilities, masks)])], before)
+    return semantic_result([view], size, penalty, labels_only=False)
+
+
+def _resized(masks: torch.Tensor, size: tuple[int, int] | None = None, are_logits: bool = False) -> ResizedMasks:
+    return ResizedMasks(_tile(torch.empty(0), masks, are_logits), size or (masks.shape[1], masks.shape[2]))
+
+
+def _interpolated(maps: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+    return torch.nn.functional.interpolate(maps[None], size, mode="bilinear", align_corners=False)[0]
+
+
+@pytest.fixture
+def thin_strips(monkeypatch):
+    """Strips of four rows, whatever the memory."""
+    monkeypatch.setattr(score_maps, "_STRIP_BYTES", 0)
+
+
+@pytest.mark.parametrize("before", [False, True])
+@pytest.mark.parametrize("size", [(5, 6), (21, 13), (3, 4)])
+def test_semantic_scores_are_the_weighted_sum_of_masks(thin_strips, size, before):
+    probabilities, masks, penalty = torch.rand(7, 11), torch.rand(7, 5, 6), torch.rand(11)
+    shown = _interpolated(masks, size) if before else masks
+    scores = _interpolated(sum(probabilities[q, :, None, None] * shown[q] for q in range(7)), size)
+    found = _semantic(probabilities, masks, size, penalty, before)
+    torch.testing.assert_close(found["sem_seg"], scores - penalty[:, None, None])
+    assert torch.equal(found["sem_seg_labels"], found["sem_seg"].argmax(0))
+    of_labels = scores.gather(0, found["sem_seg_labels"][None])[0]
+    torch.testing.assert_close(found["sem_seg_confidence"], of_labels / scores.sum(0).clamp(min=1))
 
 
 def test_confidence_is_the_share_of_the_best_class_and_what_is_missing_to_one_is_no_object():
     scores = torch.tensor([[3.0, 0.2, 0.0, 0.5], [1.0, 0.1, 0.0, 0.5]])[..., None]
-    labels, confidence = labels_of_scores([scores[:1], scores[1:]])
+    labels, confidence = labels_of_scores(scores)
     assert labels[:, 0].tolist() == [0, 0, -1, 0]
     torch.testing.assert_close(confidence[:, 0], torch.tensor([0.75, 0.2, 0.0, 0.5]))
     # A penalty chooses another class, whose own share counts.
-    labels, confidence = labels_of_scores([scores], torch.tensor([2.5, 0.0]))
+    labels, confidence = labels_of_scores(scores, torch.tensor([2.5, 0.0]))
     assert labels[:, 0].tolist() == [1, 1, -1, 1]
     torch.testing.assert_close(confidence[:, 0], torch.tensor([0.25, 0.1, 0.0, 0.5]))
 
@@ -44,12 +62,10 @@ def test_pixels_outside_all_masks_are_void(penalty):
     masks = torch.zeros(2, 4, 4)
     masks[0, :2], masks[1, 2, 2:] = 1, 0.5
     probabilities = torch.tensor([[0.9, 0.1, 0.0], [0.1, 0.2, 0.7]])
-    labels, _ = semantic_labels(probabilities, masks, (4, 4), penalty)
-    assert torch.equal(labels == -1, masks.sum(0) == 0)
-    from_scores, _ = labels_of_scores([semantic_scores(probabilities, masks, (4, 4))], penalty)
-    assert torch.equal(from_scores, labels)
-    nothing, score = semantic_labels(torch.zeros(0, 3), torch.zeros(0, 4, 4), (4, 4))
-    assert nothing.eq(-1).all() and not score.any()
+    found = _semantic(probabilities, masks, (4, 4), penalty)
+    assert torch.equal(found["sem_seg_labels"] == -1, masks.sum(0) == 0)
+    nothing = _semantic(torch.zeros(0, 3), torch.zeros(0, 4, 4), (6, 5))
+    assert nothing["sem_seg_labels"].eq(-1).all() and not nothing["sem_seg_confidence"].any()
 
 
 def _square(top: int, left: int, side: int, value: float = 1.0, size: int = 12) -> torch.Tensor:
@@ -74,7 +90,7 @@ def test_panoptic_merges_stuff_keeps_things_apart_and_drops_the_covered():
     )
     things = torch.tensor([True, False])
     segmentation, segments = panoptic_inference(
-        probabilities, masks, things, object_mask_threshold=0.0, overlap_threshold=0.8
+        probabilities, _resized(masks), things, object_mask_threshold=0.0, overlap_threshold=0.8
     )
     assert [(s["category_id"], s["isthing"]) for s in segments] == [(0, True), (0, True), (1, False)]
     expected = (_square(0, 0, 4) + 2 * _square(6, 6, 4) + 3 * _square(0, 8, 4) + 3 * _square(8, 0, 4)).int()
@@ -85,7 +101,7 @@ def test_panoptic_merges_stuff_keeps_things_apart_and_drops_the_covered():
 
 def test_panoptic_without_any_segment_is_all_void():
     segmentation, segments = panoptic_inference(
-        torch.tensor([[0.1, 0.9]]), torch.rand(1, 4, 4), torch.tensor([True]),
+        torch.tensor([[0.1, 0.9]]), _resized(torch.rand(1, 4, 4)), torch.tensor([True]),
         object_mask_threshold=0.0, overlap_threshold=0.8,
     )  # fmt: skip
     assert not segmentation.any() and segments == []
@@ -93,7 +109,7 @@ def test_panoptic_without_any_segment_is_all_void():
 
 def test_instances_have_boxes_and_scores_of_their_masks():
     logits = torch.stack([_square(2, 3, 4, 20.0) - 10, _square(0, 0, 2, 20.0) - 10])
-    result = instance_inference(torch.tensor([[0.9, 0.2], [0.1, 0.6]]), logits, most=2)
+    result = instance_inference(torch.tensor([[0.9, 0.2], [0.1, 0.6]]), _resized(logits, are_logits=True), most=2)
     order = result.scores.argsort(descending=True)
     assert result.pred_classes[order].tolist() == [0, 1]
     assert result.pred_boxes.tensor[order].tolist() == [[3, 2, 7, 6], [0, 0, 2, 2]]
@@ -102,9 +118,40 @@ def test_instances_have_boxes_and_scores_of_their_masks():
 
 def test_instances_keep_things_only_when_told():
     result = instance_inference(
-        torch.tensor([[0.9, 0.8]]), torch.ones(1, 4, 4), most=2, things=torch.tensor([False, True])
+        torch.tensor([[0.9, 0.8]]), _resized(torch.ones(1, 4, 4)), most=2, things=torch.tensor([False, True])
     )
     assert result.pred_classes.tolist() == [1]
+
+
+def test_objects_in_strips_are_those_of_whole_masks(thin_strips):
+    draws = torch.Generator().manual_seed(3)
+    probabilities = (4 * torch.randn(9, 6, generator=draws)).softmax(-1)
+    logits, size = 6 * torch.randn(9, 8, 7, generator=draws), (19, 30)
+    soft = _interpolated(logits, size).sigmoid()
+    scores, labels = probabilities.max(-1)
+    # MaskFormer's rule, written with whole maps, where every class is a thing.
+    kept = [q for q in range(9) if labels[q] != 5 and scores[q] > 0.3]
+    owner = torch.stack([scores[q] * soft[q] for q in kept]).argmax(0)
+    expected, classes = torch.zeros(size, dtype=torch.int32), []
+    for place, q in enumerate(kept):
+        inside, own = (owner == place) & (soft[q] >= 0.5), owner == place
+        if inside.any() and own.sum() >= 0.4 * (soft[q] >= 0.5).sum():
+            classes.append(int(labels[q]))
+            expected[inside] = len(classes)
+    found, segments = panoptic_inference(
+        probabilities, _resized(logits, size, True), torch.ones(5, dtype=torch.bool),
+        object_mask_threshold=0.3, overlap_threshold=0.4,
+    )  # fmt: skip
+    assert len(classes) > 1 and [segment["category_id"] for segment in segments] == classes
+    assert torch.equal(found, expected)
+
+    result = instance_inference(probabilities[:, :5], _resized(logits, size, True), most=12)
+    masks = _interpolated(logits, size) > 0
+    sure = torch.stack([soft[q][masks[q]].mean() for q in range(9)])
+    assert torch.equal(result.pred_masks, masks[result.proposals])
+    best = probabilities[result.proposals, result.pred_classes]
+    torch.testing.assert_close(result.scores, best * sure[result.proposals])
+    assert best.min() >= probabilities[:, :5].flatten().sort(descending=True).values[11]
 
 
 def test_only_proposals_that_are_best_for_some_class_are_kept():

@@ -58,7 +58,21 @@ def resized_rows(values: Tensor, places: Tensor, width: int, align_corners: bool
     mixed = torch.lerp(values[:, upper], values[:, lower], share)
     if values.shape[2] == width:
         return mixed
+    if not len(values):
+        return mixed.new_zeros(0, len(places), width)
     return F.interpolate(mixed[None], (len(places), width), mode="bilinear", align_corners=align_corners)[0]
+
+
+def row_strips(height: int, values: int) -> Iterator[range]:
+    """Rows of an output, strip after strip, so many at a time as memory is meant for, and at least four.
+
+    Args:
+        values: float32 numbers that one row takes.
+    """
+    # Each strip computes anew the rows at its borders, of which thin ones would have nothing else.
+    step = max(4, _STRIP_BYTES // (4 * max(values, 1)))
+    for start in range(0, height, step):
+        yield range(start, min(start + step, height))
 
 
 def window_starts(length: int, window: int, overlap: float) -> list[int]:
@@ -174,10 +188,8 @@ def averaged_strips(views: Sequence[View], size: tuple[int, int]) -> Iterator[tu
     queries, classes = views[0].exposures[0][1][0].scores.shape
     # A view larger than the output needs several of its rows for one of the output's.
     widest = max([size[1], *(view.size[1] * math.ceil(view.size[0] / size[0]) for view in views)])
-    step = max(1, _STRIP_BYTES // (max(queries, classes) * widest * 4))
     count = sum(len(view.exposures) for view in views)
-    for start in range(0, size[0], step):
-        rows = range(start, min(start + step, size[0]))
+    for rows in row_strips(size[0], max(queries, classes) * widest):
         total = views[0].rows(rows, size)
         for view in views[1:]:
             total += view.rows(rows, size)

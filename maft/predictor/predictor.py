@@ -20,7 +20,7 @@ from maft.data.pixels import ImageLike, pictures_in, pixels_of
 from maft.errors import UserError, first_line, shown
 from maft.files import write_text_atomic
 from maft.predictor.devices import compile_parts, device_of, precision_of
-from maft.predictor.objects import instances_of, segments_of, within
+from maft.predictor.objects import instances_of, segments_of
 from maft.predictor.prediction import Prediction
 from maft.predictor.sources import checked_overrides, checkpoint_of, path_of
 from maft.predictor.words import ClassNames, thing_flags, vocabulary_of
@@ -260,9 +260,7 @@ class Predictor:
                 gives them one by one). A proposer that reads masks from disk finds them by the path.
             class_names: see `vocabulary`; None: the training vocabulary.
             things: asks for panoptic segments and instances as well, and says which of the names are countable: each
-                instance of theirs is a segment, while all of another class is one. "all": every name; []: none. Those
-                of a photograph of many megapixels are found at a smaller size and enlarged, see
-                `maft.predictor.objects.within`.
+                instance of theirs is a segment, while all of another class is one. "all": every name; []: none.
             none_below: 0..1; what is less sure is "none of these": pixels get no label, segments and instances go.
 
         Returns:
@@ -325,14 +323,13 @@ class Predictor:
         of_pixels = {"image": pixels, "labels": labels.cpu().numpy(), "confidence": confidence.cpu().numpy()}
         if things is None:
             return Prediction(**of_pixels, class_names=words.names, unknown_words=unknown)
-        size = pixels.shape[:2]
-        ids, segments = segments_of(result["panoptic_seg"], size, words, none_below)
+        ids, segments = segments_of(result["panoptic_seg"], words, none_below)
         return Prediction(
             **of_pixels,
             class_names=words.names,
             segment_ids=ids,
             segments=segments,
-            instances=instances_of(result["instances"], size, words, none_below),
+            instances=instances_of(result["instances"], words, none_below),
             unknown_words=unknown,
         )
 
@@ -365,16 +362,14 @@ class Predictor:
         proposals = model.propose(images, [record], words)
         classification = model.classify(images, proposals, words)
 
-        def combined(size: tuple[int, int], **options: bool) -> dict[str, Any]:
-            sized = {**record, "height": size[0], "width": size[1]}
+        def combined(**options: bool) -> dict[str, Any]:
             changed = {**model.inference_options, **options}
-            return model.combine(images, proposals, classification, [sized], words, things, changed)[0]
+            return model.combine(images, proposals, classification, [record], words, things, changed)[0]
 
-        size = (record["height"], record["width"])
-        smaller = within(size, proposals.masks.shape[1])
-        result = combined(size) if smaller == size else combined(size, resize_before=False)
+        # Labels are the same whether things are named or not.
+        result = combined()
         if things is not None:
-            result |= combined(smaller, semantic=False, panoptic=True, instance=True)
+            result |= combined(semantic=False, panoptic=True, instance=True)
         return result
 
 

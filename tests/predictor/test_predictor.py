@@ -248,20 +248,15 @@ def test_confidence_and_scores_lie_in_0_to_1_and_what_is_less_sure_is_none_of_th
         assert [one.score for one in some.instances] == [score for score in scores if score >= limit]
 
 
-def test_objects_of_a_large_picture_are_found_at_a_smaller_size_and_enlarged(predictor, image, monkeypatch):
-    exact = predictor(image, WORDS, "all")
-    monkeypatch.setattr("maft.predictor.objects._MOST_VALUES", 20 * 30 * 6)
+def test_areas_and_boxes_are_those_of_the_masks_and_labels_do_not_depend_on_things(predictor, image, monkeypatch):
+    monkeypatch.setattr("maft.layers.score_maps._STRIP_BYTES", 0)
     found = predictor(image, WORDS, "all")
     assert found.segment_ids.shape == (40, 60)
-    np.testing.assert_array_equal(found.segment_ids[::2, ::2].repeat(2, 0).repeat(2, 1), found.segment_ids)
-    assert (found.segment_ids > 0).mean() == pytest.approx((exact.segment_ids > 0).mean(), abs=0.1)
     assert [one["area"] for one in found.segments] == [(found.segment_ids == s["id"]).sum() for s in found.segments]
     for one in found.instances:
         rows, columns = np.nonzero(one.mask)
         assert one.mask.shape == (40, 60)
         assert one.box == (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1)
-    # Labels have the picture's own size, with things or without.
-    np.testing.assert_array_equal(found.labels, exact.labels)
     np.testing.assert_array_equal(found.labels, predictor(image, WORDS).labels)
 
 

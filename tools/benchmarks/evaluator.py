@@ -19,7 +19,8 @@ from benchmarks.inputs import random_mask_logits
 from benchmarks.measure import Comparison, Form, compare
 from maft.data.reading import read_labels
 from maft.evaluation.semantic import SemanticEvaluator
-from maft.inference import semantic_labels, semantic_scores
+from maft.inference import semantic_result
+from maft.layers.score_maps import Tile, View
 
 _IGNORED = 65535
 _DATASET = "maft_benchmark_evaluator"
@@ -39,7 +40,12 @@ def run(
     masks = random_mask_logits(queries, size).sigmoid().to(device)
     probabilities = (6 * torch.randn(queries, classes, generator=draws)).softmax(-1).to(device)
     # Labels that agree with the prediction in most places, as those of a real image do; some are ignored.
-    labels, _ = semantic_labels(probabilities, masks, size)
+    view = View(size, [(False, [Tile(probabilities, masks, size, 0, 0, *size, are_logits=False)])])
+
+    def result(labels_only: bool) -> dict[str, Any]:
+        return semantic_result([view], size, None, labels_only=labels_only)
+
+    labels = result(labels_only=True)["sem_seg_labels"]
     wrong = torch.rand(size, generator=draws) < 0.3
     truth = torch.where(wrong, torch.randint(classes, size, generator=draws), labels.cpu())
     truth[: size[0] // 20] = _IGNORED
@@ -56,11 +62,11 @@ def run(
                 [
                     Form(
                         "label map, confusion matrix on the device",
-                        lambda: ours({"sem_seg_labels": semantic_labels(probabilities, masks, size)[0]}),
+                        lambda: ours(result(labels_only=True)),
                     ),
                     Form(
                         "score map, Detectron2's SemSegEvaluator",
-                        lambda: theirs({"sem_seg": semantic_scores(probabilities, masks, size)}),
+                        lambda: theirs(result(labels_only=False)),
                         tolerance=0,
                     ),
                 ],
@@ -68,7 +74,7 @@ def run(
                 repeats,
             )
         ]
-        scores = semantic_scores(probabilities, masks, size)
+        scores = result(labels_only=False)["sem_seg"]
         comparisons.append(
             compare(
                 "evaluator",
