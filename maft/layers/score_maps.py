@@ -31,6 +31,8 @@ def source_rows(length: int, target: int, rows: range, align_corners: bool = Fal
         the rows of the map that they need, and where each lies between them, (len(rows),) float32 counted from the
         first one. Numbers are rounded as ``torch.nn.functional.interpolate`` rounds them.
     """
+    if length == target:
+        return rows, torch.arange(len(rows), dtype=torch.float32)
     places = torch.arange(rows.start, rows.stop, dtype=torch.float32)
     if align_corners:
         places = places * torch.tensor((length - 1) / max(target - 1, 1), dtype=torch.float32)
@@ -51,11 +53,13 @@ def resized_rows(values: Tensor, places: Tensor, width: int, align_corners: bool
     Returns:
         (N, m, width).
     """
-    upper = places.long().clamp(max=values.shape[1] - 1)
-    lower = (upper + 1).clamp(max=values.shape[1] - 1)
-    share = (places - upper).to(values)[:, None]
-    upper, lower = upper.to(values.device), lower.to(values.device)
-    mixed = torch.lerp(values[:, upper], values[:, lower], share)
+    mixed = values
+    if not torch.equal(places, torch.arange(values.shape[1], dtype=places.dtype)):
+        upper = places.long().clamp(max=values.shape[1] - 1)
+        lower = (upper + 1).clamp(max=values.shape[1] - 1)
+        share = (places - upper).to(values)[:, None]
+        upper, lower = upper.to(values.device), lower.to(values.device)
+        mixed = torch.lerp(values[:, upper], values[:, lower], share)
     if values.shape[2] == width:
         return mixed
     if not len(values):
@@ -193,4 +197,4 @@ def averaged_strips(views: Sequence[View], size: tuple[int, int]) -> Iterator[tu
         total = views[0].rows(rows, size)
         for view in views[1:]:
             total += view.rows(rows, size)
-        yield rows, total.div_(count)
+        yield rows, total.div_(count) if count > 1 else total
