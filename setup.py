@@ -19,4 +19,6 @@ class BuildWithConfigs(build_py):
             shutil.copytree(Path(__file__).parent / "configs", target)
 
 
-setup(cmdclass={"build_py": BuildWithConfigs})
+# An editable installation by a path, not by a hook of imports: beside a clone named maft, Python would take the clone's
+# folder for the package before it asked the hook.
+setup(cmdclass={"build_py": BuildWithConfigs}, options={"editable_wheel": {"mode": "compat"}})
