@@ -4,6 +4,7 @@ The exit status is 1 when something required is missing or does not fit. Which p
 version on, is read from the project's own metadata (pyproject.toml), so there is no second list here.
 """
 
+import contextlib
 import importlib
 import importlib.metadata as metadata
 import importlib.util
@@ -101,10 +102,11 @@ def check_requirement(line: str, advice: str = INSTALL) -> Check:
     return Check(name, "ok", version or "of unknown version")
 
 
-def check_optional(line: str, extra: str, purpose: str) -> Check:
-    """Check a requirement of an extra without importing it, which may take seconds."""
+def check_optional(line: str, extras: Sequence[str]) -> Check:
+    """Check a requirement of extras without importing it, which may take seconds."""
     requirement = _requirement(line)
-    advice = f"for {purpose}: {EXTRA.format(extra)}"
+    purposes = " and ".join(_OPTIONAL_EXTRAS[extra] for extra in extras)
+    advice = f"for {purposes}: {EXTRA.format(','.join(extras))}"
     try:
         version = metadata.version(requirement.name)
     except metadata.PackageNotFoundError:
@@ -120,16 +122,17 @@ def check_packages() -> list[Check]:
         requirements = [_requirement(line) for line in metadata.requires("maft") or []]
     except ModuleNotFoundError as error:
         return [Check(str(error.name).split(".")[0], "missing", "-", f"it is not installed in this Python: {INSTALL}")]
-    required, optional = [], []
+    required, optional = [], dict[str, list[str]]()
     for requirement in requirements:
         marker, requirement.marker = requirement.marker, None
         if marker is None or marker.evaluate({"extra": ""}):
             required.append(check_requirement(str(requirement)))
             continue
-        for extra, purpose in _OPTIONAL_EXTRAS.items():
-            if marker.evaluate({"extra": extra}):
-                optional.append(check_optional(str(requirement), extra, purpose))
-    return required + optional
+        extras = [extra for extra in _OPTIONAL_EXTRAS if marker.evaluate({"extra": extra})]
+        if extras:
+            # Each extra that wants it has a line of its own in the metadata.
+            optional[str(requirement)] = [*optional.get(str(requirement), []), *extras]
+    return required + [check_optional(line, extras) for line, extras in optional.items()]
 
 
 def check_torchvision_fits_torch() -> Check:
@@ -210,11 +213,12 @@ def check_disk(part: str, folder: Path, variable: str) -> Check:
 def check_caches() -> list[Check]:
     cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
     hub = Path(os.environ.get("HF_HOME", cache / "huggingface"))
-    checkpoints = Path(os.environ.get("FVCORE_CACHE", Path.home() / ".torch" / "iopath_cache"))
-    return [
-        check_disk("Hugging Face cache", hub, "HF_HOME"),
-        check_disk("checkpoint cache", checkpoints, "FVCORE_CACHE"),
-    ]
+    checks = [check_disk("Hugging Face cache", hub, "HF_HOME")]
+    with contextlib.suppress(ImportError):  # The package that is missing has a line of its own.
+        from maft.downloads import cache_folder
+
+        checks.append(check_disk("cache of released models", cache_folder(), "MAFT_CACHE"))
+    return checks
 
 
 def check_datasets() -> Check:

@@ -78,11 +78,11 @@ def test_the_module_may_come_from_another_distribution(install):
 
 
 def test_optional_packages_are_never_problems(install):
-    absent = doctor.check_optional("doctors_coat>=1", "app", "the app")
+    absent = doctor.check_optional("doctors_coat>=1", ["app"])
     assert absent.status == "absent"
     assert "EXTRAS=dev,app" in absent.advice
     install("doctors_bag", "0.1", module=None)
-    assert doctor.check_optional("doctors_bag>=1", "app", "the app").status == "warning"
+    assert doctor.check_optional("doctors_bag>=1", ["app"]).status == "warning"
 
 
 @pytest.mark.parametrize("torch_version", ["2.8.0", "2.9.1", "2.9.1+cpu"])
@@ -120,6 +120,15 @@ def test_requirements_come_from_the_projects_metadata(install):
     assert parts == {"doctors_bag": "ok", "doctors_app": "absent"}
 
 
+def test_what_two_extras_share_is_one_line_for_both(install):
+    requires = ['doctors_text>=2; extra == "sam"', 'doctors_text>=2; extra == "towers"', 'doctors_map; extra == "towers"']
+    install("maft", "0", module=None, requires=requires)
+    text, words = doctor.check_packages()
+    assert (text.part, text.status, words.part) == ("doctors_text", "absent", "doctors_map")
+    assert "SAM" in text.advice and "SigLIP" in text.advice and "EXTRAS=dev,sam,towers" in text.advice
+    assert words.advice.endswith("EXTRAS=dev,towers`")
+
+
 def test_detectron2_and_where_it_comes_from():
     check = doctor.check_detectron2()
     assert check.status == "ok", check
@@ -141,6 +150,15 @@ def test_little_disk_is_a_warning(tmp_path, monkeypatch):
     check = doctor.check_disk("cache", tmp_path, "SOME_CACHE")
     assert check.status == "warning"
     assert "SOME_CACHE" in check.advice
+
+
+def test_the_caches_are_where_downloads_go(monkeypatch):
+    monkeypatch.setenv("HF_HOME", "/somewhere/hub")
+    monkeypatch.setenv("MAFT_CACHE", "/somewhere/released")
+    hub, released = doctor.check_caches()
+    assert hub.found.startswith("/somewhere/hub, ") and released.found.startswith("/somewhere/released, ")
+    monkeypatch.setattr(doctor, "_LOW_DISK", 2**80)
+    assert "set MAFT_CACHE to" in doctor.check_caches()[1].advice
 
 
 def test_datasets_variable(tmp_path, monkeypatch):
@@ -192,6 +210,12 @@ def test_without_torch_the_doctor_still_speaks():
     assert "Traceback" not in result.stderr
     assert result.returncode == 1
     assert "problem(s)" in result.stdout.splitlines()[-1]
+
+
+def test_without_the_packages_of_downloads_the_doctor_still_speaks():
+    result = run_doctor_without("filelock")
+    assert "Traceback" not in result.stderr
+    assert "filelock" in result.stdout.splitlines()[-1]
 
 
 def test_an_unknown_argument_is_a_user_error():
