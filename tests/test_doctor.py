@@ -121,7 +121,8 @@ def test_requirements_come_from_the_projects_metadata(install):
 
 
 def test_what_two_extras_share_is_one_line_for_both(install):
-    requires = ['doctors_text>=2; extra == "sam"', 'doctors_text>=2; extra == "towers"', 'doctors_map; extra == "towers"']
+    requires = [f'doctors_text>=2; extra == "{extra}"' for extra in ("sam", "towers")]
+    requires += ['doctors_map; extra == "towers"']
     install("maft", "0", module=None, requires=requires)
     text, words = doctor.check_packages()
     assert (text.part, text.status, words.part) == ("doctors_text", "absent", "doctors_map")

@@ -18,6 +18,7 @@ def test_every_config_has_its_line(capsys):
     lines = listed(capsys)
     assert lines[::2] == config_names()
     assert all(line.startswith("    ") and line.endswith(".") and len(line) > 20 for line in lines[1::2])
+    assert not [line for line in lines if line.endswith((":.", ",.", ";."))], "cut in the middle of a sentence"
 
 
 def test_published_numbers_are_those_of_the_config(capsys):
