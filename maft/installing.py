@@ -51,6 +51,7 @@ def install_from_index() -> None:
         requirements.write_text(REQUIREMENT + "\n")
         _run([*command, "--requirement", str(requirements)])
     _check()
+    print("pip may report that sal-detectron2 requires black, hydra-core and numpy<2: nothing here needs them.")
 
 
 def install_from_checkout(folder: Path) -> None:

@@ -75,3 +75,10 @@ main()
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert answer.returncode == 1
     assert answer.stderr == 'error: Detectron2 is not installed: run "maft doctor --fix"\n'
+
+
+def test_what_pip_will_say_is_said_before(monkeypatch, capsys):
+    monkeypatch.setattr(installing, "_run", lambda command: None)
+    monkeypatch.setattr(installing, "_check", lambda: None)
+    installing.install_from_index()
+    assert "pip may report that sal-detectron2 requires black, hydra-core and numpy<2" in capsys.readouterr().out
