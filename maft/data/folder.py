@@ -13,8 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
-from PIL import Image
-
+from maft.data.decoding import opened
 from maft.data.headers import is_remembered, remember, state_of
 from maft.data.label_sets import LabelSet, plain_label_set, read_class_list
 from maft.data.reading import Problem, inspect_mask, reading
@@ -140,7 +139,7 @@ def _is_16_bit(masks: Path) -> bool:
     paths = sorted(path for path in masks.iterdir() if path.suffix.lower() in MASK_SUFFIXES)
     if not paths:
         raise UserError(f"Folder {masks} holds no label map ({', '.join(MASK_SUFFIXES)}): add one an image.")
-    with reading(paths[0], "Mask", "replace it"), Image.open(paths[0]) as image:
+    with reading(paths[0], "Mask", "replace it"), opened(paths[0]) as image:
         return image.mode.startswith("I")
 
 

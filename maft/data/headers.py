@@ -15,6 +15,7 @@ from PIL import ExifTags, Image
 from tqdm import tqdm
 
 import maft
+from maft.data.decoding import opened
 from maft.data.reading import Record, reading
 from maft.errors import UserError
 from maft.files import write_text_atomic
@@ -67,7 +68,7 @@ def picture_sizes(paths: Sequence[str], kind: str, advice: str) -> list[list[int
     """[height, width] of pictures as stored, by their headers alone; ``kind`` and ``advice`` as for `reading`."""
 
     def size(path: str) -> list[int]:
-        with reading(path, kind, advice), Image.open(path) as image:
+        with reading(path, kind, advice), opened(path) as image:
             return [image.height, image.width]
 
     return list(_in_threads(size, paths))
@@ -131,7 +132,7 @@ def _problem(record: Record) -> str:
 
 
 def _size(path: str, key: str, expected: tuple[Any, Any]) -> tuple[int, int]:
-    with reading(path, *_KINDS[key]), Image.open(path) as image:
+    with reading(path, *_KINDS[key]), opened(path) as image:
         if key != "file_name":
             return image.height, image.width
         # Pixels are turned upright when they are read, by 90 degrees for orientations from 5 on. Pillow's own method

@@ -12,7 +12,8 @@ from torch import Tensor
 from torchvision.transforms import InterpolationMode, RandomResizedCrop
 from torchvision.transforms import functional as TF
 
-from maft.data.reading import Record, inside, read_map, reading, upright_rgb
+from maft.data.decoding import opened, upright_rgb
+from maft.data.reading import Record, inside, read_map, reading
 from maft.errors import UserError, first_line, shown
 from maft.structures import as_clip_reads
 
@@ -137,7 +138,7 @@ class RegionPairMapper:
 
     def _read(self, path: str) -> tuple[Image.Image, Image.Image | None]:
         kind, advice = "Region", "mine it again"
-        with reading(path, kind, advice), Image.open(path) as file:
+        with reading(path, kind, advice), opened(path) as file:
             if self.mask_source == "colour":
                 return Image.fromarray(upright_rgb(file)), None
             if file.mode not in ("LA", "RGBA"):

@@ -12,7 +12,8 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from maft.data.reading import reading, upright_rgb
+from maft.data.decoding import opened, upright_rgb
+from maft.data.reading import reading
 from maft.data.urls import fetched, is_url
 from maft.errors import UserError, first_line, shown
 
@@ -26,14 +27,15 @@ MOST_PIXELS = 64_000_000
 def pixels_of(image: ImageLike) -> NDArray[np.uint8]:
     """(H, W, 3) uint8 RGB of an image in any of these forms.
 
-    - a path; the bytes of a picture file; an https address (see `maft.data.urls.fetched`);
+    - a path; the bytes of a picture file; an https address (see `maft.data.urls.fetched`), of the formats in
+      `maft.data.decoding.FORMATS`;
     - a Pillow image of any mode;
     - an array (H, W), (H, W, 1), (H, W, 3) or (H, W, 4): grey, RGB or RGBA;
     - a tensor (H, W), (1, H, W), (3, H, W) or (4, H, W), on any device.
 
     Arrays and tensors are uint8, uint16 (0..65535) or floating point (0..1). Photographs are turned upright by their
-    EXIF orientation, and of an animation the first picture counts. Transparency is dropped, not laid on a colour: that
-    is how training and evaluation read the same file.
+    EXIF orientation. Of an animation the first picture counts, or that to which a Pillow image was moved (``seek``).
+    Transparency is dropped, not laid on a colour: that is how training and evaluation read the same file.
 
     Raises:
         UserError: it is none of these, cannot be read, has no pixels or more than 64 million, or numbers outside the
@@ -101,13 +103,14 @@ def _of_bytes(content: bytes, place: str) -> NDArray[np.uint8]:
     except UserError as error:
         raise UserError(f"{shown(place).strip(chr(39))}: {error}") from error
     except Exception as error:
-        reason = "it is no picture" if isinstance(error, Image.UnidentifiedImageError) else first_line(error)
-        raise UserError(f"{shown(place).strip(chr(39))} cannot be read ({reason}): give another one.") from error
+        raise UserError(
+            f"{shown(place).strip(chr(39))} cannot be read ({first_line(error)}): give another one."
+        ) from error
 
 
 def _opened(file: Any) -> Image.Image:
     try:
-        return Image.open(file)
+        return opened(file)
     # Pillow looks at the header alone, and refuses before it says how large the picture is.
     except Image.DecompressionBombError as error:
         raise UserError(
@@ -134,14 +137,15 @@ def _of_pillow(image: Image.Image) -> NDArray[np.uint8]:
 
 
 def _of_tensor(tensor: torch.Tensor) -> NDArray[np.uint8]:
-    if tensor.layout != torch.strided or tensor.is_complex() or tensor.is_quantized or tensor.is_meta:
+    dense = tensor.layout == torch.strided and not (tensor.is_nested or tensor.is_quantized or tensor.is_meta)
+    if not dense or tensor.is_complex():
         raise UserError("An image tensor must be dense and of real numbers: convert it.")
     if tensor.ndim == 3 and tensor.shape[0] not in (1, 3, 4):
         turn = " (permute(2, 0, 1) puts them there)" if tensor.shape[2] in (1, 3, 4) else ""
         raise UserError(
             f"An image tensor has its channels first, (3, height, width), and this one is {tuple(tensor.shape)}{turn}."
         )
-    values = tensor.detach().cpu()
+    values = tensor.detach().cpu().resolve_neg()
     # NumPy has no bfloat16.
     values = values.float() if values.is_floating_point() else values
     return _of_array((values.permute(1, 2, 0) if values.ndim == 3 else values).numpy())
@@ -155,7 +159,8 @@ def _of_array(array: NDArray[Any]) -> NDArray[np.uint8]:
     if array.ndim == 2:
         array = array[..., None]
     eight_bit = _eight_bit(array[..., :3])
-    return np.ascontiguousarray(np.broadcast_to(eight_bit, (*eight_bit.shape[:2], 3)))
+    # A copy: the caller may write the next picture into the same memory.
+    return np.array(np.broadcast_to(eight_bit, (*eight_bit.shape[:2], 3)), order="C")
 
 
 def _eight_bit(values: NDArray[Any]) -> NDArray[np.uint8]:

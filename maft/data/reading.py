@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import re
 import struct
@@ -14,10 +13,10 @@ from pathlib import Path, PureWindowsPath
 from typing import Any
 
 import numpy as np
-from detectron2.utils.logger import log_first_n
 from numpy.typing import NDArray
-from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 
+from maft.data.decoding import is_one_of_several, opened, upright_rgb
 from maft.errors import UserError, first_line, shown
 from maft.files import read_json
 
@@ -64,7 +63,7 @@ def read_image(path: str | os.PathLike[str], image_format: str = "RGB") -> NDArr
     """Reads a picture, turned upright by its EXIF orientation.
 
     Args:
-        path: any file Pillow reads.
+        path: of one of the formats of `maft.data.decoding.opened`.
         image_format: ``"RGB"`` or ``"BGR"``.
 
     Returns:
@@ -73,31 +72,9 @@ def read_image(path: str | os.PathLike[str], image_format: str = "RGB") -> NDArr
     Raises:
         UserError: the file is missing, truncated or not a picture.
     """
-    with reading(path, "Image", "replace or remove it"), Image.open(path) as image:
+    with reading(path, "Image", "replace or remove it"), opened(path) as image:
         pixels = upright_rgb(image)
     return np.ascontiguousarray(pixels if image_format == "RGB" else pixels[..., ::-1])
-
-
-def upright_rgb(image: Image.Image) -> NDArray[np.uint8]:
-    """(H, W, 3) uint8 of a picture, turned upright by its EXIF orientation.
-
-    Grey values of 16 bit and numbers in [0, 1] are scaled to 0..255, which Pillow's own conversion would clip.
-
-    Raises:
-        UserError: there are other numbers in it.
-    """
-    # What the other pictures of a phone's photo (MPO) are, such as its depth, is not the photo.
-    if image.format != "MPO" and (pages := getattr(image, "n_frames", 1)) > 1:
-        text = f"{getattr(image, 'filename', '') or 'A picture'} holds {pages} pictures: only the first is used."
-        log_first_n(logging.WARNING, text, name=__name__, key="message")
-    image = ImageOps.exif_transpose(image) or image
-    if image.mode not in ("I", "F") and not image.mode.startswith("I;16"):
-        return np.asarray(image.convert("RGB"))
-    values, most = np.asarray(image), 1 if image.mode == "F" else 65535
-    if not ((values >= 0) & (values <= most)).all():
-        raise UserError(f"A picture of one number a pixel must hold 0 to {most}: convert it to 8 bit.")
-    grey = np.round(values * (255 / most)).astype(np.uint8)
-    return np.repeat(grey[..., None], 3, axis=2)
 
 
 def read_map(
@@ -108,7 +85,7 @@ def read_map(
     Raises:
         UserError: see `reading`, which ``kind`` and ``advice`` are for.
     """
-    with reading(path, kind, advice), Image.open(path) as image:
+    with reading(path, kind, advice), opened(path) as image:
         return _as_stored(image)
 
 
@@ -117,8 +94,8 @@ def _as_stored(image: Image.Image) -> NDArray[np.integer]:
         raise ValueError(f"it is a {image.format}, which alters values, whatever its name says")
     if (compression := image.info.get("compression")) in _LOSSY_COMPRESSIONS:
         raise ValueError(f"its compression {compression} alters values")
-    if (pages := getattr(image, "n_frames", 1)) > 1:
-        raise UserError(f"it holds {pages} pictures, of which one alone would be read: save that one as a file.")
+    if is_one_of_several(image):
+        raise UserError("it holds several pictures, of which one alone would be read: save that one as a file.")
     tiles = getattr(image, "tile", [])  # gone once the pixels are decoded
     changed = _CHANGED.search(str(tiles[0].args)) if tiles else None
     # Before the pixels: Pillow turns some TIFFs as it decodes them, and drops the tag of all.
@@ -276,7 +253,7 @@ def inspect_mask(path: str, num_classes: int, ignore_label: int, *, binary_is_me
             which 255 means "object", and is a problem.
     """
     try:
-        with reading(path, "Mask", "replace it"), Image.open(path) as image:
+        with reading(path, "Mask", "replace it"), opened(path) as image:
             mode, array = image.mode, _as_stored(image)
     except UserError as error:
         return MaskContent(None, 0, {}, Problem("unreadable label", str(error)))

@@ -50,8 +50,36 @@ def test_what_half_precision_keeps_of_a_picture_is_read():
 def test_an_address_is_fetched(monkeypatch):
     monkeypatch.setattr(pixels, "fetched", {"https://example.org/a": encoded(), "https://example.org/b": b"text"}.get)
     np.testing.assert_array_equal(pixels_of("https://example.org/a"), COLOURS)
-    with pytest.raises(UserError, match=r"https://example.org/b cannot be read \(it is no picture\)"):
+    with pytest.raises(
+        UserError, match=r"example.org/b cannot be read \(it is no picture of the formats JPEG, PNG, .*\): g"
+    ):
         pixels_of("https://example.org/b")
+
+
+def test_pixels_are_no_longer_the_callers():
+    """A video's next frame may be written where the last one was."""
+    frame = COLOURS.copy()
+    found = [pixels_of(frame), pixels_of(torch.from_numpy(frame).permute(2, 0, 1))]
+    frame[:] = 0
+    assert all(np.array_equal(pixels, COLOURS) for pixels in found)
+
+
+def test_a_tensor_that_is_kept_negated_is_read():
+    negated = torch.view_as_complex(torch.stack([torch.zeros(6, 8), -torch.ones(6, 8)], -1)).conj().imag
+    assert negated.is_neg() and (pixels_of(negated) == 255).all()
+
+
+def test_an_animation_is_read_where_it_stands(caplog):
+    stream = io.BytesIO()
+    frames = [Image.new("L", (4, 3), value) for value in (0, 80, 160)]
+    frames[0].save(stream, "GIF", save_all=True, append_images=frames[1:])
+    image = Image.open(stream)
+    for frame in (1, 2):
+        image.seek(frame)
+        assert (pixels_of(image) == 80 * frame).all() and image.tell() == frame
+    assert not caplog.text
+    image.seek(0)
+    assert not pixels_of(image).any() and not pixels_of(stream.getvalue()).any()
 
 
 @pytest.mark.parametrize("image", [None, 3, [[1]], {}, io.BytesIO(), np.ma.array([1])])
@@ -60,6 +88,7 @@ def test_other_things_are_no_images(image):
         pixels_of(image)
 
 
+@pytest.mark.filterwarnings("ignore:.*(nested tensors|quantize)")
 @pytest.mark.parametrize(
     ("image", "sentence"),
     [
@@ -74,6 +103,8 @@ def test_other_things_are_no_images(image):
         (torch.zeros(6, 5, 3), r"channels first, .*\(6, 5, 3\) \(permute\(2, 0, 1\) puts them there\)"),
         (torch.zeros(1, 3, 4, 4), "give several images as a list"),
         (torch.zeros(3, 4, 4).to_sparse(), "must be dense"),
+        (torch.nested.nested_tensor([torch.zeros(3, 4)]), "must be dense"),
+        (torch.quantize_per_tensor(torch.zeros(3, 4, 4), 0.1, 0, torch.quint8), "must be dense"),
         (torch.full((3, 4, 4), 255.0), "holds 0 to 1, and this one 255 to 255"),
         (b"GIF89a", "The picture of 6 bytes cannot be read"),
         (b"", "it is no picture"),

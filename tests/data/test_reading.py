@@ -75,12 +75,12 @@ def test_a_label_map_that_is_to_be_turned_is_refused(tmp_path, suffix):
 def test_one_of_several_pictures_is_not_taken_in_silence(tmp_path, name, caplog):
     frames = [Image.new("L", (4, 3), value) for value in (0, 9)]
     frames[0].save(tmp_path / name, save_all=True, append_images=frames[1:])
-    with pytest.raises(UserError, match=rf"{name}: it holds 2 pictures, .* save that one"):
+    with pytest.raises(UserError, match=rf"{name}: it holds several pictures, .* save that one"):
         read_labels(tmp_path / name)
     for _ in range(2):
         assert not read_image(tmp_path / name).any()
     assert [record.getMessage() for record in caplog.records] == [
-        f"{tmp_path / name} holds 2 pictures: only the first is used."
+        f"{tmp_path / name} holds several pictures: only the first is used."
     ]
 
 
