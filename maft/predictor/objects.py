@@ -40,7 +40,7 @@ def instances_of(found: Instances, words: Vocabulary, none_below: float) -> tupl
     order = found.scores.argsort(descending=True, stable=True).cpu().numpy()
     _, first = np.unique(found.proposals.cpu().numpy()[order], return_index=True)
     best = found[torch.from_numpy(order[np.sort(first)]).to(found.scores.device)]
-    best = best[best.pred_masks.flatten(1).any(1) & (best.scores >= none_below)]
+    best = best[best.pred_masks.flatten(1).any(1) & (best.scores > 0) & (best.scores >= none_below)]
     masks, boxes = best.pred_masks.cpu().numpy(), best.pred_boxes.tensor.tolist()
     return tuple(
         Instance(label, words.names[label], score, tuple(box), mask)

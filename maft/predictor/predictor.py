@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
+from numbers import Real
 from pathlib import Path
 from typing import Any, Literal, overload
 
@@ -20,12 +21,13 @@ from maft.data.pixels import ImageLike, pictures_in, pixels_of
 from maft.errors import UserError, first_line, shown
 from maft.files import write_text_atomic
 from maft.predictor.devices import compile_parts, device_of, precision_of
+from maft.predictor.merging import merged
 from maft.predictor.objects import instances_of, segments_of
 from maft.predictor.prediction import Prediction
 from maft.predictor.sources import checked_overrides, checkpoint_of, path_of
 from maft.predictor.words import ClassNames, thing_flags, vocabulary_of
 from maft.segmentor import OpenVocabSegmentor
-from maft.structures import Vocabulary
+from maft.structures import Proposals, Vocabulary
 from maft.test_time import AveragedInference, inference_of
 from maft.zoo.cache import ORIGIN
 
@@ -91,6 +93,7 @@ class Predictor:
         if compile:
             compile_parts(model, tuple(cfg.SOLVER.COMPILE))
         self.model = model
+        self._of_objects = options["panoptic"] or options["instance"]
         self._infer = inference_of(cfg, model)
         self._training = model.vocabulary if cfg.DATASETS.TRAIN else None
         self._resize = ResizeShortestEdge([cfg.INPUT.MIN_SIZE_TEST], cfg.INPUT.MAX_SIZE_TEST, "choice")
@@ -261,6 +264,7 @@ class Predictor:
             class_names: see `vocabulary`; None: the training vocabulary.
             things: asks for panoptic segments and instances as well, and says which of the names are countable: each
                 instance of theirs is a segment, while all of another class is one. "all": every name; []: none.
+                A model whose config is for labels alone proposes regions several times, see `maft.predictor.merging`.
             none_below: 0..1; what is less sure is "none of these": pixels get no label, segments and instances go.
 
         Returns:
@@ -294,8 +298,8 @@ class Predictor:
         Raises:
             UserError: at once for the words, and for an image when it is its turn.
         """
-        if isinstance(none_below, bool) or not isinstance(none_below, (int, float)) or not 0 <= none_below <= 1:
-            raise UserError(f"none_below is {shown(none_below)}, which does not lie in 0 to 1.")
+        if isinstance(none_below, bool) or not isinstance(none_below, Real) or not 0 <= none_below <= 1:
+            raise UserError(f"none_below is {shown(none_below)}: give a number from 0 to 1.")
         words = self.vocabulary(class_names)
         flags = None if things is None else thing_flags(words, things)
         if flags is not None and isinstance(self._infer, AveragedInference):
@@ -305,6 +309,12 @@ class Predictor:
             )
         unknown = self.model.clip.unknown_words(words.names)
         listed = pictures_in(images) if isinstance(images, (str, os.PathLike)) else images
+        # The rows of an array would be read as pictures, the bytes of a file as numbers.
+        one = isinstance(listed, (bytes, bytearray)) or getattr(listed, "ndim", 1) in (0, 2, 3)
+        if one or not isinstance(listed, Iterable):
+            raise UserError(
+                f"stream goes through several pictures, not {shown(type(images))}: for one, call the predictor with it."
+            )
         return (self._prediction(image, words, flags, float(none_below), unknown) for image in listed)
 
     @torch.no_grad()
@@ -362,15 +372,20 @@ class Predictor:
         proposals = model.propose(images, [record], words)
         classification = model.classify(images, proposals, words)
 
-        def combined(**options: bool) -> dict[str, Any]:
+        def combined(proposals: Proposals, **options: bool) -> dict[str, Any]:
             changed = {**model.inference_options, **options}
             return model.combine(images, proposals, classification, [record], words, things, changed)[0]
 
         # Labels are the same whether things are named or not.
-        result = combined()
-        if things is not None:
-            result |= combined(semantic=False, panoptic=True, instance=True)
-        return result
+        result = combined(proposals)
+        if things is None:
+            return result
+        if self._of_objects:
+            return result | combined(proposals, semantic=False, panoptic=True, instance=True)
+        probabilities = model.class_probabilities(proposals, classification, words)[0]
+        segments, objects = merged(proposals, probabilities, torch.tensor(things, device=model.device))
+        result |= combined(segments, semantic=False, panoptic=True)
+        return result | combined(objects, semantic=False, instance=True)
 
 
 def _is_folder(image: object) -> bool:
