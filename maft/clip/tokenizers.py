@@ -279,9 +279,14 @@ def unknown_words(tokenizer: Any, texts: Sequence[str]) -> tuple[str, ...]:
     return tuple(ask(texts)) if ask else ()
 
 
+def shortened(text: str) -> str:
+    """A text as a message shows it, of at most 60 characters."""
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
 def _check_length(text: str, count: int, most: int) -> None:
     if count > most:
-        title = text if len(text) <= 60 else text[:57] + "..."
         raise UserError(
-            f"The text {title!r} has {count} tokens and CLIP reads {most}: shorten the class name or its template."
+            f"The text {shortened(text)!r} has {count} tokens and CLIP reads {most}: shorten the class name or its "
+            "template."
         )

@@ -20,6 +20,7 @@ from maft.checkpoint.key_map import some
 from maft.clip.encoder import CLIPEncoder
 from maft.clip.prompt_learner import PromptLearner
 from maft.clip.text_files import MOST_TEXTS, embedding_file, read_embeddings, write_embeddings
+from maft.clip.tokenizers import shortened
 from maft.errors import UserError
 from maft.structures import TextClassifier, Vocabulary
 
@@ -204,6 +205,8 @@ class VocabularyEncoder(nn.Module):
         groups = [(vocabulary.names[index],) if whole else vocabulary.synonyms(index) for index in classes]
         texts = [text for group in groups for text in group]
         rows = self._learning_rows(texts, clip, source[1]) if learning else self._kept_rows(texts, clip, source)
+        if not learning:
+            _warn_of_twins(groups, rows, clip)
         lengths = torch.tensor([len(group) for group in groups])
         row_class = torch.repeat_interleave(torch.arange(len(groups)), lengths).to(rows.device)
         if self.synonyms == "average":
@@ -222,7 +225,7 @@ class VocabularyEncoder(nn.Module):
                 log.warning(
                     "CLIP %s has never seen %s: masks named so are guesses. Use a model whose CLIP knows your words.",
                     clip.name,
-                    some(unknown),
+                    some([shortened(word) for word in unknown]),
                 )
             rows |= self._load_or_encode(missing, clip, source)
         with _LOCK:
@@ -262,3 +265,20 @@ class VocabularyEncoder(nn.Module):
             return None
         content = json.dumps([clip.text_digest(), self.templates])
         return embedding_file(self.cache_dir, hashlib.sha256(content.encode()).hexdigest()[:20])
+
+
+def _warn_of_twins(groups: Sequence[Sequence[str]], rows: Tensor, clip: CLIPEncoder) -> None:
+    """Says which texts of different classes the tokenizer writes alike, given all texts' rows (n, D)."""
+    texts = [(text, index) for index, group in enumerate(groups) for text in group]
+    first: dict[bytes, tuple[str, int]] = {}
+    twins = []
+    for (text, index), row in zip(texts, rows.cpu().numpy(), strict=True):
+        other, its_index = first.setdefault(row.tobytes(), (text, index))
+        if text != other and index != its_index and torch.equal(*clip.tokenize([other, text])):
+            twins.append(f"{shortened(other)!r} and {shortened(text)!r}")
+    if twins:
+        log.warning(
+            "CLIP %s reads %s as one text, so that masks of both get the first name: leave one out.",
+            clip.name,
+            some(twins, "; "),
+        )

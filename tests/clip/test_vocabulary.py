@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from maft.clip import VocabularyEncoder
+from maft.clip import VocabularyEncoder, load_clip
 from maft.clip.tokenizers import BytePairTokenizer
 from maft.clip.vocabulary import TEMPLATE_SETS, prompt_templates
 from maft.errors import UserError
@@ -169,6 +169,30 @@ def test_words_that_the_tower_does_not_know_are_logged_when_they_are_first_encod
     for names in (("cat", "zebra"), ("zebra",), ("dog",)):
         used(Vocabulary(names), clip)
     assert [message.partition(":")[0] for message in caplog.messages] == [f"CLIP {clip.name} has never seen zebra"]
+
+
+def test_a_long_unknown_word_is_cut(clip, caplog, monkeypatch):
+    monkeypatch.setattr(clip, "unknown_words", lambda texts: ("x" * 5000,))
+    encoder(clip)(Vocabulary(("cat",)), clip)
+    assert f"has never seen {'x' * 57}...: masks" in caplog.text
+
+
+@pytest.mark.parametrize("synonyms", ["whole", "average", "max"])
+def test_texts_that_the_tokenizer_reads_alike_are_named_once(caplog, synonyms):
+    clip = load_clip("tiny_vit", "random")
+    used = encoder(clip, synonyms=synonyms)
+    for _ in range(2):
+        used(Vocabulary(("dog", "fish bowl", "bird", "a fish bowl", "fish_bowl", "Dög")), clip)
+    assert [message for message in caplog.messages if "one text" in message] == [
+        "CLIP tiny_vit reads 'fish bowl' and 'fish_bowl'; 'dog' and 'Dög' as one text, so that masks of both get the "
+        "first name: leave one out."
+    ]
+
+
+def test_synonyms_that_are_read_alike_or_shared_are_no_twins(caplog):
+    clip = load_clip("tiny_vit", "random")
+    encoder(clip, synonyms="max")(Vocabulary(("car,cär", "bus,coach", "train,coach")), clip)
+    assert "one text" not in caplog.text
 
 
 def test_an_unreadable_cache_file_is_reported_and_replaced(clip, tmp_path, caplog):
