@@ -22,6 +22,10 @@ _PART = 1 << 16
 _SAFE = "%/:@!$&'()*+,;=?~"
 # Addresses of IPv4 written as ones of IPv6, which a gateway sends on to IPv4.
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
+# All of IPv6 that the internet has: what lies outside is of a site, or IPv4 in some other spelling.
+_INTERNET = ipaddress.ip_network("2000::/3")
+# What Python's own list takes for public, in some releases: of protocols, and for documentation.
+_RESERVED = (ipaddress.ip_network("192.0.0.0/24"), ipaddress.ip_network("3fff::/20"))
 _Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 
@@ -137,9 +141,11 @@ def is_public(address: _Address) -> bool:
             inner = ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
         if inner is not None and not is_public(inner):
             return False
-        if address.ipv4_mapped:
+        if address.ipv4_mapped or address in _NAT64:
             return True
-    return address.is_global and not address.is_multicast
+        if address not in _INTERNET:
+            return False
+    return address.is_global and not address.is_multicast and not any(address in network for network in _RESERVED)
 
 
 def _content(response: HTTPResponse, url: str, most_bytes: int, connection: _Pinned) -> bytes:
