@@ -12,6 +12,9 @@ from maft.app.words import looks_like_a_list, split_names
 from maft.errors import UserError
 from maft.predictor import Prediction, Predictor, thing_flags
 
+# Each costs a passage through the text encoder, and others wait meanwhile.
+MOST_WORDS = 5000
+
 Field = Literal["photo", "words", "things", "result"]
 
 
@@ -67,6 +70,8 @@ def ask(
     names = split_names(words)
     if not names:
         raise FieldError("words", "There are no words: write at least one class, each on a line of its own.")
+    if len(names) > MOST_WORDS:
+        raise FieldError("words", f"There are {len(names)} words, and this app takes {MOST_WORDS}: write fewer.")
     with _about("words"):
         vocabulary = predictor.vocabulary(names)
     countable: list[str] | Literal["all"] = split_names(things) or "all"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import json
 import logging
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from maft.app.memory import Memory
 from maft.app.models import Models
 from maft.app.photos import Examples, Limits, Photo, shown_size
 from maft.app.regions import VIEWS, regions
-from maft.app.words import OWN, Preset, first_preset, presets
+from maft.app.words import OWN, Preset, first_preset, presets, without_leftovers
 from maft.errors import UserError
 from maft.zoo import MINIATURE
 
@@ -43,6 +44,8 @@ def build(models: Models, memory: Memory, examples: Examples, limits: Limits) ->
     title, preset = first_preset(models.get(models.names[0]))
     with gradio.Blocks(title="maft", analytics_enabled=False) as page:
         photo = gradio.Textbox(visible=False)
+        # Countable things that a vocabulary wrote into their field, not the visitor.
+        given = gradio.State(preset.things)
         gradio.HTML(
             "<h1>maft</h1><p>Your picture, your words: every pixel is named by one of them.</p>", elem_id="maft-head"
         )
@@ -80,16 +83,25 @@ def build(models: Models, memory: Memory, examples: Examples, limits: Limits) ->
 
         fields: list[Field] = ["words", "things", "result"]
 
-        def begin_with(name: str, model_name: str) -> tuple[Any, Any]:
+        def begin_with(name: str, model_name: str) -> list[Any]:
             if name == OWN:
-                return gradio.skip(), gradio.skip()
-            found = Preset(models.get(model_name).vocabulary().names, ()) if name == _TRAINED else presets()[name]
-            return "\n".join(found.names), "\n".join(found.things)
+                return [gradio.skip()] * 4
+            try:
+                found = Preset(models.get(model_name).vocabulary().names, ()) if name == _TRAINED else presets()[name]
+            except UserError as error:
+                return [gradio.skip()] * 3 + [_error(str(error))]
+            return ["\n".join(found.names), "\n".join(found.things), found.things, _error(None)]
 
         def label(
-            token: str, model_name: str, text: str, countable: str, progress: gradio.Progress = _PROGRESS
+            token: str,
+            model_name: str,
+            text: str | None,
+            countable: str | None,
+            written: tuple[str, ...],
+            progress: gradio.Progress = _PROGRESS,
         ) -> list[Any]:
             wrong: dict[str, str] = {}
+            text, countable = text or "", without_leftovers(countable or "", written, text or "")
             value: Any = gradio.skip()
             answer = None
             try:
@@ -107,13 +119,21 @@ def build(models: Models, memory: Memory, examples: Examples, limits: Limits) ->
                 )
             if "photo" in wrong:
                 value = {"error": wrong["photo"]}
-            return [value, *(_error(wrong.get(field)) for field in fields), _remarks(answer.remarks if answer else ())]
+            remarked = _remarks(answer.remarks if answer else ())
+            return [value, countable, *(_error(wrong.get(field)) for field in fields), remarked]
 
         vocabulary.input(
-            begin_with, [vocabulary, model], [words, things], show_progress="hidden", api_visibility="private"
-        )
+            begin_with, [vocabulary, model], [words, things, given, said["words"]],
+            show_progress="hidden", api_visibility="private",
+        )  # fmt: skip
+        # The title of a vocabulary stands only over its own words; another model was trained on others.
+        trained, own = json.dumps(_TRAINED), json.dumps(OWN)
+        for box in (words, things):
+            box.input(None, vocabulary, vocabulary, js=f"() => {own}")
+        model.input(None, vocabulary, vocabulary, js=f"(title) => title === {trained} ? {own} : title")
         go.click(
-            label, [photo, model, words, things], [viewer, *(said[field] for field in fields), remarks], js=_WITH_PHOTO,
+            label, [photo, model, words, things, given],
+            [viewer, things, *(said[field] for field in fields), remarks], js=_WITH_PHOTO,
             concurrency_limit=2, show_progress="full", show_progress_on=[viewer], api_visibility="private",
         )  # fmt: skip
     return page.queue(max_size=32)

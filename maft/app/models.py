@@ -7,6 +7,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
+from maft.errors import UserError, shown
 from maft.packaged import packaged_config
 from maft.predictor import Predictor
 from maft.zoo import MINIATURE
@@ -40,8 +41,10 @@ class Models:
         """The model of that name.
 
         Raises:
-            UserError: it cannot be loaded.
+            UserError: there is none, or it cannot be loaded.
         """
+        if name not in self.names:
+            raise UserError(f"This app has no model {shown(name)}: choose one of {', '.join(self.names)}.")
         # One at a time: two visitors who ask for one model wait for the same loading.
         with self._lock:
             if name not in self._loaded:

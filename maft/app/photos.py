@@ -20,6 +20,8 @@ from maft.miniature import render_scene
 # Longest side of what the browser draws: enough for a screen, and smaller than what a phone takes.
 MOST_SHOWN, LEAST_SHOWN = 1600, 640
 _SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif")
+# Pillow has readers of many more; some start other programs.
+_FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF")
 _MOST_EXAMPLES = 24
 
 
@@ -74,7 +76,7 @@ class Photo:
 
     def pixels(self) -> NDArray[np.uint8]:
         """(height, width, 3) uint8 RGB."""
-        with Image.open(io.BytesIO(self.data)) as image:
+        with Image.open(io.BytesIO(self.data), formats=_FORMATS) as image:
             return pixels_of(image)
 
     def thumbnail(self) -> bytes:
@@ -94,10 +96,10 @@ def read_photo(data: bytes, limits: Limits) -> Photo:
     if not data:
         raise UserError("The file is empty: choose another picture.")
     try:
-        with Image.open(io.BytesIO(data)) as image:
+        with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
             limits.check_pixels(*image.size)
-            pages = getattr(image, "n_frames", 1) if image.format != "MPO" else 1
             pixels = pixels_of(image)
+            several = image.format != "MPO" and _has_second(image)
     except UserError:
         raise
     except Image.DecompressionBombError:
@@ -112,9 +114,18 @@ def read_photo(data: bytes, limits: Limits) -> Photo:
     # What the decoders raise for damaged files is no one family.
     except Exception as error:
         raise UserError(f"The picture cannot be read ({first_line(error)}): save it again as JPEG or PNG.") from error
-    remark = f"The file holds {pages} pictures: the first is used." if pages > 1 else ""
+    remark = "The file holds more than one picture: the first is used." if several else ""
     height, width = pixels.shape[:2]
     return Photo(data, _preview(pixels), width, height, remark)
+
+
+def _has_second(image: Image.Image) -> bool:
+    # Not n_frames: for a file that claims thousands it takes minutes.
+    try:
+        image.seek(1)
+    except EOFError:
+        return False
+    return True
 
 
 def shown_size(width: int, height: int) -> tuple[int, int]:

@@ -24,7 +24,10 @@ _POLICY = (
     "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:; connect-src 'self'; form-action 'self'; "
     "base-uri 'self'; frame-ancestors 'self'"
 )
+# Of all pictures that are arriving or wait to be decoded, in files of the largest size.
+_MOST_WAITING = 8
 _GONE = "This answer is no longer kept: label the picture again."
+_NO_EXAMPLE = "There is no such example: reload the page."
 _NOT_STORED = {"Cache-Control": "no-store"}
 
 
@@ -39,7 +42,8 @@ class Routes:
 
     def __init__(self, memory: Memory, examples: Examples, limits: Limits) -> None:
         self.memory, self.examples, self.limits = memory, examples, limits
-        self._thumbnails: dict[int, bytes] = {}
+        self._thumbnails: dict[str, bytes] = {}
+        self._waiting = 0
         # Decoding takes memory: what waits costs nothing but its file.
         self._decoding = anyio.CapacityLimiter(2)
 
@@ -48,29 +52,39 @@ class Routes:
         return [
             Route("/maft/photos", self.take_photo, methods=["POST"]),
             Route("/maft/photos/{token}", self.show_photo),
-            Route("/maft/examples/{number:int}", self.take_example, methods=["POST"]),
-            Route("/maft/examples/{number:int}", self.show_example),
+            Route("/maft/examples/{number}", self.take_example, methods=["POST"]),
+            Route("/maft/examples/{number}", self.show_example),
             Route("/maft/answers/{token}/regions/{view}", self.show_regions),
             Route("/maft/answers/{token}/{file}", self.download),
         ]
 
     async def take_photo(self, request: Request) -> Response:
         """Keeps the picture in the body; answers with its name here, or with what is wrong with it."""
+        data = bytearray()
         try:
             # Before the first byte of it is taken in, where the browser says how many there will be.
             self.limits.check_bytes(int(request.headers.get("content-length", 0)))
-            data = bytearray()
             async for chunk in request.stream():
                 data += chunk
+                self._waiting += len(chunk)
                 self.limits.check_bytes(len(data))
+                if self._waiting > _MOST_WAITING * self.limits.most_bytes:
+                    return JSONResponse({"error": "Too many pictures arrive at once: send yours again soon."}, 503)
+            return await self._kept(lambda: bytes(data))
         except UserError as error:
             return JSONResponse({"error": str(error)}, 413)
-        return await self._kept(lambda: bytes(data))
+        finally:
+            self._waiting -= len(data)
 
     async def take_example(self, request: Request) -> Response:
         """The same for one of the examples."""
-        _, file = self.examples[request.path_params["number"] % len(self.examples)]
-        return await self._kept(file)
+        file = self._example(request)
+        return await self._kept(file) if file else JSONResponse({"error": _NO_EXAMPLE}, 404)
+
+    def _example(self, request: Request) -> Callable[[], bytes] | None:
+        # Compared as text: some numbers are too long to be read as one.
+        numbers = {str(number): file for number, (_, file) in enumerate(self.examples)}
+        return numbers.get(request.path_params["number"])
 
     async def _kept(self, file: Callable[[], bytes]) -> Response:
         try:
@@ -95,10 +109,12 @@ class Routes:
 
     def show_example(self, request: Request) -> Response:
         """A small picture of an example."""
-        number = request.path_params["number"] % len(self.examples)
+        number, file = request.path_params["number"], self._example(request)
+        if file is None:
+            return JSONResponse({"error": _NO_EXAMPLE}, 404)
         if number not in self._thumbnails:
             try:
-                self._thumbnails[number] = read_photo(self.examples[number][1](), self.limits).thumbnail()
+                self._thumbnails[number] = read_photo(file(), self.limits).thumbnail()
             except (UserError, OSError) as error:
                 return JSONResponse({"error": str(error)}, 404)
         return Response(self._thumbnails[number], media_type="image/png")
@@ -126,7 +142,10 @@ class Routes:
 
 
 class Policy:
-    """Says with every answer of an application that its pages may ask no other host for anything."""
+    """Says with every answer of an application that its pages may ask no other host for anything.
+
+    Gradio's own way to upload, which stores files, is closed: pictures come by `Routes.take_photo`.
+    """
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -140,4 +159,5 @@ class Policy:
                 headers["Content-Security-Policy"], headers["Referrer-Policy"] = _POLICY, "no-referrer"
             await send(message)
 
-        await self.app(scope, receive, with_policy)
+        closed = scope["type"] == "http" and scope["path"].rstrip("/").endswith("/upload")
+        await (Response(status_code=404) if closed else self.app)(scope, receive, with_policy)

@@ -55,9 +55,9 @@ def serve(models: Models, examples: Examples, limits: Limits, *, host: str, port
             ssr_mode=False,
             enable_monitoring=False,
             mcp_server=False,
-            # Pictures come by our own route; nothing else is uploaded.
-            max_file_size=1,
             state_session_capacity=1000,
+            # Said to screen readers, and missing in Gradio's own tables.
+            i18n=gradio.I18n(en={"common.complete": "Done"}),
             theme=gradio.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]),
             # Not as css: Gradio would rewrite its selectors.
             head=f"<style>{(Path(__file__).parent / 'page.css').read_text(encoding='utf-8')}</style>",

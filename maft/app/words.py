@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from functools import cache
 
@@ -24,6 +25,13 @@ class Preset:
 def split_names(text: str) -> list[str]:
     """Class names of a text field, one a line or separated by semicolons (commas separate synonyms of one class)."""
     return [name.strip() for line in text.splitlines() for name in line.split(";") if name.strip()]
+
+
+def without_leftovers(things: str, given: Collection[str], words: str) -> str:
+    """The text of the countable things less those that a vocabulary wrote there and the words no longer have."""
+    read = {as_clip_reads(part) for name in split_names(words) for part in (name, name.partition(",")[0])}
+    gone = {thing for thing in given if as_clip_reads(thing) not in read}
+    return "\n".join(thing for thing in split_names(things) if thing not in gone)
 
 
 def looks_like_a_list(names: list[str]) -> bool:

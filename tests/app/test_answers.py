@@ -35,6 +35,7 @@ def test_an_answer_has_labels_segments_and_what_was_seen(predictor, photo):
         (" \n ; ", "", "words", "no words"),
         ("cat\nCat", "", "words", "occurs twice"),
         (",", "", "words", "blank"),
+        (FIVE_THOUSAND + "\none more", "", "words", "5001 words, and this app takes 5000"),
         ("cat\nsky", "dog", "things", "'dog' is none of the class names"),
     ],
 )

@@ -7,6 +7,7 @@ import json
 import os
 import re
 import shutil
+from functools import partial
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -16,6 +17,8 @@ from PIL import Image
 
 from maft.app.models import Models
 from maft.app.photos import Limits, drawn_examples, encoded
+from maft.app.words import OWN
+from maft.errors import UserError
 from maft.miniature import miniature_classes, render_scene
 from maft.predictor import Predictor
 
@@ -36,9 +39,11 @@ WORDS, THINGS = "apple\nwindow\nfan\ngrass\ncloud", "apple\nwindow\nfan"
 def server(predictor):
     from maft.app.server import serve
 
-    models = Models(
-        {"miniature": lambda: predictor, "frozen CLIP": lambda: Predictor.from_config("quickstart/frozen_clip")}
-    )
+    def missing():
+        raise UserError("The weights are not here: fetch them.")
+
+    frozen = partial(Predictor.from_config, "quickstart/frozen_clip")
+    models = Models({"miniature": lambda: predictor, "frozen CLIP": frozen, "missing": missing})
     page = serve(models, drawn_examples(), Limits(megabytes=1, megapixels=2), host="127.0.0.1", port=None)
     yield page
     page.close()
@@ -262,3 +267,32 @@ def test_vocabularies_fill_the_words(visit):
         f"document.querySelector('#maft-words textarea').value.split('\\n').length === {len(unseen)}"
     )
     assert set(page.locator("#maft-words textarea").input_value().split("\n")) == set(unseen)
+    title = page.locator("#maft-vocabulary input")
+    assert title.input_value() == "miniature: the 6 unseen classes"
+    # Words of one's own: the things of the vocabulary are no mistake of the visitor's.
+    choose(page)
+    part(page, "photo").wait_for()
+    fill(page, "words", f"{unseen[0]}\ngrass\n")
+    page.locator("#maft-words textarea").press_sequentially("my own thing")
+    page.wait_for_function(f"document.querySelector('#maft-vocabulary input').value === '{OWN}'")
+    label(page)
+    assert "grass" in legend(page)
+    assert page.locator(".maft-error:visible").count() == 0
+    assert page.locator("#maft-things textarea").input_value() in (unseen[0], "")
+    assert "common." not in page.locator("body").inner_text()
+
+
+def test_a_model_that_cannot_say_its_words_is_an_error_beside_them(visit):
+    page = visit()
+    title, trained = page.locator("#maft-vocabulary input"), "what this model was trained on"
+    title.click()
+    page.get_by_role("option", name=trained).click()
+    page.wait_for_function("document.querySelector('#maft-words textarea').value.split('\\n').length === 18")
+    page.locator("#maft-model input").click()
+    page.get_by_role("option", name="missing").click()
+    page.wait_for_function(f"document.querySelector('#maft-vocabulary input').value === '{OWN}'")
+    title.click()
+    page.get_by_role("option", name=trained).click()
+    page.locator(".maft-error:visible").wait_for()
+    assert "The weights are not here" in page.locator(".maft-error:visible").inner_text()
+    assert page.locator(".toast-wrap *").count() == 0

@@ -31,5 +31,8 @@ def test_what_was_given_comes_first_and_the_shipped_model_last():
 
 
 def test_what_is_no_model_is_said():
+    for name in (None, ["a"], "b"):
+        with pytest.raises(UserError, match="has no model .*: choose one of a"):
+            Models({"a": lambda: "a"}).get(name)
     with pytest.raises(UserError, match="nothing-of-this-name"):
         Models(sources(["nothing-of-this-name"], [])).get("nothing-of-this-name")

@@ -7,6 +7,7 @@ import zlib
 import numpy as np
 import pytest
 from PIL import Image
+from PIL.TiffImagePlugin import TiffImageFile
 
 from maft.app.photos import (
     LEAST_SHOWN,
@@ -63,6 +64,18 @@ def test_limits_come_before_the_pixels(monkeypatch):
         read_photo(png_header(2_000, 1_000), LIMITS)
 
 
+def test_formats_whose_readers_start_other_programs_are_refused():
+    with pytest.raises(UserError, match="is no picture"):
+        read_photo(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n%%EOF\n", LIMITS)
+
+
+def test_pictures_of_a_file_are_not_counted(monkeypatch):
+    monkeypatch.setattr(TiffImageFile, "n_frames", property(lambda _: pytest.fail("counted")))
+    pages = [Image.new("L", (3, 2), value) for value in (9, 200)]
+    photo = read_photo(encoded(pages[0], "TIFF", save_all=True, append_images=pages[1:]), LIMITS)
+    assert photo.remark and photo.pixels().max() == 9
+
+
 def test_cmyk_grey_and_sixteen_bits_are_taken():
     assert read_photo(picture("CMYK", kind="JPEG"), LIMITS).pixels().shape == (40, 60, 3)
     assert read_photo(picture("L"), LIMITS).pixels().shape == (40, 60, 3)
@@ -83,7 +96,7 @@ def test_rotated_photos_stand_upright():
 def test_of_an_animation_the_first_picture_is_used_and_that_is_said():
     frames = [Image.new("RGB", (30, 30), colour) for colour in ("red", "blue")]
     photo = read_photo(encoded(frames[0], "GIF", save_all=True, append_images=frames[1:]), LIMITS)
-    assert "2 pictures: the first is used" in photo.remark
+    assert "more than one picture: the first is used" in photo.remark
     assert photo.pixels()[0, 0, 0] > 200 > photo.pixels()[0, 0, 2]
 
 

@@ -7,6 +7,8 @@ import pytest
 from PIL import Image
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
+from starlette.responses import Response
+from starlette.routing import Route
 from starlette.testclient import TestClient
 
 from maft.app.memory import Memory
@@ -42,6 +44,27 @@ def test_what_cannot_be_taken_is_answered_in_one_sentence(client):
     # A body whose length nobody says in advance.
     chunks = (b"x" * 2**18 for _ in range(8))
     assert client.post("/maft/photos", content=chunks).status_code == 413
+
+
+def test_pictures_that_arrive_at_once_are_bounded_together(client, monkeypatch):
+    monkeypatch.setattr("maft.app.routes._MOST_WAITING", 0.5)
+    reply = client.post("/maft/photos", content=(b"x" * 2**18 for _ in range(3)))
+    assert reply.status_code == 503 and "Too many pictures" in reply.json()["error"]
+    # What was refused no longer counts.
+    for _ in range(5):
+        assert client.post("/maft/photos", content=b"x" * 2**18).status_code == 422
+
+
+def test_examples_that_are_not_there_are_said(client):
+    for number in ("3", "-1", "x", "9" * 5000):
+        assert client.get(f"/maft/examples/{number}").status_code == 404
+        assert "no such example" in client.post(f"/maft/examples/{number}").json()["error"]
+
+
+def test_other_ways_to_upload_are_closed():
+    inner = Starlette(routes=[Route("/gradio_api/upload", lambda _: Response("stored"), methods=["POST"])])
+    reply = TestClient(Policy(inner)).post("/gradio_api/upload", content=b"x")
+    assert reply.status_code == 404
 
 
 def test_examples(client):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from maft.app.words import OWN, first_preset, looks_like_a_list, presets, split_names
+from maft.app.words import OWN, first_preset, looks_like_a_list, presets, split_names, without_leftovers
 from maft.data.label_sets import label_set
 from maft.errors import UserError
 from maft.structures import Vocabulary
@@ -22,6 +22,12 @@ class Trained:
 
 def test_one_class_a_line_or_between_semicolons():
     assert split_names("cat, kitten\n\n dog ; sky \n") == ["cat, kitten", "dog", "sky"]
+
+
+def test_things_that_a_vocabulary_wrote_go_with_its_words():
+    given = ("apple", "traffic light, lamp", "fan")
+    assert without_leftovers("apple\ntraffic light, lamp\nfan", given, "Apple, pear\nsky\nfan") == "apple\nfan"
+    assert without_leftovers("apple\ndog", given, "cat") == "dog", "what the visitor wrote stays, mistakes too"
 
 
 @pytest.mark.parametrize(
