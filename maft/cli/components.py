@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from maft.errors import ToolParser
+from maft.errors import ToolParser, closest
 
 
 def parser() -> ToolParser:
@@ -27,9 +27,10 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     import_components(arguments.imports)
     known = [(registry, name) for registry in REGISTRIES for name in registry]
+    names = [name for _, name in known]
     for wanted in arguments.names:
-        if wanted not in [name for _, name in known]:
-            tool.error(f"there is no component {wanted!r}: {', '.join(name for _, name in known)}")
+        if wanted not in names:
+            tool.error(f"there is no component {wanted!r}: {', '.join(names)}.{closest(wanted, names)}")
     listed = [(registry, name) for registry, name in known if not arguments.names or name in arguments.names]
     if arguments.markdown:
         print("# Components and their options\n\nWritten by `python -m maft.components --markdown`.\n")
