@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import importlib
 import logging
 import os
 import shutil
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlparse
 
 from filelock import FileLock, Timeout
@@ -64,8 +67,8 @@ def download(url: str, file: Path, advice: str, copies: int = 1) -> None:
         copies: how many times the file has to fit on the disk.
 
     Raises:
-        UserError: the address is not https or out of reach, there is no such file or a web page in its place, the
-            connection broke too often, or the disk has no room.
+        UserError: the address is not https, leads to one that is not, or is out of reach, there is no such file or a
+            web page in its place, the connection broke too often, or the disk has no room.
     """
     if not url.startswith(SCHEMES):
         raise UserError(f"{url} is no https:// address: {advice}.")
@@ -84,6 +87,7 @@ def download(url: str, file: Path, advice: str, copies: int = 1) -> None:
         bar.total = size
         bar.update(received - bar.n)
 
+    _hold_to_https()
     try:
         check_reachable(url)
         # Without a terminal there is no bar.
@@ -103,6 +107,30 @@ def download(url: str, file: Path, advice: str, copies: int = 1) -> None:
         ) from error
     except (gdown.exceptions.DownloadError, requests.RequestException, OSError) as error:
         raise UserError(f"{url} cannot be downloaded ({first_line(error)[:160].rstrip('.')}): {advice}.") from error
+
+
+@cache
+def _hold_to_https() -> None:
+    """Has gdown refuse every redirection to plain http, also when it goes on; it has no option for that."""
+    from requests.adapters import HTTPAdapter
+    from requests.exceptions import InvalidSchema
+
+    class Refusing(HTTPAdapter):
+        def send(self, request: Any, *rest: Any, **options: Any) -> Any:
+            if not request.url.startswith(SCHEMES):
+                raise InvalidSchema(f"it leads to {request.url}, which is no https:// address")
+            return super().send(request, *rest, **options)
+
+    # The package's attribute of this name is the function.
+    module: Any = importlib.import_module("gdown.download")
+    plain = module._get_session
+
+    def held(**options: Any) -> Any:
+        session, cookies = plain(**options)
+        session.mount("http://", Refusing())
+        return session, cookies
+
+    module._get_session = held
 
 
 def check_reachable(address: str) -> None:

@@ -13,6 +13,7 @@ class FileServer(ThreadingHTTPServer):
     Attributes:
         files: what each path gives: bytes of a file, or a text, which is a web page.
         cuts: how many bytes each of the next answers gives before the connection breaks.
+        redirections: where each of the next answers of a path leads; None gives the file.
         asked: of every request its path and what part of the file it asked for ("" for all).
     """
 
@@ -22,6 +23,7 @@ class FileServer(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _Handler)
         self.files: dict[str, bytes | str] = {}
         self.cuts: list[int] = []
+        self.redirections: dict[str, list[str | None]] = {}
         self.asked: list[tuple[str, str]] = []
         threading.Thread(target=self.serve_forever, args=(0.01,), daemon=True).start()
 
@@ -39,6 +41,12 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         part = self.headers.get("Range", "")
         self.server.asked.append((self.path, part))
+        if (leads := self.server.redirections.get(self.path)) and (target := leads.pop(0)):
+            self.send_response(302)
+            self.send_header("Location", target)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+            return
         content = self.server.files.get(self.path)
         if content is None:
             self.send_error(404)

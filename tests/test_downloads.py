@@ -7,6 +7,7 @@ from collections import namedtuple
 
 import pytest
 import requests
+from file_server import FileServer
 
 from maft.downloads import cache_folder, download, one_at_a_time
 from maft.errors import UserError
@@ -78,6 +79,20 @@ def test_addresses_without_a_host_or_https_are_refused_at_once(tmp_path):
         download("https://nowhere.invalid/model.pth", tmp_path / "model.pth", "ask")
     with pytest.raises(UserError, match="is no https:// address"):
         download("http://example.org/model.pth", tmp_path / "model.pth", "ask")
+
+
+@pytest.mark.parametrize("cut", [[], [1 << 20]])
+def test_no_redirection_leads_to_plain_http(file_server, url, tmp_path, cut):
+    # Also when it goes on: the first answer is the file, cut, and the second leads elsewhere.
+    file_server.cuts = cut
+    with FileServer() as plain:
+        plain.files["/other.pth"] = b"other weights"
+        file_server.redirections = {"/model.pth": [*(None for _ in cut), f"{plain.url}/other.pth"]}
+        with pytest.raises(UserError, match=r"leads to http://.*/other\.pth, which is no https:// address\): ask\."):
+            download(url, tmp_path / "model.pth", "ask")
+        assert not plain.asked
+        plain.shutdown()
+    assert not (tmp_path / "model.pth").exists()
 
 
 class TestGoogleDrive:
