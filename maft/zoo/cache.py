@@ -9,7 +9,7 @@ from pathlib import Path
 from maft import __version__
 from maft.downloads import cache_folder, download, one_at_a_time
 from maft.errors import UserError
-from maft.files import read_json, remove_unfinished, sha256, write_json_atomic
+from maft.files import read_json, remove_unfinished, sha256, unwritable, write_json_atomic
 from maft.zoo.table import Entry
 
 # The last file that is written: what stands in it is whole.
@@ -93,7 +93,18 @@ def _fetch_and_convert(entry: Entry, folder: Path, checksum: str) -> None:
     # What follows needs the model; a failed download is told before its imports.
     from maft.zoo.conversion import convert
 
-    written = convert(file, folder, entry.config, entry.overrides)
+    try:
+        written = convert(file, folder, entry.config, entry.overrides)
+    except UserError as error:
+        # A full disk says nothing against the file.
+        if not ours or unwritable(error):
+            raise
+        # It would count as put there by hand, and never be fetched again.
+        file.unlink()
+        raise UserError(
+            f"{str(error).rstrip('.')}; it came from {entry.links[0]} and is removed, and the next call fetches it "
+            "again."
+        ) from error
     write_json_atomic(
         folder / ORIGIN,
         {

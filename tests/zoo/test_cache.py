@@ -1,5 +1,6 @@
 """A released model is fetched once, becomes a checkpoint of ours, and stays what it was at first."""
 
+import errno
 import hashlib
 import json
 import threading
@@ -11,6 +12,7 @@ import torch
 from maft.building import build_model
 from maft.config import load_config
 from maft.errors import UserError
+from maft.files import writing
 from maft.predictor import Predictor
 from maft.zoo.cache import converted, folder_of, is_here
 from maft.zoo.table import Entry
@@ -107,6 +109,31 @@ def test_a_model_that_was_changed_is_not_used(row):
     weights.write_bytes(weights.read_bytes()[:-1] + b"x")
     with pytest.raises(UserError, match=r"model\.safetensors is not what was written there: remove it"):
         converted(row)
+
+
+def test_an_answer_that_is_no_checkpoint_is_fetched_again(row, file_server, official):
+    file_server.files["/MAFT.pt"] = b'{"error": "quota"}'
+    with pytest.raises(UserError, match=r"it came from .*/MAFT\.pt and is removed, and the next call"):
+        converted(row)
+    assert not (folder_of(row) / "MAFT.pt").exists()
+    file_server.files["/MAFT.pt"] = official
+    assert converted(row) == folder_of(row)
+
+
+def test_a_full_disk_and_a_file_put_there_by_hand_remove_nothing(row, official, monkeypatch):
+    def full(*rest):
+        with writing("model.safetensors"):
+            raise OSError(errno.ENOSPC, "full")
+
+    with monkeypatch.context() as patched, pytest.raises(UserError, match="free some space"):
+        patched.setattr("maft.zoo.conversion.convert", full)
+        converted(row)
+    file = folder_of(row) / "MAFT.pt"
+    assert file.read_bytes() == official
+    file.write_bytes(b"mine")
+    with pytest.raises(UserError):
+        converted(row)
+    assert file.read_bytes() == b"mine"
 
 
 @pytest.mark.parametrize(
