@@ -8,7 +8,7 @@ from pathlib import Path
 
 from maft.errors import UserError, shown
 from maft.predictor.words import items_of
-from maft.zoo import pretrained
+from maft.zoo import names, pretrained
 
 
 def checkpoint_of(source: str | os.PathLike[str], revision: str | None) -> tuple[Path, Path]:
@@ -20,7 +20,9 @@ def checkpoint_of(source: str | os.PathLike[str], revision: str | None) -> tuple
     path = path_of(source)
     # A name of the zoo has no slash, an id of the hub has one.
     remote = isinstance(source, str) and source.count("/") <= 1 and not source.startswith((".", "/", "~"))
-    if not remote or os.path.exists(path) or path.suffix == ".safetensors" or "\0" in str(source):
+    # A folder that happens to have the name of a model, and holds none, does not hide it.
+    there = os.path.exists(path) and not (source in names() and path.is_dir() and not any(path.glob("*.safetensors")))
+    if not remote or there or path.suffix == ".safetensors" or "\0" in str(source):
         if revision is not None:
             raise UserError(f"{path} is no repository of the hub and has no revisions: leave out {shown(revision)}.")
         return _files_of(path)
