@@ -29,23 +29,23 @@ from maft.data.pairs import RegionPairMapper
 from maft.data.readiness import count_images
 from maft.data.records import check_same_classes, load_records
 from maft.engine.checkpointer import Checkpointer
+from maft.engine.evaluating import evaluate_only, evaluated, segmentor
 from maft.engine.hooks import CompiledParts, PeriodicCheckpoint, PeriodicEvaluation, PredictionPictures
 from maft.engine.resuming import config_leaves, drop_metrics_from, log_changes
 from maft.engine.schedules import build_scheduler
 from maft.engine.solver import build_optimizer
-from maft.engine.stopping import again, stopping_at_once
-from maft.engine.summary import evaluation_summary, training_summary
+from maft.engine.stopping import again
+from maft.engine.summary import training_summary
 from maft.engine.trackers import TrackerWriter, check_trackers
 from maft.engine.trainer import Trainer
 from maft.engine.watching import meet, passing
 from maft.engine.writers import NumberFiles, ProgressLine
 from maft.errors import UserError, shown
-from maft.evaluation import check_evaluation, draw_predictions, evaluate
-from maft.evaluation.regions import check_regions, evaluate_regions
+from maft.evaluation import check_evaluation, draw_predictions
+from maft.evaluation.regions import check_regions
 from maft.files import held, raise_errors, write_text_atomic
 from maft.interfaces import RegionNaming, Trainable
 from maft.layers.distributed import same_everywhere
-from maft.segmentor import OpenVocabSegmentor
 
 # Where a machine keeps its cache and how many workers it has room for change no number.
 _MAY_DIFFER = ("CACHE_DIR", "NUM_WORKERS")
@@ -95,7 +95,7 @@ def run(cfg: CfgNode, eval_only: bool = False, resume: bool = False) -> Mapping[
     with held(cfg.OUTPUT_DIR, "checkpoints", "inference") if comm.is_main_process() else contextlib.nullcontext():
         set_up(cfg)
         seed = cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed()
-        return _evaluate_only(cfg, seed, images, resume) if eval_only else train(cfg, seed, images, resume=resume)
+        return evaluate_only(cfg, seed, images, resume) if eval_only else train(cfg, seed, images, resume=resume)
 
 
 def set_up(cfg: CfgNode) -> None:
@@ -156,7 +156,7 @@ def train(cfg: CfgNode, seed: int, images: Mapping[str, int], *, resume: bool = 
     if cfg.DATASETS.TEST and names_regions:
         check_regions(cfg)
     if cfg.SOLVER.PICTURE_PERIOD or (cfg.DATASETS.TEST and not names_regions):
-        _segmentor(model)
+        segmentor(model)
     trainer = build_trainer(cfg, model, seed)
     logger.info("%s", training_summary(cfg, model, images, trainer.loader.sampler.count))
     if state:
@@ -177,7 +177,7 @@ def train(cfg: CfgNode, seed: int, images: Mapping[str, int], *, resume: bool = 
     def evaluation() -> dict[str, Any]:
         if cfg.DATASETS.TEST:
             advice = f"Stopped in an evaluation; the iterations before it are saved, go on with: {again('--resume')}"
-            results.update(_evaluated(cfg, model, advice))
+            results.update(evaluated(cfg, model, advice))
         return results
 
     trainer.register_hooks(_hooks(cfg, model, checkpointer, evaluation, start))
@@ -248,7 +248,7 @@ def _hooks(
         # Before the hooks that save: a run that compiles nothing should leave no checkpoint.
         hooks.insert(0, CompiledParts(model, cfg.SOLVER.COMPILE))
     if cfg.SOLVER.PICTURE_PERIOD:
-        hooks.append(PredictionPictures(lambda: draw_predictions(cfg, _segmentor(model)), cfg.SOLVER.PICTURE_PERIOD))
+        hooks.append(PredictionPictures(lambda: draw_predictions(cfg, segmentor(model)), cfg.SOLVER.PICTURE_PERIOD))
     if comm.is_main_process():
         # Each entry is the median of what happened since the one before.
         period = cfg.SOLVER.LOG_PERIOD
@@ -263,44 +263,3 @@ def _hooks(
         }
         hooks.append(NumberFiles(writers, period))
     return hooks
-
-
-def _evaluate_only(cfg: CfgNode, seed: int, images: Mapping[str, int], resume: bool) -> Mapping[str, Any]:
-    seed_all_rng(seed)
-    weights = None
-    if resume:
-        latest = Checkpointer(cfg.OUTPUT_DIR, cfg).latest()
-        if latest is None:
-            raise UserError(
-                f"--resume: there is no checkpoint in OUTPUT_DIR {cfg.OUTPUT_DIR} to evaluate; leave --resume out to "
-                "evaluate MODEL.WEIGHTS."
-            )
-        weights = InitialWeights.of_model(latest[1], str(latest[0]))
-    model = build_model(cfg, weights)
-    logger.info("%s", evaluation_summary(cfg, model, images))
-    if not (cfg.MODEL.WEIGHTS or resume) and _trains(model):
-        logger.warning(
-            "MODEL.WEIGHTS is empty, so that this evaluates what a training of the config starts from, not its result: "
-            "name a trained model with MODEL.WEIGHTS FOLDER, or give --resume for the last checkpoint in OUTPUT_DIR."
-        )
-    go_on = again("TEST.RESUME", "True") if isinstance(model, OpenVocabSegmentor) else again()
-    return _evaluated(cfg, model, f"Stopped; the evaluation goes on with: {go_on}")
-
-
-def _trains(model: nn.Module) -> bool:
-    """Whether a training changes more than the void embedding, which the scores of a frozen classifier do not need."""
-    return any(p.requires_grad and not name.endswith("void_embedding") for name, p in model.named_parameters())
-
-
-def _evaluated(cfg: CfgNode, model: Trainable, advice: str) -> dict[str, Any]:
-    with stopping_at_once(advice):
-        return evaluate_regions(cfg, model) if isinstance(model, RegionNaming) else evaluate(cfg, _segmentor(model))
-
-
-def _segmentor(model: Trainable) -> OpenVocabSegmentor:
-    if not isinstance(model, OpenVocabSegmentor):
-        raise UserError(
-            f"{type(model).__name__} does not segment, so it cannot be evaluated: set DATASETS.TEST to [] and "
-            "SOLVER.PICTURE_PERIOD to 0."
-        )
-    return model
