@@ -15,6 +15,8 @@ from torch import Tensor, nn
 from maft.errors import UserError, shown
 from maft.structures import Classification, Proposals
 
+_Check = Callable[[nn.Module, tuple[Any, ...], Any], None]
+
 
 def check_answers(
     proposer: nn.Module, classifier: nn.Module | None, ensemble: object, losses: Iterable[nn.Module]
@@ -29,11 +31,11 @@ def check_answers(
         if part is not None:
             check_forward(part)
     check_forward(ensemble, "__call__")
-    _at_first(proposer, _check_proposer)
+    proposer.register_forward_hook(_AtFirst(_check_proposer))
     if classifier is not None:
-        _at_first(classifier, _check_classifier)
+        classifier.register_forward_hook(_AtFirst(_check_classifier))
     for loss in losses:
-        _at_first(loss, lambda part, given, answer: check_losses(part, answer))
+        loss.register_forward_hook(_AtFirst(_check_loss))
 
 
 def _check_proposer(part: nn.Module, given: tuple[Any, ...], answer: Any) -> None:
@@ -47,15 +49,21 @@ def _check_classifier(part: nn.Module, given: tuple[Any, ...], answer: Any) -> N
     check_classification(part, answer, proposals, text.num_classes)
 
 
-def _at_first(part: nn.Module, check: Callable[[nn.Module, tuple[Any, ...], Any], None]) -> None:
-    modes = set()
+def _check_loss(part: nn.Module, given: tuple[Any, ...], answer: Any) -> None:
+    check_losses(part, answer)
 
-    def hook(module: nn.Module, given: tuple[Any, ...], answer: Any) -> None:
-        if module.training not in modes:
-            modes.add(module.training)
-            check(module, given, answer)
 
-    part.register_forward_hook(hook)
+class _AtFirst:
+    """A forward hook that acts once in training and once in evaluation; no closure, so that models can be pickled."""
+
+    def __init__(self, check: _Check) -> None:
+        self.check = check
+        self.modes: set[bool] = set()
+
+    def __call__(self, module: nn.Module, given: tuple[Any, ...], answer: Any) -> None:
+        if module.training not in self.modes:
+            self.modes.add(module.training)
+            self.check(module, given, answer)
 
 
 def check_forward(part: object, method: str = "forward") -> None:

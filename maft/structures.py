@@ -81,7 +81,8 @@ class Vocabulary:
             raise UserError(f"The vocabulary has {len(self.names)} names, more than {_MOST_NAMES}: split it.")
         for position, name in enumerate(self.names):
             _check_name(name, f"Class name number {position + 1} of the vocabulary")
-        stripped = [name.strip() for name in self.names]
+        # A line break is a blank to CLIP, and would tear what is written of the name.
+        stripped = [" ".join(name.splitlines()).strip() for name in self.names]
         reads = [as_clip_reads(name) for name in stripped]
         for position, read in enumerate(reads):
             if not read.strip(" ,"):

@@ -93,3 +93,7 @@ def test_one_image_of_a_batch():
     proposals = Proposals(torch.randn(2, 3, 4, 4), (8, 8), class_logits=torch.randn(2, 3, 5))
     one = proposals.image(1)
     assert torch.equal(one.masks[0], proposals.masks[1]) and torch.equal(one.class_logits[0], proposals.class_logits[1])
+
+
+def test_a_line_break_within_a_name_is_a_blank():
+    assert Vocabulary(("coffee\r\ntable\n", "cat")).names == ("coffee table", "cat")

@@ -1,5 +1,7 @@
 """Images in every form, any words, and checkpoints that are complete in themselves."""
 
+import pickle
+
 import numpy as np
 import pytest
 import torch
@@ -47,6 +49,27 @@ def test_arrays_pillow_images_and_files_give_the_same(predictor, image, tmp_path
         other = predictor(form, WORDS)
         np.testing.assert_array_equal(other.labels, expected.labels)
         np.testing.assert_array_equal(other.image, image)
+
+
+def test_a_predictor_goes_to_another_process(predictor, image):
+    expected = predictor(image, WORDS)
+    sent = pickle.loads(pickle.dumps(predictor))
+    np.testing.assert_array_equal(sent(image, WORDS).confidence, expected.confidence)
+    assert sent.vocabulary() == predictor.vocabulary()
+
+
+@pytest.mark.parametrize("form", [np.asarray, torch.from_numpy, Image.fromarray, lambda array: array.tobytes(), id])
+def test_one_picture_is_no_stream(predictor, image, form):
+    with pytest.raises(UserError, match="goes through several pictures, .*: for one, call the predictor with it"):
+        predictor.stream(form(image), WORDS)
+
+
+def test_a_batch_in_one_array_is_a_stream(predictor, image):
+    assert [one.labels.shape for one in predictor.stream(np.stack([image, image]), WORDS)] == [(40, 60)] * 2
+
+
+def test_numbers_of_numpy_are_a_least_confidence(predictor, image):
+    assert (predictor(image, WORDS, none_below=np.float32(1)).labels == -1).any()
 
 
 def test_a_turned_photograph_is_set_upright(predictor, image):
@@ -260,9 +283,9 @@ def test_areas_and_boxes_are_those_of_the_masks_and_labels_do_not_depend_on_thin
     np.testing.assert_array_equal(found.labels, predictor(image, WORDS).labels)
 
 
-@pytest.mark.parametrize("limit", [-0.1, 1.5, float("nan"), "half", None, True])
+@pytest.mark.parametrize("limit", [-0.1, 1.5, float("nan"), "0.5", None, True])
 def test_a_limit_outside_0_to_1_is_refused(predictor, image, limit):
-    with pytest.raises(UserError, match="none_below is .*, which does not lie in 0 to 1"):
+    with pytest.raises(UserError, match="none_below is .*: give a number from 0 to 1"):
         predictor(image, WORDS, none_below=limit)
 
 
