@@ -61,9 +61,7 @@ def search(
     row, records = dataset(name), load_records([name], "DATASETS.TEST")
     words, things = test_vocabulary(cfg, row, name)
     evaluators = {
-        (threshold, weight): SemanticEvaluator.of_dataset(row, cfg.TEST.PROTOCOL)
-        for threshold in thresholds
-        for weight in weights
+        (threshold, weight): SemanticEvaluator.of_dataset(cfg, row) for threshold in thresholds for weight in weights
     }
     mapper = SegmentationMapper.from_config(cfg, False, datasets=[name])
     loader = build_test_loader(records, mapper, workers=cfg.DATALOADER.NUM_WORKERS)

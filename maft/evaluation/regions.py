@@ -53,7 +53,7 @@ def check_regions(cfg: CfgNode) -> None:
 
 def _evaluate_dataset(cfg: CfgNode, model: RegionNaming, name: str) -> Results:
     row = dataset(name)
-    counted = SemanticEvaluator.of_dataset(row, "generalized")
+    counted = SemanticEvaluator.of_dataset(cfg, row)
     records = load_records([name], "DATASETS.TEST")
     samples = class_records(records, len(counted.class_names), counted.ignore_label)
     words, _ = test_vocabulary(cfg, row, name)

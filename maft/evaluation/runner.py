@@ -34,7 +34,7 @@ from maft.evaluation.report import (
     write_per_class,
     write_results,
 )
-from maft.evaluation.semantic import SemanticEvaluator, test_vocabulary
+from maft.evaluation.semantic import SemanticEvaluator, seen_classes, test_vocabulary
 from maft.segmentor import OpenVocabSegmentor
 from maft.test_time import averaging, check_test_time, inference_of
 
@@ -77,7 +77,7 @@ def check_evaluation(cfg: CfgNode, names: Sequence[str]) -> None:
         row = dataset(name)
         chosen = chosen_evaluators(cfg, row)
         if "semantic" in chosen:
-            SemanticEvaluator.of_dataset(row, cfg.TEST.PROTOCOL)
+            SemanticEvaluator.of_dataset(cfg, row)
         if "instance" in chosen and row.instance_suffix:
             CityscapesInstanceEvaluator.of_dataset(row)
 
@@ -181,7 +181,7 @@ def build_evaluators(cfg: CfgNode, row: DatasetRow, records: list[Record]) -> di
     names = class_names(row.name)
     evaluators: dict[str, Any] = {}
     if "semantic" in chosen:
-        evaluators["sem_seg"] = SemanticEvaluator.of_dataset(row, cfg.TEST.PROTOCOL)
+        evaluators["sem_seg"] = SemanticEvaluator.of_dataset(cfg, row)
     if "panoptic" in chosen:
         evaluators["panoptic_seg"] = PanopticEvaluator(names, row.things, rule=cfg.TEST.PANOPTIC_RULE)
     if "instance" in chosen:
@@ -198,9 +198,9 @@ def _report(cfg: CfgNode, row: DatasetRow, name: str, folder: Path, results: Res
     expected = [(metric, float(value)) for owner, metric, value in cfg.TEST.EXPECTED if owner in same]
     logger.info("Results on %s (%s):\n%s", name, cfg.TEST.PROTOCOL, results_table(results))
     classes: list[dict[str, Any]] = [{"class": index, "name": word} for index, word in enumerate(class_names(name))]
-    if row.seen is not None and not row.seen_only:
-        for columns, seen in zip(classes, row.seen):
-            columns["seen"] = int(seen)
+    if (seen := seen_classes(cfg, row)) is not None and not row.seen_only:
+        for columns, flag in zip(classes, seen):
+            columns["seen"] = int(flag)
     write_results(folder, results, {**facts, "expected": [list(pair) for pair in expected]})
     write_per_class(folder / "per_class.csv", results, classes)
     logger.info("All numbers: %s; per class: %s", folder / "results.json", folder / "per_class.csv")

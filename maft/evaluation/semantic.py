@@ -21,25 +21,34 @@ from maft.evaluation.confusion import ConfusionMatrix, SemanticScores, harmonic_
 from maft.structures import Vocabulary
 
 
+def seen_classes(cfg: CfgNode, row: DatasetRow) -> tuple[bool, ...] | None:
+    """What a report counts as seen: the published split, and where there is none, what ``overlap`` finds."""
+    return _all_words(cfg, row.name).seen if row.seen is None else row.seen
+
+
 def test_vocabulary(cfg: CfgNode, row: DatasetRow, name: str) -> tuple[Vocabulary, tuple[bool, ...]]:
     """What is offered to the model on a dataset, and which of it are things."""
+    words, counted = _all_words(cfg, name), seen_classes(cfg, row)
+    if cfg.TEST.PROTOCOL != "unseen_only" or counted is None or all(counted):
+        return words, row.things
+    unseen = [not seen for seen in counted]
+    flags = None if words.seen is None else tuple(compress(words.seen, unseen))
+    return Vocabulary(tuple(compress(words.names, unseen)), flags), tuple(compress(row.things, unseen))
+
+
+def _all_words(cfg: CfgNode, name: str) -> Vocabulary:
     options = cfg.MODEL.VOCABULARY
     training = cfg.DATASETS.TRAIN
     if options.SEEN == "overlap" and training and training[0].startswith(PAIRS_PREFIX):
         raise UserError(
             "MODEL.VOCABULARY.SEEN overlap needs the classes of a training set, and pairs have none: set split."
         )
-    words = vocabulary(
+    return vocabulary(
         name,
         options.CLASS_NAMES,
         options.SEEN,
         class_names(training[0], options.CLASS_NAMES) if options.SEEN == "overlap" and training else None,
     )
-    if cfg.TEST.PROTOCOL != "unseen_only" or row.seen is None or all(row.seen):
-        return words, row.things
-    unseen = [not seen for seen in row.seen]
-    flags = None if words.seen is None else tuple(compress(words.seen, unseen))
-    return Vocabulary(tuple(compress(words.names, unseen)), flags), tuple(compress(row.things, unseen))
 
 
 def predicted_labels(output: dict[str, Any], classes: int) -> Tensor:
@@ -99,9 +108,15 @@ class SemanticEvaluator(DatasetEvaluator):
         self.reset()
 
     @classmethod
-    def of_dataset(cls, row: DatasetRow, protocol: str) -> SemanticEvaluator:
+    def of_dataset(cls, cfg: CfgNode, row: DatasetRow) -> SemanticEvaluator:
         """The evaluator of a dataset of the catalogue."""
-        return cls(class_names(row.name), row.ignore_label, seen=row.seen, things=row.things, protocol=protocol)
+        return cls(
+            class_names(row.name),
+            row.ignore_label,
+            seen=seen_classes(cfg, row),
+            things=row.things,
+            protocol=cfg.TEST.PROTOCOL,
+        )
 
     def reset(self) -> None:
         self.confusion = ConfusionMatrix(len(self.offered))

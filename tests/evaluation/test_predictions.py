@@ -146,7 +146,7 @@ def report(cfg):
 
 def test_semantic_numbers_from_the_label_maps(cfg, truth, report):
     row = dataset(NAME)
-    evaluator = SemanticEvaluator.of_dataset(row, "generalized")
+    evaluator = SemanticEvaluator.of_dataset(cfg, row)
     label_of = {value: label for label, value in enumerate(row.classes.category_ids)} | {255: -1}
     files = sorted((written(cfg) / "semantic").glob("*.png"))
     assert len(files) == COUNT

@@ -5,6 +5,7 @@ import json
 import logging
 import math
 import pickle
+import shutil
 import subprocess
 import sys
 from contextlib import contextmanager
@@ -213,6 +214,24 @@ def miniature(cfg, tmp_path, monkeypatch):
 def test_seen_and_unseen_classes_are_reported_where_there_is_a_split(cfg, miniature):
     results = evaluate(cfg, ColourReader())[miniature]["sem_seg"]
     assert {"seen_mIoU", "unseen_mIoU", "harmonic_mIoU", "harmonic_pACC"} <= set(results)
+
+
+def test_without_a_split_overlap_says_which_classes_are_new(cfg, folder, output, tmp_path):
+    before = evaluate(cfg, ColourReader())[folder]["sem_seg"]
+    assert "unseen_mIoU" not in before
+    trained = tmp_path / "trained"
+    shutil.copytree(folder.removeprefix("folder:"), trained)
+    (trained / "classes.txt").write_text("road\nhouse\nlake\n")
+    cfg.MODEL.VOCABULARY.SEEN, cfg.DATASETS.TRAIN = "overlap", [f"folder:{trained}"]
+    results = evaluate(cfg, ColourReader())[folder]["sem_seg"]
+    np.testing.assert_equal({name: results[name] for name in before}, before)
+    assert results["seen_mIoU"] == pytest.approx((results["IoU-house, home"] + results["IoU-road"]) / 2)
+    assert results["unseen_mIoU"] == pytest.approx(results["IoU-tree"])  # there is no sky in the masks
+    with (output() / "per_class.csv").open() as file:
+        assert {row["name"] for row in csv.DictReader(file) if row["seen"] == "1"} == {"house, home", "road"}
+    cfg.TEST.PROTOCOL = "unseen_only"
+    evaluate(cfg, ColourReader())
+    assert set(json.loads((output() / "results.json").read_text())["vocabulary"]) == {"tree", "sky"}
 
 
 def test_unseen_only_gives_the_model_the_unseen_words(cfg, miniature, output):
