@@ -103,8 +103,10 @@ def test_the_browser_asks_no_other_host_and_finds_words(address):
         for name in ("photos", "notebooks/predict", "api/predictor", "index"):
             page.goto(f"{address}{name}.html")
             page.wait_for_load_state("networkidle")
+        # The page empties its search field when its script starts, which on a busy machine may be after it was filled.
+        page.wait_for_selector(".md-search-result__meta:text('Type to start')", state="attached", timeout=120_000)
         page.fill("input[name=query]", "confidence")
-        page.wait_for_selector(".md-search-result__item a[href*='photos.html']", timeout=20_000)
+        page.wait_for_selector(".md-search-result__item a[href*='photos.html']", timeout=120_000)
         browser.close()
     assert not errors
     assert not [url for url in asked if not url.startswith((address, "data:", "blob:"))]

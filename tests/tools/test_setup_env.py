@@ -1,9 +1,10 @@
 """The set-up scripts' answers to mistakes, and that they leave alone what is there already."""
 
 import json
+import re
 import subprocess
 import sys
-from importlib.metadata import requires
+from importlib.metadata import metadata, requires
 from pathlib import Path
 
 import pytest
@@ -99,7 +100,12 @@ def test_the_lock_holds_every_dependency_with_its_hashes():
         parsed = Requirement(requirement.strip())
         locked.setdefault(parsed.name.lower(), []).append(parsed)
     assert {"setuptools", "uv"} <= set(locked)
+    (extras,) = re.findall(r"^LOCKED_EXTRAS := (.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    offered = set(metadata("maft").get_all("Provides-Extra") or [])
+    assert offered - set(extras.split()) == {"fiftyone"}
     for wanted in map(Requirement, requires("maft") or []):
+        if wanted.marker and not any(wanted.marker.evaluate({"extra": extra}) for extra in ("", *extras.split())):
+            continue
         found = locked[wanted.name.lower().replace("_", "-")]
         for entry in found:
             (version,) = entry.specifier
