@@ -3,38 +3,27 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from numbers import Real
-from pathlib import Path
 from typing import Any, Literal, overload
 
 import numpy as np
 import torch
-from detectron2.config import CfgNode
 
-from maft.building import build_model
-from maft.checkpoint.io import write_safetensors
-from maft.config import load_config, self_contained
-from maft.data.augmentations import ResizeShortestEdge
 from maft.data.pixels import ImageLike, pictures_in, pixels_of
 from maft.errors import UserError, first_line, shown
-from maft.files import write_text_atomic
-from maft.predictor.devices import compile_parts, device_of, precision_of
+from maft.predictor.loaded import LoadedModel
 from maft.predictor.merging import merged
 from maft.predictor.objects import instances_of, segments_of
 from maft.predictor.prediction import Prediction
-from maft.predictor.sources import checked_overrides, checkpoint_of, path_of
 from maft.predictor.words import ClassNames, thing_flags, vocabulary_of
-from maft.segmentor import OpenVocabSegmentor
 from maft.structures import Proposals, Vocabulary
-from maft.test_time import AveragedInference, inference_of
-from maft.zoo.cache import ORIGIN
+from maft.test_time import AveragedInference
 
 Images = Iterable[ImageLike] | str | os.PathLike
 
 
-class Predictor:
+class Predictor(LoadedModel):
     """A trained model that labels pictures with any words.
 
     A predictor keeps nothing of a call: its answer depends on the picture and the words alone, to the last bit, and
@@ -50,145 +39,11 @@ class Predictor:
 
     Args:
         cfg: the model's config; ``MODEL.WEIGHTS`` is loaded when it is set.
-        device: "cpu", "cuda", "cuda:1", "mps"; None: ``MODEL.DEVICE`` of the config, or the CPU where PyTorch sees no
-            GPU.
-        dtype: ``torch.float16`` or ``torch.bfloat16`` (or their names) let the model run in mixed precision, which
-            changes results a little; what comes out is float32. A device that cannot says so and goes on.
-        compile: sends the slow parts through torch.compile, those of ``SOLVER.COMPILE`` or a choice that most models
-            have. The first calls take minutes, and a picture of another size may take them again: for many pictures
-            of one size.
+        device, dtype, compile: see `Running`.
 
     Raises:
         UserError: the config cannot be built, its weights do not fit, or there is no such device.
     """
-
-    def __init__(
-        self,
-        cfg: CfgNode,
-        *,
-        device: str | torch.device | None = None,
-        dtype: str | torch.dtype | None = None,
-        compile: bool = False,
-    ) -> None:
-        if not isinstance(cfg, CfgNode):
-            raise UserError(f"A predictor is made from a config, not {shown(cfg)}: use Predictor.from_pretrained.")
-        # Saved as it was given: where a model runs here is no part of it.
-        self.cfg = cfg
-        built = cfg.clone()
-        built.defrost()
-        if device is not None:
-            built.MODEL.DEVICE = str(device_of(device))
-        elif cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
-            built.MODEL.DEVICE = "cpu"
-        self._precision = precision_of(dtype, torch.device(built.MODEL.DEVICE))
-        model = build_model(built).eval()
-        if not isinstance(model, OpenVocabSegmentor):
-            raise UserError(f"MODEL.META_ARCHITECTURE {cfg.MODEL.META_ARCHITECTURE} does not label images.")
-        options = model.inference_options
-        # A picture's labels are its semantic result, computed as beside the panoptic one where the config has that.
-        whole = (options["panoptic"] or options["instance"]) and not cfg.TEST.SLIDING_WINDOW.ENABLED
-        before = options["resize_before"] or whole
-        alone = {"semantic": True, "labels_only": True, "panoptic": False, "instance": False, "resize_before": before}
-        model.inference_options = {**options, **alone}
-        if compile:
-            compile_parts(model, tuple(cfg.SOLVER.COMPILE))
-        self.model = model
-        self._of_objects = options["panoptic"] or options["instance"]
-        self._infer = inference_of(cfg, model)
-        self._training = model.vocabulary if cfg.DATASETS.TRAIN else None
-        self._resize = ResizeShortestEdge([cfg.INPUT.MIN_SIZE_TEST], cfg.INPUT.MAX_SIZE_TEST, "choice")
-
-    @classmethod
-    def from_config(
-        cls,
-        file: str | os.PathLike[str],
-        overrides: Sequence[str] = (),
-        *,
-        device: str | torch.device | None = None,
-        dtype: str | torch.dtype | None = None,
-        compile: bool = False,
-    ) -> Predictor:
-        """From a YAML file or a packaged config by name, such as ``quickstart/maft``.
-
-        Args:
-            overrides: KEY VALUE ..., such as MODEL.WEIGHTS and its value.
-            device, dtype, compile: see `Predictor`.
-        """
-        cfg = load_config(path_of(file), checked_overrides(overrides))
-        return cls(cfg, device=device, dtype=dtype, compile=compile)
-
-    @classmethod
-    def from_pretrained(
-        cls,
-        source: str | os.PathLike[str],
-        overrides: Sequence[str] = (),
-        *,
-        device: str | torch.device | None = None,
-        dtype: str | torch.dtype | None = None,
-        compile: bool = False,
-        revision: str | None = None,
-    ) -> Predictor:
-        """From a trained model, and nothing else.
-
-        Args:
-            source: a folder with model.safetensors and config.yaml, or with NAME.safetensors and NAME.yaml; that file
-                itself; a name of the zoo (`maft.zoo.names`); or a repository ``org/name`` of the Hugging Face hub.
-                What lies on the disk comes first.
-            overrides: KEY VALUE ..., over the model's config.
-            device, dtype, compile: see `Predictor`.
-            revision: branch, tag or commit of a repository of the hub.
-
-        Raises:
-            UserError: there is no such model, it cannot be fetched, or config and weights do not fit each other.
-        """
-        listed = checked_overrides(overrides)
-        config, weights = checkpoint_of(source, revision)
-        cfg = load_config(config, [*listed, "MODEL.WEIGHTS", str(weights)], trusted=False)
-        return cls(cfg, device=device, dtype=dtype, compile=compile)
-
-    @classmethod
-    def from_path(
-        cls,
-        path: str | os.PathLike[str],
-        overrides: Sequence[str] = (),
-        *,
-        device: str | torch.device | None = None,
-        dtype: str | torch.dtype | None = None,
-        compile: bool = False,
-    ) -> Predictor:
-        """From a config (see `from_config`), or from a checkpoint folder or file (see `from_pretrained`)."""
-        checkpoint = os.path.isdir(path_of(path)) or path_of(path).suffix == ".safetensors"
-        make = cls.from_pretrained if checkpoint else cls.from_config
-        return make(path, overrides, device=device, dtype=dtype, compile=compile)
-
-    def save_pretrained(self, folder: str | os.PathLike[str]) -> Path:
-        """Writes model.safetensors and config.yaml, from which `from_pretrained` makes this predictor again.
-
-        A released model's origin.json, which names its authors' file and licence, goes with it.
-
-        Raises:
-            UserError: the folder cannot be written to.
-        """
-        target = path_of(folder)
-        try:
-            target.mkdir(parents=True, exist_ok=True)
-            write_safetensors(target / "model.safetensors", self.model.state_dict(), {"format": "pt"})
-            write_text_atomic(target / "config.yaml", self_contained(self.cfg).dump())
-            if self.cfg.MODEL.WEIGHTS and (origin := Path(self.cfg.MODEL.WEIGHTS).with_name(ORIGIN)).is_file():
-                write_text_atomic(target / ORIGIN, origin.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise UserError(f"The model cannot be saved in {target} ({first_line(error)}): save elsewhere.") from error
-        return target
-
-    def push_to_hub(self, repository: str, *, licence: str = "", private: bool = False) -> str:
-        """Publishes the model on the Hugging Face hub, see `maft.zoo.publishing.push_to_hub`, and returns its address.
-
-        ``maft push`` of a training's ``model_final`` also puts the results of its evaluations into the model's card.
-        """
-        from maft.zoo.publishing import push_to_hub
-
-        with tempfile.TemporaryDirectory() as folder:
-            return push_to_hub(self.save_pretrained(folder), repository, licence=licence, private=private)
 
     def vocabulary(self, class_names: ClassNames | None = None) -> Vocabulary:
         """The user's words, each seen or unseen in training; None stands for the training vocabulary.

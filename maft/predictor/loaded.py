@@ -1,0 +1,156 @@
+"""A model that is ready to label pictures: made from a config or a checkpoint, and saved or published again."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from detectron2.config import CfgNode
+from typing_extensions import Self, TypedDict, Unpack
+
+from maft.building import build_model
+from maft.checkpoint.io import write_safetensors
+from maft.config import load_config, self_contained
+from maft.data.augmentations import ResizeShortestEdge
+from maft.errors import UserError, first_line, shown
+from maft.files import write_text_atomic
+from maft.predictor.devices import compile_parts, device_of, precision_of
+from maft.predictor.sources import checked_overrides, checkpoint_of, path_of
+from maft.segmentor import OpenVocabSegmentor
+from maft.test_time import inference_of
+from maft.zoo.cache import ORIGIN
+
+
+class Running(TypedDict, total=False):
+    """Where and how a model computes.
+
+    Attributes:
+        device: "cpu", "cuda", "cuda:1", "mps"; None: ``MODEL.DEVICE`` of the config, or the CPU where PyTorch sees no
+            GPU.
+        dtype: ``torch.float16`` or ``torch.bfloat16`` (or their names) let the model run in mixed precision, which
+            changes results a little; what comes out is float32. A device that cannot says so and goes on.
+        compile: sends the slow parts through torch.compile, those of ``SOLVER.COMPILE`` or a choice that most models
+            have. The first calls take minutes, and a picture of another size may take them again: for many pictures
+            of one size.
+    """
+
+    device: str | torch.device | None
+    dtype: str | torch.dtype | None
+    compile: bool
+
+
+class LoadedModel:
+    """A model as `Predictor` holds it, which says what it is made from."""
+
+    def __init__(
+        self,
+        cfg: CfgNode,
+        *,
+        device: str | torch.device | None = None,
+        dtype: str | torch.dtype | None = None,
+        compile: bool = False,
+    ) -> None:
+        if not isinstance(cfg, CfgNode):
+            raise UserError(f"A predictor is made from a config, not {shown(cfg)}: use Predictor.from_pretrained.")
+        # Saved as it was given: where a model runs here is no part of it.
+        self.cfg = cfg
+        built = cfg.clone()
+        built.defrost()
+        if device is not None:
+            built.MODEL.DEVICE = str(device_of(device))
+        elif cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
+            built.MODEL.DEVICE = "cpu"
+        self._precision = precision_of(dtype, torch.device(built.MODEL.DEVICE))
+        model = build_model(built).eval()
+        if not isinstance(model, OpenVocabSegmentor):
+            raise UserError(f"MODEL.META_ARCHITECTURE {cfg.MODEL.META_ARCHITECTURE} does not label images.")
+        options = model.inference_options
+        # A picture's labels are its semantic result, computed as beside the panoptic one where the config has that.
+        whole = (options["panoptic"] or options["instance"]) and not cfg.TEST.SLIDING_WINDOW.ENABLED
+        before = options["resize_before"] or whole
+        alone = {"semantic": True, "labels_only": True, "panoptic": False, "instance": False, "resize_before": before}
+        model.inference_options = {**options, **alone}
+        if compile:
+            compile_parts(model, tuple(cfg.SOLVER.COMPILE))
+        self.model = model
+        self._of_objects = options["panoptic"] or options["instance"]
+        self._infer = inference_of(cfg, model)
+        self._training = model.vocabulary if cfg.DATASETS.TRAIN else None
+        self._resize = ResizeShortestEdge([cfg.INPUT.MIN_SIZE_TEST], cfg.INPUT.MAX_SIZE_TEST, "choice")
+
+    @classmethod
+    def from_config(
+        cls, file: str | os.PathLike[str], overrides: Sequence[str] = (), **running: Unpack[Running]
+    ) -> Self:
+        """From a YAML file or a packaged config by name, such as ``quickstart/maft``.
+
+        Args:
+            overrides: KEY VALUE ..., such as MODEL.WEIGHTS and its value.
+            running: device, dtype, compile, see `Running`.
+        """
+        return cls(load_config(path_of(file), checked_overrides(overrides)), **running)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        source: str | os.PathLike[str],
+        overrides: Sequence[str] = (),
+        *,
+        revision: str | None = None,
+        **running: Unpack[Running],
+    ) -> Self:
+        """From a trained model, and nothing else.
+
+        Args:
+            source: a folder with model.safetensors and config.yaml, or with NAME.safetensors and NAME.yaml; that file
+                itself; a name of the zoo (`maft.zoo.names`); or a repository ``org/name`` of the Hugging Face hub.
+                What lies on the disk comes first.
+            overrides: KEY VALUE ..., over the model's config.
+            revision: branch, tag or commit of a repository of the hub.
+            running: device, dtype, compile, see `Running`.
+
+        Raises:
+            UserError: there is no such model, it cannot be fetched, or config and weights do not fit each other.
+        """
+        listed = checked_overrides(overrides)
+        config, weights = checkpoint_of(source, revision)
+        return cls(load_config(config, [*listed, "MODEL.WEIGHTS", str(weights)], trusted=False), **running)
+
+    @classmethod
+    def from_path(cls, path: str | os.PathLike[str], overrides: Sequence[str] = (), **running: Unpack[Running]) -> Self:
+        """From a config (see `from_config`), or from a checkpoint folder or file (see `from_pretrained`)."""
+        if os.path.isdir(path_of(path)) or path_of(path).suffix == ".safetensors":
+            return cls.from_pretrained(path, overrides, **running)
+        return cls.from_config(path, overrides, **running)
+
+    def save_pretrained(self, folder: str | os.PathLike[str]) -> Path:
+        """Writes model.safetensors and config.yaml, from which `from_pretrained` makes this predictor again.
+
+        A released model's origin.json, which names its authors' file and licence, goes with it.
+
+        Raises:
+            UserError: the folder cannot be written to.
+        """
+        target = path_of(folder)
+        try:
+            target.mkdir(parents=True, exist_ok=True)
+            write_safetensors(target / "model.safetensors", self.model.state_dict(), {"format": "pt"})
+            write_text_atomic(target / "config.yaml", self_contained(self.cfg).dump())
+            if self.cfg.MODEL.WEIGHTS and (origin := Path(self.cfg.MODEL.WEIGHTS).with_name(ORIGIN)).is_file():
+                write_text_atomic(target / ORIGIN, origin.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise UserError(f"The model cannot be saved in {target} ({first_line(error)}): save elsewhere.") from error
+        return target
+
+    def push_to_hub(self, repository: str, *, licence: str = "", private: bool = False) -> str:
+        """Publishes the model on the Hugging Face hub, see `maft.zoo.publishing.push_to_hub`, and returns its address.
+
+        ``maft push`` of a training's ``model_final`` also puts the results of its evaluations into the model's card.
+        """
+        from maft.zoo.publishing import push_to_hub
+
+        with tempfile.TemporaryDirectory() as folder:
+            return push_to_hub(self.save_pretrained(folder), repository, licence=licence, private=private)
