@@ -119,6 +119,7 @@ class TextClassifier:
         logit_bias: what a tower trained with a sigmoid (SigLIP) adds to all logits, the void column's among them. A
             softmax over the columns does not see it; the sigmoid of a logit under the tower's own factor is its
             probability. None adds nothing.
+        vocabulary: the names as given, for a proposer with a text encoder of its own; None: the rows are of no texts.
     """
 
     embeddings: Tensor
@@ -128,6 +129,7 @@ class TextClassifier:
     seen: Tensor
     logit_scale: float = 100.0
     logit_bias: Tensor | None = None
+    vocabulary: Vocabulary | None = None
 
     @property
     def matrix(self) -> Tensor:

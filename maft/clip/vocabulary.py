@@ -194,7 +194,9 @@ class VocabularyEncoder(nn.Module):
         void: Tensor | None = self.void_embedding
         if void is not None and self.normalize_void:
             void = F.normalize(void, dim=-1)
-        return TextClassifier(rows, row_class, len(vocabulary), void, seen, self.logit_scale, clip.logit_bias)
+        return TextClassifier(
+            rows, row_class, len(vocabulary), void, seen, self.logit_scale, clip.logit_bias, vocabulary=vocabulary
+        )
 
     def _table(
         self, vocabulary: Vocabulary, clip: CLIPEncoder, source: Source, learning: bool

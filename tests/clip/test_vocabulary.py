@@ -73,6 +73,11 @@ def test_the_no_object_row_has_the_length_it_learned_only_where_asked(clip):
     assert torch.allclose(row(words, clip).void.norm(), torch.tensor(1.0))
 
 
+def test_the_names_go_with_their_rows(clip):
+    vocabulary = Vocabulary(("cat, kitten", "dog"))
+    assert encoder(clip)(vocabulary, clip).vocabulary == vocabulary
+
+
 def test_rows_are_the_normalised_mean_of_normalised_prompts(clip):
     templates = ["a photo of a {}.", "the {}"]
     row = encoder(clip, templates=templates)(Vocabulary(("cat, kitten",)), clip).embeddings[0]
