@@ -6,7 +6,7 @@ Shape letters: B images, L tokens, W tower width.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -58,22 +58,37 @@ def attention_inputs(block: nn.Module, tokens: Tensor, rotation: Tensor | None =
     return query, key, value
 
 
-def finish_block(block: nn.Module, tokens: Tensor, attended: Tensor) -> Tensor:
-    """What a block does after its attention (B, heads, L, W / heads): output projection and MLP, both residual."""
-    attended = attended.transpose(1, 2).flatten(2)
+def attention_output(block: nn.Module, attended: Tensor) -> Tensor:
+    """What a block adds to tokens for its attention (B, heads, L, W / heads): its output projection, (B, L, W)."""
+    attended, inner = attended.transpose(1, 2).flatten(2), cast(Any, block)
     if isinstance(block, ResidualAttentionBlock):
-        tokens = tokens + block.ls_1(block.attn.out_proj(attended))
-        return tokens + block.ls_2(block.mlp(block.ln_2(tokens)))
-    inner: Any = block
+        return inner.ls_1(inner.attn.out_proj(attended))
     attended = inner.attn.proj(inner.attn.norm(attended))
     if isinstance(block, EvaBlockPostNorm):
-        tokens = tokens + inner.drop_path1(inner.norm1(attended))
-        return tokens + inner.drop_path2(inner.norm2(inner.mlp(tokens)))
+        attended = inner.norm1(attended)
+    elif isinstance(block, EvaBlock):
+        attended = _scaled(attended, inner.gamma_1)
+    else:
+        attended = inner.ls1(attended)
+    return inner.drop_path1(attended)
+
+
+def mlp_output(block: nn.Module, tokens: Tensor) -> Tensor:
+    """What a block adds to tokens (..., W) for its MLP."""
+    inner: Any = block
+    if isinstance(block, ResidualAttentionBlock):
+        return inner.ls_2(inner.mlp(inner.ln_2(tokens)))
+    if isinstance(block, EvaBlockPostNorm):
+        return inner.drop_path2(inner.norm2(inner.mlp(tokens)))
     if isinstance(block, EvaBlock):
-        tokens = tokens + inner.drop_path1(_scaled(attended, inner.gamma_1))
-        return tokens + inner.drop_path2(_scaled(inner.mlp(inner.norm2(tokens)), inner.gamma_2))
-    tokens = tokens + inner.drop_path1(inner.ls1(attended))
-    return tokens + inner.drop_path2(inner.ls2(inner.mlp(inner.norm2(tokens))))
+        return inner.drop_path2(_scaled(inner.mlp(inner.norm2(tokens)), inner.gamma_2))
+    return inner.drop_path2(inner.ls2(inner.mlp(inner.norm2(tokens))))
+
+
+def finish_block(block: nn.Module, tokens: Tensor, attended: Tensor) -> Tensor:
+    """What a block does after its attention (B, heads, L, W / heads): output projection and MLP, both residual."""
+    tokens = tokens + attention_output(block, attended)
+    return tokens + mlp_output(block, tokens)
 
 
 def run_block(block: nn.Module, tokens: Tensor, rotation: Tensor | None = None, mask: Tensor | None = None) -> Tensor:

@@ -28,17 +28,22 @@ def resize_position_embedding(
     align_corners: bool = False,
     mode: str = "bicubic",
     antialias: bool = False,
+    offset: float = 0.0,
 ) -> Tensor:
     """Position embedding (prefix + native patches, W) resized to another grid: (prefix + P, W).
 
     The first rows, those of the tokens before the patches, are kept. open_clip and OVSeg resize as the defaults do,
-    MAFT with ``align_corners=True`` and timm with ``antialias=True``.
+    MAFT with ``align_corners=True`` and timm with ``antialias=True``. With an ``offset`` o, 0.1 in DINO's and
+    TextRegion's releases, steps of native / (cells + o) are taken along both sides.
     """
     if grid == native:
         return position
     patches = position[prefix:].reshape(1, *native, -1).permute(0, 3, 1, 2)
     # Half precision has no bicubic kernel on every device.
-    patches = F.interpolate(patches.float(), size=grid, mode=mode, align_corners=align_corners, antialias=antialias)
+    size: dict[str, Any] = {"size": grid}
+    if offset:
+        size = {"scale_factor": [(cells + offset) / before for cells, before in zip(grid, native, strict=True)]}
+    patches = F.interpolate(patches.float(), **size, mode=mode, align_corners=align_corners, antialias=antialias)
     patches = patches.to(position.dtype).flatten(2)[0].transpose(0, 1)
     return torch.cat([position[:prefix], patches])
 
@@ -72,8 +77,8 @@ class TokenSequence:
         """Patch embedding of normalised pixels (B, 3, h, w): tokens (B, P, W), row-major, and the grid (gh, gw)."""
         raise NotImplementedError
 
-    def embed(self, patches: Tensor, grid: Grid, align_corners: bool) -> Tensor:
-        """What stands before the first block: (B, P, W) -> (B, L, W)."""
+    def embed(self, patches: Tensor, grid: Grid, align_corners: bool, offset: float = 0.0) -> Tensor:
+        """What stands before the first block: (B, P, W) -> (B, L, W); see `resize_position_embedding`."""
         raise NotImplementedError
 
     def rotation(self, grid: Grid) -> Tensor | None:
@@ -108,10 +113,10 @@ class OpenClipSequence(TokenSequence):
         patches = self.visual.conv1(pixels)
         return patches.flatten(2).transpose(1, 2), (patches.shape[-2], patches.shape[-1])
 
-    def embed(self, patches: Tensor, grid: Grid, align_corners: bool) -> Tensor:
+    def embed(self, patches: Tensor, grid: Grid, align_corners: bool, offset: float = 0.0) -> Tensor:
         visual = self.visual
         position = resize_position_embedding(
-            visual.positional_embedding, self.native, grid, align_corners=align_corners
+            visual.positional_embedding, self.native, grid, align_corners=align_corners, offset=offset
         )
         # Not cast to the patches' type: under autocast the residual stream stays in float32.
         token = visual.class_embedding.expand(patches.shape[0], 1, -1)
@@ -153,7 +158,7 @@ class TimmSequence(TokenSequence):
         tokens = maps.flatten(2).transpose(1, 2)
         return getattr(embed, "norm", nn.Identity())(tokens), (maps.shape[-2], maps.shape[-1])
 
-    def embed(self, patches: Tensor, grid: Grid, align_corners: bool) -> Tensor:
+    def embed(self, patches: Tensor, grid: Grid, align_corners: bool, offset: float = 0.0) -> Tensor:
         trunk = self.trunk
         tokens = (trunk.cls_token, getattr(trunk, "reg_token", None))
         before = [token.expand(len(patches), -1, -1) for token in tokens if token is not None]
@@ -167,6 +172,7 @@ class TimmSequence(TokenSequence):
             prefix=0 if without_prefix else self.prefix,
             align_corners=align_corners,
             antialias=True,
+            offset=offset,
         )
         if without_prefix:
             return trunk.norm_pre(torch.cat([*before, patches + position], dim=1))
