@@ -1,0 +1,152 @@
+"""Models of the transformers library: reading them from safetensors alone, and sentences for what is missing."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from maft.errors import UserError, first_line, shown
+
+
+@dataclass(frozen=True)
+class Family:
+    """How the transformers library names the models of one kind.
+
+    Attributes:
+        model: their class.
+        since: the first release that has it; by default the least that this package takes.
+    """
+
+    model: str
+    since: str = "4.56"
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a component's weights are to be found, for the messages.
+
+    Attributes:
+        weights: a folder with ``config.json`` and ``model.safetensors``, or a Hugging Face hub id.
+        node: config key that says so.
+        kind: what is wanted, in words: "a SAM model".
+        example: a hub id of that kind.
+    """
+
+    weights: str
+    node: str
+    kind: str
+    example: str
+
+
+def load_model(source: Source, families: Mapping[str, Family]) -> Any:
+    """A model in float32 and in evaluation mode, by the class that its ``model_type`` has in ``families``.
+
+    Code that a repository brings along is never run, and weights are read from safetensors only. On the meta device
+    the model has names and shapes alone.
+
+    Raises:
+        UserError: transformers is missing or too old, or the weights are missing, of another kind or incomplete.
+    """
+    kind = model_type(source)
+    if kind not in families:
+        known = ", ".join(sorted(families))
+        raise UserError(
+            f"{source.node} {source.weights} holds a model of the type {shown(kind)}: give {source.kind} ({known})."
+        )
+    model_class = transformers_class(families[kind].model, families[kind].since, source)
+    with quietly(), _readable(source):
+        if torch.get_default_device().type == "meta":
+            # transformers refuses to read weights then.
+            return model_class(model_class.config_class.from_pretrained(source.weights)).eval()
+        model, loading = model_class.from_pretrained(source.weights, use_safetensors=True, output_loading_info=True)
+    if missing := sorted(loading["missing_keys"]):
+        raise UserError(
+            f"{source.node} {source.weights} is incomplete: it lacks {', '.join(missing[:3])}; download "
+            "model.safetensors again."
+        )
+    return model.float().eval()
+
+
+def model_type(source: Source) -> str:
+    """``model_type`` of a folder's or repository's ``config.json``; raises `UserError` where there is none."""
+    _check_place(source)
+    transformers = _library(source)
+    with quietly(), _readable(source):
+        values, _ = transformers.PretrainedConfig.get_config_dict(source.weights)
+    return str(values.get("model_type"))
+
+
+def transformers_class(name: str, since: str, source: Source) -> Any:
+    """A class of the transformers library; raises `UserError` where the installed release is too old for it."""
+    transformers = _library(source)
+    if (found := getattr(transformers, name, None)) is None:
+        raise UserError(
+            f"{source.node} {source.weights} needs {name} of transformers {since} or newer, and "
+            f"{transformers.__version__} is installed: pip install --upgrade transformers."
+        )
+    return found
+
+
+@contextmanager
+def quietly() -> Iterator[None]:
+    """transformers prints errors only for the length of a with block: a checkpoint may hold more than is read of it."""
+    import transformers
+
+    verbosity = transformers.logging.get_verbosity()
+    transformers.logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        transformers.logging.set_verbosity(verbosity)
+
+
+def _library(source: Source) -> Any:
+    try:
+        import transformers
+    except ImportError as error:
+        raise UserError(
+            f"{source.node} needs the transformers package, 4.56 or newer: pip install 'maft[sam]'."
+        ) from error
+    return transformers
+
+
+def _check_place(source: Source) -> None:
+    if os.path.isfile(source.weights):
+        raise UserError(
+            f"{source.node} {source.weights} is a file, but {source.kind} is read from a folder with config.json and "
+            f"model.safetensors, as on https://huggingface.co/{source.example}/tree/main."
+        )
+    if "://" in source.weights:
+        raise UserError(f"{source.node} is {shown(source.weights)}: give a folder or a hub id, not an address.")
+
+
+@contextmanager
+def _readable(source: Source) -> Iterator[None]:
+    """Turns what the library raises over missing or broken files into one sentence."""
+    place = f"{source.node} {source.weights}"
+    try:
+        yield
+    except UserError:
+        raise
+    except (OSError, ValueError) as error:
+        if os.path.exists(source.weights):
+            raise UserError(
+                f"{source.node} folder {source.weights} lacks a readable config.json or model.safetensors: download "
+                f"both from https://huggingface.co/{source.example} (or another of {source.kind}) into it."
+            ) from error
+        raise UserError(
+            f"{place} is neither a folder nor in the Hugging Face cache, and cannot be downloaded here: download "
+            f"config.json and model.safetensors from https://huggingface.co/{source.weights} into a folder and set "
+            f"{source.node} to that folder."
+        ) from error
+    except Exception as error:
+        # Configs are checked, and weights read, by code that raises whatever it meets.
+        raise UserError(
+            f"{place} cannot be read as {source.kind} ({first_line(error)[:200]}): download config.json and "
+            "model.safetensors again."
+        ) from error
