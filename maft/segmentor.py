@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from functools import partial
 from typing import Any
 
 import torch
@@ -14,16 +13,10 @@ from detectron2.modeling import META_ARCH_REGISTRY
 from torch import Tensor, nn
 
 from maft.answers import check_answers
-from maft.backbones import backbone_from_config
-from maft.clip import CLIPEncoder, VocabularyEncoder, load_clip
-from maft.clip.prompt_learner import PromptLearner
-from maft.clip.vocabulary import LEARNED
-from maft.config import chosen, component_options
-from maft.data.catalog import vocabulary as catalogue_vocabulary
+from maft.clip import CLIPEncoder, VocabularyEncoder
 from maft.errors import UserError
 from maft.inference import image_result
 from maft.interfaces import (
-    BuildContext,
     ClassScores,
     Ensemble,
     Loss,
@@ -32,7 +25,7 @@ from maft.interfaces import (
     Trainable,
     TrainingStep,
 )
-from maft.registry import CLASSIFIERS, ENSEMBLES, LOSSES, PROPOSERS, Registry
+from maft.parts import segmentor_parts
 from maft.structures import Classification, Images, Proposals, Targets, TextClassifier, Vocabulary
 
 
@@ -87,44 +80,7 @@ class OpenVocabSegmentor(Trainable):
     @classmethod
     def from_config(cls, cfg: CfgNode, clip_weights: Mapping[str, Tensor] | None = None) -> dict[str, Any]:
         """Arguments from a config; ``clip_weights`` replace those that ``MODEL.CLIP.PRETRAINED`` names."""
-        model, names = cfg.MODEL, cfg.MODEL.VOCABULARY
-        clip = load_clip(model.CLIP.NAME, model.CLIP.PRETRAINED, weights=clip_weights)
-        training = catalogue_vocabulary(cfg.DATASETS.TRAIN[0], names.CLASS_NAMES) if cfg.DATASETS.TRAIN else None
-        context = BuildContext(
-            clip=clip,
-            num_classes=len(training) if training else 0,
-            backbone=lambda: backbone_from_config(cfg),
-            pretrained_clip=partial(load_clip, model.CLIP.NAME, model.CLIP.PRETRAINED) if clip_weights else None,
-        )
-
-        def built(registry: Registry[Any], node: CfgNode) -> Any:
-            options = component_options(registry, node)
-            return next((registry.build(name, options, context) for name in chosen(registry, node)), None)
-
-        def encoder(**options: Any) -> VocabularyEncoder:
-            shared = {"synonyms": names.SYNONYMS, "cache_dir": names.CACHE_DIR}
-            if LEARNED in (options["templates"], options.get("test_templates")):
-                shared["prompts"] = PromptLearner(clip, **{key.lower(): names.PROMPTS[key] for key in names.PROMPTS})
-            return VocabularyEncoder(
-                clip.embed_dim, clip.text_width, logit_scale=model.CLASSIFIER.LOGIT_SCALE, **shared, **options
-            )
-
-        of_queries = ("TEMPLATES", "TEST_TEMPLATES", "VOID", "TRAIN_VOID", "NORMALIZE_VOID")
-        of_regions = names.CLASSIFIER_TEMPLATES
-        return {
-            "clip": clip,
-            "vocabulary_encoder": encoder(**{key.lower(): names[key] for key in of_queries}),
-            "classifier_vocabulary_encoder": encoder(templates=of_regions, void=False) if of_regions else None,
-            "proposer": built(PROPOSERS, model.PROPOSER),
-            "classifier": built(CLASSIFIERS, model.CLASSIFIER),
-            "ensemble": built(ENSEMBLES, model.ENSEMBLE),
-            "losses": {name: LOSSES.build(name, options, context) for name, options in model.LOSSES.items()},
-            "freeze_proposer": model.PROPOSER.FROZEN,
-            "dropout_when_frozen": model.PROPOSER.DROPOUT_WHEN_FROZEN,
-            "freeze_classifier": model.CLASSIFIER.FROZEN,
-            "inference": {key.lower(): value for key, value in model.INFERENCE.items()},
-            "vocabulary": training,
-        }
+        return segmentor_parts(cfg, clip_weights)
 
     @property
     def device(self) -> torch.device:

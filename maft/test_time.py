@@ -106,24 +106,17 @@ class AveragedInference:
         Args:
             records: Detectron2 dicts, see `OpenVocabSegmentor.forward`. Copies are made of "image".
         """
-        return self.predict(records, self.model.vocabulary, None, self.model.inference_options)
+        return self.predict(records, self.model.vocabulary)
 
     @torch.no_grad()
-    def predict(
-        self,
-        records: Sequence[dict[str, Any]],
-        vocabulary: Vocabulary,
-        things: Sequence[bool] | None = None,
-        options: Mapping[str, Any] | None = None,
-    ) -> list[dict[str, Any]]:
-        """The same with names of the call's own, see `OpenVocabSegmentor.predict`; averages have no use for things."""
-        options = self.model.inference_options if options is None else options
-        return [self._result(record, vocabulary, options) for record in records]
+    def predict(self, records: Sequence[dict[str, Any]], vocabulary: Vocabulary) -> list[dict[str, Any]]:
+        """The same with names of the call's own, see `OpenVocabSegmentor.predict`."""
+        return [self._result(record, vocabulary) for record in records]
 
-    def _result(self, record: dict[str, Any], vocabulary: Vocabulary, options: Mapping[str, Any]) -> dict[str, Any]:
-        model, image = self.model, record["image"]
+    def _result(self, record: dict[str, Any], vocabulary: Vocabulary) -> dict[str, Any]:
+        model, options, image = self.model, self.model.inference_options, record["image"]
         size = (int(record.get("height", image.shape[-2])), int(record.get("width", image.shape[-1])))
-        views = [self._view(copy, record, vocabulary, options) for copy in self._copies(image)]
+        views = [self._view(copy, record, vocabulary) for copy in self._copies(image)]
         seen, penalty = vocabulary.seen, None
         if seen is not None and (value := options["seen_penalty"]):
             penalty = torch.tensor(seen, device=model.device) * value
@@ -138,16 +131,14 @@ class AveragedInference:
         resized = [resize.get_transform(pixels).apply_image(pixels) for resize in self.resizes]
         return [torch.from_numpy(np.ascontiguousarray(copy.transpose(2, 0, 1))) for copy in resized]
 
-    def _view(self, image: Tensor, record: dict[str, Any], vocabulary: Vocabulary, options: Mapping[str, Any]) -> View:
-        exposures = [(False, self._seen(image, record, vocabulary, options))]
+    def _view(self, image: Tensor, record: dict[str, Any], vocabulary: Vocabulary) -> View:
+        exposures = [(False, self._seen(image, record, vocabulary))]
         if self.flip:
-            exposures.append((True, self._seen(image.flip(-1), record, vocabulary, options)))
+            exposures.append((True, self._seen(image.flip(-1), record, vocabulary)))
         size = (int(image.shape[-2]), int(image.shape[-1]))
-        return View(size, exposures, bool(options["resize_before"]))
+        return View(size, exposures, bool(self.model.inference_options["resize_before"]))
 
-    def _seen(
-        self, image: Tensor, record: dict[str, Any], vocabulary: Vocabulary, options: Mapping[str, Any]
-    ) -> list[Tile]:
+    def _seen(self, image: Tensor, record: dict[str, Any], vocabulary: Vocabulary) -> list[Tile]:
         height, width = image.shape[-2:]
         boxes = [(0, 0, height, width)]
         if self.window is not None:
@@ -158,7 +149,7 @@ class AveragedInference:
         together = max(1, min(_MOST_TILES, height * width // (boxes[0][2] * boxes[0][3])))
         tiles: list[Tile] = []
         for start in range(0, len(boxes), together):
-            tiles += self._tiles(image, boxes[start : start + together], record, vocabulary, options)
+            tiles += self._tiles(image, boxes[start : start + together], record, vocabulary)
         return tiles
 
     def _tiles(
@@ -167,7 +158,6 @@ class AveragedInference:
         boxes: list[tuple[int, int, int, int]],
         record: dict[str, Any],
         vocabulary: Vocabulary,
-        options: Mapping[str, Any],
     ) -> list[Tile]:
         model = self.model
         parts = [{**record, "image": image[:, top : top + h, left : left + w]} for top, left, h, w in boxes]
@@ -175,7 +165,7 @@ class AveragedInference:
         proposals = model.propose(images, parts, vocabulary)
         classification = model.classify(images, proposals, vocabulary)
         scores = model.class_probabilities(proposals, classification, vocabulary)[..., : len(vocabulary)].float()
-        cut = options["best_masks_above"]
+        cut = model.inference_options["best_masks_above"]
         return [
             Tile(
                 keep_best_proposals(scores[index]) if cut else scores[index],

@@ -21,12 +21,11 @@ from PIL import Image
 
 from maft.checkpoint.io import load_plain_pickle
 from maft.data.catalog import dataset
-from maft.data.decoding import opened
 from maft.data.preparation.command import Count, Options
 from maft.data.preparation.jobs import image_stems, require, require_files, run_jobs
 from maft.data.preparation.labels import convert_labels
 from maft.data.preparation.panoptic import Segments, convert_panoptic
-from maft.data.reading import inside, read_map, reading
+from maft.data.reading import inside, read_image, read_map
 from maft.errors import UserError
 from maft.files import atomic_path, remove_unfinished
 
@@ -160,8 +159,7 @@ def read_classes(path: Path) -> NDArray[np.int32]:
 
 def _shrink_image(job: tuple[Path, Path]) -> None:
     source, target = job
-    with reading(source, "Image", "download it again"), opened(source) as image:
-        pixels = np.asarray(image.convert("RGB"))
+    pixels = read_image(source)
     with atomic_path(target) as temporary:
         Image.fromarray(_shrink(pixels, cv2.INTER_LINEAR)).save(temporary)
 
