@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
-from detectron2.config import get_cfg
 from detectron2.structures import Instances
 from PIL import Image
 from pycocotools import mask as coco_mask
@@ -19,7 +18,6 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from torch import nn
 
-from maft.config_keys import add_maft_config
 from maft.data.catalog import dataset
 from maft.data.coco_format import panoptic_table
 from maft.data.reading import panoptic_colours, read_labels, read_panoptic_ids
@@ -117,11 +115,8 @@ class PixelReader(nn.Module):
 
 
 @pytest.fixture
-def cfg(truth, tmp_path):
-    cfg = get_cfg()
-    add_maft_config(cfg)
-    cfg.MODEL.DEVICE, cfg.OUTPUT_DIR, cfg.DATALOADER.NUM_WORKERS = "cpu", str(tmp_path / "out"), 0
-    cfg.MODEL.VOCABULARY.CLASS_NAMES = "plain"
+def cfg(truth, plain_cfg):
+    cfg = plain_cfg
     cfg.DATASETS.TEST = [NAME]
     cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST = SIZE
     cfg.TEST.SAVE_PREDICTIONS = True

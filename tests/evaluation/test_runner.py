@@ -16,11 +16,9 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
-from detectron2.config import get_cfg
 from PIL import Image
 from torch import nn
 
-from maft.config_keys import add_maft_config
 from maft.data.catalog import dataset
 from maft.errors import UserError
 from maft.evaluation import CityscapesInstanceEvaluator, check_evaluation, draw_predictions, evaluate, evaluate_dataset
@@ -96,11 +94,8 @@ def folder(tmp_path):
 
 
 @pytest.fixture
-def cfg(folder, tmp_path):
-    cfg = get_cfg()
-    add_maft_config(cfg)
-    cfg.MODEL.DEVICE, cfg.OUTPUT_DIR, cfg.DATALOADER.NUM_WORKERS = "cpu", str(tmp_path / "out"), 0
-    cfg.MODEL.VOCABULARY.CLASS_NAMES = "plain"
+def cfg(folder, plain_cfg):
+    cfg = plain_cfg
     cfg.DATASETS.TEST, cfg.DATASETS.TRAIN = [folder], [folder]
     cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST = 24, 64
     return cfg
