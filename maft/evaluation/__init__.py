@@ -2,6 +2,7 @@
 
 from maft.evaluation.cityscapes import CityscapesInstanceEvaluator
 from maft.evaluation.instance import InstanceEvaluator
+from maft.evaluation.mask_accuracy import MaskAccuracyEvaluator
 from maft.evaluation.panoptic import PanopticEvaluator
 from maft.evaluation.pictures import draw_predictions
 from maft.evaluation.runner import check_evaluation, evaluate, evaluate_dataset
@@ -10,6 +11,7 @@ from maft.evaluation.semantic import SemanticEvaluator
 __all__ = [
     "CityscapesInstanceEvaluator",
     "InstanceEvaluator",
+    "MaskAccuracyEvaluator",
     "PanopticEvaluator",
     "SemanticEvaluator",
     "check_evaluation",

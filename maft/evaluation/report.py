@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -96,7 +97,9 @@ def write_per_class(path: Path, results: Results, classes: Sequence[Mapping[str,
     )
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow([*classes[0], *(metric for _, metric in metrics)])
+    # Mask accuracy has one name for masks of label maps and of panoptic maps.
+    times = Counter(metric for _, metric in metrics)
+    writer.writerow([*classes[0], *(f"{task}/{one}" if times[one] > 1 else one for task, one in metrics)])
     for row in classes:
         numbers = [results[task].get(f"{metric}-{row['name']}", math.nan) for task, metric in metrics]
         writer.writerow([*row.values(), *("" if math.isnan(number) else number for number in numbers)])

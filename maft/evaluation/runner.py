@@ -21,6 +21,7 @@ from maft.data.records import load_records
 from maft.errors import UserError
 from maft.evaluation.cityscapes import CityscapesInstanceEvaluator
 from maft.evaluation.instance import InstanceEvaluator
+from maft.evaluation.mask_accuracy import check_mask_accuracy, mask_accuracy_evaluators
 from maft.evaluation.panoptic import PanopticEvaluator
 from maft.evaluation.pictures import picture, write_picture
 from maft.evaluation.predictions import PredictionWriter
@@ -49,7 +50,8 @@ def evaluate(cfg: CfgNode, model: OpenVocabSegmentor) -> dict[str, Results]:
     and training mode are as before afterwards.
 
     Returns:
-        dataset -> task ("sem_seg", "panoptic_seg", "segm") -> metric -> percentage.
+        dataset -> task ("sem_seg", "panoptic_seg", "segm", with ``TEST.MASK_ACCURACY`` also "mask_accuracy" and
+        "panoptic_mask_accuracy") -> metric -> percentage.
 
     Raises:
         UserError: a dataset, its files or an option cannot be used.
@@ -78,6 +80,8 @@ def check_evaluation(cfg: CfgNode, names: Sequence[str]) -> None:
         chosen = chosen_evaluators(cfg, row)
         if "semantic" in chosen:
             SemanticEvaluator.of_dataset(cfg, row)
+        if cfg.TEST.MASK_ACCURACY:
+            check_mask_accuracy(cfg, chosen, name)
         if "instance" in chosen and row.instance_suffix:
             CityscapesInstanceEvaluator.of_dataset(row)
 
@@ -108,9 +112,12 @@ def evaluate_dataset(cfg: CfgNode, model: OpenVocabSegmentor, name: str) -> Resu
         "model": parts,
         "labels": class_names(name),
         "save_predictions": cfg.TEST.SAVE_PREDICTIONS,
+        "mask_accuracy": cfg.TEST.MASK_ACCURACY,
         "images": [record["file_name"] for record in records],
     }
     semantic = evaluators.get("sem_seg")
+    if cfg.TEST.MASK_ACCURACY:
+        evaluators |= mask_accuracy_evaluators(cfg, row, model, chosen_evaluators(cfg, row))
     if cfg.TEST.SAVE_PREDICTIONS:
         offered = semantic.offered.tolist() if semantic is not None else range(len(words))
         kinds = [kind for kind, on in asked_kinds(cfg).items() if on]

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import compress
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -19,6 +19,8 @@ from maft.data.reading import Record, read_labels
 from maft.errors import UserError
 from maft.evaluation.confusion import ConfusionMatrix, SemanticScores, harmonic_mean, sum_over_processes
 from maft.structures import Vocabulary
+
+E = TypeVar("E", bound="SemanticEvaluator")
 
 
 def seen_classes(cfg: CfgNode, row: DatasetRow) -> tuple[bool, ...] | None:
@@ -108,14 +110,15 @@ class SemanticEvaluator(DatasetEvaluator):
         self.reset()
 
     @classmethod
-    def of_dataset(cls, cfg: CfgNode, row: DatasetRow) -> SemanticEvaluator:
-        """The evaluator of a dataset of the catalogue."""
+    def of_dataset(cls: type[E], cfg: CfgNode, row: DatasetRow, **options: Any) -> E:
+        """The evaluator of a dataset of the catalogue; ``options`` are those of a subclass."""
         return cls(
             class_names(row.name),
             row.ignore_label,
             seen=seen_classes(cfg, row),
             things=row.things,
             protocol=cfg.TEST.PROTOCOL,
+            **options,
         )
 
     def reset(self) -> None:
@@ -163,20 +166,26 @@ class SemanticEvaluator(DatasetEvaluator):
         these and of accuracy, and with things and stuff the ``unseen_`` ones of each, ``_th`` and ``_st``.
         """
         scores = SemanticScores.of(sum_over_processes(self.confusion.counts))
-        results = {**scores.means(), "fwIoU": scores.frequency_weighted_iou()}
-        if self.seen is not None and self.protocol == "generalized":
-            seen, unseen = scores.only(self.seen).means(), scores.only(~self.seen).means()
-            for name, value in seen.items():
-                results |= {f"seen_{name}": value, f"unseen_{name}": unseen[name]}
-                results[f"harmonic_{name}"] = harmonic_mean(value, unseen[name])
-            for suffix, part in (("_th", self.things), ("_st", None if self.things is None else ~self.things)):
-                if part is not None:
-                    means = scores.only(~self.seen & part).means()
-                    results |= {f"unseen_{name}{suffix}": value for name, value in means.items()}
+        results = {**self.by_split(scores, SemanticScores.means), "fwIoU": scores.frequency_weighted_iou()}
         for place, index in enumerate(self.offered.tolist()):
             results[f"IoU-{self.class_names[index]}"] = float(scores.iou[place])
             results[f"ACC-{self.class_names[index]}"] = float(scores.accuracy[place])
         return {"sem_seg": {name: 100 * value for name, value in results.items()}}
+
+    def by_split(self, scores: SemanticScores, means: Callable[[SemanticScores], dict[str, float]]) -> dict[str, float]:
+        """``means`` over all classes, and where there is a split also over its parts, as `evaluate` documents them."""
+        results = means(scores)
+        if self.seen is None or self.protocol != "generalized":
+            return results
+        seen, unseen = means(scores.only(self.seen)), means(scores.only(~self.seen))
+        for name, value in seen.items():
+            results |= {f"seen_{name}": value, f"unseen_{name}": unseen[name]}
+            results[f"harmonic_{name}"] = harmonic_mean(value, unseen[name])
+        for suffix, part in (("_th", self.things), ("_st", None if self.things is None else ~self.things)):
+            if part is not None:
+                of_part = means(scores.only(~self.seen & part))
+                results |= {f"unseen_{name}{suffix}": value for name, value in of_part.items()}
+        return results
 
     def state(self) -> dict[str, Tensor]:
         """What this process has counted so far."""

@@ -52,7 +52,7 @@ class _CutToPaddedSize(T.Augmentation):
         return CropTransform(0, 0, min(width, self.size), min(height, self.size))
 
 
-def _run(image: Tensor, labels: Tensor | None, augmentations: Sequence[Step], **options: Any) -> Record:
+def mapped(image: Tensor, labels: Tensor | None, augmentations: Sequence[Step], **options: Any) -> Record:
     """Writes image and labels to files and runs our mapper on them."""
     segments = options.pop("segments_info", None)
     if options.get("padded_size", 0) > 0:
@@ -87,7 +87,7 @@ def maft_data_mapper(case: GoldenCase) -> dict[str, Tensor]:
         )
         np.random.seed(options["np_seed"])
         with _recorded_transforms(augmentations) as transforms:
-            record = _run(
+            record = mapped(
                 image,
                 labels,
                 augmentations,
@@ -111,7 +111,7 @@ def maft_data_mapper(case: GoldenCase) -> dict[str, Tensor]:
         outputs[f"color/{name}/image"] = _recoloured(inputs[f"color/{name}/image"], draws.tolist())
     for name, options in case.config["test"].items():
         augmentations = shortest_edge_augmentations([options["min_size_test"]], options["max_size_test"])
-        record = _run(
+        record = mapped(
             inputs[f"test/{name}/image"],
             inputs[f"test/{name}/label"],
             augmentations,
@@ -129,7 +129,7 @@ def maft_data_mapper(case: GoldenCase) -> dict[str, Tensor]:
 def ovseg_data_mapper(case: GoldenCase) -> dict[str, Tensor]:
     transforms = [_FIXED[name](**arguments) for name, arguments in case.record["transforms"]]
     options = case.config
-    record = _run(
+    record = mapped(
         case.inputs["image_hwc"],
         case.inputs["sem_seg"],
         transforms,
@@ -160,7 +160,7 @@ def maskadapter_panoptic_mapper(case: GoldenCase) -> dict[str, Tensor]:
 
     def run(augmentations: list[Step], draws: Sequence[float]) -> Record:
         with _uniform_draws(draws):
-            return _run(
+            return mapped(
                 case.inputs["image"],
                 case.inputs["panoptic_ids"],
                 augmentations,
@@ -188,7 +188,7 @@ def maskadapter_semantic_mapper(case: GoldenCase) -> dict[str, Tensor]:
 
     def run(augmentations: list[Step], draws: Sequence[float]) -> dict[str, Tensor]:
         with _uniform_draws(draws):
-            record = _run(
+            record = mapped(
                 case.inputs["image"],
                 case.inputs["sem_seg"],
                 augmentations,
