@@ -236,6 +236,8 @@ class Proposals:
         auxiliary: predictions of the earlier decoder layers, for deep supervision.
         clip_features: dense CLIP feature maps by name ("res2".."res5") when the backbone is the CLIP tower itself.
         align_corners: the resize rule this proposer's masks were trained with.
+        attention_bias: (B, heads, Q, h, w), what CLIP's attention logits of each mask's class row towards the patches
+            below are raised by (SAN), over the padded image as the masks are; or None.
     """
 
     masks: Tensor
@@ -248,6 +250,7 @@ class Proposals:
     auxiliary: list[Proposals] = field(default_factory=list)
     clip_features: dict[str, Tensor] | None = None
     align_corners: bool = False
+    attention_bias: Tensor | None = None
 
     def resized(self, size: tuple[int, int]) -> Tensor:
         """Masks bilinearly resized to ``size``, still logits when ``are_logits``: (B, Q, *size)."""
@@ -271,6 +274,7 @@ class Proposals:
             class_logits=None if self.class_logits is None else self.class_logits[one],
             valid=None if self.valid is None else self.valid[one],
             labels=None if self.labels is None else self.labels[one],
+            attention_bias=None if self.attention_bias is None else self.attention_bias[one],
             auxiliary=[],
             clip_features=None,
         )
@@ -278,7 +282,8 @@ class Proposals:
     def detached(self) -> Proposals:
         """The same proposals outside the autograd graph, without auxiliary predictions."""
         logits = None if self.class_logits is None else self.class_logits.detach()
-        return replace(self, masks=self.masks.detach(), class_logits=logits, auxiliary=[])
+        bias = None if self.attention_bias is None else self.attention_bias.detach()
+        return replace(self, masks=self.masks.detach(), class_logits=logits, attention_bias=bias, auxiliary=[])
 
 
 @dataclass

@@ -183,7 +183,16 @@ class ClassTokenTower(TokenTower):
         return self.project(self.class_rows(tokens, grid, visible, start_layer, checkpointing=checkpointing))
 
     def class_rows(
-        self, tokens: Tensor, grid: Grid, visible: Tensor, start_layer: int, *, checkpointing: bool = False
+        self,
+        tokens: Tensor,
+        grid: Grid,
+        bias: Tensor | Sequence[Tensor],
+        start_layer: int,
+        *,
+        rows: Tensor | None = None,
+        sees_itself: bool = True,
+        keeps_class_token: bool = False,
+        checkpointing: bool = False,
     ) -> Tensor:
         """Blocks from ``start_layer`` on with one class row per mask.
 
@@ -191,55 +200,100 @@ class ClassTokenTower(TokenTower):
 
         Args:
             tokens: (B, 1 + P, W) as block ``start_layer`` receives them.
-            visible: (B, N, P) bool. A row without a visible patch attends to itself only.
+            bias: which patches a row sees, (B, N, P) bool, or what is added to its attention logits,
+                (B, 1 or heads, N, P) float; of all these blocks or a sequence with one for each.
+            rows: (B, N, W) what they start from; None: the class token.
+            sees_itself: a row attends to itself as well, so that one without a visible patch is defined; False: to
+                patches alone (MaskCLIP++), and to all where it is shown none.
+            keeps_class_token: the class token goes on beside the patches, which see it as no row does (SAN,
+                MaskCLIP++); False: its copies replace it (IP-CLIP).
 
         Returns:
             (B, N, W) class rows after the last block.
         """
-        patches = tokens[:, 1:]
-        rows = tokens[:, :1].expand(-1, visible.shape[1], -1)
-        rotation = self.sequence.rotation(grid)
         blocks = self.blocks[start_layer:]
-        for position, block in enumerate(blocks):
+        biases = _bias_of_blocks(bias, len(blocks))
+        rows = tokens[:, :1].expand(-1, biases[0].shape[-2], -1) if rows is None else rows
+        unseen = int(keeps_class_token)
+        others = tokens[:, 1 - unseen :]
+        rotation = self.sequence.rotation(grid)
+        for position, (block, shown) in enumerate(zip(blocks, biases, strict=True)):
             # What the last block would make of the patches is read by nobody.
             needed = position + 1 < len(blocks)
-            arguments = (block, rows, patches, visible, rotation, needed)
-            rows, patches = maybe_checkpoint(checkpointing, _class_row_block, *arguments)
+            arguments = (block, rows, others, shown, rotation, unseen, sees_itself, needed)
+            rows, others = maybe_checkpoint(checkpointing, _class_row_block, *arguments)
         return rows
 
-    def class_rows_by_definition(self, tokens: Tensor, grid: Grid, visible: Tensor, start_layer: int) -> Tensor:
-        """`class_rows` as IP-CLIP's paper writes it: copies and patches in one sequence under one attention mask."""
-        batch, rows, patches = visible.shape
-        allowed = torch.zeros(batch, 1, rows + patches, rows + patches, dtype=torch.bool, device=visible.device)
-        allowed[:, 0, :rows, :rows] = torch.eye(rows, dtype=torch.bool, device=visible.device)
-        allowed[:, 0, :rows, rows:] = visible
-        allowed[:, 0, rows:, rows:] = True
-        tokens = torch.cat([tokens[:, :1].expand(-1, rows, -1), tokens[:, 1:]], dim=1)
+    def class_rows_by_definition(
+        self,
+        tokens: Tensor,
+        grid: Grid,
+        bias: Tensor | Sequence[Tensor],
+        start_layer: int,
+        *,
+        rows: Tensor | None = None,
+        sees_itself: bool = True,
+        keeps_class_token: bool = False,
+    ) -> Tensor:
+        """`class_rows` as the papers write it: rows and patches in one sequence under one attention mask."""
+        blocks = self.blocks[start_layer:]
+        biases = _bias_of_blocks(bias, len(blocks))
+        number, hidden = biases[0].shape[-2], float("-inf")
+        rows = tokens[:, :1].expand(-1, number, -1) if rows is None else rows
+        tokens = torch.cat([rows, tokens[:, 1 - int(keeps_class_token) :]], dim=1)
         rotation = self.sequence.rotation(grid)
-        for block in self.blocks[start_layer:]:
-            tokens = run_block(block, tokens, rotation, allowed)
-        return tokens[:, :rows]
+        for block, shown in zip(blocks, biases, strict=True):
+            if shown.dtype == torch.bool:
+                shown = (shown if sees_itself else _all_where_none(shown))[:, None]
+                shown = torch.zeros(shown.shape, device=shown.device).masked_fill(~shown, hidden)
+            mask = shown.new_zeros(*shown.shape[:2], tokens.shape[1], tokens.shape[1])
+            mask[..., :number] = hidden
+            if sees_itself:
+                mask[..., :number, :number].diagonal(dim1=-2, dim2=-1).zero_()
+            mask[..., :number, number : tokens.shape[1] - shown.shape[-1]] = hidden
+            mask[..., :number, tokens.shape[1] - shown.shape[-1] :] = shown
+            tokens = run_block(block, tokens, rotation, mask)
+        return tokens[:, :number]
+
+
+def _bias_of_blocks(bias: Tensor | Sequence[Tensor], blocks: int) -> Sequence[Tensor]:
+    return [bias] * blocks if isinstance(bias, Tensor) else bias
+
+
+def _all_where_none(visible: Tensor) -> Tensor:
+    return visible | ~visible.any(-1, keepdim=True)
 
 
 def _class_row_block(
     block: nn.Module,
     rows: Tensor,
-    patches: Tensor,
-    visible: Tensor,
+    others: Tensor,
+    bias: Tensor,
     rotation: Tensor | None,
-    patches_needed: bool,
+    unseen: int,
+    sees_itself: bool,
+    others_needed: bool,
 ) -> tuple[Tensor, Tensor]:
-    patch_query, patch_key, patch_value = attention_inputs(block, patches, rotation)
+    """One block on rows (B, N, W) and the other tokens (B, unseen + P, W), the first of which no row sees."""
+    query, key, value = attention_inputs(block, others, rotation)
     row_query, row_key, row_value = attention_inputs(block, rows)
     scale = row_query.shape[-1] ** -0.5
-    to_patches = (row_query * scale) @ patch_key.transpose(-1, -2)
-    to_patches = to_patches.masked_fill(~visible[:, None], float("-inf"))
-    to_itself = (row_query * scale * row_key).sum(-1, keepdim=True).to(to_patches.dtype)
-    # The row's own logit is always finite, so a proposal without patches cannot make the softmax undefined.
-    weights = torch.cat([to_patches, to_itself], dim=-1).softmax(-1, dtype=torch.float32).to(row_value.dtype)
-    attended = weights[..., :-1] @ patch_value + weights[..., -1:] * row_value
+    logits = (row_query * scale) @ key[:, :, unseen:].transpose(-1, -2)
+    if bias.dtype == torch.bool:
+        visible = bias if sees_itself else _all_where_none(bias)
+        logits = logits.masked_fill(~visible[:, None], float("-inf"))
+    else:
+        logits = logits + bias
+    if sees_itself:
+        # The row's own logit is always finite, so a proposal without patches cannot make the softmax undefined.
+        to_itself = (row_query * scale * row_key).sum(-1, keepdim=True).to(logits.dtype)
+        logits = torch.cat([logits, to_itself], dim=-1)
+    weights = logits.softmax(-1, dtype=torch.float32).to(row_value.dtype)
+    seen = value[:, :, unseen:]
+    attended = weights[..., : seen.shape[2]] @ seen
+    if sees_itself:
+        attended = attended + weights[..., -1:] * row_value
     rows = finish_block(block, rows, attended)
-    if patches_needed:
-        attended = F.scaled_dot_product_attention(patch_query, patch_key, patch_value)
-        patches = finish_block(block, patches, attended)
-    return rows, patches
+    if others_needed:
+        others = finish_block(block, others, F.scaled_dot_product_attention(query, key, value))
+    return rows, others

@@ -33,6 +33,47 @@ def test_class_rows_equal_one_sequence_under_one_mask(shrunk_clip, name, start):
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("keeps_class_token", [False, True])
+@pytest.mark.parametrize("sees_itself", [False, True])
+@pytest.mark.parametrize("name", CLASS_TOKENS)
+def test_class_rows_under_a_bias_equal_one_sequence_under_one_mask(shrunk_clip, name, sees_itself, keeps_class_token):
+    tower, size = shrunk_clip(name).tower, (64, 96)
+    visible, _ = masks_of(tower, size)
+    tokens, grid = tower.tokens(torch.randn(1, 3, *size), 1)
+    heads = tower.blocks[0].attn.num_heads
+    each = [torch.randn(1, heads, 3, visible.shape[-1]) * 4 for _ in tower.blocks[1:]]
+    options = {"sees_itself": sees_itself, "keeps_class_token": keeps_class_token}
+    found = []
+    for bias in (visible, each[0][:, :1], each[0], each):
+        rows = tower.class_rows(tokens, grid, bias, 1, **options)
+        expected = tower.class_rows_by_definition(tokens, grid, bias, 1, **options)
+        torch.testing.assert_close(rows, expected, rtol=1e-4, atol=1e-4)
+        found.append(rows)
+    # One bias is that of every head and block; and each of these choices counts.
+    same = [each[0][:, :1].expand(-1, heads, -1, -1)] * len(each)
+    torch.testing.assert_close(tower.class_rows(tokens, grid, same, 1, **options), found[1], rtol=1e-4, atol=1e-4)
+    for name in options:
+        other = tower.class_rows(tokens, grid, each, 1, **{**options, name: not options[name]})
+        assert (other - found[-1]).abs().max() > 1e-3
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", CLASS_TOKENS)
+def test_class_rows_start_from_the_class_token_or_from_what_is_given(shrunk_clip, name):
+    tower, size = shrunk_clip(name).tower, (64, 96)
+    visible, _ = masks_of(tower, size)
+    tokens, grid = tower.tokens(torch.randn(1, 3, *size), 1)
+    rows, options = tokens[:, :1].expand(-1, 3, -1), {"keeps_class_token": True}
+    expected = tower.class_rows(tokens, grid, visible, 1, **options)
+    torch.testing.assert_close(tower.class_rows(tokens, grid, visible, 1, rows=rows, **options), expected)
+    other = torch.randn_like(rows)
+    by_definition = tower.class_rows_by_definition(tokens, grid, visible, 1, rows=other, **options)
+    found = tower.class_rows(tokens, grid, visible, 1, rows=other, **options)
+    torch.testing.assert_close(found, by_definition, rtol=1e-4, atol=1e-4)
+    assert (found - expected).abs().max() > 1e-3
+
+
+@torch.no_grad()
 @pytest.mark.parametrize("name", CLASS_TOKENS)
 def test_hidden_patches_cannot_change_a_class_row_of_the_last_block(shrunk_clip, name):
     tower, size = shrunk_clip(name).tower, (64, 96)
