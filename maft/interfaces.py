@@ -61,12 +61,15 @@ class Proposer(Component, nn.Module):
             has masks of its own; False where they are those of the whole image, from elsewhere.
         brings_weights: its constructor has filled every parameter with trained weights, so that no checkpoint needs to
             hold them.
+        takes_prompts: of an image whose record holds "prompts" (`maft.structures.Prompts`, in pixels of the image as it
+            is given) it proposes one mask for each, in their order.
     """
 
     size_divisibility: int = 32
     needs_targets: bool = False
     sees_pixels: bool = True
     brings_weights: bool = False
+    takes_prompts: bool = False
 
     def forward(
         self,

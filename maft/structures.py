@@ -220,6 +220,31 @@ class Targets:
     masks: Tensor
 
 
+@dataclass(frozen=True, eq=False)
+class Prompts:
+    """A user's boxes and points, each of which shows an object of one image.
+
+    Attributes:
+        boxes: (n, 4) float32 x0, y0, x1, y1 in pixels.
+        points: of each further object (k, 3) float32: x and y in pixels, and 1 on the object or 0 outside it.
+    """
+
+    boxes: Tensor
+    points: tuple[Tensor, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.boxes) + len(self.points)
+
+    def resized(self, width: float, height: float) -> Prompts:
+        """The same in an image whose sides are so many times as long."""
+        scale = self.boxes.new_tensor([width, height, width, height])
+        of_points = self.boxes.new_tensor([width, height, 1])
+        return Prompts(self.boxes * scale, tuple(points * of_points for points in self.points))
+
+    def to(self, device: torch.device) -> Prompts:
+        return Prompts(self.boxes.to(device), tuple(points.to(device) for points in self.points))
+
+
 @dataclass
 class Proposals:
     """Masks of a batch, from any proposer, with what the proposer itself thinks of their classes.

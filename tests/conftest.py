@@ -232,7 +232,7 @@ def official_state():
 
 @pytest.fixture(scope="session")
 def tiny_sam():
-    """Factory of small untrained models of transformers that see 64x64 pixels: ``"sam"`` or ``"sam2"``."""
+    """Factory of small untrained models of SAM's family in transformers, which see 64x64 pixels, by their type."""
     transformers = pytest.importorskip("transformers")
     shared = {
         "prompt_encoder_config": {"hidden_size": 16, "image_size": 64, "patch_size": 16, "mask_input_channels": 4},
@@ -275,9 +275,43 @@ def tiny_sam():
         "fpn_hidden_size": 16,
     }
 
+    repvit = {
+        "model_type": "timm_wrapper",
+        "num_classes": 2,
+        "architecture": "repvit_m1",
+        "model_args": {
+            "in_chans": 3,
+            "features_only": True,
+            "out_indices": [0, 1, 2, 3],
+            "embed_dim": [8, 16, 32, 64],
+            "depth": [1, 1, 1, 1],
+        },
+    }
+    edge = {key: value for key, value in pyramid.items() if key != "backbone_config"} | {"backbone_config": repvit}
+    plain = {
+        "backbone_config": {
+            "model_type": "sam3_vit_model",
+            "hidden_size": 16,
+            "intermediate_size": 32,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 2,
+            "image_size": 64,
+            "patch_size": 16,
+            "pretrain_image_size": 64,
+            "window_size": 2,
+            "global_attn_indexes": [1],
+        },
+        "fpn_hidden_size": 16,
+        "backbone_feature_sizes": [[16, 16], [8, 8], [4, 4]],
+    }
+    visions = {"sam": vision, "sam_hq": vision, "sam2": pyramid, "edgetam": edge, "sam3_tracker": plain}
+    names = {"sam": "Sam", "sam_hq": "SamHQ", "sam2": "Sam2", "edgetam": "EdgeTam", "sam3_tracker": "Sam3Tracker"}
+
     def build(kind: str):
-        if kind == "sam":
-            return transformers.SamModel(transformers.SamConfig(vision_config=vision, **shared)).eval()
-        return transformers.Sam2Model(transformers.Sam2Config(vision_config=pyramid, **shared)).eval()
+        options = {**shared, "vision_config": visions[kind]}
+        if kind == "sam_hq":
+            options["mask_decoder_config"] = {**shared["mask_decoder_config"], "vit_dim": 16}
+        config = getattr(transformers, f"{names[kind]}Config")(**options)
+        return getattr(transformers, f"{names[kind]}Model")(config).eval()
 
     return build

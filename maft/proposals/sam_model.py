@@ -1,78 +1,57 @@
-"""SAM and SAM 2 of the transformers library: finding their weights, and the geometry in which they differ."""
+"""The family of SAM in the transformers library: its members, and what goes into them and comes out."""
 
 from __future__ import annotations
 
-import os
+from dataclasses import dataclass
 from typing import Any
 
-import cv2
-import numpy as np
-import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
 from torch import Tensor, nn
-from torchvision.ops import nms
 
 from maft.errors import UserError
-from maft.layers.crops import tight_boxes
+from maft.options import Rgb
+from maft.proposals.transformers_models import Family, Source, load_model
+from maft.structures import Images
+
+_IMAGENET = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
+_HALF = (127.5, 127.5, 127.5), (127.5, 127.5, 127.5)
 
 
-def stability(logits: Tensor, offset: float) -> Tensor:
-    """IoU of the masks cut at ``+offset`` and at ``-offset``: (n, h, w) -> (n,); NaN where both are empty."""
-    inner = (logits > offset).flatten(1).sum(1)
-    outer = (logits > -offset).flatten(1).sum(1)
-    return inner / outer
+@dataclass(frozen=True)
+class SAMFamily(Family):
+    """What is common to the models of one type.
 
-
-def without_small_regions(masks: Tensor, least_area: int, iou_threshold: float) -> Tensor:
-    """Fills holes and drops islands below an area, then drops masks that became duplicates of untouched ones.
-
-    Args:
-        masks: (n, h, w) bool, none of them empty.
-        least_area: in pixels.
-        iou_threshold: of boxes.
-
-    Returns:
-        (k, h, w) bool, k <= n.
+    Attributes:
+        squashes: whether an image becomes a square by squashing; otherwise its longest side is scaled to the square's,
+            and the rest padded.
+        normalisation: mean and standard deviation of RGB images in 0..255.
+        iou_threshold: that of the released mask generator.
     """
-    if not len(masks):
-        return masks
-    cleaned = [drop_islands(fill_holes(mask, least_area), least_area) for mask in masks.cpu().numpy()]
-    result = torch.from_numpy(np.stack(cleaned)).to(masks.device)
-    untouched = (result == masks).flatten(1).all(1)
-    return result[nms(tight_boxes(result).float(), untouched.float(), iou_threshold)]
+
+    squashes: bool = True
+    normalisation: tuple[Rgb, Rgb] = _IMAGENET
+    iou_threshold: float = 0.8
 
 
-def fill_holes(mask: NDArray[np.bool_], least_area: int) -> NDArray[np.bool_]:
-    """A mask (h, w) with the connected parts of its complement that are below an area filled."""
-    labels, areas = _components(~mask)
-    small = areas < least_area
-    small[0] = False
-    return mask | small[labels]
-
-
-def drop_islands(mask: NDArray[np.bool_], least_area: int) -> NDArray[np.bool_]:
-    """A mask (h, w) without its connected parts below an area; where all are, the largest one stays."""
-    labels, areas = _components(mask)
-    areas[0] = 0
-    kept = areas >= least_area
-    kept[areas.argmax()] = True
-    kept[0] = False
-    return kept[labels]
-
-
-def _components(mask: NDArray[np.bool_]) -> tuple[Any, Any]:
-    """8-connected components of a mask: their labels (h, w) int32, 0 outside, and areas by label, (count,) int32."""
-    _, labels, statistics, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8))
-    return labels, statistics[:, cv2.CC_STAT_AREA]
-
-
-_NODE = "MODEL.PROPOSER.SAM"
-_SAM2_TYPES = ("sam2", "sam2_video")
+_SAM2 = SAMFamily("Sam2Model", "4.56")
+_EDGE_TAM = SAMFamily("EdgeTamModel", "4.57")
+_SAM3 = SAMFamily("Sam3TrackerModel", "5.0", normalisation=_HALF)
+# By ``model_type``; the files of a video model hold that of single images, which alone is read of them.
+FAMILIES = {
+    "sam": SAMFamily("SamModel", squashes=False, iou_threshold=0.88),
+    "sam_hq": SAMFamily("SamHQModel", squashes=False, iou_threshold=0.88),
+    "sam2": _SAM2,
+    "sam2_video": _SAM2,
+    "edgetam": _EDGE_TAM,
+    "edgetam_video": _EDGE_TAM,
+    "sam3_tracker": _SAM3,
+    "sam3_tracker_video": _SAM3,
+    "sam3_video": _SAM3,
+}
 
 
 def load_sam(weights: str) -> nn.Module:
-    """A SAM or SAM 2 model in float32.
+    """A model of the family in float32.
 
     Args:
         weights: a folder with ``config.json`` and ``model.safetensors``, or a Hugging Face hub id
@@ -81,64 +60,15 @@ def load_sam(weights: str) -> nn.Module:
     Raises:
         UserError: transformers is missing or too old, or the weights are missing, of another model or incomplete.
     """
-    try:
-        import transformers
-        from transformers import AutoConfig, Sam2Model, SamModel
-    except ImportError as error:
-        raise UserError(
-            "The SAM proposer needs the transformers package, 4.56 or newer: pip install 'maft[sam]'."
-        ) from error
-    if os.path.isfile(weights):
-        raise UserError(
-            f"{_NODE}.PRETRAINED {weights} is a file, but SAM is read from a folder with config.json and "
-            "model.safetensors, as on https://huggingface.co/facebook/sam-vit-huge/tree/main."
-        )
-    if "://" in weights:
-        raise UserError(f"{_NODE}.PRETRAINED is {weights}: give a folder or a hub id, not an address.")
-    verbosity = transformers.logging.get_verbosity()
-    # A SAM 2 checkpoint also holds its video memory, about which transformers would print a long table.
-    transformers.logging.set_verbosity_error()
-    try:
-        kind = AutoConfig.from_pretrained(weights).model_type
-        if kind != "sam" and kind not in _SAM2_TYPES:
-            raise UserError(f"{_NODE}.PRETRAINED {weights} holds a {kind!r} model: give a SAM or SAM 2 model.")
-        model_class: Any = SamModel if kind == "sam" else Sam2Model
-        if torch.get_default_device().type == "meta":
-            # Only names and shapes are wanted, and transformers refuses to read weights then.
-            return model_class(model_class.config_class.from_pretrained(weights))
-        model, loading = model_class.from_pretrained(weights, use_safetensors=True, output_loading_info=True)
-    except (OSError, ValueError) as error:
-        raise UserError(_missing(weights)) from error
-    finally:
-        transformers.logging.set_verbosity(verbosity)
-    if loading["missing_keys"]:
-        some = ", ".join(sorted(loading["missing_keys"])[:3])
-        raise UserError(
-            f"{_NODE}.PRETRAINED {weights} is incomplete: it lacks {some}; download model.safetensors again."
-        )
-    return model.float()
-
-
-def _missing(weights: str) -> str:
-    if os.path.exists(weights):
-        return (
-            f"{_NODE}.PRETRAINED folder {weights} lacks a readable config.json or model.safetensors: download both "
-            "from https://huggingface.co/facebook/sam-vit-huge (or another SAM) into it."
-        )
-    return (
-        f"SAM's weights {weights} are neither a folder nor in the Hugging Face cache, and cannot be downloaded here: "
-        f"download config.json and model.safetensors from https://huggingface.co/{weights} into a folder and set "
-        f"{_NODE}.PRETRAINED to that folder."
-    )
+    source = Source(weights, "MODEL.PROPOSER.SAM.PRETRAINED", "a SAM model", "facebook/sam-vit-huge")
+    return load_model(source, FAMILIES)
 
 
 class SAMGeometry:
-    """How images, points and masks go in and out of a SAM: both versions see a square.
-
-    SAM scales the longest side to it and pads; SAM 2 squashes the image.
+    """How images, points, boxes and masks go in and out of a model; all models see a square.
 
     Args:
-        model: ``transformers.SamModel`` or ``transformers.Sam2Model``.
+        model: a model of transformers, see `FAMILIES`.
 
     Raises:
         UserError: another model.
@@ -146,24 +76,31 @@ class SAMGeometry:
 
     def __init__(self, model: Any) -> None:
         kind = getattr(getattr(model, "config", None), "model_type", type(model).__name__)
-        if kind != "sam" and kind not in _SAM2_TYPES:
-            raise UserError(f"The SAM proposer runs SamModel or Sam2Model of transformers, not a {kind!r} model.")
-        self.squashes = kind != "sam"
-        config = model.config.prompt_encoder_config if self.squashes else model.config.vision_config
+        if kind not in FAMILIES:
+            names = ", ".join(dict.fromkeys(family.model for family in FAMILIES.values()))
+            raise UserError(f"The SAM proposer runs {names} of transformers, not a {kind!r} model.")
+        self.family = FAMILIES[kind]
+        config = model.config.prompt_encoder_config if self.family.squashes else model.config.vision_config
         side = config.image_size
         self.side = int(side if isinstance(side, int) else side[0])
 
     def scaled_size(self, size: tuple[int, int]) -> tuple[int, int]:
         """(height, width) of an image inside the square."""
-        if self.squashes:
+        if self.family.squashes:
             return self.side, self.side
         scale = self.side / max(size)
         return int(size[0] * scale + 0.5), int(size[1] * scale + 0.5)
 
-    def pixels(self, image: Tensor) -> Tensor:
-        """(3, h, w) -> (3, h', w') by the size rule, with antialiasing, before normalisation and padding."""
-        size = self.scaled_size((int(image.shape[-2]), int(image.shape[-1])))
-        return F.interpolate(image[None], size, mode="bilinear", align_corners=False, antialias=True)[0]
+    def prepared(self, images: Images) -> Tensor:
+        """(B, 3, side, side) as the model takes them: resized with antialiasing, normalised, padded with zeros."""
+        mean, std = (images.pixels.new_tensor(values).view(3, 1, 1) for values in self.family.normalisation)
+        square = images.pixels.new_zeros(len(images.sizes), 3, self.side, self.side)
+        for slot, pixels, (height, width) in zip(square, images.pixels, images.sizes, strict=True):
+            scaled_height, scaled_width = self.scaled_size((height, width))
+            image = pixels[None, :, :height, :width]
+            scaled = F.interpolate(image, (scaled_height, scaled_width), mode="bilinear", antialias=True)[0]
+            slot[:, :scaled_height, :scaled_width] = (scaled - mean) / std
+        return square
 
     def coordinates(self, points: Tensor, size: tuple[int, int]) -> Tensor:
         """(..., 2) as x, y in pixels of an image of this size -> in pixels of the square."""
@@ -175,15 +112,29 @@ class SAMGeometry:
         if not len(logits):
             return logits.new_zeros(0, *size)
         maps = logits[None]
-        if not self.squashes:
+        if not self.family.squashes:
             height, width = self.scaled_size(size)
             maps = F.interpolate(maps, (self.side, self.side), mode="bilinear", align_corners=False)
             maps = maps[..., :height, :width]
         return F.interpolate(maps, size, mode="bilinear", align_corners=False)[0]
 
 
-def point_grid(points_per_side: int, size: tuple[int, int], device: torch.device) -> Tensor:
-    """(n * n, 2) x, y in pixels: the centres of n x n equal cells of an image, row by row."""
-    centres = (torch.arange(points_per_side, device=device) + 0.5) / points_per_side
-    y, x = torch.meshgrid(centres * size[0], centres * size[1], indexing="ij")
-    return torch.stack([x, y], dim=-1).flatten(0, 1)
+def encoded(model: Any, square: Tensor) -> list[dict[str, Any]]:
+    """What the decoder wants to know of each image of a batch, as keyword arguments of the model.
+
+    Args:
+        square: (B, 3, side, side), see `SAMGeometry.prepared`.
+    """
+    embeddings = model.get_image_embeddings(square)
+    # SAM-HQ's decoder also sees earlier layers of its encoder, as the second of two.
+    names = ("image_embeddings", "intermediate_embeddings") if isinstance(embeddings, tuple) else ("image_embeddings",)
+    parts = embeddings if isinstance(embeddings, tuple) else (embeddings,)
+    return [
+        {name: _one(part, slice(index, index + 1)) for name, part in zip(names, parts, strict=True)}
+        for index in range(len(square))
+    ]
+
+
+def _one(embeddings: Any, image: slice) -> Any:
+    """Of SAM 2 and later there are also two finer maps."""
+    return embeddings[image] if isinstance(embeddings, Tensor) else [maps[image] for maps in embeddings]

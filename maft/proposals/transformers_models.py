@@ -78,7 +78,10 @@ def model_type(source: Source) -> str:
     transformers = _library(source)
     with quietly(), _readable(source):
         values, _ = transformers.PretrainedConfig.get_config_dict(source.weights)
-    return str(values.get("model_type"))
+        # Of a folder without the file the library makes an empty one.
+        if "model_type" not in values:
+            raise OSError("no config.json")
+    return str(values["model_type"])
 
 
 def transformers_class(name: str, since: str, source: Source) -> Any:

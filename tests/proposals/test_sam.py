@@ -1,4 +1,4 @@
-"""SAM and SAM 2 on tiny random models of the transformers library, and the filters on masks made by hand."""
+"""SAM's family on tiny random models of the transformers library."""
 
 import builtins
 
@@ -7,31 +7,108 @@ import pytest
 import torch
 
 from maft.errors import UserError
-from maft.proposals.sam import SAM
-from maft.proposals.sam_model import drop_islands, fill_holes, load_sam, point_grid, stability, without_small_regions
+from maft.proposals.sam import SAM, point_grid
+from maft.proposals.sam_filters import stability
+from maft.proposals.sam_model import load_sam
 from maft.registry import PROPOSERS
-from maft.structures import Images
+from maft.structures import Images, Prompts
 
 transformers = pytest.importorskip("transformers")
 
 # Thresholds that any mask of a random model passes; random masks fill the image, so that all boxes are alike.
 OPEN = {"iou_threshold": -1e9, "stability_threshold": 0.0, "nms_threshold": 1.0, "points_per_side": 3}
+PADDED = {"size": {"longest_edge": 64}, "pad_size": {"height": 64, "width": 64}}
+SQUARE = {"size": {"height": 64, "width": 64}}
+# The image processor that each type has in the library.
+PROCESSORS = {
+    "sam": lambda: transformers.SamProcessor(transformers.SamImageProcessor(**PADDED)),
+    "sam_hq": lambda: transformers.SamHQProcessor(transformers.SamImageProcessor(**PADDED)),
+    "sam2": lambda: transformers.Sam2Processor(transformers.Sam2ImageProcessor(**SQUARE), target_size=64),
+    "edgetam": lambda: transformers.Sam2Processor(transformers.Sam2ImageProcessor(**SQUARE), target_size=64),
+    "sam3_tracker": lambda: transformers.Sam3TrackerProcessor(
+        transformers.Sam3ImageProcessor(**SQUARE), target_size=64
+    ),
+}
 
 
-@pytest.fixture(params=["sam", "sam2"])
-def model(request, tiny_sam):
+@pytest.fixture(params=PROCESSORS)
+def kind(request):
+    return request.param
+
+
+def with_noise(model, of_vision, of_others):
+    """As initialised, all logits are almost zero."""
     torch.manual_seed(0)
-    model = tiny_sam(request.param)
-    # As initialised, all logits are almost zero.
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            parameter.add_(torch.randn_like(parameter) * (0.3 if "vision" in name else 0.6))
+            parameter.add_(torch.randn_like(parameter) * (of_vision if "vision" in name else of_others))
     return model
+
+
+@pytest.fixture
+def model(kind, tiny_sam):
+    return with_noise(tiny_sam(kind), 0.3, 0.6)
 
 
 @pytest.fixture
 def images():
     return Images.from_list([torch.rand(3, 40, 60) * 255, torch.rand(3, 64, 33) * 255], divisor=32)
+
+
+PROMPTS = [
+    Prompts(
+        torch.tensor([[2.0, 3, 30, 20], [20, 5, 59, 39]]),
+        (torch.tensor([[10.0, 10, 1]]), torch.tensor([[50.0, 30, 1], [5, 5, 0]]), torch.tensor([[30.0, 31, 1]])),
+    ),
+    Prompts(torch.tensor([[1.0, 2, 30, 60]]), (torch.tensor([[20.0, 40, 1]]),)),
+]
+
+
+def of_the_library(processor, model, pixels, square, multimask, **asked):
+    """The best mask logits of each object as the library's processor and model give them, for pixels prepared by us."""
+    inputs = processor(images=pixels / 255, return_tensors="pt", do_rescale=False, **asked)
+    torch.testing.assert_close(inputs.pop("pixel_values"), square, atol=1e-5, rtol=0)
+    sizes = [inputs.pop(key) for key in ("original_sizes", "reshaped_input_sizes") if key in inputs]
+    output = model(pixel_values=square, **inputs, multimask_output=multimask)
+    (masks,) = processor.post_process_masks(output.pred_masks, *sizes, binarize=False)
+    return masks[torch.arange(len(masks)), output.iou_scores[0].argmax(1)]
+
+
+@torch.no_grad()
+def test_masks_of_boxes_and_points_are_those_of_the_processor_and_model_of_transformers(kind, tiny_sam, images):
+    """Of images of two sizes in one batch, one by one in the library."""
+    # So little noise magnifies no rounding errors.
+    model = with_noise(tiny_sam(kind), 0.1, 0.2)
+    proposer, processor = SAM(model), PROCESSORS[kind]()
+    together = proposer(images, None, None, None, [{"prompts": prompts} for prompts in PROMPTS])
+    squares = proposer.geometry.prepared(images)
+    for index, (embedding, size, prompts) in enumerate(zip(proposer.encoded(images), images.sizes, PROMPTS)):
+        ours = proposer.geometry.full_size(proposer.prompted_logits(embedding, size, prompts), size)
+        one = processor, model, images.pixels[index, :, : size[0], : size[1]], squares[index : index + 1]
+        expected = [of_the_library(*one, False, input_boxes=[prompts.boxes.tolist()])]
+        for points in prompts.points:
+            asked = {"input_points": [[points[:, :2].tolist()]], "input_labels": [[points[:, 2].int().tolist()]]}
+            expected.append(of_the_library(*one, len(points) == 1, **asked))
+        torch.testing.assert_close(ours, torch.cat(expected), atol=1e-5, rtol=1e-5)
+        assert (ours.flatten(1).std(1) > 1e-3).all()
+        assert together.valid[index].sum() == len(prompts)
+        shown = together.masks[index, : len(prompts), : size[0], : size[1]]
+        assert (shown != (ours > 0)).float().mean() < 1e-3
+
+
+def test_a_batch_may_mix_images_with_and_without_prompts(model, images):
+    proposer = SAM(model, **OPEN)
+    mixed = proposer(images, None, None, None, [{}, {"prompts": PROMPTS[1]}])
+    alone = proposer(images, None, None)
+    assert mixed.valid.sum(1).tolist() == [alone.valid.sum(1)[0], len(PROMPTS[1])]
+
+
+@torch.no_grad()
+def test_many_prompts_go_through_the_decoder_in_any_groups(model, images):
+    whole, parts = SAM(model, points_per_batch=64), SAM(model, points_per_batch=1)
+    (embedding, *_), size = whole.encoded(images), images.sizes[0]
+    found = [proposer.prompted_logits(embedding, size, PROMPTS[0]) for proposer in (whole, parts)]
+    torch.testing.assert_close(*found, atol=1e-4, rtol=1e-4)
 
 
 def test_binary_masks_with_slots_for_the_richest_image(model, images):
@@ -62,16 +139,16 @@ def test_images_of_a_batch_do_not_see_each_other(model, images):
     assert (together.masks[0, :count] != alone.masks[0]).float().mean() < 1e-3
 
 
-def test_same_masks_as_the_pipeline_of_transformers(model):
+def test_same_masks_as_the_pipeline_of_transformers(kind, model):
     """The library's own mask generation, image processor and filters included, on an image that needs no resizing."""
     height, width = 64, 64
     pixels = torch.randint(0, 256, (3, height, width)).float()
     images = Images(pixels[None], [(height, width)])
     proposer = SAM(model, **OPEN, points_per_batch=4)
     with torch.no_grad():
-        embedding = model.get_image_embeddings(proposer.prepare(images))
+        (embedding,) = proposer.encoded(images)
         points = point_grid(3, (height, width), pixels.device)
-        logits, _ = proposer._decode(embedding, (height, width), points)
+        logits, _ = proposer._of_points(embedding, (height, width), points[:, None], torch.ones(9, 1).long())
     stabilities = stability(proposer.geometry.full_size(logits.flatten(0, 1), (height, width)), 1.0).sort().values
     # Between the two that are furthest apart, where rounding decides nothing.
     gap = int(stabilities.diff().argmax())
@@ -81,10 +158,7 @@ def test_same_masks_as_the_pipeline_of_transformers(model):
 
     from torchvision.transforms.functional import to_pil_image
 
-    if proposer.geometry.squashes:
-        processor = transformers.Sam2ImageProcessor(size={"height": 64, "width": 64})
-    else:
-        processor = transformers.SamImageProcessor(size={"longest_edge": 64}, pad_size={"height": 64, "width": 64})
+    processor = PROCESSORS[kind]().image_processor
     generator = transformers.MaskGenerationPipeline(model=model, image_processor=processor)
     expected = generator(
         to_pil_image(pixels.byte()),
@@ -108,7 +182,7 @@ def test_filters_leave_an_invalid_slot_when_nothing_passes(model, images):
 def test_nothing_in_it_trains(model):
     proposer = SAM(model).train()
     assert not proposer.model.training and not list(proposer.trainable_parameters())
-    assert proposer.iou_threshold == (0.8 if proposer.geometry.squashes else 0.88)
+    assert proposer.iou_threshold == (0.8 if proposer.geometry.family.squashes else 0.88)
 
 
 def test_weights_from_a_folder(model, images, tmp_path):
@@ -127,10 +201,10 @@ def test_bad_weights_are_named(tmp_path):
         load_sam(str(tmp_path))
     file = tmp_path / "sam_vit_h_4b8939.pth"
     file.write_bytes(b"weights")
-    with pytest.raises(UserError, match="is a file, but SAM is read from a folder"):
+    with pytest.raises(UserError, match="is a file, but a SAM model is read from a folder"):
         load_sam(str(file))
     transformers.CLIPTextConfig().save_pretrained(tmp_path)
-    with pytest.raises(UserError, match="holds a 'clip_text_model' model: give a SAM"):
+    with pytest.raises(UserError, match="holds a model of the type 'clip_text_model': give a SAM model"):
         load_sam(str(tmp_path))
 
 
@@ -158,7 +232,7 @@ def test_says_how_to_install_transformers(monkeypatch):
 
 
 def test_other_models_and_numbers_are_refused():
-    with pytest.raises(UserError, match="runs SamModel or Sam2Model of transformers, not a 'Linear' model"):
+    with pytest.raises(UserError, match="runs SamModel, .*, Sam3TrackerModel of transformers, not a 'Linear'"):
         SAM(torch.nn.Linear(2, 2))
     for option, value, least in (("POINTS_PER_SIDE", 0, 1), ("MIN_REGION_AREA", -1, 0)):
         with pytest.raises(
@@ -172,38 +246,6 @@ def test_other_models_and_numbers_are_refused():
 def test_grid_points_are_cell_centres():
     points = point_grid(2, (40, 80), torch.device("cpu"))
     assert points.tolist() == [[20, 10], [60, 10], [20, 30], [60, 30]]
-
-
-def test_stability_is_the_share_that_survives_a_stricter_cut():
-    logits = torch.full((2, 4, 4), -5.0)
-    logits[0, :2] = 5.0
-    logits[1, 0] = 5.0
-    logits[1, 1] = 0.5
-    assert stability(logits, 1.0).tolist() == [1.0, 0.5]
-
-
-def picture(rows):
-    return np.array([[character == "#" for character in row] for row in rows])
-
-
-def test_holes_are_filled_and_islands_dropped_below_the_area():
-    ring = picture(["######", "#.##.#", "####.#", "######"])
-    # A hole of one pixel goes, one of two stays.
-    assert (fill_holes(ring, 2) == picture(["######", "####.#", "####.#", "######"])).all()
-    spots = picture(["##..#.", "##....", "....##", "#....."])
-    assert (drop_islands(spots, 2) == picture(["##....", "##....", "....##", "......"])).all()
-    # Where every island is too small the largest stays; diagonal neighbours are connected.
-    assert (drop_islands(spots, 9) == picture(["##....", "##....", "......", "......"])).all()
-    diagonal = picture(["#.....", ".#....", "....#.", "......"])
-    assert (drop_islands(diagonal, 9) == picture(["#.....", ".#....", "......", "......"])).all()
-
-
-def test_a_mask_that_cleaning_made_a_duplicate_is_dropped():
-    clean = picture(["####..", "####..", "####..", "......"])
-    holey = picture(["####..", "#.##..", "####..", "......"])
-    other = picture(["......", "......", "....##", "....##"])
-    result = without_small_regions(torch.from_numpy(np.stack([holey, clean, other])), 2, 0.7)
-    assert sorted(mask.sum().item() for mask in result) == [4, 12]
 
 
 @pytest.mark.gpu
