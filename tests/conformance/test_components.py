@@ -125,6 +125,10 @@ class TestMaskCrossEntropyLoss(OnMaskAdapter):
     name = "MaskCrossEntropyLoss"
 
 
+class TestBalancedCrossEntropyLoss(OnMaskAdapter):
+    name = "BalancedCrossEntropyLoss"
+
+
 class TestMaskConsistencyLoss(OnMaskAdapter):
     name = "MaskConsistencyLoss"
 
