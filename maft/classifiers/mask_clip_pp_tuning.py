@@ -21,7 +21,7 @@ def tuned_image_parameters(visual: nn.Module, rule: ImageRule) -> Iterator[nn.Pa
 
     Args:
         visual: the tower.
-        rule: "attention" stands for what projects tokens to queries and values, without biases, and the position
+        rule: "attention" stands for what projects tokens to queries and values, without EVA's biases, and the position
             embedding. Where one matrix gives queries, keys and values (CLIP's ViT, EVA-01), it is tuned whole.
 
     Raises:
@@ -44,7 +44,7 @@ def tuned_image_parameters(visual: nn.Module, rule: ImageRule) -> Iterator[nn.Pa
 
 def _query_and_value(module: Any) -> list[nn.Parameter]:
     if isinstance(module, nn.MultiheadAttention):
-        return [module.in_proj_weight]
+        return [module.in_proj_weight, module.in_proj_bias]
     if isinstance(getattr(module, "qkv", None), nn.Linear):
         return [module.qkv.weight]
     if isinstance(getattr(module, "q_proj", None), nn.Linear) and hasattr(module, "k_proj"):

@@ -173,9 +173,8 @@ class VocabularyEncoder(nn.Module):
         source = self.templates if prompts is None else (LEARNED, prompts.choose_task(task))
         learning = prompts is not None and prompts.trains
         key = source, vocabulary
+        self._keep_only(version)
         with _LOCK:
-            if version != self._text_version:
-                self._texts, self._tables, self._text_version = {}, {}, version
             kept = None if learning else self._tables.get(key)
         if kept is None:
             # Kept rows serve training too, which refuses tensors made in inference mode; and they must not depend on
@@ -198,13 +197,17 @@ class VocabularyEncoder(nn.Module):
             rows, row_class, len(vocabulary), void, seen, self.logit_scale, clip.logit_bias, vocabulary=vocabulary
         )
 
+    def _keep_only(self, version: tuple[Any, ...]) -> None:
+        """Forgets what texts of other weights than these gave."""
+        with _LOCK:
+            if version != self._text_version:
+                self._texts, self._tables, self._text_version = {}, {}, version
+
     def _table(
         self, vocabulary: Vocabulary, clip: CLIPEncoder, source: Source, learning: bool
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Unit-length rows (T, D), the class of each (T,), and which classes are seen (C,)."""
-        classes = range(len(vocabulary))
-        whole = self.synonyms == "whole"
-        groups = [(vocabulary.names[index],) if whole else vocabulary.synonyms(index) for index in classes]
+        groups = [self._synonyms(vocabulary, index) for index in range(len(vocabulary))]
         texts = [text for group in groups for text in group]
         rows = self._learning_rows(texts, clip, source[1]) if learning else self._kept_rows(texts, clip, source)
         if not learning:
@@ -216,7 +219,14 @@ class VocabularyEncoder(nn.Module):
             rows = rows.new_zeros(len(groups), rows.shape[1]).index_add(0, row_class, rows)
             row_class = torch.arange(len(groups), device=rows.device)
         seen = torch.tensor(vocabulary.seen or [False] * len(groups), device=rows.device)
-        return F.normalize(rows, dim=-1), row_class, seen
+        return self._of_unit_length(rows), row_class, seen
+
+    def _synonyms(self, vocabulary: Vocabulary, index: int) -> tuple[str, ...]:
+        """The texts of one class."""
+        return (vocabulary.names[index],) if self.synonyms == "whole" else vocabulary.synonyms(index)
+
+    def _of_unit_length(self, rows: Tensor) -> Tensor:
+        return F.normalize(rows, dim=-1)
 
     def _kept_rows(self, texts: Sequence[str], clip: CLIPEncoder, source: Source) -> Tensor:
         """(n, D), of which those of new texts are encoded."""
@@ -249,12 +259,17 @@ class VocabularyEncoder(nn.Module):
         return found
 
     def _encode(self, text: str, clip: CLIPEncoder, source: Source) -> Tensor:
-        """(D,) float32 on CLIP's device."""
+        """What is kept of a text: (D,) float32 on CLIP's device."""
         if source[0] == LEARNED:
             assert self.prompts is not None
             return self.prompts([text], clip, source[1])[0]
+        return self._prompts(text, clip, source).mean(0)
+
+    @staticmethod
+    def _prompts(text: str, clip: CLIPEncoder, source: Source) -> Tensor:
+        """(P, D) of unit length, one row a template."""
         tokens = clip.tokenize([template.replace("{}", text) for template in source])
-        return F.normalize(clip.encode_text(tokens.to(clip.device)).float(), dim=-1).mean(0)
+        return F.normalize(clip.encode_text(tokens.to(clip.device)).float(), dim=-1)
 
     def _learning_rows(self, texts: Sequence[str], clip: CLIPEncoder, task: str) -> Tensor:
         """(n, D) with gradients to the learned prompts."""

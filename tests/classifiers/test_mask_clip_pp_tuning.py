@@ -30,7 +30,8 @@ def test_eva_tunes_queries_values_and_positions(fused, expected):
 def test_clip_s_vit_tunes_its_joint_projections(clip):
     tower = clip.visual
     blocks = len(tower.transformer.resblocks)
-    wanted = {f"transformer.resblocks.{block}.attn.in_proj_weight" for block in range(blocks)}
+    ends = ("weight", "bias")
+    wanted = {f"transformer.resblocks.{block}.attn.in_proj_{end}" for block in range(blocks) for end in ends}
     assert names(tower, tuned_image_parameters(tower, "attention")) == wanted | {"positional_embedding"}
     assert names(tower, tuned_image_parameters(tower, "all")) == {name for name, _ in tower.named_parameters()}
     assert not list(tuned_image_parameters(tower, "none"))

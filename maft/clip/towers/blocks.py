@@ -35,8 +35,8 @@ def attention_inputs(block: nn.Module, tokens: Tensor, rotation: Tensor | None =
     """Query, key and value of tokens: (B, L, W) -> three of (B, heads, L, W / heads).
 
     Args:
-        rotation: sines and cosines of the rotary position embedding of the last tokens, one row each; no token before
-            them is rotated.
+        rotation: sines and cosines of the rotary position embedding of the last tokens, one row each, of all images or
+            of each; no token before them is rotated.
     """
     if isinstance(block, ResidualAttentionBlock):
         weight, bias = block.attn.in_proj_weight, block.attn.in_proj_bias
@@ -120,7 +120,7 @@ def _heads(projected: Tensor, heads: int) -> Tensor:
 
 
 def _rotated(part: Tensor, rotation: Tensor, half: bool) -> Tensor:
-    first = part.shape[2] - rotation.shape[0]
+    first = part.shape[2] - rotation.shape[-2]
     options = {"half": True} if half else {}
     return torch.cat([part[:, :, :first], apply_rot_embed_cat(part[:, :, first:], rotation, **options)], dim=2)
 

@@ -58,18 +58,34 @@ class ResNetTower(ImageTower):
         return pool.c_proj(pool.v_proj(vectors))
 
     def pool_masks(self, features: Tensor, inside: Tensor) -> Tensor:
-        return self._attend(features, inside)
+        flat = inside.flatten(2)
+        # A mask without any position sees the whole image.
+        return self._attend(features, (flat | ~flat.any(-1, keepdim=True))[:, None])
 
-    def _attend(self, features: Tensor, visible: Tensor | None) -> Tensor:
-        """The attention pool, once per mask.
+    def pool_biased(self, features: Tensor, bias: Tensor) -> Tensor:
+        """The attention pool under additive logits (B, heads, Q, P) of the positions (MaskCLIP++).
 
-        The query is the mean feature of the image; it attends to the positions a mask shows. The position embedding
-        is resized bilinearly (``align_corners=False``) to the grid.
+        The position embedding is resized bicubically with ``align_corners=True``.
 
         Args:
             features: (B, C, h, w), the "dense" features.
-            visible: (B, Q, h, w) bool; a mask without any position sees the whole image. None pools as CLIP does,
-                with the mean feature among the keys.
+
+        Returns:
+            (B, Q, D), not normalised.
+        """
+        return self._attend(features, bias, mode="bicubic", align_corners=True)
+
+    def _attend(
+        self, features: Tensor, mask: Tensor | None, *, mode: str = "bilinear", align_corners: bool = False
+    ) -> Tensor:
+        """The attention pool, once per row of a mask.
+
+        The query is the mean feature of the image. Its position embedding is resized as the options say.
+
+        Args:
+            features: (B, C, h, w), the "dense" features.
+            mask: (B, 1 or heads, Q, P), the positions that a query sees (bool) or what is added to their logits; None
+                pools as CLIP does, with the mean feature among the keys.
 
         Returns:
             (B, Q or 1, D).
@@ -78,17 +94,18 @@ class ResNetTower(ImageTower):
         tokens = features.flatten(2).transpose(1, 2)
         side = math.isqrt(pool.positional_embedding.shape[0] - 1)
         position = resize_position_embedding(
-            pool.positional_embedding, (side, side), (features.shape[-2], features.shape[-1]), mode="bilinear"
+            pool.positional_embedding,
+            (side, side),
+            (features.shape[-2], features.shape[-1]),
+            mode=mode,
+            align_corners=align_corners,
         ).to(tokens.dtype)
         query = tokens.mean(1, keepdim=True) + position[:1]
         keys = tokens + position[1:]
-        mask = None
-        if visible is None:
+        if mask is None:
             keys = torch.cat([query, keys], dim=1)
         else:
-            flat = visible.flatten(2)
-            mask = (flat | ~flat.any(-1, keepdim=True))[:, None]
-            query = query.expand(-1, flat.shape[1], -1)
+            query = query.expand(-1, mask.shape[2], -1)
 
         def heads(projected: Tensor) -> Tensor:
             return projected.unflatten(2, (pool.num_heads, projected.shape[2] // pool.num_heads)).transpose(1, 2)

@@ -33,8 +33,8 @@ def resize_position_embedding(
     """Position embedding (prefix + native patches, W) resized to another grid: (prefix + P, W).
 
     The first rows, those of the tokens before the patches, are kept. open_clip and OVSeg resize as the defaults do,
-    MAFT with ``align_corners=True`` and timm with ``antialias=True``. With an ``offset`` o, 0.1 in DINO's and
-    TextRegion's releases, steps of native / (cells + o) are taken along both sides.
+    MAFT and MaskCLIP++ with ``align_corners=True`` and timm with ``antialias=True``. With an ``offset`` o, 0.1 in
+    DINO's and TextRegion's releases, steps of native / (cells + o) are taken along both sides.
     """
     if grid == native:
         return position
@@ -171,7 +171,7 @@ class TimmSequence(TokenSequence):
             grid,
             prefix=0 if without_prefix else self.prefix,
             align_corners=align_corners,
-            antialias=True,
+            antialias=not align_corners,
             offset=offset,
         )
         if without_prefix:

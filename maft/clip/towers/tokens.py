@@ -190,6 +190,7 @@ class ClassTokenTower(TokenTower):
         start_layer: int,
         *,
         rows: Tensor | None = None,
+        rotation: Tensor | None = None,
         sees_itself: bool = True,
         keeps_class_token: bool = False,
         checkpointing: bool = False,
@@ -203,6 +204,7 @@ class ClassTokenTower(TokenTower):
             bias: which patches a row sees, (B, N, P) bool, or what is added to its attention logits,
                 (B, 1 or heads, N, P) float; of all these blocks or a sequence with one for each.
             rows: (B, N, W) what they start from; None: the class token.
+            rotation: rotary positions of the patches, (P, n) or (B, P, n); None: the tower's own.
             sees_itself: a row attends to itself as well, so that one without a visible patch is defined; False: to
                 patches alone (MaskCLIP++), and to all where it is shown none.
             keeps_class_token: the class token goes on beside the patches, which see it as no row does (SAN,
@@ -216,7 +218,7 @@ class ClassTokenTower(TokenTower):
         rows = tokens[:, :1].expand(-1, biases[0].shape[-2], -1) if rows is None else rows
         unseen = int(keeps_class_token)
         others = tokens[:, 1 - unseen :]
-        rotation = self.sequence.rotation(grid)
+        rotation = self.sequence.rotation(grid) if rotation is None else rotation
         for position, (block, shown) in enumerate(zip(blocks, biases, strict=True)):
             # What the last block would make of the patches is read by nobody.
             needed = position + 1 < len(blocks)
