@@ -230,6 +230,24 @@ def official_state():
     return rename
 
 
+SAM3_VISION = {
+    "backbone_config": {
+        "model_type": "sam3_vit_model",
+        "hidden_size": 16,
+        "intermediate_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "image_size": 64,
+        "patch_size": 16,
+        "pretrain_image_size": 64,
+        "window_size": 2,
+        "global_attn_indexes": [1],
+    },
+    "fpn_hidden_size": 16,
+    "backbone_feature_sizes": [[16, 16], [8, 8], [4, 4]],
+}
+
+
 @pytest.fixture(scope="session")
 def tiny_sam():
     """Factory of small untrained models of SAM's family in transformers, which see 64x64 pixels, by their type."""
@@ -288,23 +306,7 @@ def tiny_sam():
         },
     }
     edge = {key: value for key, value in pyramid.items() if key != "backbone_config"} | {"backbone_config": repvit}
-    plain = {
-        "backbone_config": {
-            "model_type": "sam3_vit_model",
-            "hidden_size": 16,
-            "intermediate_size": 32,
-            "num_hidden_layers": 2,
-            "num_attention_heads": 2,
-            "image_size": 64,
-            "patch_size": 16,
-            "pretrain_image_size": 64,
-            "window_size": 2,
-            "global_attn_indexes": [1],
-        },
-        "fpn_hidden_size": 16,
-        "backbone_feature_sizes": [[16, 16], [8, 8], [4, 4]],
-    }
-    visions = {"sam": vision, "sam_hq": vision, "sam2": pyramid, "edgetam": edge, "sam3_tracker": plain}
+    visions = {"sam": vision, "sam_hq": vision, "sam2": pyramid, "edgetam": edge, "sam3_tracker": SAM3_VISION}
     names = {"sam": "Sam", "sam_hq": "SamHQ", "sam2": "Sam2", "edgetam": "EdgeTam", "sam3_tracker": "Sam3Tracker"}
 
     def build(kind: str):
@@ -315,3 +317,38 @@ def tiny_sam():
         return getattr(transformers, f"{names[kind]}Model")(config).eval()
 
     return build
+
+
+@pytest.fixture(scope="session")
+def tiny_sam3():
+    """Writes a small untrained SAM 3 that sees 64x64 pixels into a folder, with a tokenizer of letters."""
+    import torch
+
+    transformers = pytest.importorskip("transformers")
+    attention = {"hidden_size": 16, "num_attention_heads": 2}
+    layers = {**attention, "num_layers": 1, "intermediate_size": 16}
+    words = {**attention, "vocab_size": 64, "intermediate_size": 32, "projection_dim": 16, "num_hidden_layers": 1}
+    of_words = {**words, "max_position_embeddings": 16, "bos_token_id": 0, "eos_token_id": 1}
+
+    def write(folder, noise=0.0, kind="Sam3"):
+        torch.manual_seed(0)
+        config = getattr(transformers, f"{kind}Config")(
+            vision_config=SAM3_VISION,
+            text_config=of_words,
+            geometry_encoder_config=layers,
+            detr_encoder_config=layers,
+            detr_decoder_config={**layers, "num_queries": 5},
+            mask_decoder_config={**attention, "num_upsampling_stages": 2},
+        )
+        model = getattr(transformers, f"{kind}Model")(config).eval()
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.add_(torch.randn_like(parameter) * noise)
+        model.save_pretrained(folder)
+        letters = [chr(code) for code in range(ord("a"), ord("z") + 1)]
+        names = ["<|startoftext|>", "<|endoftext|>", *letters, *(f"{letter}</w>" for letter in letters)]
+        vocabulary = {name: place for place, name in enumerate(names)}
+        transformers.CLIPTokenizer(vocabulary, []).save_pretrained(folder)
+        return folder
+
+    return write

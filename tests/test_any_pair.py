@@ -65,6 +65,11 @@ def sam_folder(tiny_sam, tmp_path_factory):
     return folder
 
 
+@pytest.fixture(scope="module")
+def sam3_folder(tiny_sam3, tmp_path_factory):
+    return tiny_sam3(tmp_path_factory.mktemp("sam3"), noise=0.1)
+
+
 @pytest.fixture
 def config(tmp_path, request):
     """Writes the config file of a pair and reads it as the tools do."""
@@ -76,8 +81,8 @@ def config(tmp_path, request):
         if proposer == "GroundTruth":
             # Mask-Adapter's warm-up stage: there are no predictions to match.
             losses.pop("MaskConsistencyLoss", None)
-        if proposer == "SAM":
-            options["PRETRAINED"] = str(request.getfixturevalue("sam_folder"))
+        if proposer in ("SAM", "SAM3"):
+            options["PRETRAINED"] = str(request.getfixturevalue(f"{proposer.lower()}_folder"))
         if proposer == "MaskFiles":
             options["PATH"] = str(tmp_path)
         model = {

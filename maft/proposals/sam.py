@@ -15,17 +15,17 @@ from torch import Tensor, nn
 from torchvision.ops import nms
 
 from maft.clip import CLIPEncoder
-from maft.interfaces import BuildContext, Proposer
+from maft.interfaces import BuildContext
 from maft.layers.crops import tight_boxes
 from maft.options import AboveZero, Fraction, NonNegative, Positive
 from maft.proposals.sam_filters import stability, without_small_regions
-from maft.proposals.sam_model import SAMGeometry, encoded, load_sam
+from maft.proposals.sam_model import NeverTrained, encoded, geometry_of, load_sam
 from maft.registry import PROPOSERS
 from maft.structures import Images, Prompts, Proposals, Targets, TextClassifier, proposals_of_masks
 
 
 @PROPOSERS.register()
-class SAM(Proposer):
+class SAM(NeverTrained):
     """Proposer: masks of Segment Anything from a grid of points over the image, or from a user's boxes and points.
 
     Of a box it takes the one mask, of an object shown by one point the best of the three that the model gives, and of
@@ -47,7 +47,6 @@ class SAM(Proposer):
         UserError: the model is no SAM.
     """
 
-    brings_weights = True
     takes_prompts = True
 
     def __init__(
@@ -63,7 +62,7 @@ class SAM(Proposer):
         min_region_area: NonNegative = 0,
     ) -> None:
         super().__init__()
-        self.geometry = SAMGeometry(model)
+        self.geometry = geometry_of(model)
         self.model: Any = model
         self.points_per_side, self.points_per_batch = points_per_side, points_per_batch
         self.iou_threshold = self.geometry.family.iou_threshold if iou_threshold is None else iou_threshold
@@ -74,14 +73,6 @@ class SAM(Proposer):
     @classmethod
     def from_options(cls, context: BuildContext, *, pretrained: str = "facebook/sam-vit-huge", **options: Any) -> Any:
         return cls(load_sam(pretrained), **options)
-
-    def train(self, mode: bool = True) -> Any:
-        """Always in eval mode: nothing in it trains."""
-        return super().train(False)
-
-    def trainable_parameters(self) -> tuple[nn.Parameter, ...]:
-        """Nothing."""
-        return ()
 
     @torch.no_grad()
     def forward(

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from maft.errors import UserError
+from maft.interfaces import Proposer
 from maft.options import Rgb
 from maft.proposals.transformers_models import Family, Source, load_model
 from maft.structures import Images
 
 _IMAGENET = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
-_HALF = (127.5, 127.5, 127.5), (127.5, 127.5, 127.5)
+HALF = (127.5, 127.5, 127.5), (127.5, 127.5, 127.5)
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,7 @@ class SAMFamily(Family):
 
 _SAM2 = SAMFamily("Sam2Model", "4.56")
 _EDGE_TAM = SAMFamily("EdgeTamModel", "4.57")
-_SAM3 = SAMFamily("Sam3TrackerModel", "5.0", normalisation=_HALF)
+_SAM3 = SAMFamily("Sam3TrackerModel", "5.0", normalisation=HALF)
 # By ``model_type``; the files of a video model hold that of single images, which alone is read of them.
 FAMILIES = {
     "sam": SAMFamily("SamModel", squashes=False, iou_threshold=0.88),
@@ -46,7 +48,14 @@ FAMILIES = {
     "edgetam_video": _EDGE_TAM,
     "sam3_tracker": _SAM3,
     "sam3_tracker_video": _SAM3,
-    "sam3_video": _SAM3,
+    "sam3_video": replace(
+        _SAM3,
+        renamed={
+            r"^detector_model\.vision_encoder\.backbone\.": "vision_encoder.backbone.",
+            r"^tracker_neck\.": "vision_encoder.neck.",
+            r"^tracker_model\.": "",
+        },
+    ),
 }
 
 
@@ -64,24 +73,41 @@ def load_sam(weights: str) -> nn.Module:
     return load_model(source, FAMILIES)
 
 
+class NeverTrained(Proposer):
+    """A proposer that comes with its weights and keeps them."""
+
+    brings_weights = True
+
+    def train(self, mode: bool = True) -> Any:
+        """Always in eval mode: nothing in it trains."""
+        return super().train(False)
+
+    def trainable_parameters(self) -> tuple[nn.Parameter, ...]:
+        """Nothing."""
+        return ()
+
+
+def geometry_of(model: Any) -> SAMGeometry:
+    """That of a model of transformers, see `FAMILIES`; raises `UserError` for another model."""
+    kind = getattr(getattr(model, "config", None), "model_type", type(model).__name__)
+    if kind not in FAMILIES:
+        names = ", ".join(dict.fromkeys(family.model for family in FAMILIES.values()))
+        raise UserError(f"The SAM proposer runs {names} of transformers, not a {kind!r} model.")
+    family = FAMILIES[kind]
+    config = model.config.prompt_encoder_config if family.squashes else model.config.vision_config
+    return SAMGeometry(family, config.image_size)
+
+
 class SAMGeometry:
     """How images, points, boxes and masks go in and out of a model; all models see a square.
 
     Args:
-        model: a model of transformers, see `FAMILIES`.
-
-    Raises:
-        UserError: another model.
+        family: the rules.
+        side: of the square, in pixels.
     """
 
-    def __init__(self, model: Any) -> None:
-        kind = getattr(getattr(model, "config", None), "model_type", type(model).__name__)
-        if kind not in FAMILIES:
-            names = ", ".join(dict.fromkeys(family.model for family in FAMILIES.values()))
-            raise UserError(f"The SAM proposer runs {names} of transformers, not a {kind!r} model.")
-        self.family = FAMILIES[kind]
-        config = model.config.prompt_encoder_config if self.family.squashes else model.config.vision_config
-        side = config.image_size
+    def __init__(self, family: SAMFamily, side: int | Sequence[int]) -> None:
+        self.family = family
         self.side = int(side if isinstance(side, int) else side[0])
 
     def scaled_size(self, size: tuple[int, int]) -> tuple[int, int]:

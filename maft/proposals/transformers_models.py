@@ -20,10 +20,12 @@ class Family:
     Attributes:
         model: their class.
         since: the first release that has it; by default the least that this package takes.
+        renamed: patterns of names in the files and what they become, where the library's own renaming does not do.
     """
 
     model: str
     since: str = "4.56"
+    renamed: Mapping[str, str] | None = None
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,9 @@ def load_model(source: Source, families: Mapping[str, Family]) -> Any:
         if torch.get_default_device().type == "meta":
             # transformers refuses to read weights then.
             return model_class(model_class.config_class.from_pretrained(source.weights)).eval()
-        model, loading = model_class.from_pretrained(source.weights, use_safetensors=True, output_loading_info=True)
+        model, loading = model_class.from_pretrained(
+            source.weights, use_safetensors=True, output_loading_info=True, key_mapping=families[kind].renamed
+        )
     if missing := sorted(loading["missing_keys"]):
         raise UserError(
             f"{source.node} {source.weights} is incomplete: it lacks {', '.join(missing[:3])}; download "

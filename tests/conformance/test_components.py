@@ -66,6 +66,18 @@ class TestSAM(ProposerConformance):
         return {"PRETRAINED": str(folder)}
 
 
+class TestSAM3(ProposerConformance):
+    name = "SAM3"
+    options = {"SCORE_THRESHOLD": 0.0}
+
+    @pytest.fixture(autouse=True)
+    def model(self, tiny_sam3, tmp_path):
+        tiny_sam3(tmp_path)
+
+    def prepare(self, folder: Path):
+        return {"PRETRAINED": str(folder)}
+
+
 class TestIPCLIP(ClassifierConformance):
     name, options = "IPCLIP", {"START_LAYER": 2, "INPUT_SIZE": 96}
 
