@@ -18,6 +18,7 @@ from torch import Tensor
 from maft.errors import UserError
 from maft.layers.crops import tight_boxes
 from maft.layers.score_maps import Tile, View, averaged_strips, resized_rows, row_strips, source_rows
+from maft.structures import Classification, Proposals, RowLogits
 
 
 def image_result(
@@ -33,6 +34,7 @@ def image_result(
     seen: Tensor | None,
     things: Tensor | None,
     options: Mapping[str, Any],
+    rows: RowLogits | None = None,
 ) -> dict[str, Any]:
     """All results of one image, as `OpenVocabSegmentor.forward` documents them.
 
@@ -49,6 +51,7 @@ def image_result(
         classes: C.
         seen, things: (C,) bool, None where unknown.
         options: ``MODEL.INFERENCE`` in lower case.
+        rows: of a batch of one; semantic results then sum these logits at the pixels.
 
     Raises:
         UserError: panoptic or instance results are asked for and ``things`` is None.
@@ -64,7 +67,8 @@ def image_result(
     result: dict[str, Any] = {}
     if options["semantic"]:
         penalty = seen * options["seen_penalty"] if seen is not None and options["seen_penalty"] else None
-        view = View((height, width), [(False, [tile])], bool(options["resize_before"] or whole))
+        shown = tile if rows is None else summing_tile(tile, rows)
+        view = View((height, width), [(False, [shown])], bool(options["resize_before"] or whole))
         result |= semantic_result([view], size, penalty, labels_only=options["labels_only"])
     if not whole:
         return result
@@ -97,15 +101,20 @@ def semantic_result(
 ) -> dict[str, Any]:
     """The semantic part of `image_result`, of the mean over all exposures of an image.
 
-    The score of a class at a pixel is the sum over proposals of class probability times mask value.
+    The score of a class at a pixel is the sum over proposals of class probability times mask value. Where logits of
+    texts are summed instead (`summing_tile`), it is the softmax of the sum, the largest of the texts of the class.
 
     Args:
         size: (H, W) of the output.
         penalty: see `labels_of_scores`.
     """
     labels, confidence, kept = [], [], []
+    row_class = views[0].exposures[0][1][0].row_class
     for _, scores in averaged_strips(views, size):
-        found, sure = labels_of_scores(scores, penalty)
+        covered = None
+        if row_class is not None:
+            covered, scores = (scores != 0).any(dim=0), pixel_probabilities(scores, row_class)
+        found, sure = labels_of_scores(scores, penalty, covered)
         labels.append(found)
         confidence.append(sure)
         if not labels_only:
@@ -122,7 +131,46 @@ def keep_best_proposals(probabilities: Tensor) -> Tensor:
     return probabilities * kept
 
 
-def labels_of_scores(scores: Tensor, penalty: Tensor | None = None) -> tuple[Tensor, Tensor]:
+def row_logits(proposals: Proposals, classification: Classification | None, classes: int) -> RowLogits:
+    """What TextRegion's rule sums at the pixels, of any classifier, or of a proposer without one.
+
+    Raises:
+        UserError: nothing names the masks.
+    """
+    if classification is not None and classification.rows is not None:
+        return classification.rows
+    logits = proposals.class_logits if classification is None else classification.class_logits
+    if logits is None:
+        raise UserError(
+            "MODEL.INFERENCE.SUM_LOGITS needs logits of a classifier or of the proposer: set MODEL.CLASSIFIER.NAME."
+        )
+    logits = logits[..., :classes].float()
+    for valid in (proposals.valid, None if classification is None else classification.valid):
+        logits = logits if valid is None else logits * valid[..., None]
+    return RowLogits(logits, torch.arange(classes, device=logits.device))
+
+
+def summing_tile(tile: Tile, rows: RowLogits) -> Tile:
+    """TextRegion's rule for the masks of one image, of a batch of one; see `pixel_probabilities`."""
+    return tile.summing(rows.logits[0], rows.row_class, None if rows.elsewhere is None else rows.elsewhere[0])
+
+
+def pixel_probabilities(logits: Tensor, row_class: Tensor) -> Tensor:
+    """TextRegion's probabilities of classes (C, H, W) from summed logits of texts (T, H, W).
+
+    A softmax over all texts, then the largest of each class: they add up to one where every class has one text.
+    """
+    probabilities = logits.softmax(dim=0)
+    classes = int(row_class[-1]) + 1
+    if classes == len(row_class):
+        return probabilities
+    best = probabilities.new_zeros(classes, *probabilities.shape[1:])
+    return best.scatter_reduce(0, row_class[:, None, None].expand_as(probabilities), probabilities, "amax")
+
+
+def labels_of_scores(
+    scores: Tensor, penalty: Tensor | None = None, covered: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """(H, W) int64 class of the highest semantic score, -1 where no mask says anything, and how sure that is.
 
     The confidence (H, W) is s_best / max(1, the sum of the scores of all classes), in 0..1: the share of the best
@@ -132,13 +180,16 @@ def labels_of_scores(scores: Tensor, penalty: Tensor | None = None) -> tuple[Ten
         scores: (C, H, W), C at least 1.
         penalty: (C,) subtracted from the score of each class (ZegFormer's calibration), or None. It decides which class
             is the best one, and does not count in the confidence.
+        covered: (H, W) bool, where something is said; None: where any score is above zero.
     """
     total = scores.sum(dim=0)
+    covered = total > 0 if covered is None else covered
     best, labels = (scores if penalty is None else scores - penalty[:, None, None]).max(dim=0)
     if penalty is not None:
         best = best + penalty[labels]
     # Scores are never negative, but a penalty may push them below zero.
-    return labels.masked_fill(~(total > 0), -1), (best / total.clamp(min=1)).clamp(0, 1)
+    sure = (best / total.clamp(min=1)).clamp(0, 1)
+    return labels.masked_fill(~covered, -1), sure * covered
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from maft.answers import check_answers
 from maft.clip import CLIPEncoder, VocabularyEncoder
 from maft.errors import UserError
-from maft.inference import image_result
+from maft.inference import image_result, row_logits
 from maft.interfaces import (
     ClassScores,
     Ensemble,
@@ -302,7 +302,9 @@ class OpenVocabSegmentor(Trainable):
         of_seen, of_things = (
             None if flags is None else torch.tensor(flags, device=self.device) for flags in (vocabulary.seen, things)
         )
+        options = self.inference_options if options is None else options
         probabilities = self.class_probabilities(proposals, classification, vocabulary)
+        rows = row_logits(proposals, classification, len(vocabulary)) if options.get("sum_logits") else None
         results = []
         for index, (record, size) in enumerate(zip(records, images.sizes, strict=True)):
             output = (int(record.get("height", size[0])), int(record.get("width", size[1])))
@@ -320,7 +322,8 @@ class OpenVocabSegmentor(Trainable):
                         classes=len(vocabulary),
                         seen=of_seen,
                         things=of_things,
-                        options=self.inference_options if options is None else options,
+                        options=options,
+                        rows=None if rows is None else rows.image(index),
                     )
                 )
         return results

@@ -152,13 +152,17 @@ class TextClassifier:
         Returns:
             (..., C) or (..., C + 1) with void last.
         """
+        return self.class_maximum(self.row_logits(features, scale, void=void))
+
+    def row_logits(self, features: Tensor, scale: Tensor | float | None = None, *, void: bool = True) -> Tensor:
+        """`logits` of every text by itself: (..., T) or (..., T + 1)."""
         matrix = self.matrix if void else self.embeddings
         with torch.autocast(features.device.type, enabled=False):
             scores = F.normalize(features.float(), dim=-1) @ matrix.float().transpose(-1, -2)
-            logits = self._class_maximum(scores) * (self.logit_scale if scale is None else scale)
+            logits = scores * (self.logit_scale if scale is None else scale)
             return logits if self.logit_bias is None else logits + self.logit_bias
 
-    def _class_maximum(self, scores: Tensor) -> Tensor:
+    def class_maximum(self, scores: Tensor) -> Tensor:
         """(..., T [+ 1]) -> (..., C [+ 1]), the maximum over the synonyms of each class."""
         texts = self.row_class.shape[0]
         if texts == self.num_classes:
@@ -312,6 +316,27 @@ class Proposals:
 
 
 @dataclass
+class RowLogits:
+    """Logits of single texts, for a rule that joins those of a class at the pixels (``MODEL.INFERENCE.SUM_LOGITS``).
+
+    Attributes:
+        logits: (B, Q, T), zero for a mask that says nothing.
+        row_class: (T,) int64, see `TextClassifier`.
+        elsewhere: of each image (T, h, w) logits of the pixels that no mask shows, spanning the image without its
+            padding; None: zero.
+    """
+
+    logits: Tensor
+    row_class: Tensor
+    elsewhere: list[Tensor] | None = None
+
+    def image(self, index: int) -> RowLogits:
+        """Those of one image, as a batch of one."""
+        one = slice(index, index + 1)
+        return replace(self, logits=self.logits[one], elsewhere=self.elsewhere and self.elsewhere[one])
+
+
+@dataclass
 class Classification:
     """What a mask classifier says of the proposals.
 
@@ -320,12 +345,14 @@ class Classification:
         embeddings: (B, Q, D) embeddings before normalisation, or None.
         valid: (B, Q) bool, False where the mask was too empty to be classified; None means all valid.
         has_void: whether the last column of ``logits`` is void.
+        rows: ``logits`` before the texts of a class are joined, or None.
     """
 
     logits: Tensor
     embeddings: Tensor | None = None
     valid: Tensor | None = None
     has_void: bool = False
+    rows: RowLogits | None = None
 
     @property
     def class_logits(self) -> Tensor:

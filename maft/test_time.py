@@ -12,7 +12,7 @@ from torch import Tensor
 
 from maft.data.augmentations import ResizeShortestEdge
 from maft.errors import UserError
-from maft.inference import keep_best_proposals, semantic_result
+from maft.inference import keep_best_proposals, row_logits, semantic_result, summing_tile
 from maft.interfaces import Proposer
 from maft.layers.score_maps import Tile, View, window_starts
 from maft.registry import PROPOSERS
@@ -166,7 +166,7 @@ class AveragedInference:
         classification = model.classify(images, proposals, vocabulary)
         scores = model.class_probabilities(proposals, classification, vocabulary)[..., : len(vocabulary)].float()
         cut = model.inference_options["best_masks_above"]
-        return [
+        tiles = [
             Tile(
                 keep_best_proposals(scores[index]) if cut else scores[index],
                 proposals.masks[index].float(),
@@ -178,3 +178,7 @@ class AveragedInference:
             )
             for index, box in enumerate(boxes)
         ]
+        if not model.inference_options.get("sum_logits"):
+            return tiles
+        rows = row_logits(proposals, classification, len(vocabulary))
+        return [summing_tile(tile, rows.image(index)) for index, tile in enumerate(tiles)]

@@ -8,6 +8,7 @@ import pytest
 import torch
 import yaml
 from detectron2.structures import Instances
+from universal_families import save_universal
 
 from maft.building import build_model
 from maft.config import load_config
@@ -39,7 +40,7 @@ AVERAGED = [
     (p, c) for p in PROPOSERS for c in CLASSIFIERS if "Mask2Former" in (p, c) or c == "MaskPooling"
     if PROPOSERS.get(p).sees_pixels
 ]  # fmt: skip
-TRAINED_PROPOSERS = ("Mask2Former", "FreeSeg", "MaskFormer")
+TRAINED_PROPOSERS = ("Mask2Former", "FreeSeg", "MaskFormer", "Universal")
 # Those from files follow no augmentation and are tried with no mask at all, below.
 PAIRS = [(p, c) for p in PROPOSERS if p != "MaskFiles" for c in CLASSIFIERS]
 
@@ -70,6 +71,11 @@ def sam3_folder(tiny_sam3, tmp_path_factory):
     return tiny_sam3(tmp_path_factory.mktemp("sam3"), noise=0.1)
 
 
+@pytest.fixture(scope="module")
+def universal_folder(tmp_path_factory):
+    return save_universal("eomt", tmp_path_factory.mktemp("universal"))
+
+
 @pytest.fixture
 def config(tmp_path, request):
     """Writes the config file of a pair and reads it as the tools do."""
@@ -83,6 +89,8 @@ def config(tmp_path, request):
             losses.pop("MaskConsistencyLoss", None)
         if proposer in ("SAM", "SAM3"):
             options["PRETRAINED"] = str(request.getfixturevalue(f"{proposer.lower()}_folder"))
+        if proposer == "Universal":
+            options["PRETRAINED"] = str(request.getfixturevalue("universal_folder"))
         if proposer == "MaskFiles":
             options["PATH"] = str(tmp_path)
         model = {

@@ -8,4 +8,5 @@ from maft.classifiers import (  # noqa: F401
     mask_pooling,
     masked_crops,
     roi_align_crops,
+    text_region,
 )

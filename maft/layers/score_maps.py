@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -18,6 +18,13 @@ from torch import Tensor
 
 # Of one strip of scores at output size; a few tensors of this size exist at a time.
 _STRIP_BYTES = 2**26
+# TextRegion's masks are SAM's logits up to here: once resized, what is above one counts as one.
+_MOST_LOGIT = 3.0
+
+
+def soft_masks(masks: Tensor, are_logits: bool) -> Tensor:
+    """TextRegion's soft masks: logits cut to 0..3, values in [0, 1] as they are; resized, they count up to one."""
+    return masks.clamp(0, _MOST_LOGIT) if are_logits else masks
 
 
 def source_rows(length: int, target: int, rows: range, align_corners: bool = False) -> tuple[range, Tensor]:
@@ -96,13 +103,15 @@ class Tile:
     """What a model says of one rectangle of an image.
 
     Attributes:
-        scores: (Q, C) class probabilities.
+        scores: (Q, C) class probabilities, or logits with ``row_class``.
         masks: (Q, h', w') of any resolution, which span ``padded_size`` from the rectangle's first pixel on.
         padded_size: (height, width).
         top, left, height, width: the rectangle.
         are_logits: whether ``masks`` needs a sigmoid.
         align_corners: how masks are resized.
         cut: masks are 1 above this value and 0 elsewhere; 0 leaves them soft.
+        row_class: where logits of texts are summed, the class of each; None where probabilities of classes are.
+        elsewhere: (C, h, w) scores of the pixels that no mask shows, spanning the rectangle; None: zero.
     """
 
     scores: Tensor
@@ -115,6 +124,14 @@ class Tile:
     are_logits: bool
     align_corners: bool = False
     cut: float = 0.0
+    row_class: Tensor | None = None
+    elsewhere: Tensor | None = None
+
+    def summing(self, logits: Tensor, row_class: Tensor, elsewhere: Tensor | None) -> Tile:
+        """The same rectangle where `soft_masks` weigh logits (Q, T) of texts, without masks whose logits are zero."""
+        kept = logits.any(-1)
+        masks, scores = soft_masks(self.masks[kept], self.are_logits), logits[kept]
+        return replace(self, scores=scores, masks=masks, are_logits=False, row_class=row_class, elsewhere=elsewhere)
 
     def mask_rows(self, rows: range) -> Tensor:
         """(Q, len(rows), width) masks of rows of the rectangle, still logits when ``are_logits``."""
@@ -123,11 +140,23 @@ class Tile:
         values = self.masks[:, source.start : source.stop]
         return resized_rows(values, places, width, self.align_corners)[..., : self.width]
 
-    def combined(self, masks: Tensor) -> Tensor:
-        """(C, n, m) scores where the masks are (Q, n, m) as `mask_rows` gives them."""
+    def combined(self, masks: Tensor, rows: range, size: tuple[int, int]) -> Tensor:
+        """(C, len(rows), w) scores at rows of a map of the rectangle.
+
+        Args:
+            masks: (Q, len(rows), w) there, as `mask_rows` gives them.
+            rows, size: which rows, and (h, w) of the whole map.
+        """
         soft = masks.sigmoid() if self.are_logits else masks
         shown = (soft > self.cut).to(soft.dtype) if self.cut else soft
-        return torch.einsum("qc,qhw->chw", self.scores, shown)
+        if self.row_class is not None:
+            shown = shown.clamp(max=1)
+        scores = torch.einsum("qc,qhw->chw", self.scores, shown)
+        if self.elsewhere is None:
+            return scores
+        source, places = source_rows(self.elsewhere.shape[1], size[0], rows)
+        rest = resized_rows(self.elsewhere[:, source.start : source.stop], places, size[1])
+        return torch.where((shown > 0).any(0), scores, rest)
 
 
 @dataclass(frozen=True)
@@ -152,7 +181,7 @@ class View:
         for flipped, tiles in self.exposures:
             if self.resize_before:
                 (tile,) = tiles
-                scores = tile.combined(resized_rows(tile.mask_rows(source), places, size[1]))
+                scores = tile.combined(resized_rows(tile.mask_rows(source), places, size[1]), rows, size)
             else:
                 scores = self._averaged(tiles, source)
             scores = scores.flip(-1) if flipped else scores
@@ -164,7 +193,7 @@ class View:
     def _averaged(self, tiles: Sequence[Tile], rows: range) -> Tensor:
         """(C, len(rows), w) scores at the size of the view."""
         if len(tiles) == 1:
-            return tiles[0].combined(tiles[0].mask_rows(rows))
+            return tiles[0].combined(tiles[0].mask_rows(rows), rows, self.size)
         first = tiles[0].scores
         total = first.new_zeros(first.shape[1], len(rows), self.size[1])
         count = first.new_zeros(len(rows), self.size[1])
@@ -172,7 +201,8 @@ class View:
             shared = range(max(rows.start, tile.top), min(rows.stop, tile.top + tile.height))
             if not shared:
                 continue
-            scores = tile.combined(tile.mask_rows(range(shared.start - tile.top, shared.stop - tile.top)))
+            inner = range(shared.start - tile.top, shared.stop - tile.top)
+            scores = tile.combined(tile.mask_rows(inner), inner, (tile.height, tile.width))
             here = slice(shared.start - rows.start, shared.stop - rows.start)
             there = slice(tile.left, tile.left + tile.width)
             total[:, here, there] += scores

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from universal_families import save_universal
 
 from maft.conformance import (
     SIZES,
@@ -76,6 +77,13 @@ class TestSAM3(ProposerConformance):
 
     def prepare(self, folder: Path):
         return {"PRETRAINED": str(folder)}
+
+
+class TestUniversal(ProposerConformance):
+    name, options = "Universal", {"NUM_POINTS": 64}
+
+    def prepare(self, folder: Path):
+        return {"PRETRAINED": str(save_universal("mask2former", folder))}
 
 
 class TestIPCLIP(ClassifierConformance):

@@ -33,8 +33,11 @@ class LatentPool(Protocol):
     def value(self, tokens: Tensor) -> Tensor:
         """(..., W) -> (..., E)."""
 
+    def output(self, attended: Tensor) -> Tensor:
+        """The attention's output projection, (..., E) -> (..., E)."""
+
     def finish(self, attended: Tensor) -> Tensor:
-        """(..., E) -> (..., E)."""
+        """That and an MLP, where there is one: (..., E) -> (..., E)."""
 
     def attention_and_norms(self) -> Iterator[nn.Parameter]:
         """Parameters other than the query and an MLP."""
@@ -67,8 +70,11 @@ class TimmLatentPool:
     def value(self, tokens: Tensor) -> Tensor:
         return self._half(tokens, 1)
 
+    def output(self, attended: Tensor) -> Tensor:
+        return self.pool.proj(attended)
+
     def finish(self, attended: Tensor) -> Tensor:
-        pooled = self.pool.proj(attended)
+        pooled = self.output(attended)
         return pooled + self.pool.mlp(self.pool.norm(pooled))
 
     def attention_and_norms(self) -> Iterator[nn.Parameter]:
@@ -96,8 +102,11 @@ class CoCaPool:
     def value(self, tokens: Tensor) -> Tensor:
         return self._projected(2, self.pool.ln_k(tokens))
 
-    def finish(self, attended: Tensor) -> Tensor:
+    def output(self, attended: Tensor) -> Tensor:
         return self.pool.attn.out_proj(attended)
+
+    def finish(self, attended: Tensor) -> Tensor:
+        return self.output(attended)
 
     def attention_and_norms(self) -> Iterator[nn.Parameter]:
         for part in (self.pool.attn, self.pool.ln_q, self.pool.ln_k):
