@@ -192,6 +192,53 @@ def test_weights_from_a_folder(model, images, tmp_path):
     assert torch.equal(loaded(images, None, None).masks, SAM(model, **OPEN)(images, None, None).masks)
 
 
+MEMORY = {
+    "memory_attention_hidden_size": 16,
+    "memory_attention_num_layers": 1,
+    "memory_attention_feed_forward_hidden_size": 16,
+    "memory_attention_rope_feat_sizes": [4, 4],
+    "memory_encoder_hidden_size": 16,
+    "memory_encoder_output_channels": 8,
+    "mask_downsampler_embed_dim": 16,
+    "memory_fuser_embed_dim": 16,
+    "memory_fuser_intermediate_dim": 16,
+    "memory_fuser_num_layers": 1,
+}
+RESAMPLER = {
+    "perceiver_resampler_hidden_size": 8,
+    "perceiver_resampler_mlp_intermediate_size": 16,
+    "perceiver_resampler_num_layers": 1,
+    "perceiver_resampler_attention_head_dim": 8,
+}
+
+
+@pytest.mark.parametrize(("video", "of_images"), [
+    ("Sam2Video", "sam2"),
+    ("EdgeTamVideo", "edgetam"),
+    ("Sam3TrackerVideo", "sam3_tracker"),
+    ("Sam3Video", "sam3_tracker"),
+])  # fmt: skip
+def test_of_a_video_model_the_part_for_images_is_read(tiny_sam, tiny_sam3, tmp_path, video, of_images):
+    expected = tiny_sam(of_images)
+    parts = expected.config.to_dict()
+    for part in (parts["prompt_encoder_config"], parts["mask_decoder_config"]):
+        del part["model_type"]
+    shared = {name: parts[name] for name in ("vision_config", "prompt_encoder_config", "mask_decoder_config")}
+    shared |= {"image_size": 64, **MEMORY, **(RESAMPLER if of_images == "edgetam" else {})}
+    if video == "Sam3Video":
+        tiny_sam3(tmp_path / "detector")
+        detector = transformers.AutoConfig.from_pretrained(tmp_path / "detector").to_dict()
+        tracker = transformers.Sam3TrackerVideoConfig(**shared).to_dict()
+        shared = {"detector_config": detector, "tracker_config": tracker}
+    config = getattr(transformers, f"{video}Config")(**shared)
+    whole = with_noise(getattr(transformers, f"{video}Model")(config), 0.3, 0.6)
+    whole.save_pretrained(tmp_path)
+    loaded = load_sam(str(tmp_path))
+    assert type(loaded) is type(expected)
+    saved = {tensor.numpy().tobytes() for tensor in whole.state_dict().values()}
+    assert all(tensor.numpy().tobytes() in saved for tensor in loaded.state_dict().values())
+
+
 def test_bad_weights_are_named(tmp_path):
     with pytest.raises(
         UserError, match="download config.json and model.safetensors from https://huggingface.co/facebo"
