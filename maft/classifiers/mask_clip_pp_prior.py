@@ -104,7 +104,7 @@ def _official_rows(tokens: Tensor, masks: int) -> Tensor:
 
 
 def _official_rotation(rotation: Tensor | None, numbers: Sequence[int]) -> Tensor | None:
-    """Rotary positions (B, P, n) as the official code gives them to the last P tokens of a padded sequence.
+    """Rotary positions (B, 1, P, n) as the official code gives them to the last P tokens of a padded sequence.
 
     An image with d masks fewer than the most in the batch has d tokens of padding behind its patches, which are rotated
     as if they stood d places earlier, the first d of them not at all.
@@ -114,7 +114,7 @@ def _official_rotation(rotation: Tensor | None, numbers: Sequence[int]) -> Tenso
     sine, cosine = torch.zeros_like(rotation).chunk(2, dim=-1)
     still = torch.cat([sine, torch.ones_like(cosine)], dim=-1)
     missing = [max(numbers) - number for number in numbers]
-    return torch.stack([torch.cat([still[:d], rotation[: len(rotation) - d]]) for d in missing])
+    return torch.stack([torch.cat([still[:d], rotation[: max(0, len(rotation) - d)]]) for d in missing])[:, None]
 
 
 def mean_under_masks(tower: ConvNeXtTower, features: Tensor, masks: Tensor) -> Tensor:

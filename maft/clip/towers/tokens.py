@@ -77,6 +77,15 @@ class TokenTower(ImageTower):
         tokens = self.embed(patches, grid, align_corners=align_corners)
         return self.run(tokens, grid, 0, last, checkpointing=checkpointing), grid
 
+    def dense_features(self, pixels: Tensor) -> dict[str, Tensor]:
+        tokens, grid = self.tokens(pixels, 0)
+        return self.dense_features_of(tokens, grid, 0)
+
+    def dense_features_of(self, tokens: Tensor, grid: Grid, first: int) -> dict[str, Tensor]:
+        """`dense_features` of tokens (B, L, W) as block ``first`` receives them: here those that the pool receives."""
+        tokens = self.sequence.before_pool(self.run(tokens, grid, first))
+        return {"dense": self.as_map(tokens[:, self.prefix :], grid)}
+
     def project_pooled(self, vectors: Tensor) -> Tensor:
         return self.sequence.after_pool(vectors)
 
@@ -120,10 +129,6 @@ class MeanOfTokensTower(TokenTower):
         weights = (weights / weights.sum(-1, keepdim=True)).unflatten(2, grid)
         return self.project_pooled(weighted_mean(self.as_map(tokens, grid), weights))
 
-    def dense_features(self, pixels: Tensor) -> dict[str, Tensor]:
-        tokens, grid = self._last_tokens(pixels)
-        return {"dense": self.as_map(tokens, grid)}
-
     def _last_tokens(
         self, pixels: Tensor, *, align_corners: bool = False, checkpointing: bool = False
     ) -> tuple[Tensor, Grid]:
@@ -164,8 +169,8 @@ class ClassTokenTower(TokenTower):
         tokens, _ = self.tokens(pixels, align_corners=align_corners)
         return self.project(tokens[:, 0])
 
-    def dense_features(self, pixels: Tensor) -> dict[str, Tensor]:
-        tokens, grid = self.tokens(pixels, len(self.blocks) - 1)
+    def dense_features_of(self, tokens: Tensor, grid: Grid, first: int) -> dict[str, Tensor]:
+        tokens = self.run(tokens, grid, first, len(self.blocks) - 1)
         patches, block = tokens[:, self.prefix :], self.blocks[-1]
         _, _, value = attention_inputs(block, patches)
         return {"dense": self.as_map(finish_block(block, patches, value), grid)}
@@ -204,7 +209,7 @@ class ClassTokenTower(TokenTower):
             bias: which patches a row sees, (B, N, P) bool, or what is added to its attention logits,
                 (B, 1 or heads, N, P) float; of all these blocks or a sequence with one for each.
             rows: (B, N, W) what they start from; None: the class token.
-            rotation: rotary positions of the patches, (P, n) or (B, P, n); None: the tower's own.
+            rotation: rotary positions of the patches, (P, n) or (B, 1, P, n); None: the tower's own.
             sees_itself: a row attends to itself as well, so that one without a visible patch is defined; False: to
                 patches alone (MaskCLIP++), and to all where it is shown none.
             keeps_class_token: the class token goes on beside the patches, which see it as no row does (SAN,
