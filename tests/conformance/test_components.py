@@ -129,6 +129,14 @@ class TestMaskAdapterOnAViT(ClassifierConformance):
     name, options = "MaskAdapter", TestMaskAdapter.options
 
 
+class TestTextRegion(ClassifierConformance):
+    name, options = "TextRegion", {"CROP_SIZE": 32, "DENSE_ELSEWHERE": True}
+
+
+class TestTextRegionOnALearnedQuery(ClassifierConformance):
+    name, clip, options = "TextRegion", "tiny_siglip", {"CROP_SIZE": 32}
+
+
 class TestMaskAwareLoss(LossConformance):
     name = "MaskAwareLoss"
 
