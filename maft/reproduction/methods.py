@@ -103,6 +103,10 @@ TUNING_TABLE = (
         for rate, iterations in ((0.002, 100), (0.002, 300), (0.005, 300))
     ),
     *(
+        Method(f"MAFT+, learning rate {rate}", "maft_plus.yaml", (*_TUNING, "SOLVER.BASE_LR", str(rate)))
+        for rate in (0.00003, 0.0001, 0.0003, 0.001)
+    ),
+    *(
         Method(
             f"OVSeg, frozen, mask threshold {threshold}",
             "masked_crops.yaml",

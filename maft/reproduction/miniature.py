@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from statistics import stdev
 from typing import Any
 
 from maft.data.miniature import ensure_miniature
 from maft.files import write_json_atomic, write_text_atomic
 from maft.predictor import Predictor
 from maft.reproduction.methods import FROZEN_CLIP, MAFT, TABLE, TUNING_TABLE, Method
-from maft.reproduction.report import draw_losses, draw_predictions, table
+from maft.reproduction.report import draw_losses, draw_predictions, spread, table
 from maft.reproduction.runs import execute, ground_truth_masks, mean, scores, use_datasets
 
 TEST_SET = "miniature_val"
@@ -77,15 +76,11 @@ def _row(folder: Path, method: Method, seeds: Sequence[int]) -> dict[str, Any]:
         oracle.append(scores(execute(ground_truth_masks(run)), TEST_SET))
     row: dict[str, Any] = {"method": method.name}
     for column in ("sIoU", "uIoU", "hIoU"):
-        row[column] = _spread([result[column] for result in proposals])
+        row[column] = spread([result[column] for result in proposals])
     for column in ("sIoU", "uIoU", "hIoU"):
-        row[f"{column}, true masks"] = _spread([result[column] for result in oracle])
+        row[f"{column}, true masks"] = spread([result[column] for result in oracle])
     row["seconds"] = mean(seconds)
     return row
-
-
-def _spread(values: Sequence[float]) -> str:
-    return f"{mean(values):.1f}" if len(values) == 1 else f"{mean(values):.1f} ± {stdev(values):.1f}"
 
 
 def _write(folder: Path, rows: list[dict[str, Any]]) -> str:

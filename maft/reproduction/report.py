@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import fmean, stdev
 from typing import Any
 
 from matplotlib.figure import Figure
@@ -30,6 +31,12 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
         disable_numparse=True,
         colalign=["left"] + ["right"] * (len(columns) - 1),
     )
+
+
+def spread(values: Sequence[float], digits: int = 1) -> str:
+    """Mean of several seeds, and with two or more the standard deviation."""
+    text = f"{fmean(values):.{digits}f}"
+    return text if len(values) == 1 else f"{text} ± {stdev(values):.{digits}f}"
 
 
 def _cell(value: Any) -> str:

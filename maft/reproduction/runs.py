@@ -54,19 +54,19 @@ def execute(run: Run) -> dict[str, Any]:
     Raises:
         UserError: the folder holds another run, or the run failed.
     """
-    fingerprint = _fingerprint(run)
+    chosen = fingerprint(run)
     record = _read(run.folder / _RECORD)
-    if record and record["fingerprint"] != fingerprint:
+    if record and record["fingerprint"] != chosen:
         raise UserError(f"{run.folder} holds a run of another config: delete that folder, or choose another --output.")
     if record and "results" in record:
         print(f"already done: {run.folder}", flush=True)
         return record
-    write_json_atomic(run.folder / _RECORD, {"fingerprint": fingerprint, "arguments": run.arguments()})
+    write_json_atomic(run.folder / _RECORD, {"fingerprint": chosen, "arguments": run.arguments()})
     seconds = call(run.arguments(), run.folder)
     reports = [_read(file) for file in sorted(run.folder.glob("inference/*/results.json"))]
     results = {report["dataset"]: report["results"] for report in reports}
     record = {
-        "fingerprint": fingerprint,
+        "fingerprint": chosen,
         "arguments": run.arguments(),
         "seconds": seconds,
         "results": results,
@@ -89,7 +89,7 @@ def call(arguments: Sequence[str], folder: Path) -> float:
     return time.perf_counter() - start
 
 
-def _fingerprint(run: Run) -> str:
+def fingerprint(run: Run) -> str:
     """Of what the config sets, so that a new key with a default does not make old runs strange."""
 
     def flat(node: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
@@ -122,12 +122,19 @@ def use_datasets(folder: Path) -> None:
     os.environ.setdefault("DETECTRON2_DATASETS", str(folder.absolute()))
 
 
-def ground_truth_masks(run: Run) -> Run:
+def trained(run: Run) -> Run:
+    """The evaluation of what a run has trained, in its folder; an evaluation is its own."""
+    if run.eval_only:
+        return run
+    weights = ("MODEL.WEIGHTS", str(run.folder / "model_final"))
+    return Run(run.config, (*run.overrides, *weights), run.folder, eval_only=True)
+
+
+def ground_truth_masks(run: Run, *overrides: str) -> Run:
     """The evaluation of a trained run on ground-truth masks instead of proposals: the oracle column."""
-    weights = ("MODEL.WEIGHTS", str(run.folder / "model_final")) if not run.eval_only else ()
     return Run(
         run.config,
-        (*run.overrides, *weights, "MODEL.PROPOSER.NAME", "GroundTruth"),
+        (*trained(run).overrides, "MODEL.PROPOSER.NAME", "GroundTruth", *overrides),
         run.folder.with_name(run.folder.name + "_ground_truth_masks"),
         eval_only=True,
     )

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import ctypes
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
-_STATUS = Path("/proc/self/status")
-_CLEAR = Path("/proc/self/clear_refs")
+from maft.reproduction.memory import peak_since, start_peak
 
 
 @dataclass(frozen=True)
@@ -76,14 +72,14 @@ def compare(benchmark: str, setting: str, forms: Sequence[Form], device: torch.d
     expected: tuple[Tensor, ...] = ()
     for number in range(repeats):
         for form in forms:
-            before = None if number else _start_peak(device)
+            before = None if number else start_peak(device)
             started = time.perf_counter()
             output = form.run()
             _wait(device)
             seconds[form.name].append(time.perf_counter() - started)
             if number:
                 continue
-            peaks[form.name] = _peak_since(before, device)
+            peaks[form.name] = peak_since(before, device)
             outputs = (output,) if isinstance(output, Tensor) else tuple(output)
             if form is forms[0]:
                 expected = outputs
@@ -128,35 +124,3 @@ def _ratio(value: float | None, base: float | None) -> float | None:
 def _wait(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-
-
-def _start_peak(device: torch.device) -> float | None:
-    """Memory in use now, in MiB; the peak is counted from here on."""
-    if device.type == "cuda":
-        _wait(device)
-        torch.cuda.empty_cache()
-        torch.cuda.reset_peak_memory_stats(device)
-        return torch.cuda.memory_allocated(device) / 2**20
-    # Freed memory that the allocator keeps would be used again without showing.
-    with suppress(OSError, AttributeError):
-        ctypes.CDLL("libc.so.6").malloc_trim(0)
-    try:
-        # Linux: 5 resets the process's peak resident set size (man 5 proc).
-        _CLEAR.write_text("5")
-    except OSError:
-        return None
-    return _status_mib("VmRSS")
-
-
-def _peak_since(before: float | None, device: torch.device) -> float | None:
-    if before is None:
-        return None
-    peak = torch.cuda.max_memory_allocated(device) / 2**20 if device.type == "cuda" else _status_mib("VmHWM")
-    return None if peak is None else peak - before
-
-
-def _status_mib(key: str) -> float | None:
-    for line in _STATUS.read_text().splitlines():
-        if line.startswith(f"{key}:"):
-            return int(line.split()[1]) / 1024
-    return None
