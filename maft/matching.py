@@ -14,7 +14,7 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 from torchvision.ops import sigmoid_focal_loss
 
-from maft.structures import Targets
+from maft.structures import Proposals, Targets
 
 Match = tuple[Tensor, Tensor]
 
@@ -160,6 +160,19 @@ def ground_truth_slots(targets: Sequence[Targets], slots: int) -> tuple[Tensor, 
         mask_row[: len(kept)] = target.masks[kept].bool()
         label_row[: len(kept)] = target.labels[kept]
     return masks, labels
+
+
+def ground_truth_proposals(targets: Sequence[Targets]) -> Proposals:
+    """All ground-truth masks of each image as proposals with labels, also those without any pixel.
+
+    Free slots are not valid, their label is -1; there is at least one slot.
+    """
+    height, width = targets[0].masks.shape[-2:]
+    slots = max(1, *(len(target.labels) for target in targets))
+    free = [slots - len(target.labels) for target in targets]
+    masks = [F.pad(target.masks.float(), (0, 0, 0, 0, 0, more)) for target, more in zip(targets, free)]
+    labels = torch.stack([F.pad(target.labels, (0, more), value=-1) for target, more in zip(targets, free)])
+    return Proposals(torch.stack(masks), (height, width), are_logits=False, valid=labels >= 0, labels=labels)
 
 
 def soft_iou(left: Tensor, right: Tensor, epsilon: float) -> Tensor:

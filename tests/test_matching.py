@@ -8,6 +8,7 @@ from maft.matching import (
     HungarianMatcher,
     dice_cost,
     dice_loss,
+    ground_truth_proposals,
     ground_truth_slots,
     match_by_iou,
     random_integers,
@@ -130,3 +131,17 @@ def test_integers_cover_their_range_and_an_empty_range_gives_zero():
     below = torch.tensor([0, 1, 3])
     drawn = torch.stack([random_integers(below) for _ in range(100)])
     assert drawn.amax(0).tolist() == [0, 0, 2] and drawn.amin(0).tolist() == [0, 0, 0]
+
+
+def test_all_true_masks_become_proposals_also_empty_ones():
+    masks = torch.zeros(3, 4, 6, dtype=torch.bool)
+    masks[0, :2] = masks[2, 3:] = True
+    targets = [Targets(torch.tensor([4, 1, 4]), masks), Targets(torch.tensor([2]), masks[:1])]
+    found = ground_truth_proposals(targets)
+    assert found.labels.tolist() == [[4, 1, 4], [2, -1, -1]] and found.valid.tolist() == [
+        [True] * 3,
+        [True, False, False],
+    ]
+    assert torch.equal(found.masks[0], masks.float()) and not found.masks[1, 1:].any() and not found.are_logits
+    none = ground_truth_proposals([Targets(torch.zeros(0, dtype=torch.long), masks[:0])])
+    assert none.masks.shape == (1, 1, 4, 6) and not none.valid.any()

@@ -31,9 +31,10 @@ from maft.clip.towers.maps import ConvNeXtTower
 from maft.clip.towers.resnet import ResNetTower
 from maft.errors import UserError
 from maft.interfaces import BuildContext, MaskClassifier
+from maft.matching import ground_truth_proposals
 from maft.options import Channels, Dropout, Fraction, Positive, PositiveLayers, Side
 from maft.registry import CLASSIFIERS
-from maft.structures import Classification, Images, Proposals, TextClassifier
+from maft.structures import Classification, Images, Proposals, Targets, TextClassifier
 
 _NODE = "MODEL.CLASSIFIER.MaskCLIPpp"
 
@@ -156,6 +157,10 @@ class MaskCLIPpp(MaskClassifier):
     def _tuned(self, clip: CLIPEncoder) -> Iterator[nn.Parameter]:
         yield from tuned_image_parameters(clip.visual, self.image_rule)
         yield from tuned_text_parameters(clip, self.text_rule)
+
+    def training_proposals(self, proposals: Proposals, targets: list[Targets]) -> Proposals:
+        """The true masks, whatever is proposed."""
+        return ground_truth_proposals(targets)
 
     def forward(self, images: Images, proposals: Proposals, text: TextClassifier, clip: CLIPEncoder) -> Classification:
         """Logits (B, Q, C), or (B, Q, C + 1) with void last, and embeddings (B, Q, D) before normalisation.
