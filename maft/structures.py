@@ -256,6 +256,8 @@ class Proposals:
     Attributes:
         masks: (B, Q, h, w) float: logits when ``are_logits``, otherwise values in [0, 1] (SAM, ground truth, disk).
         padded_size: (H, W) that the masks span; mask pixel (0, 0) lies at image pixel (0, 0).
+        own_size: (h, w) of the masks of a single image without padding that the proposer resized for itself: they are
+            read at this size, not at that of the image. None: at ``padded_size``.
         are_logits: whether ``masks`` needs a sigmoid.
         class_logits: (B, Q, C + 1) scores of the proposer with void last, or None.
         valid: (B, Q) bool, False for padding slots; None means all valid.
@@ -272,6 +274,7 @@ class Proposals:
     masks: Tensor
     padded_size: tuple[int, int]
     are_logits: bool = True
+    own_size: tuple[int, int] | None = None
     class_logits: Tensor | None = None
     valid: Tensor | None = None
     labels: Tensor | None = None

@@ -11,9 +11,10 @@ from torch import Tensor, nn
 from maft.clip import CLIPEncoder
 from maft.errors import UserError
 from maft.interfaces import BuildContext
-from maft.options import Channels, Dropout, Layers, NonNegative, Positive, PositiveLayers, Weight
+from maft.options import Channels, Dropout, Layers, NonNegative, Positive, PositiveLayers, Side, Weight
 from maft.proposals.criterion import SetPredictionProposer
 from maft.proposals.pixel_decoder import FEATURES, PixelDecoder
+from maft.proposals.test_size import of_originals, resized_copy
 from maft.proposals.transformer_decoder import MaskedAttentionDecoder, MaskPooledClassHead, QueryClassHead
 from maft.registry import PROPOSERS
 from maft.structures import Images, Proposals, Targets, TextClassifier
@@ -41,6 +42,8 @@ class Mask2Former(SetPredictionProposer):
         embedding_hidden_dim, embedding_layers: of the MLP of a class head of the kind query.
         dropout: of the pixel decoder.
         align_corners: how its masks are resized.
+        test_size: short side of the copies of images that it looks at at test; None: the images themselves. Not to be
+            trained with.
 
     Raises:
         UserError: widths and heads do not go together.
@@ -72,6 +75,7 @@ class Mask2Former(SetPredictionProposer):
         mask_loss: Literal["focal", "bce"] = "bce",
         num_points: NonNegative = 12544,
         align_corners: bool = False,
+        test_size: Side | None = None,
         **common: Any,
     ) -> None:
         super().__init__(
@@ -85,7 +89,10 @@ class Mask2Former(SetPredictionProposer):
         )
         if hidden_dim % heads:
             raise UserError(f"HIDDEN_DIM {hidden_dim} of the proposer must be a multiple of its HEADS, {heads}.")
-        self.align_corners = align_corners
+        self.align_corners, self.test_size = align_corners, test_size
+        if test_size is not None:
+            # Copies are padded instead.
+            self.divisor, self.size_divisibility = self.size_divisibility, 1
         self.pixel_decoder = PixelDecoder(
             channels,
             width=conv_dim,
@@ -136,6 +143,18 @@ class Mask2Former(SetPredictionProposer):
 
         With the CLIP backbone the features are passed on as ``clip_features``; the mask losses do not reach the tower.
         """
+        if self.test_size is None:
+            return self.propose(images, text, clip)
+        if self.training:
+            raise UserError(
+                f"MODEL.PROPOSER.{type(self).__name__}.TEST_SIZE is for a frozen proposer: set MODEL.PROPOSER.FROZEN "
+                "True, or remove TEST_SIZE while it trains."
+            )
+        copy = resized_copy(images, self.test_size, self.divisor)
+        return of_originals(self.propose(copy, text, clip), copy, images)
+
+    def propose(self, images: Images, text: TextClassifier, clip: CLIPEncoder) -> Proposals:
+        """`forward` on images as they are."""
         clip_features = None
         if self.backbone is None:
             clip_features = clip.dense_features(images)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 import torch
@@ -232,15 +233,20 @@ def predictions(case: GoldenCase) -> dict[str, Tensor]:
             outputs[f"sem_seg/{index}"] = result["sem_seg"]
         if "panoptic_seg" in result:
             outputs[f"panoptic_seg/{index}"], found = result["panoptic_seg"]
-            # Scores of segments are ours; the official code has none.
-            found = [{key: segment[key] for key in ("id", "isthing", "category_id")} for segment in found]
+            found = segments_of(found)
             assert not segments or found == segments[index], f"segments {found} instead of {segments[index]}"
         if "instances" in result:
-            outputs |= {f"instances/{index}/{name}": value for name, value in _instances(result["instances"]).items()}
+            outputs |= {f"instances/{index}/{name}": value for name, value in instances_of(result["instances"]).items()}
     return outputs
 
 
-def _instances(found: Instances) -> dict[str, Tensor]:
+def segments_of(found: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Segments without their scores, which are ours; the official code has none."""
+    return [{key: segment[key] for key in ("id", "isthing", "category_id")} for segment in found]
+
+
+def instances_of(found: Instances) -> dict[str, Tensor]:
+    """The best ones first."""
     order = found.scores.argsort(descending=True)
     return {
         "scores": found.scores[order],
