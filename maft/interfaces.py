@@ -108,6 +108,10 @@ class Proposer(Component, nn.Module):
         """What trains unless ``MODEL.PROPOSER.FROZEN``: by default all that require a gradient after construction."""
         return [parameter for parameter in self.parameters() if parameter.requires_grad]
 
+    def trainable_clip_parameters(self, clip: CLIPEncoder) -> Iterable[nn.Parameter]:
+        """What it trains of the shared CLIP, which is frozen otherwise; by default nothing."""
+        return ()
+
 
 class MaskClassifier(Component, nn.Module):
     """Answers what is under a mask: images and `Proposals` -> `Classification`.

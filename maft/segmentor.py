@@ -124,6 +124,7 @@ class OpenVocabSegmentor(Trainable):
         trainable: list[nn.Parameter] = []
         if not self.freeze_proposer:
             trainable += self.proposer.trainable_parameters()
+            trainable += self.proposer.trainable_clip_parameters(self.clip)
         if self.classifier is not None and not self.freeze_classifier:
             trainable += self.classifier.trainable_parameters()
             trainable += self.classifier.trainable_clip_parameters(self.clip)

@@ -107,7 +107,7 @@ class KeyMap:
         rules: list[Rule] = []
         for official, ours, component in parts:
             for pattern, target in component:
-                rules.append((re.escape(official) + pattern, None if target is None else ours + target))
+                rules.append((f"{re.escape(official)}(?:{pattern})", None if target is None else ours + target))
         return cls(rules)
 
     def rename(self, name: str) -> str | None:

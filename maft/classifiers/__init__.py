@@ -8,5 +8,6 @@ from maft.classifiers import (  # noqa: F401
     mask_pooling,
     masked_crops,
     roi_align_crops,
+    san,
     text_region,
 )

@@ -86,6 +86,18 @@ class TestUniversal(ProposerConformance):
         return {"PRETRAINED": str(save_universal("mask2former", folder))}
 
 
+class TestSAN(ProposerConformance):
+    name = "SAN"
+    options = {
+        "NUM_QUERIES": 6, "WIDTH": 24, "HEADS": 2, "DEPTH": 2, "IMAGE_SIZE": 96, "EMBED_DIM": 16, "HIDDEN_DIM": 16,
+        "START_LAYER": 2, "FUSION": [[0, 0], [2, 1]], "SUPERVISED_BLOCKS": [1, 2], "CLIP_SCALE": 0.75, "NUM_POINTS": 64,
+    }  # fmt: skip
+
+
+class TestRecognitionOfSAN(ClassifierConformance):
+    name, options = "SAN", {"START_LAYER": 2, "CLIP_SCALE": 0.75}
+
+
 class TestIPCLIP(ClassifierConformance):
     name, options = "IPCLIP", {"START_LAYER": 2, "INPUT_SIZE": 96}
 

@@ -44,6 +44,8 @@ class Release:
         component: of ``names.json``, the whole model's.
         absent: like ``signs``, but none may match.
         class_weights: name of a tensor with one number for every class that was trained, and one for void.
+        continued: how the names of the first and of the last blocks of one tower begin, where the last ones are counted
+            from 0 again; empty where no tower is cut.
     """
 
     name: str
@@ -51,6 +53,7 @@ class Release:
     component: str
     absent: tuple[str, ...] = ()
     class_weights: str = ""
+    continued: tuple[str, ...] = ()
 
     @property
     def key_map(self) -> KeyMap:
@@ -92,7 +95,20 @@ def convert_released(state: Mapping[str, Value], name: str, source: str, classes
                 f"{source} is a {name} checkpoint of {trained} classes and DATASETS.TRAIN has {classes}: take the "
                 "config of the data that it was trained on, and name others under DATASETS.TEST."
             )
+    if release.continued:
+        state = _counted_on(state, *release.continued)
     return release.key_map.convert({key: value for key, value in state.items() if not _no_prompts(key, value)}, source)
+
+
+def _counted_on(state: Mapping[str, Value], first: str, last: str) -> dict[str, Value]:
+    """The same with the blocks that begin with ``last`` counted on from those that begin with ``first``."""
+    count = len({name[len(first) :].partition(".")[0] for name in state if name.startswith(first)})
+
+    def counted(name: str) -> str:
+        number, _, rest = name.removeprefix(last).partition(".")
+        return f"{last}{int(number) + count}.{rest}" if name.startswith(last) and number.isdecimal() else name
+
+    return {counted(name): value for name, value in state.items()}
 
 
 def _no_prompts(name: str, value: object) -> bool:
