@@ -14,7 +14,7 @@ import os
 import re
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -28,6 +28,8 @@ EXAMPLES = """examples:
   maft predict photo.jpg --model maft-vitb16 --words cat "coffee table" window
   maft predict photos/ --model output/my_run/model_final --words "sofa, couch" cat --things cat --output result
   maft predict https://example.org/photo.jpg --model maft-vitb16 --label-set coco_panoptic_133 --none-below 0.4
+  maft predict photo.jpg --model maft-vitb16 --box 40,60,310,280 --point 420,150 --words cat sofa \\
+      MODEL.PROPOSER.NAME SAM MODEL.ENSEMBLE.NAME ClassifierAlone
 
 Config overrides (KEY VALUE ...) may stand behind the images or any other list.
 """
@@ -60,6 +62,13 @@ def parser() -> ToolParser:
         "--things", nargs="+", metavar="NAME", help="segments and instances too: which of the words are countable"
     )
     countable.add_argument("--all-things", action="store_true", help="the same, and all words are countable")
+    tool.add_argument(
+        "--box", action="append", type=_numbers("X0,Y0,X1,Y1"), metavar="X0,Y0,X1,Y1",
+        help="name this object of one image instead of all there is, with a model on SAM's masks; may be repeated",
+    )  # fmt: skip
+    tool.add_argument(
+        "--point", action="append", type=_numbers("X,Y"), metavar="X,Y", help="the same for the object at a pixel"
+    )
     tool.add_argument("--none-below", type=float, default=0.0, metavar="X", help="less sure than X (0..1) is nothing")
     tool.add_argument(
         "--output",
@@ -73,6 +82,23 @@ def parser() -> ToolParser:
     )
     tool.add_argument("--device", metavar="NAME", help="cpu, cuda, cuda:1, mps (default: the config's)")
     return tool
+
+
+def _numbers(form: str) -> Callable[[str], list[float]]:
+    """The type of numbers with commas between them, such as X,Y."""
+
+    def read(text: str) -> list[float]:
+        try:
+            numbers = [float(part) for part in text.split(",")]
+        except ValueError:
+            numbers = []
+        if len(numbers) != len(form.split(",")):
+            raise argparse.ArgumentTypeError(
+                f"{text!r} is not {form}: give numbers with commas between them, in pixels"
+            )
+        return numbers
+
+    return read
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -91,6 +117,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     if "panoptic" in formats and things is None:
         tool.error("argument --format: panoptic segments need --things or --all-things")
     images = find_images(arguments.images + arguments.input)
+    if arguments.box or arguments.point:
+        if len(images) > 1:
+            tool.error(f"--box and --point show objects of one image, and there are {len(images)}")
+        if things is not None:
+            tool.error("--box and --point show one object each: leave --things and --all-things out")
     names = output_names(images)
     endings = [ending for kind in formats for ending in ENDINGS[kind]]
     outputs = [arguments.output / (name + ending) for name, ending in itertools.product(names, endings)]
@@ -109,7 +140,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     for number, (image, name) in enumerate(zip(images, names, strict=True), start=1):
         prediction = None
         try:
-            prediction = predictor(image, words, things, none_below=arguments.none_below)
+            prediction = predictor(
+                image, words, things, none_below=arguments.none_below, boxes=arguments.box, points=arguments.point
+            )
             prediction.save(arguments.output, name, formats)
         except (UserError, OSError) as error:
             if prediction is not None and _would_meet_the_next(error):
@@ -118,6 +151,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(f"skipped: {image}: {error}", file=sys.stderr)
             continue
         print(f"[{number}/{len(images)}] {image}: {prediction.described()}", flush=True)
+        for given, found in zip((arguments.box or []) + (arguments.point or []), prediction.instances or ()):
+            place = ",".join(f"{one:g}" for one in given)
+            print(f"  {place}: {found.name}, score {found.score:.2f}, {found.mask.sum()} pixels", flush=True)
     print(f"{len(images) - failures} of {len(images)} images written to {arguments.output}")
     return 1 if failures else 0
 

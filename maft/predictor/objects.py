@@ -8,8 +8,10 @@ import numpy as np
 import torch
 from detectron2.structures import Instances
 
+from maft.inference import ResizedMasks, instance_inference
+from maft.layers.score_maps import Tile
 from maft.predictor.prediction import Instance
-from maft.structures import Vocabulary
+from maft.structures import Images, Proposals, Vocabulary
 
 
 def segments_of(
@@ -45,4 +47,30 @@ def instances_of(found: Instances, words: Vocabulary, none_below: float) -> tupl
     return tuple(
         Instance(label, words.names[label], score, tuple(box), mask)
         for label, score, box, mask in zip(best.pred_classes.tolist(), best.scores.tolist(), boxes, masks, strict=True)
+    )
+
+
+def shown_objects(
+    proposals: Proposals, probabilities: torch.Tensor, images: Images, size: tuple[int, int], words: Vocabulary
+) -> tuple[Instance, ...]:
+    """Every proposal of one image with its best name, in their order.
+
+    Args:
+        probabilities: (Q, C) or (Q, C + 1), void last.
+        images: a batch of one.
+        size: (H, W) of the masks.
+    """
+    best, labels = probabilities[:, : len(words)].float().max(dim=1)
+    place = (0, 0, *images.sizes[0])
+    masks = proposals.masks[0].float()
+    tile = Tile(
+        best[:, None], masks, images.padded_size, *place, proposals.are_logits, proposals.align_corners, cut=False
+    )
+    found = instance_inference(best[:, None], ResizedMasks(tile, size), most=len(best))
+    found = found[found.proposals.argsort()]
+    return tuple(
+        Instance(label, words.names[label], score, tuple(box), mask)
+        for label, score, box, mask in zip(
+            labels.tolist(), found.scores.tolist(), found.pred_boxes.tensor.tolist(), found.pred_masks.cpu().numpy()
+        )
     )

@@ -66,7 +66,7 @@ class Prediction:
         segment_ids: (H, W) int32 panoptic segments, 0 where there is none; None unless things were named.
         segments: of each segment ``id``, ``label`` (index into ``class_names``), ``name``, ``isthing``, ``area`` in
             pixels and ``score``.
-        instances: best first; None unless things were named.
+        instances: best first, or of boxes and points one for each, in their order; None without these and things.
         unknown_words: words of ``class_names`` that the model's CLIP has never seen, see `Predictor.unknown_words`.
     """
 

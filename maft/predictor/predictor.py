@@ -9,15 +9,17 @@ from typing import Any, Literal, overload
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 
 from maft.data.pixels import ImageLike, pictures_in, pixels_of
 from maft.errors import UserError, first_line, shown
 from maft.predictor.loaded import LoadedModel
 from maft.predictor.merging import merged
-from maft.predictor.objects import instances_of, segments_of
+from maft.predictor.objects import instances_of, segments_of, shown_objects
 from maft.predictor.prediction import Prediction
+from maft.predictor.prompts import Points, check_asked, prompts_of
 from maft.predictor.words import ClassNames, thing_flags, vocabulary_of
-from maft.structures import Proposals, Vocabulary
+from maft.structures import Prompts, Proposals, Vocabulary
 from maft.test_time import AveragedInference
 
 Images = Iterable[ImageLike] | str | os.PathLike
@@ -100,6 +102,8 @@ class Predictor(LoadedModel):
         things: Sequence[str] | Literal["all"] | None = None,
         *,
         none_below: float = 0.0,
+        boxes: ArrayLike | None = None,
+        points: Points | None = None,
     ) -> Prediction: ...
 
     def __call__(
@@ -109,6 +113,8 @@ class Predictor(LoadedModel):
         things: Sequence[str] | Literal["all"] | None = None,
         *,
         none_below: float = 0.0,
+        boxes: ArrayLike | None = None,
+        points: Points | None = None,
     ) -> Prediction | list[Prediction]:
         """Labels a picture, or several, with the user's words.
 
@@ -121,15 +127,27 @@ class Predictor(LoadedModel):
                 instance of theirs is a segment, while all of another class is one. "all": every name; []: none.
                 A model whose config is for labels alone proposes regions several times, see `maft.predictor.merging`.
             none_below: 0..1; what is less sure is "none of these": pixels get no label, segments and instances go.
+            boxes: (n, 4) x0, y0, x1, y1 in pixels of one picture, each around an object; of a model whose proposer
+                takes them, SAM's. Then nothing else is looked for: every box has its instance, in their order and
+                however sure its name is, and other pixels have no label.
+            points: further objects, each shown by a point (x, y) on it, or by several, a list of (x, y) and (x, y,
+                label) with the label 1 on the object and 0 outside it. Their instances follow those of the boxes.
 
         Returns:
             see `Prediction` for what confidence and scores mean.
 
         Raises:
-            UserError: an image cannot be read or does not fit into the memory, ``none_below`` is out of range, or see
-                `vocabulary` and `thing_flags`.
+            UserError: an image cannot be read or does not fit into the memory, ``none_below`` is out of range, boxes
+                or points lie outside the picture, the proposer takes none, or see `vocabulary` and `thing_flags`.
         """
         several = isinstance(image, (list, tuple)) or _is_folder(image)
+        if boxes is not None or points is not None:
+            check_asked(
+                self.model.proposer, averaged=isinstance(self._infer, AveragedInference), several=several, things=things
+            )
+            words = self.vocabulary(class_names)
+            unknown = self.model.clip.unknown_words(words.names)
+            return self._prediction(image, words, None, _share(none_below), unknown, (boxes, points))
         listed: Any = image if several else [image]
         found = self.stream(listed, class_names, things, none_below=none_below)
         return list(found) if several else next(found)
@@ -153,8 +171,7 @@ class Predictor(LoadedModel):
         Raises:
             UserError: at once for the words, and for an image when it is its turn.
         """
-        if isinstance(none_below, bool) or not isinstance(none_below, Real) or not 0 <= none_below <= 1:
-            raise UserError(f"none_below is {shown(none_below)}: give a number from 0 to 1.")
+        none_below = _share(none_below)
         words = self.vocabulary(class_names)
         flags = None if things is None else thing_flags(words, things)
         if flags is not None and isinstance(self._infer, AveragedInference):
@@ -170,24 +187,27 @@ class Predictor(LoadedModel):
             raise UserError(
                 f"stream goes through several pictures, not {shown(type(images))}: for one, call the predictor with it."
             )
-        return (self._prediction(image, words, flags, float(none_below), unknown) for image in listed)
+        return (self._prediction(image, words, flags, none_below, unknown) for image in listed)
 
     @torch.no_grad()
     def _prediction(
         self,
-        image: ImageLike,
+        image: Any,
         words: Vocabulary,
         things: list[bool] | None,
         none_below: float,
         unknown: tuple[str, ...],
+        shown: tuple[ArrayLike | None, Points | None] | None = None,
     ) -> Prediction:
         pixels = pixels_of(image)
-        result = self._result(image, pixels, words, things)
+        prompts = None if shown is None else prompts_of(*shown, pixels.shape[:2])
+        result = self._result(image, pixels, words, things, prompts)
         labels, confidence = result["sem_seg_labels"], result["sem_seg_confidence"]
         labels = labels.masked_fill(confidence < none_below, -1)
         of_pixels = {"image": pixels, "labels": labels.cpu().numpy(), "confidence": confidence.cpu().numpy()}
         if things is None:
-            return Prediction(**of_pixels, class_names=words.names, unknown_words=unknown)
+            objects = result.get("objects")
+            return Prediction(**of_pixels, class_names=words.names, instances=objects, unknown_words=unknown)
         ids, segments = segments_of(result["panoptic_seg"], words, none_below)
         return Prediction(
             **of_pixels,
@@ -199,13 +219,20 @@ class Predictor(LoadedModel):
         )
 
     def _result(
-        self, image: ImageLike, pixels: np.ndarray, words: Vocabulary, things: list[bool] | None
+        self,
+        image: ImageLike,
+        pixels: np.ndarray,
+        words: Vocabulary,
+        things: list[bool] | None,
+        prompts: Prompts | None,
     ) -> dict[str, Any]:
         resized = self._resize.get_transform(pixels).apply_image(pixels)
         tensor = torch.as_tensor(np.ascontiguousarray(resized.transpose(2, 0, 1)))
         record: dict[str, Any] = {"image": tensor, "height": pixels.shape[0], "width": pixels.shape[1]}
         if isinstance(image, (str, os.PathLike)):
             record["file_name"] = os.fspath(image)
+        if prompts is not None:
+            record["prompts"] = prompts.resized(resized.shape[1] / pixels.shape[1], resized.shape[0] / pixels.shape[0])
         try:
             with torch.autocast(
                 self.model.device.type, self._precision or torch.bfloat16, enabled=self._precision is not None
@@ -233,6 +260,10 @@ class Predictor(LoadedModel):
 
         # Labels are the same whether things are named or not.
         result = combined(proposals)
+        if "prompts" in record:
+            probabilities = model.class_probabilities(proposals, classification, words)[0]
+            size = record["height"], record["width"]
+            return {**result, "objects": shown_objects(proposals, probabilities, images, size, words)}
         if things is None:
             return result
         if self._of_objects:
@@ -241,6 +272,12 @@ class Predictor(LoadedModel):
         segments, objects = merged(proposals, probabilities, torch.tensor(things, device=model.device))
         result |= combined(segments, semantic=False, panoptic=True)
         return result | combined(objects, semantic=False, instance=True)
+
+
+def _share(none_below: Any) -> float:
+    if isinstance(none_below, bool) or not isinstance(none_below, Real) or not 0 <= float(none_below) <= 1:
+        raise UserError(f"none_below is {shown(none_below)}: give a number from 0 to 1.")
+    return float(none_below)
 
 
 def _is_folder(image: object) -> bool:

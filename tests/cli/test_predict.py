@@ -182,6 +182,34 @@ def test_panoptic_segments_of_own_words(predict, images):
         predict(images / "a", options=["--things", "skye"])
 
 
+def test_boxes_and_points_name_their_objects(predict, images, tiny_sam, capsys):
+    tiny_sam("sam").save_pretrained(images / "sam")
+    on_sam = ["MODEL.PROPOSER.NAME", "SAM", "MODEL.PROPOSER.SAM.PRETRAINED", str(images / "sam")]
+    given = ["--box", "2,3,30,20", "--point", "10,11.5", "--box", "0,0,60,40"]
+    assert predict(images / "b", words=("grass", "sky", *on_sam), options=given) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split(":")[0] for line in lines[1:4]] == ["  2,3,30,20", "  0,0,60,40", "  10,11.5"]
+    assert all(re.fullmatch(r"  .*: (grass|sky), score 0\.\d\d, \d+ pixels", line) for line in lines[1:4])
+    assert len(json.loads((images / "out/one.json").read_text())["instances"]) == 3
+
+
+@pytest.mark.parametrize(("options", "sentence"), [
+    (("--box", "1,2,3"), "--box: '1,2,3' is not X0,Y0,X1,Y1: give numbers with commas between them, in pixels"),
+    (("--point", "a,b"), "--point: 'a,b' is not X,Y"),
+    (("--point", "5,5", "--all-things"), "show one object each: leave --things and --all-things out"),
+])  # fmt: skip
+def test_boxes_and_points_that_cannot_be_used(predict, images, options, sentence):
+    with pytest.raises(UserError, match=sentence):
+        predict(images / "b", options=options)
+
+
+def test_boxes_are_of_one_image_and_of_a_model_that_takes_them(predict, images, capsys):
+    with pytest.raises(UserError, match="show objects of one image, and there are 2"):
+        predict(images / "a", options=("--box", "1,2,3,4"))
+    assert predict(images / "b", options=("--box", "1,2,3,4")) == 1
+    assert "FreeSeg, the proposer of this model, takes no boxes and points" in capsys.readouterr().err
+
+
 def test_thin_and_giant_pictures_leave_the_others_alone(predict, images, capsys, monkeypatch):
     Image.new("RGB", (4000, 3)).save(images / "a/thin.png")
     Image.new("RGB", (1, 1)).save(images / "a/point.png")

@@ -255,6 +255,14 @@ def test_bad_weights_are_named(tmp_path):
         load_sam(str(tmp_path))
 
 
+def test_a_library_too_old_for_a_model_is_named_with_its_version(tiny_sam, tmp_path, monkeypatch):
+    tiny_sam("edgetam").save_pretrained(tmp_path)
+    monkeypatch.setattr(transformers, "EdgeTamModel", None, raising=False)
+    monkeypatch.setattr(transformers, "__version__", "4.56.2")
+    with pytest.raises(UserError, match="needs EdgeTamModel of transformers 4.57 or newer, and 4.56.2 is installed"):
+        load_sam(str(tmp_path))
+
+
 def test_incomplete_weights_are_refused(tiny_sam, tmp_path):
     from safetensors.torch import load_file, save_file
 
