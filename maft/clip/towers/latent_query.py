@@ -157,10 +157,6 @@ class LatentQueryTower(TokenTower):
         before = shown.new_ones(*shown.shape[:2], self.pooled_prefix)
         return self._attend(tokens, torch.cat([before, shown], dim=-1))
 
-    def dense_features(self, pixels: Tensor) -> dict[str, Tensor]:
-        tokens, grid = self._pooled_tokens(pixels)
-        return {"dense": self.as_map(tokens[:, self.pooled_prefix :], grid)}
-
     def project_pooled(self, vectors: Tensor) -> Tensor:
         return self.sequence.after_pool(self.pool.finish(self.pool.value(vectors)))
 
