@@ -25,6 +25,7 @@ LOSS_NODES = {
     "MaskedCrops": ["MaskAwareLoss", "SelfDistillationLoss"],
     "MaskAdapter": ["MaskCrossEntropyLoss", "MaskConsistencyLoss"],
     "MAFTPlus": ["MaskAwareLoss", "RepresentationCompensationLoss"],
+    "MaskCLIPpp": ["BalancedCrossEntropyLoss"],
 }
 # Every overlap makes a pair, so that the few random masks have some.
 CHANGED = {"MaskAdapter": {"IOU_THRESHOLD": 0.0}}
@@ -34,6 +35,7 @@ LOSS_NAMES = {
     "MaskCrossEntropyLoss": "loss_mask_cross_entropy",
     "MaskConsistencyLoss": "loss_mask_consistency",
     "RepresentationCompensationLoss": "loss_representation_compensation",
+    "BalancedCrossEntropyLoss": "loss_balanced_cross_entropy",
 }
 # Every proposer and every classifier once; masks that are not made of the pixels follow no copy of an image.
 AVERAGED = [
@@ -67,13 +69,13 @@ def sam_folder(tiny_sam, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def sam3_folder(tiny_sam3, tmp_path_factory):
-    return tiny_sam3(tmp_path_factory.mktemp("sam3"), noise=0.1)
+def universal_folder(tmp_path_factory):
+    return save_universal("eomt", tmp_path_factory.mktemp("universal"))
 
 
 @pytest.fixture(scope="module")
-def universal_folder(tmp_path_factory):
-    return save_universal("eomt", tmp_path_factory.mktemp("universal"))
+def sam3_folder(tiny_sam3, tmp_path_factory):
+    return tiny_sam3(tmp_path_factory.mktemp("sam3"), noise=0.1)
 
 
 @pytest.fixture
@@ -164,7 +166,7 @@ def test_any_pair(config, batch, proposer, classifier):
     changed = {name.split(".")[0] for name, tensor in model.state_dict().items() if not tensor.equal(before[name])}
     assert ("proposer" in changed) == (proposer in TRAINED_PROPOSERS)
     assert ("classifier" in changed) == (classifier in LOSS_NODES)
-    assert ("clip" in changed) == (classifier == "MAFTPlus" or proposer == "SAN")
+    assert ("clip" in changed) == (classifier in ("MAFTPlus", "MaskCLIPpp") or proposer == "SAN")
 
 
 @pytest.mark.parametrize("proposer", ["GroundTruth", "MaskFiles"])
