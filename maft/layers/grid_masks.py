@@ -46,7 +46,9 @@ def grid_probabilities(proposals: Proposals, grid: tuple[int, int], crop: tuple[
 
 def _taps(size: int, cells: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """The two source pixels of each cell, interleaved (2 * cells,), and the weight of the second (cells,)."""
-    centre = ((torch.arange(cells, device=device, dtype=torch.float32) + 0.5) * (size / cells) - 0.5).clamp(min=0)
+    # torch rounds the scale, and then product and difference once, together: what is just not zero there is so here.
+    scale = torch.tensor(size / cells, dtype=torch.float32).double()
+    centre = ((torch.arange(cells, dtype=torch.float64) + 0.5) * scale - 0.5).float().clamp(min=0).to(device)
     low = centre.floor()
     return torch.stack([low, (low + 1).clamp(max=size - 1)], dim=1).flatten(), centre - low
 
