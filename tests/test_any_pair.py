@@ -42,7 +42,7 @@ AVERAGED = [
     (p, c) for p in PROPOSERS for c in CLASSIFIERS if "Mask2Former" in (p, c) or c == "MaskPooling"
     if PROPOSERS.get(p).sees_pixels
 ]  # fmt: skip
-TRAINED_PROPOSERS = ("Mask2Former", "FreeSeg", "MaskFormer", "SAN", "Universal")
+TRAINED_PROPOSERS = ("Mask2Former", "FreeSeg", "MaskFormer", "SAN", "Universal", "EoMT")
 # Those from files follow no augmentation and are tried with no mask at all, below.
 PAIRS = [(p, c) for p in PROPOSERS if p != "MaskFiles" for c in CLASSIFIERS]
 
@@ -97,8 +97,8 @@ def config(tmp_path, request):
             options["PATH"] = str(tmp_path)
         model = {
             "DEVICE": "cpu",
-            # SAN's side adapter names its masks inside a ViT.
-            "CLIP": {"NAME": "tiny_vit" if proposer == "SAN" else tested.clip, "PRETRAINED": "random"},
+            # SAN's side adapter names its masks inside a ViT, and EoMT's queries are inside one.
+            "CLIP": {"NAME": "tiny_vit" if proposer in ("SAN", "EoMT") else tested.clip, "PRETRAINED": "random"},
             "RESNETS": {"STEM_OUT_CHANNELS": 8, "RES2_OUT_CHANNELS": 16, "NORM": "FrozenBN"},
             "PROPOSER": {"NAME": proposer, proposer: options},
             "CLASSIFIER": {"NAME": classifier, classifier: {**tested.options, **CHANGED.get(classifier, {})}},

@@ -86,6 +86,11 @@ class TestUniversal(ProposerConformance):
         return {"PRETRAINED": str(save_universal("mask2former", folder))}
 
 
+class TestEoMT(ProposerConformance):
+    name = "EoMT"
+    options = {"NUM_QUERIES": 6, "BLOCKS": 2, "TRAINED_BLOCKS": 2, "EMBEDDING_HIDDEN_DIM": 16, "NUM_POINTS": 64}
+
+
 class TestSAN(ProposerConformance):
     name = "SAN"
     options = {
