@@ -25,7 +25,6 @@ def test_masks_of_the_padded_size_and_no_masks_at_all_are_fine():
 
 def test_a_cell_is_above_zero_where_torch_has_it_so():
     """At 52 pixels on 20 cells some lie on a pixel exactly, but for rounding."""
-    rows = (torch.arange(52) % 3 == 0).float()[None, None, :, None].expand(1, 1, 52, 42)
-    binary = Proposals(rows, (52, 42), are_logits=False)
+    binary = Proposals(torch.eye(52)[None, :, :, None].expand(1, 52, 52, 42), (52, 42), are_logits=False)
     expected = grid_probabilities_by_definition(binary, (20, 10))
     assert torch.equal(grid_probabilities(binary, (20, 10)) > 0, expected > 0)
