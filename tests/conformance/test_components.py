@@ -146,6 +146,10 @@ class TestMaskAdapterOnAViT(ClassifierConformance):
     name, options = "MaskAdapter", TestMaskAdapter.options
 
 
+class TestMaskCLIPpp(ClassifierConformance):
+    name, options = "MaskCLIPpp", {"SIMILARITY_WIDTH": 16, "TEMPLATES": "single"}
+
+
 class TestTextRegion(ClassifierConformance):
     name, options = "TextRegion", {"CROP_SIZE": 32, "DENSE_ELSEWHERE": True}
 
