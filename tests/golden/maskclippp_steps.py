@@ -54,11 +54,13 @@ def _solver(config: Mapping[str, Any], **more: Any) -> CfgNode:
 def training_step(case: GoldenCase) -> dict[str, Tensor]:
     config, recorded = case.config, case.record["outputs_json"]
     release = str(recognise(case.weights))
-    classifier = recorded_classifier(case, **_options(config)).train()
+    classifier = recorded_classifier(case, **_options(config))
     check_trainable(classifier, recorded["trainable"], release)
     trained = set(classifier.trainable_parameters())
     for parameter in classifier.parameters():
         parameter.requires_grad_(parameter in trained)
+    # A CLIP of which nothing trains stays in eval mode.
+    classifier.train()
 
     (loss,) = BalancedCrossEntropyLoss(count_empty=config["clip"]["family"] == "convnext")(
         _step(case, classifier)
