@@ -4,9 +4,20 @@ import pytest
 import torch
 
 from maft import inference
-from maft.inference import ResizedMasks, instance_inference, labels_of_scores, panoptic_inference, semantic_result
+from maft.errors import UserError
+from maft.inference import (
+    ResizedMasks,
+    image_result,
+    instance_inference,
+    labels_of_scores,
+    panoptic_inference,
+    pixel_probabilities,
+    row_logits,
+    semantic_result,
+)
 from maft.layers import score_maps
 from maft.layers.score_maps import Tile, View
+from maft.structures import Classification, Proposals, RowLogits
 
 
 def _tile(probabilities: torch.Tensor, masks: torch.Tensor, are_logits: bool = False) -> Tile:
@@ -173,3 +184,64 @@ def test_a_class_can_have_its_best_proposal_alone_cut_at_a_value():
     assert torch.allclose(result["sem_seg"], torch.stack([0.6 * first + 0.1 * third, 0.1 * first + 0.9 * third]))
     expected = torch.where(first > 0, 0, torch.where(third > 0, 1, -1))
     assert torch.equal(result["sem_seg_labels"], expected)
+
+
+SUMMED = {"semantic": True, "panoptic": False, "instance": False, "labels_only": False, "seen_penalty": 0.0,
+          "best_masks_above": 0.0}  # fmt: skip
+
+
+@pytest.mark.parametrize("before", [False, True])
+@pytest.mark.parametrize("are_logits", [False, True])
+@pytest.mark.parametrize("size", [(8, 10), (21, 13)])
+def test_logits_are_summed_over_soft_masks_and_single_pixels_name_the_rest(thin_strips, size, are_logits, before):
+    """TextRegion: SAM's logits are masks from 0 to 1, and a softmax over all texts is taken last."""
+    masks = torch.randn(4, 8, 10) * 3 if are_logits else torch.rand(4, 8, 10)
+    masks[:, :2], masks[3] = (-1.0 if are_logits else 0.0), 1
+    logits, elsewhere, row_class = torch.randn(1, 4, 5) * 2, torch.randn(5, 3, 4), torch.tensor([0, 0, 1, 2, 3])
+    # The last mask says nothing, and shows nothing therefore.
+    logits[0, 3] = 0
+    shown = masks[:3].clamp(0, 3)
+    shown = (_interpolated(shown, size) if before else shown).clamp(max=1)
+    summed = torch.einsum("qt,qhw->thw", logits[0, :3], shown)
+    rest = _interpolated(elsewhere, tuple(shown.shape[1:]))
+    summed = _interpolated(torch.where((shown > 0).any(0), summed, rest), size)
+    expected = summed.softmax(0)
+    expected = torch.cat([expected[:2].amax(0, keepdim=True), expected[2:]])
+    result = image_result(
+        torch.full((4, 4), 0.25), masks, size, are_logits=are_logits, classes=4, seen=None, things=None,
+        options={**SUMMED, "resize_before": before}, rows=RowLogits(logits, row_class, [elsewhere]),
+    )  # fmt: skip
+    torch.testing.assert_close(result["sem_seg"], expected, rtol=1e-4, atol=1e-5)
+    assert torch.equal(result["sem_seg_labels"], result["sem_seg"].argmax(0))
+
+
+def test_summed_logits_of_pixels_that_nothing_names_are_no_class():
+    masks = torch.zeros(2, 6, 8)
+    masks[0, :, :4] = 1
+    rows = RowLogits(torch.tensor([[[-1.0, 2.0, 0.5], [0.0, 0.0, 0.0]]]), torch.arange(3))
+    result = image_result(
+        torch.zeros(2, 3), masks, (6, 8), are_logits=False, classes=3, seen=None, things=None,
+        options={**SUMMED, "resize_before": False}, rows=rows,
+    )  # fmt: skip
+    assert (result["sem_seg_labels"][:, :4] == 1).all() and (result["sem_seg_labels"][:, 4:] == -1).all()
+    assert (result["sem_seg_confidence"][:, 4:] == 0).all()
+    sure = torch.tensor([-1.0, 2.0, 0.5]).softmax(0)[1]
+    torch.testing.assert_close(result["sem_seg_confidence"][:, :4], sure.expand(6, 4))
+
+
+def test_any_logits_can_be_summed_and_none_cannot():
+    proposals = Proposals(torch.zeros(1, 2, 4, 4), (4, 4), class_logits=torch.randn(1, 2, 4))
+    rows = row_logits(proposals, None, 3)
+    assert torch.equal(rows.logits, proposals.class_logits[..., :3]) and rows.row_class.tolist() == [0, 1, 2]
+    valid = torch.tensor([[True, False]])
+    found = row_logits(proposals, Classification(torch.ones(1, 2, 4), valid=valid, has_void=True), 3)
+    assert found.logits.tolist() == [[[1.0] * 3, [0.0] * 3]]
+    with pytest.raises(UserError, match="SUM_LOGITS needs logits of a classifier or of the proposer"):
+        row_logits(Proposals(torch.zeros(1, 2, 4, 4), (4, 4)), None, 3)
+
+
+def test_probabilities_of_pixels_add_up_where_every_class_has_one_text():
+    logits = torch.randn(4, 3, 5)
+    torch.testing.assert_close(pixel_probabilities(logits, torch.arange(4)), logits.softmax(0))
+    joined = pixel_probabilities(logits, torch.tensor([0, 1, 1, 1]))
+    torch.testing.assert_close(joined[1], logits.softmax(0)[1:].amax(0))
