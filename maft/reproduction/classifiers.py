@@ -94,4 +94,5 @@ def _printed(row: Mapping[str, Any]) -> dict[str, Any]:
     for column in columns:
         values = row["values"].get(column, [None])
         cells[column] = None if None in values else spread(values, _DIGITS.get(column, 1))
-    return {"method": row["method"], "CLIP": row["CLIP"], "masks": row["masks"], **cells}
+    named = {column: row[column] for column in ("method", "CLIP", "masks")}
+    return {**named, "seeds": str(len(row["seeds"]) or "-"), **cells}

@@ -82,8 +82,8 @@ def test_seeds_are_averaged_and_only_what_names_masks_has_a_column_of_true_masks
     assert not {"mask accuracy", "mIoU, true masks"} & second["values"].keys()
     cells = [[cell.strip() for cell in line.split("|")[4:-1]] for line in text.splitlines()[2:]]
     assert cells == [
-        ["15.0 ± 7.1"] * 3 + ["50.0 ± 0.0", "81.5 ± 0.7", "-", "0.062", "-"],
-        ["15.0 ± 7.1"] * 3 + ["-", "-", "-", "0.062", "-"],
+        ["2", *["15.0 ± 7.1"] * 3, "50.0 ± 0.0", "81.5 ± 0.7", "-", "0.062", "-"],
+        ["2", *["15.0 ± 7.1"] * 3, "-", "-", "-", "0.062", "-"],
     ]
 
 
