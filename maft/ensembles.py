@@ -143,7 +143,12 @@ class ZegFormerEnsemble(WeightedProduct):
 
 
 def geometric_ensemble(
-    proposer: Tensor, classifier: Tensor, seen: Tensor, alpha: Tensor | float, beta: Tensor | float
+    proposer: Tensor,
+    classifier: Tensor,
+    seen: Tensor,
+    alpha: Tensor | float,
+    beta: Tensor | float,
+    floor: float = 0.0,
 ) -> Tensor:
     """FC-CLIP's geometric ensemble, as logits.
 
@@ -157,17 +162,31 @@ def geometric_ensemble(
         seen: (C,) bool.
         alpha: share of the classifier for seen classes, broadcastable to (..., 1).
         beta: the same for unseen classes.
+        floor: added to the joint scores of classes.
 
     Returns:
         (..., C + 1) logarithms of the joint probabilities, void last.
     """
-    # The logarithm of the product stays finite where a probability of either side underflows.
-    inside, outside = proposer[..., :-1].log_softmax(-1), classifier.log_softmax(-1)
-    seen_scores = (1 - alpha) * inside + alpha * outside
-    unseen_scores = (1 - beta) * inside + beta * outside
-    joint = torch.where(seen, seen_scores, unseen_scores).softmax(-1)
+    joint = joint_scores(proposer[..., :-1], classifier, seen, alpha, beta, floor).softmax(-1)
     void = proposer.softmax(-1)[..., -1:]
     return torch.log(torch.cat([joint * (1 - void), void], dim=-1) + 1e-8)
+
+
+def joint_scores(
+    proposer: Tensor,
+    classifier: Tensor,
+    seen: Tensor,
+    alpha: Tensor | float,
+    beta: Tensor | float,
+    floor: float = 0.0,
+) -> Tensor:
+    """Logarithms (..., C) of the joint scores of `geometric_ensemble`, given logits (..., C) without void."""
+    # The logarithm of the product stays finite where a probability of either side underflows.
+    inside, outside = proposer.log_softmax(-1), classifier.log_softmax(-1)
+    seen_scores = (1 - alpha) * inside + alpha * outside
+    unseen_scores = (1 - beta) * inside + beta * outside
+    joint = torch.where(seen, seen_scores, unseen_scores)
+    return torch.logaddexp(joint, joint.new_tensor(floor).log()) if floor else joint
 
 
 @ENSEMBLES.register()
@@ -180,11 +199,14 @@ class FCCLIPEnsemble(Ensemble):
     Args:
         alpha: share of the classifier for seen classes, in [0, 1].
         beta: the same for unseen classes.
+        floor: added to the joint scores of classes, 1e-8 in MaskCLIP++'s release.
         on_valid_masks: proposals without a visible pixel keep the proposer's scores (FC-CLIP with ResNet towers).
     """
 
-    def __init__(self, *, alpha: Fraction = 0.4, beta: Fraction = 0.8, on_valid_masks: bool = False) -> None:
-        self.alpha, self.beta, self.on_valid_masks = alpha, beta, on_valid_masks
+    def __init__(
+        self, *, alpha: Fraction = 0.4, beta: Fraction = 0.8, floor: Fraction = 0.0, on_valid_masks: bool = False
+    ) -> None:
+        self.alpha, self.beta, self.floor, self.on_valid_masks = alpha, beta, floor, on_valid_masks
 
     def __call__(self, scores: ClassScores) -> Tensor:
         scores.classifier_probabilities()
@@ -195,4 +217,4 @@ class FCCLIPEnsemble(Ensemble):
         if self.on_valid_masks:
             valid = scores.valid[..., None].to(proposer.dtype)
             alpha, beta = alpha * valid, beta * valid
-        return geometric_ensemble(proposer, scores.classifier, scores.seen, alpha, beta).softmax(-1)
+        return geometric_ensemble(proposer, scores.classifier, scores.seen, alpha, beta, self.floor).softmax(-1)

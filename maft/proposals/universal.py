@@ -17,7 +17,12 @@ from maft.options import NonNegative, Weight
 from maft.proposals.criterion import SetPredictionProposer
 from maft.proposals.universal_images import OUTSIDE, Prepared
 from maft.proposals.universal_models import UniversalModel, load_universal
-from maft.proposals.universal_scores import class_agnostic, objectness, scores_of_names
+from maft.proposals.universal_scores import (
+    class_agnostic,
+    mean_logits_of_names,
+    objectness,
+    scores_of_names,
+)
 from maft.registry import PROPOSERS
 from maft.structures import Images, Proposals, Targets, TextClassifier
 
@@ -39,7 +44,8 @@ class Universal(SetPredictionProposer):
         task: what OneFormer is asked for.
         class_scores: objectness (how sure it is that there is an object, in equal parts for all classes: trained on
             masks alone), labels (its own labels where they name a class, see
-            `maft.proposals.universal_scores.scores_of_names`) or texts (a new head, to be trained, compares its
+            `maft.proposals.universal_scores.scores_of_names`), mean_logits (MaskCLIP++'s rule for them,
+            `maft.proposals.universal_scores.mean_logits_of_names`) or texts (a new head, to be trained, compares its
             queries with the texts).
         class_weight, mask_weight, dice_weight, void_weight, mask_loss, num_points: of the training, as for Mask2Former.
     """
@@ -49,7 +55,7 @@ class Universal(SetPredictionProposer):
         model: UniversalModel,
         embedding_dim: int,
         *,
-        class_scores: Literal["objectness", "labels", "texts"] = "objectness",
+        class_scores: Literal["objectness", "labels", "mean_logits", "texts"] = "objectness",
         class_weight: Weight = 2.0,
         mask_weight: Weight = 5.0,
         dice_weight: Weight = 5.0,
@@ -158,7 +164,8 @@ class Universal(SetPredictionProposer):
                 "The labels of the proposer Universal are compared with names, and this vocabulary has none: set "
                 "MODEL.PROPOSER.Universal.CLASS_SCORES to objectness."
             )
-        return scores_of_names(scores, self.model.labels, text.vocabulary)
+        rule = scores_of_names if self.class_scores == "labels" else mean_logits_of_names
+        return rule(scores, self.model.labels, text.vocabulary)
 
     def losses(self, proposals: Proposals, text: TextClassifier, targets: list[Targets]) -> dict[str, Tensor]:
         """Weighted set losses of the final prediction and of every earlier one; of objectness, labels do not count.

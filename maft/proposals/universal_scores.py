@@ -48,14 +48,49 @@ def scores_of_names(scores: Tensor, labels: Sequence[str], vocabulary: Vocabular
         return (scores.float().softmax(-1) @ shares).clamp(min=1e-12).log()
 
 
+def mean_logits_of_names(scores: Tensor, labels: Sequence[str], vocabulary: Vocabulary) -> Tensor:
+    """Class logits of a vocabulary by MaskCLIP++'s rule for a proposer with labels of its own.
+
+    A label counts for the first class that shares a synonym with it. A class has the mean logit of its labels, and 0
+    where it has none; of their softmax void gets the probability that the proposer gives "no object".
+
+    Args:
+        scores: (..., K + 1) logits, no object last.
+        labels: K names.
+
+    Returns:
+        (..., C + 1) logarithms of probabilities, float32, void last.
+    """
+    columns = torch.tensor(first_classes(labels, vocabulary), device=scores.device)
+    named = columns >= 0
+    own = scores.float()[..., :-1][..., named]
+    sums = own.new_zeros(*own.shape[:-1], len(vocabulary)).index_add(-1, columns[named], own)
+    counts = torch.bincount(columns[named], minlength=len(vocabulary))
+    logs = scores.float().log_softmax(-1)
+    some = logs[..., :-1].logsumexp(-1, keepdim=True)
+    return torch.cat([(sums / counts.clamp(min=1)).log_softmax(-1) + some, logs[..., -1:]], -1)
+
+
+def first_classes(labels: Sequence[str], vocabulary: Vocabulary) -> list[int]:
+    """The first class of a vocabulary that shares a synonym with each label, -1 where none does."""
+    classes = _synonyms(vocabulary)
+    return [min(_classes_of(label, classes), default=-1) for label in labels]
+
+
+def _synonyms(vocabulary: Vocabulary) -> dict[str, list[int]]:
+    """The classes of every name and synonym, as CLIP reads it."""
+    classes: dict[str, list[int]] = {}
+    for index, name in enumerate(vocabulary.names):
+        for synonym in {name, *vocabulary.synonyms(index)}:
+            classes.setdefault(as_clip_reads(synonym), []).append(index)
+    return classes
+
+
 @lru_cache(maxsize=8)
 def _shares(labels: tuple[str, ...], vocabulary: Vocabulary) -> list[list[float]]:
     """(K + 1) rows of (C + 1): what part of a label's probability a class gets, void last."""
     names = vocabulary.names
-    classes: dict[str, list[int]] = {}
-    for index, name in enumerate(names):
-        for synonym in {name, *vocabulary.synonyms(index)}:
-            classes.setdefault(as_clip_reads(synonym), []).append(index)
+    classes = _synonyms(vocabulary)
     named = [_classes_of(label, classes) for label in labels]
     claimed = {index for some in named for index in some}
     rest = [index for index in range(len(names)) if index not in claimed] or [len(names)]

@@ -29,6 +29,8 @@ from maft.classifiers.mask_clip_pp_tuning import tuned_text_parameters
 from maft.clip import CLIPEncoder, VocabularyEncoder, clip_from_config
 from maft.clip.prompt_axis import PromptEncoder
 from maft.data.label_sets import overlap
+from maft.ensembles import geometric_ensemble, joint_scores
+from maft.proposals.universal_scores import first_classes, mean_logits_of_names
 from maft.structures import Images, Proposals, TextClassifier, Vocabulary
 
 
@@ -286,4 +288,31 @@ def mask_logits(case: GoldenCase) -> dict[str, Tensor]:
                 gradient = leaves[official].grad
             assert gradient is not None, f"{official} has no gradient"
             outputs[name] = gradient
+    return outputs
+
+
+_FLOOR = 1e-8
+
+
+@golden_case("maskclippp", "geometric_ensemble")
+def ensembles(case: GoldenCase) -> dict[str, Tensor]:
+    config, inputs = case.config, case.inputs
+    train, test = config["train_classes"], Vocabulary(tuple(config["test_classes"]))
+    alpha, beta = config["alpha"], config["beta"]
+    seen = torch.tensor(overlap(test.names, train), device=case.device)
+    columns = first_classes(train, test)
+    outputs = {
+        "category_overlapping_mask": seen,
+        # Labels without a class go to void in the official table, which has a column for void itself.
+        "lut": torch.tensor([*(len(test) if one < 0 else one for one in columns), len(test)]),
+    }
+    for index in range(sum(name.startswith("pred_logits/") for name in inputs)):
+        named = inputs[f"pred_logits/{index}"]
+        closed = mean_logits_of_names(inputs[f"segmentor_logits_closed/{index}"], train, test)
+        for end, logits in (("", inputs[f"segmentor_logits/{index}"]), ("_closed", closed)):
+            rule = (named, seen, alpha, beta, _FLOOR)
+            outputs[f"ensembled{end}/{index}"] = joint_scores(logits[:, :-1], *rule)
+            outputs[f"mask_cls{end}/{index}"] = geometric_ensemble(logits, *rule)
+        alone = geometric_ensemble(inputs[f"segmentor_logits/{index}"], named, seen, 1.0, 1.0)
+        outputs[f"no_ensemble/{index}"] = alone
     return outputs

@@ -9,13 +9,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from golden.case import GoldenCase, golden_case
+from golden.case import GoldenCase, golden_case, released_shapes
 from golden.clip import load_recorded_clip
 from golden.maskclippp import recorded_classifier, recorded_clip, recorded_similarity
 from golden.models_maskadapter import instances_of, segments_of
-from maft.checkpoint.key_map import load_strictly
-from maft.checkpoint.official.released import key_map
-from maft.clip import VocabularyEncoder
+from maft.checkpoint.key_map import differences, load_strictly
+from maft.checkpoint.official.released import convert_released, key_map, recognise
+from maft.classifiers.mask_clip_pp import MaskCLIPpp
+from maft.clip import VocabularyEncoder, load_clip
 from maft.data.label_sets import overlap
 from maft.ensembles import ClassifierAlone, FCCLIPEnsemble
 from maft.interfaces import BuildContext, Ensemble, Proposer
@@ -79,7 +80,7 @@ def _ensemble(config: Mapping[str, Any]) -> Ensemble:
     test = config["maskclippp_test"]
     if not test["ENSEMBLE_ON"]:
         return FCCLIPEnsemble(alpha=1.0, beta=1.0)
-    return FCCLIPEnsemble(alpha=test["GEOMETRIC_ENSEMBLE_ALPHA"], beta=test["GEOMETRIC_ENSEMBLE_BETA"])
+    return FCCLIPEnsemble(alpha=test["GEOMETRIC_ENSEMBLE_ALPHA"], beta=test["GEOMETRIC_ENSEMBLE_BETA"], floor=1e-8)
 
 
 def build_model(case: GoldenCase) -> OpenVocabSegmentor:
@@ -89,10 +90,10 @@ def build_model(case: GoldenCase) -> OpenVocabSegmentor:
     recorded = {name for name in weights if name.startswith("text_encoder_f.")}
     scale, void = 100.0, None
     if recorded:
-        names = {"text_encoder_f.": "", "visual_encoder_f.proxy.": "visual."}
+        prefixes = {"text_encoder_f.": "", "visual_encoder_f.proxy.": "visual."}
         state = {
             new + name.removeprefix(old): value
-            for old, new in names.items()
+            for old, new in prefixes.items()
             for name, value in weights.items()
             if name.startswith(old)
         }
@@ -125,6 +126,80 @@ def build_model(case: GoldenCase) -> OpenVocabSegmentor:
     things = [index in config["thing_ids"] for index in range(len(names))]
     model.set_vocabulary(Vocabulary(names.names, seen), things)
     return model.eval()
+
+
+# How each released file is built: the CLIP, and what is learned on similarities.
+_EVA: dict[str, Any] = {"similarity": "linear"}
+_CONVNEXT: dict[str, Any] = {"similarity": "pseudo_text", "train": "all"}
+RELEASED: dict[str, tuple[str, dict[str, Any]]] = {
+    "coco-stuff_eva-clip-vit-l-14-336_wtext": ("EVA02-L-14-336", {**_EVA, "templates": "single"}),
+    "coco-stuff_clip-convnext-base": ("convnext_base_w_320", _CONVNEXT),
+    "coco-pan_clip-rn50x16": ("RN50x16", {**_EVA, "train": "all"}),
+    "coco-pan_clip-convnext-base": ("convnext_base_w_320", _CONVNEXT),
+    "coco-pan_clip-convnext-large": ("convnext_large_d_320", _CONVNEXT),
+    "coco-pan_clip-convnext-xxlarge": ("convnext_xxlarge", _CONVNEXT),
+    "coco-pan_eva-clip-vit-b-16": ("EVA02-B-16", _EVA),
+    "coco-pan_eva-clip-vit-l-14-336": ("EVA02-L-14-336", _EVA),
+    "coco-pan_eva-clip-vit-g-14-plus": ("EVA01-g-14-plus", _EVA),
+}
+_PROPOSERS = {
+    "fcclip_coco-pan_clip-convnext-base.pth": ("convnext_base_w_320", 250),
+    "fcclip_coco-pan_clip-convnext-large.pth": ("convnext_large_d_320", 250),
+    "maftp_b.pth": ("convnext_base_w_320", 100),
+    "maftp_l.pth": ("convnext_large_d_320", 100),
+    "maftp_l_pano.pth": ("convnext_large_d_320", 100),
+}
+
+
+@golden_case("maskclippp", "checkpoint_keys")
+def released_files(case: GoldenCase) -> dict[str, Tensor]:
+    """Every released file holds what our model of it has, but for a frozen text tower and the image tower's head."""
+    fits: dict[str, Tensor] = {}
+    problems: list[str] = []
+    for file, names in released_shapes(case):
+        record = case.record[file]
+        if file.startswith("mask generator: "):
+            found = _misfits_of_proposer(file.removeprefix("mask generator: "), names)
+        else:
+            found = _misfits(file, names, record)
+        fits[file] = torch.tensor(float(not found))
+        problems += [f"{file}: {line}" for line in found[:3]]
+    if problems:
+        raise AssertionError("; ".join(problems))
+    return fits
+
+
+def _misfits(file: str, official: Mapping[str, torch.Size], record: Mapping[str, Any]) -> list[str]:
+    name, options = RELEASED[file.removeprefix("maskclippp_").removesuffix(".pth")]
+    tuned = any(key.startswith("text_encoder.") for key in official)
+    with torch.device("meta"):
+        clip = load_clip(name, "random")
+        classifier = MaskCLIPpp(clip, clip, train_text="attention_mlp_norms" if tuned else "none", **options)
+    release = str(recognise(official))
+    state = {n.removeprefix("classifier."): v for n, v in convert_released(official, release, file).items()}
+    texts = {f"clip.{key}" for key in clip.state_dict() if not key.startswith("model.visual.")}
+    expected = {key: v for key, v in classifier.state_dict().items() if tuned or key not in texts}
+    found = differences(expected, state)
+    trained = sum(parameter.numel() for parameter in classifier.trainable_parameters())
+    if trained != record["n_trainable"]:
+        found.append(f"trains {trained} numbers instead of {record['n_trainable']}")
+    return found
+
+
+def _misfits_of_proposer(file: str, official: Mapping[str, torch.Size]) -> list[str]:
+    name, queries = _PROPOSERS[file]
+    with torch.device("meta"):
+        clip = load_clip(name, "random")
+        options = {"BACKBONE": "clip", "CLASS_HEAD": "pooled", "NUM_QUERIES": queries}
+        proposer = PROPOSERS.build("Mask2Former", options, BuildContext(clip, 1, nn.Identity))
+        encoder = VocabularyEncoder(clip.embed_dim, clip.text_width)
+    parts: dict[str, nn.Module] = {"proposer": proposer, "vocabulary_encoder": encoder}
+    if any(key.startswith("backbone.") for key in official):
+        parts["clip"] = clip
+    state = key_map("mask_adapter").convert(official, file)
+    return differences(
+        {f"{part}.{n}": v for part, module in parts.items() for n, v in module.state_dict().items()}, state
+    )
 
 
 _TEXT_RULES: dict[str, Any] = {"none": "none", "attention": "attention_mlp_norms"}

@@ -1,6 +1,12 @@
 import torch
 
-from maft.proposals.universal_scores import class_agnostic, objectness, scores_of_names
+from maft.proposals.universal_scores import (
+    class_agnostic,
+    first_classes,
+    mean_logits_of_names,
+    objectness,
+    scores_of_names,
+)
 from maft.structures import Proposals, Targets, Vocabulary
 
 
@@ -32,6 +38,17 @@ def test_scores_of_names_are_finite_where_a_class_has_no_chance():
     found = scores_of_names(scores, ("cat",), Vocabulary(("cat", "dog")))
     found.sum().backward()
     assert found.isfinite().all() and scores.grad.isfinite().all()
+
+
+def test_mean_logits_of_labels_leave_the_proposer_its_void():
+    scores = torch.tensor([1.0, 2.0, 3.0, 4.0, 0.5])
+    labels = ("Cat", "tom, kitten", "sky", "car")
+    # The first class that shares a word, logit 0 where none does, and the void of all labels.
+    found = mean_logits_of_names(scores, labels, Vocabulary(("tree", "kitten,cat", "tom", "car"))).softmax(-1)
+    void = scores.softmax(-1)[-1]
+    expected = torch.tensor([0.0, 1.5, 0.0, 4.0]).softmax(-1) * (1 - void)
+    torch.testing.assert_close(found, torch.cat([expected, void[None]]))
+    assert first_classes(labels, Vocabulary(("sky", "car"))) == [-1, -1, 0, 1]
 
 
 def test_without_labels_proposals_and_targets_have_one_class():
