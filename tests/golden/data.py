@@ -71,6 +71,7 @@ def mapped(image: Tensor, labels: Tensor | None, augmentations: Sequence[Step], 
     return mapped
 
 
+@golden_case("san", "data_mapper")
 @golden_case("maft", "data_mapper")
 def maft_data_mapper(case: GoldenCase) -> dict[str, Tensor]:
     outputs: dict[str, Tensor] = {}
@@ -84,15 +85,17 @@ def maft_data_mapper(case: GoldenCase) -> dict[str, Tensor]:
             single_category_max_area=options["single_category_max_area"],
             ignore_label=options["ignore_label"],
             flip="horizontal",
+            color="RGB" if "color_seed" in options else "",
         )
         np.random.seed(options["np_seed"])
-        with _recorded_transforms(augmentations) as transforms:
+        colours = case.tensors.get(f"mid/train/{name}/color_draws", torch.zeros(0)).tolist()
+        with _recorded_transforms(augmentations) as transforms, _colour_draws(colours):
             record = mapped(
                 image,
                 labels,
                 augmentations,
                 targets="semantic",
-                num_classes=options["num_classes"],
+                num_classes=max(options["num_classes"], 1),
                 ignore_label=options["ignore_label"],
                 padded_size=max(options["size_divisibility"], 0),
                 label_resize="torch",
@@ -249,10 +252,17 @@ def _boxes(masks: Tensor) -> Tensor:
 
 def _recoloured(image: Tensor, draws: list[float]) -> Tensor:
     """(H, W, 3) RGB after the colour augmentation draws the recorded numbers: coins, and values where they say so."""
+    with _colour_draws(draws):
+        return torch.from_numpy(ColorAugSSDTransform("RGB").apply_image(image.cpu().numpy()))
+
+
+@contextmanager
+def _colour_draws(draws: list[float]) -> Iterator[None]:
+    """Lets the colour augmentation draw the recorded numbers."""
     values = iter(draws)
     replay = mock.Mock(side_effect=lambda *_: next(values))
     with mock.patch.multiple("random", randrange=replay, uniform=replay, randint=replay):
-        return torch.from_numpy(ColorAugSSDTransform("RGB").apply_image(image.cpu().numpy()))
+        yield
 
 
 @contextmanager
@@ -278,6 +288,9 @@ def _recorded_transforms(augmentations: list[Any]) -> Iterator[list[Any]]:
         return get_transform
 
     for augmentation in augmentations:
+        # The colour augmentation is a transform itself.
+        if not isinstance(augmentation, T.Augmentation):
+            continue
         # Detectron2 finds the arguments of get_transform by its signature, which the watcher hides.
         draw = augmentation.get_transform
         names = list(draw.__code__.co_varnames[1 : draw.__code__.co_argcount])
