@@ -57,7 +57,9 @@ def masks_on_grid(proposals: Proposals, images: Images, sizes: Sequence[Size], p
             _resizing(identity, (spans[axis], old[axis], new[axis], padded[axis], grid[axis]), proposals.align_corners)
             for axis, identity in enumerate(identities)
         )
-        found.append(rows.T @ values @ columns)
+        # Which cells exceed a threshold is decided in full precision.
+        with torch.autocast(masks.device.type, enabled=False):
+            found.append(rows.T @ values @ columns)
     return torch.stack(found)
 
 

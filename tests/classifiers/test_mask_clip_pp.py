@@ -1,0 +1,96 @@
+"""MaskCLIP++ as a classifier: its texts, its own CLIP, what trains, and mistakes."""
+
+import random
+from dataclasses import replace
+
+import pytest
+import torch
+
+from maft.classifiers.mask_clip_pp import MaskCLIPpp
+from maft.clip import load_clip
+from maft.conformance import batch, context, predictions, texts
+from maft.errors import UserError
+from maft.registry import CLASSIFIERS
+
+NAMES = ("cat, tom", "dog", "brick")
+
+
+@pytest.fixture(scope="module")
+def clip():
+    return load_clip("tiny_vit")
+
+
+def logits(classifier, clip, names=NAMES, **options):
+    images = batch((64, 96), (96, 64))
+    return classifier(images, predictions(images), texts(clip, names, **options), clip).logits
+
+
+@torch.no_grad()
+def test_a_class_has_the_best_of_its_synonyms(clip):
+    classifier = MaskCLIPpp(clip, similarity="mean", templates="single", blocks=1).eval()
+    found = logits(classifier, clip, void=False)
+    cat, tom = (logits(classifier, clip, (name, "dog", "brick"), void=False) for name in ("cat", "tom"))
+    torch.testing.assert_close(found[..., 0], torch.maximum(cat[..., 0], tom[..., 0]))
+    torch.testing.assert_close(found[..., 1:], cat[..., 1:])
+
+
+@torch.no_grad()
+def test_in_training_one_synonym_is_drawn(clip):
+    classifier = MaskCLIPpp(clip, similarity="mean", templates="single", blocks=1)
+    wanted = [logits(classifier.eval(), clip, (name, "dog", "brick"), void=False) for name in ("cat", "tom")]
+    seen = set()
+    classifier.train()
+    for seed in range(6):
+        random.seed(seed)
+        found = logits(classifier, clip, void=False)
+        seen |= {index for index, one in enumerate(wanted) if torch.allclose(found, one, atol=1e-4)}
+    assert seen == {0, 1}
+
+
+@torch.no_grad()
+def test_a_clip_of_its_own_names_the_masks(clip):
+    own = CLASSIFIERS.build(
+        "MaskCLIPpp", {"OWN_CLIP": "tiny_convnext", "SIMILARITY": "mean", "TEMPLATES": "single"}, context(clip)
+    ).eval()
+    other = load_clip("tiny_convnext")
+    alone = MaskCLIPpp(other, similarity="mean", templates="single").eval()
+    # A void row of the shared CLIP means nothing to another one.
+    torch.testing.assert_close(logits(own, clip), logits(alone, other, void=False))
+    assert not list(own.trainable_clip_parameters(clip))
+    assert any(name.startswith("clip.model.visual.") for name in own.state_dict())
+    assert not any(name.startswith("clip.") for name in alone.state_dict())
+
+
+def test_the_text_tower_trains_where_it_is_told_to(clip):
+    clip = load_clip("tiny_vit")
+    classifier = MaskCLIPpp(clip, similarity="mean", templates="single", train_text="attention", train="none", blocks=1)
+    tuned = list(classifier.trainable_clip_parameters(clip))
+    for parameter in tuned:
+        parameter.requires_grad_(True)
+    logits(classifier.train(), clip, void=False).square().mean().backward()
+    assert tuned and all(parameter.grad is not None and parameter.grad.any() for parameter in tuned)
+    classifier.eval()
+    with torch.no_grad():
+        before = logits(classifier, clip, void=False)
+        torch.nn.init.normal_(tuned[-1])
+        assert not torch.allclose(logits(classifier, clip, void=False), before), "kept texts are those of the weights"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"blocks": 99}, r"BLOCKS is 99, but the image tower of tiny_vit has \d+ blocks"),
+        ({"test_size": 3}, "TEST_SIZE is 3, less than one cell"),
+        ({"similarity": "pseudo_text"}, "pseudo_text reads the map that a ConvNeXt pools"),
+        ({"templates": "a photo"}, "Unknown prompt template set"),
+    ],
+)
+def test_options_that_do_not_fit_the_tower_are_refused(clip, options, message):
+    with pytest.raises(UserError, match=message):
+        MaskCLIPpp(clip, **options)
+
+
+def test_rows_of_no_texts_are_refused(clip):
+    classifier, images = MaskCLIPpp(clip, blocks=1).eval(), batch((64, 64))
+    with pytest.raises(UserError, match="of no names"):
+        classifier(images, predictions(images), replace(texts(clip), vocabulary=None), clip)
