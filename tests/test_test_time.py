@@ -1,6 +1,7 @@
 """Averaged results against the model itself, called copy by copy and window by window."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -229,3 +230,22 @@ def test_an_evaluation_averages_and_says_so(build, tiny_configs, tmp_path):
     other, report = measured(*WINDOWS, *AUGMENTED)
     assert other != plain
     assert report["sliding_window"]["TILE_SIZE"] == 40
+
+
+def test_summed_logits_are_averaged_before_the_softmax(build):
+    """TextRegion's own rule on copies: a flipped image and its flipped copy are as good as one."""
+    model, averaged = build(
+        *AUGMENTED, "TEST.AUG.MIN_SIZES", "[64]", "TEST.AUG.MAX_SIZE", "96", "TEST.AUG.FLIP", "True",
+        "MODEL.INFERENCE.SUM_LOGITS", "True",
+    )  # fmt: skip
+    one = {"image": torch.randint(0, 256, (3, 64, 96), dtype=torch.uint8)}
+    (found,) = averaged([one])
+    logits = []
+    for flipped in (False, True):
+        image = one["image"].flip(-1) if flipped else one["image"]
+        images = model.padded([{"image": image}])
+        proposals = model.propose(images, [{"image": image}])
+        soft = replace(proposals, masks=proposals.masks.clamp(0, 3)).resized(images.padded_size).clamp(max=1)
+        summed = torch.einsum("qc,qhw->chw", model.classify(images, proposals).class_logits[0], soft[0])
+        logits.append(summed.flip(-1) if flipped else summed)
+    torch.testing.assert_close(found["sem_seg"], (sum(logits) / 2).softmax(0), atol=1e-4, rtol=0)
