@@ -45,6 +45,11 @@ def backbone_rate(cfg: CfgNode) -> float:
     return cfg.SOLVER.BASE_LR * learning_rate_factor(name, cfg.SOLVER)
 
 
+def tower_rate(cfg: CfgNode, name: str) -> float:
+    """The rate of one of CLIP's towers, by the name of a part of it."""
+    return cfg.SOLVER.BASE_LR * learning_rate_factor(f"clip.model.{name}.weight", cfg.SOLVER)
+
+
 def gradient_norm(cfg: CfgNode) -> float | str:
     """What the joint norm of all gradients is clipped to."""
     clip = cfg.SOLVER.CLIP_GRADIENTS
@@ -106,6 +111,8 @@ FACTS: Mapping[str, Callable[[CfgNode], Any]] = {
     "iterations": lambda cfg: cfg.SOLVER.MAX_ITER,
     "rate": lambda cfg: cfg.SOLVER.BASE_LR,
     "backbone rate": backbone_rate,
+    "image tower rate": lambda cfg: tower_rate(cfg, "visual"),
+    "text tower rate": lambda cfg: tower_rate(cfg, "text"),
     "schedule": schedule,
     "decay": lambda cfg: cfg.SOLVER.WEIGHT_DECAY,
     "gradient norm": gradient_norm,
