@@ -9,7 +9,7 @@ import torch
 from maft.errors import UserError
 from maft.proposals.sam import SAM, point_grid
 from maft.proposals.sam_filters import stability
-from maft.proposals.sam_model import load_sam
+from maft.proposals.sam_model import FAMILIES, SAMFamily, load_sam
 from maft.registry import PROPOSERS
 from maft.structures import Images, Prompts
 
@@ -174,6 +174,17 @@ def test_same_masks_as_the_pipeline_of_transformers(kind, model):
     assert ((ours.masks[0].bool() != theirs).flatten(1).float().mean(1) < 0.002).all()
 
 
+@torch.no_grad()
+def test_masks_that_share_much_are_joined(model, images):
+    proposer = SAM(model, **OPEN)
+    embedding, size = proposer.encoded(images)[0], images.sizes[0]
+    separate = proposer.automatic_masks(embedding, size)
+    proposer.fuse_overlap = 0.5
+    joined = proposer.automatic_masks(embedding, size)
+    assert 0 < len(joined) < len(separate)
+    assert torch.equal(joined.any(0), separate.any(0)), "what is joined shows all that its masks showed"
+
+
 def test_filters_leave_an_invalid_slot_when_nothing_passes(model, images):
     proposals = SAM(model, iou_threshold=1e9, points_per_side=2)(images, None, None)
     assert proposals.masks.shape[1] == 1 and not proposals.valid.any() and not proposals.masks.any()
@@ -256,10 +267,10 @@ def test_bad_weights_are_named(tmp_path):
 
 
 def test_a_library_too_old_for_a_model_is_named_with_its_version(tiny_sam, tmp_path, monkeypatch):
-    tiny_sam("edgetam").save_pretrained(tmp_path)
-    monkeypatch.setattr(transformers, "EdgeTamModel", None, raising=False)
-    monkeypatch.setattr(transformers, "__version__", "4.56.2")
-    with pytest.raises(UserError, match="needs EdgeTamModel of transformers 4.57 or newer, and 4.56.2 is installed"):
+    tiny_sam("sam").save_pretrained(tmp_path)
+    monkeypatch.setitem(FAMILIES, "sam", SAMFamily("SamOfTomorrowModel", "9.9"))
+    installed = transformers.__version__
+    with pytest.raises(UserError, match=f"SamOfTomorrowModel of transformers 9.9 or newer, and {installed} is inst"):
         load_sam(str(tmp_path))
 
 
