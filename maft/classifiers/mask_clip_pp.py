@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from maft.classifiers.mask_clip_pp_input import masks_on_grid, prepare
 from maft.classifiers.mask_clip_pp_prior import (
     class_token_embeddings,
+    has_official_batches,
     mean_under_masks,
     prior_bias,
     require_mask_prior,
@@ -71,7 +72,7 @@ class MaskCLIPpp(MaskClassifier):
         train_similarity: whether what ``similarity`` learns and ``mask_scale`` train.
         official_batches: the released EVA towers' training: in a batch, mask tokens start from other tokens than the
             class token, and rotary positions shift where numbers of masks differ; alone an image is as in the paper.
-        activation_checkpointing: recompute the blocks in the backward pass to save memory.
+        activation_checkpointing: recompute the blocks of a class-token tower in the backward pass to save memory.
 
     Raises:
         UserError: the mask prior is not defined for the tower, or an option does not fit it.
@@ -115,6 +116,11 @@ class MaskCLIPpp(MaskClassifier):
             raise UserError(
                 f"{_NODE}.SIMILARITY pseudo_text reads the map that a ConvNeXt pools, which the image tower of "
                 f"{clip.name} ({tower.kind}) has not: set linear or mean."
+            )
+        if official_batches and not has_official_batches(tower):
+            raise UserError(
+                f"{_NODE}.OFFICIAL_BATCHES is what the release does with EVA towers, and the image tower of "
+                f"{clip.name} ({tower.kind}) is none: remove it."
             )
         self.clip = own
         self.prompts = PromptEncoder(clip.embed_dim, clip.text_width, templates=templates, synonyms=synonyms)

@@ -21,6 +21,7 @@ from torch import Tensor
 from maft.clip.towers import ClassTokenTower, ImageTower
 from maft.clip.towers.maps import ConvNeXtTower
 from maft.clip.towers.resnet import ResNetTower
+from maft.clip.towers.sequences import TimmSequence
 from maft.errors import UserError
 from maft.layers.mask_pool import weighted_mean
 
@@ -35,6 +36,11 @@ def require_mask_prior(tower: ImageTower, name: str) -> None:
             "prior is defined for a class token (ViT, EVA-02, EVA-01), a ConvNeXt and CLIP's ResNets; choose one of "
             "these, such as EVA02-L-14-336 or convnext_base_w_320."
         )
+
+
+def has_official_batches(tower: ImageTower) -> bool:
+    """Whether the official code handles batches of a tower in a way of its own, as it does those of EVA."""
+    return isinstance(tower, ClassTokenTower) and isinstance(tower.sequence, TimmSequence)
 
 
 def scale_shape(tower: ImageTower, blocks: int) -> tuple[int, ...]:

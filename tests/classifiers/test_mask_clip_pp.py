@@ -82,6 +82,7 @@ def test_the_text_tower_trains_where_it_is_told_to(clip):
         ({"blocks": 99}, r"BLOCKS is 99, but the image tower of tiny_vit has \d+ blocks"),
         ({"test_size": 3}, "TEST_SIZE is 3, less than one cell"),
         ({"similarity": "pseudo_text"}, "pseudo_text reads the map that a ConvNeXt pools"),
+        ({"official_batches": True}, "OFFICIAL_BATCHES is what the release does with EVA towers"),
         ({"templates": "a photo"}, "Unknown prompt template set"),
     ],
 )
