@@ -17,6 +17,7 @@ from torchvision.ops import nms
 from maft.clip import CLIPEncoder
 from maft.interfaces import BuildContext
 from maft.layers.crops import tight_boxes
+from maft.layers.mask_fusion import fused_masks
 from maft.options import AboveZero, Fraction, NonNegative, Positive
 from maft.proposals.sam_filters import stability, without_small_regions
 from maft.proposals.sam_model import NeverTrained, encoded, geometry_of, load_sam
@@ -42,6 +43,8 @@ class SAM(NeverTrained):
         stability_offset: see there.
         nms_threshold: masks whose boxes overlap a better one's by more than this IoU are dropped.
         min_region_area: holes and islands of fewer pixels are removed, on the CPU; 0 leaves them.
+        fuse_overlap: masks of the grid join a better one that shares this much of the smaller, see
+            `maft.layers.mask_fusion.fused_masks`: TextRegion's 0.8; None joins none.
 
     Raises:
         UserError: the model is no SAM.
@@ -60,6 +63,7 @@ class SAM(NeverTrained):
         stability_offset: AboveZero = 1.0,
         nms_threshold: Fraction = 0.7,
         min_region_area: NonNegative = 0,
+        fuse_overlap: Fraction | None = None,
     ) -> None:
         super().__init__()
         self.geometry = geometry_of(model)
@@ -68,6 +72,7 @@ class SAM(NeverTrained):
         self.iou_threshold = self.geometry.family.iou_threshold if iou_threshold is None else iou_threshold
         self.stability_threshold, self.stability_offset = stability_threshold, stability_offset
         self.nms_threshold, self.min_region_area = nms_threshold, min_region_area
+        self.fuse_overlap = fuse_overlap
         self.eval()
 
     @classmethod
@@ -128,6 +133,8 @@ class SAM(NeverTrained):
         masks = self.binary(logits[kept], size)
         if self.min_region_area:
             masks = without_small_regions(masks, self.min_region_area, self.nms_threshold)
+        if self.fuse_overlap is not None:
+            masks = fused_masks(masks.float(), tight_boxes(masks), overlap=self.fuse_overlap) > 0
         return masks
 
     def _grid_masks(
