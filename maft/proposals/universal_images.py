@@ -142,13 +142,14 @@ def load_processor(source: Source, name: str, config: Any) -> Any:
     kind = transformers_class(f"{name}Fast" if fast else name, "4.56", source)
     # OneFormer's would fetch the classes of its training from a repository of their own; images need none.
     options = {"class_info_file": None} if name.startswith("OneFormer") else {}
-    if not os.path.isdir(source.weights) or any(os.path.isfile(os.path.join(source.weights, f)) for f in _FILES):
+    local = os.path.isdir(source.weights)
+    if not local or any(os.path.isfile(os.path.join(source.weights, file)) for file in _FILES):
         try:
             with quietly():
                 return kind.from_pretrained(source.weights, **options)
         except Exception as error:
-            # Settings may be anything, and the library raises whatever it meets.
-            if os.path.isdir(source.weights):
+            # Settings may be anything, and the library raises whatever it meets; OSError where a repository has none.
+            if local or not isinstance(error, OSError):
                 raise UserError(
                     f"The image processor of {source.node} {source.weights} cannot be read "
                     f"({first_line(error)[:200]}): download its preprocessor_config.json again."
