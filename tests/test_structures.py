@@ -90,9 +90,11 @@ def test_proposals_resize_before_the_sigmoid():
 
 
 def test_one_image_of_a_batch():
-    proposals = Proposals(torch.randn(2, 3, 4, 4), (8, 8), class_logits=torch.randn(2, 3, 5))
+    bias = torch.randn(2, 6, 3, 4, 4, requires_grad=True)
+    proposals = Proposals(torch.randn(2, 3, 4, 4), (8, 8), class_logits=torch.randn(2, 3, 5), attention_bias=bias)
     one = proposals.image(1)
     assert torch.equal(one.masks[0], proposals.masks[1]) and torch.equal(one.class_logits[0], proposals.class_logits[1])
+    assert torch.equal(one.attention_bias, bias[1:]) and not proposals.detached().attention_bias.requires_grad
 
 
 def test_a_line_break_within_a_name_is_a_blank():

@@ -28,6 +28,10 @@ def test_two_names_cannot_become_one():
 def test_nested_maps_take_both_prefixes():
     rules = KeyMap.nested([("old.", "new.", [(r"(.*)", r"\1")]), ("gone.", "", [(".*", None)])])
     assert rules.convert({"old.a.b": 1, "gone.c": 2}) == {"new.a.b": 1}
+    alternatives = KeyMap.nested([("old.", "new.", [("a|b", "c")])])
+    assert alternatives.rename("old.b") == "new.c"
+    with pytest.raises(KeyError):
+        alternatives.rename("b")
 
 
 def test_differences_name_every_kind():
