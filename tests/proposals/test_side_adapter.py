@@ -11,8 +11,8 @@ def adapter(**options):
     torch.manual_seed(0)
     given = {
         "num_queries": 5, "width": 24, "depth": 3, "heads": 2, "patch_size": 8, "image_size": 32,
-        "fused": {0: 16, 2: 16}, "supervised": (2, 3), "bias_heads": 4, "embed_dim": 12, "hidden_dim": 20, "mlp_layers": 3,
-        **options,
+        "fused": {0: 16, 2: 16}, "supervised": (2, 3), "bias_heads": 4, "embed_dim": 12, "hidden_dim": 20,
+        "mlp_layers": 3, **options,
     }  # fmt: skip
     return SideAdapter(**given)
 
