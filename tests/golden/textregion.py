@@ -9,6 +9,7 @@ from functools import partial
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from timm.models import register_model
 from timm.models.eva import Eva, checkpoint_filter_fn
 from timm.models.vision_transformer import VisionTransformer
@@ -29,7 +30,7 @@ from maft.structures import Images, Proposals, TextClassifier, Vocabulary
 _TEXT = {"context_length": 8, "vocab_size": 8, "width": 16, "heads": 1, "layers": 1}
 _OPTIONS = {
     "semantic": True, "panoptic": False, "instance": False, "labels_only": False, "seen_penalty": 0.0,
-    "best_masks_above": 0.0,
+    "resize_before": False, "best_masks_above": 0.0,
 }  # fmt: skip
 
 
@@ -135,17 +136,20 @@ def _run(case: GoldenCase, clip: CLIPEncoder, run: str, of_kind: Mapping[str, An
     features, _ = classifier.features(images.pixels[0], region_pool(clip.tower, ""), clip)
     cells = classifier.weights(replace(proposals, are_logits=False), images.sizes[0], features.shape[1:])
     kept, nonempty = answer.valid[0], cells.sum(1) > 0
+    masks = proposals.masks[0]
+    if not multiple:
+        # The recording's stand-in for SAM's masks of an image that was squashed.
+        masks = F.interpolate(masks[None], classifier.crop_size, mode="bilinear", align_corners=False)[0]
     outputs = {"region_logits": classifier.similarities(answer.embeddings[0, kept], text, clip)}
     if segment:
         outputs["region_tokens"] = answer.embeddings[0, kept]
-        # The masks of an image that was squashed are SAM's at the size it was squashed to.
-        size = images.sizes[0] if multiple else classifier.crop_size
+        size = (masks.shape[-2], masks.shape[-1])
     else:
         size = tuple(config["semantic_output"][image])
     outputs["kept"] = kept[nonempty].to(torch.uint8)
     result = image_result(
-        answer.class_logits[0], proposals.masks[0], size, are_logits=True, classes=text.num_classes, seen=None,
-        things=None, options={**_OPTIONS, "resize_before": not multiple}, rows=answer.rows,
+        answer.class_logits[0], masks, size, are_logits=True, classes=text.num_classes, seen=None,
+        things=None, options=_OPTIONS, rows=answer.rows,
     )  # fmt: skip
     outputs["max_prob" if segment else "seg_prob"] = result["sem_seg"].amax(0) if segment else result["sem_seg"]
     return {f"{run}/{name}": value for name, value in outputs.items()}
