@@ -144,7 +144,13 @@ class MaskCLIPpp(MaskClassifier):
     def from_options(
         cls, context: BuildContext, *, own_clip: str = "", own_pretrained: str = "", **options: Any
     ) -> Any:
-        own = load_clip(own_clip, own_pretrained) if own_clip else None
+        """Raises `UserError` where the CLIP of its own cannot be loaded."""
+        if own_pretrained and not own_clip:
+            raise UserError(f"{_NODE}.OWN_PRETRAINED is set without OWN_CLIP, whose weights it names: set both.")
+        try:
+            own = load_clip(own_clip, own_pretrained) if own_clip else None
+        except UserError as error:
+            raise UserError(f"{_NODE}.OWN_CLIP {own_clip} cannot be loaded: {error}") from error
         return cls(context.clip, own, **options)
 
     def trainable_parameters(self) -> Iterator[nn.Parameter]:

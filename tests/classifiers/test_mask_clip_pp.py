@@ -91,6 +91,18 @@ def test_options_that_do_not_fit_the_tower_are_refused(clip, options, message):
         MaskCLIPpp(clip, **options)
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"OWN_PRETRAINED": "openai"}, "OWN_PRETRAINED is set without OWN_CLIP"),
+        ({"OWN_CLIP": "no-such-clip"}, "OWN_CLIP no-such-clip cannot be loaded: .*no-such-clip"),
+    ],
+)
+def test_a_clip_of_its_own_that_is_none_is_told_by_its_key(clip, options, message):
+    with pytest.raises(UserError, match=message):
+        CLASSIFIERS.build("MaskCLIPpp", options, context(clip))
+
+
 def test_rows_of_no_texts_are_refused(clip):
     classifier, images = MaskCLIPpp(clip, blocks=1).eval(), batch((64, 64))
     with pytest.raises(UserError, match="of no names"):
