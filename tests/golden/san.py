@@ -7,9 +7,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from detectron2.data.transforms import ResizeTransform
 from detectron2.structures import Instances
+from PIL import Image
 from torch import Tensor
 
 from golden.case import GoldenCase, golden_case, official_name, released_shapes
@@ -25,6 +28,7 @@ from maft.clip.class_rows import bias_on_grid, embeddings_of_rows
 from maft.clip.towers.base import Grid
 from maft.clip.towers.tokens import ClassTokenTower
 from maft.config import load_config
+from maft.data.catalog import class_names
 from maft.engine.solver import build_optimizer, clip_gradients, parameter_groups
 from maft.ensembles import ProposerAlone
 from maft.interfaces import BuildContext
@@ -375,4 +379,31 @@ def checkpoint_keys(case: GoldenCase) -> dict[str, Tensor]:
         problems = unfit(model.state_dict(), convert_released(official, release, file))
         assert not problems, f"{file}: {problems[:4]}"
         outputs[file] = torch.ones(())
+    return outputs
+
+
+@golden_case("san", "predictor")
+def predictor(case: GoldenCase) -> dict[str, Tensor]:
+    """The release's demo, which is none of our parts: its words beside our names of COCO-Stuff, its sizes and labels.
+
+    A picture's shorter side becomes 640 by Pillow's bicubic filter, the longer one is cut to whole pixels and has no
+    limit; names beyond the user's words are one label.
+    """
+    config = case.config
+    words = sorted({word.strip().lower() for word in config["vocabulary"]})
+    assert words == config["vocabulary_clean"]
+    names = class_names("coco_stuff_val")
+    for rule, others in (("merged", names), ("COCO-stuff", names[80:])):
+        beside = [*words, *(name for name in others if name not in words)]
+        recorded = case.record["vocabularies"]
+        assert beside[: len(recorded[rule])] == recorded[rule] and len(beside) == recorded[f"{rule}_len"], rule
+    outputs: dict[str, Tensor] = {}
+    for index in range(len(config["sizes"])):
+        pixels = case.inputs[f"image/{index}"].numpy()
+        height, width = pixels.shape[:2]
+        sides = [int(side * config["short_side"] / min(height, width)) for side in (height, width)]
+        resized = ResizeTransform(height, width, *sides, interp=Image.Resampling.BICUBIC).apply_image(pixels)
+        image = torch.from_numpy(np.ascontiguousarray(resized.transpose(2, 0, 1))).float()
+        outputs |= {f"image/{index}": image[:, ::8, ::8], f"image_size/{index}": torch.tensor(image.shape[-2:])}
+        outputs[f"labels/{index}"] = case.inputs[f"scores/{index}"].argmax(0).clamp(max=len(words))
     return outputs
