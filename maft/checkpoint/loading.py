@@ -43,6 +43,7 @@ _PARTS = ("proposer", "classifier", "clip", "vocabulary_encoder", "classifier_vo
 logger = logging.getLogger(__name__)
 
 _CLIP_TOWERS = ("clip.model.visual.", "clip.model.")
+_OWN_CLIP = "classifier.clip.model."
 
 
 Tensors = Mapping[str, Tensor]
@@ -166,7 +167,7 @@ class _File:
                     "MODEL.START_FROM: MAY_LACK %s of %s is nothing that this model has.%s",
                     name, self.rule.file, closest(name, tops),
                 )  # fmt: skip
-        lacking = [*(f"{name}." for name in self.rule.may_lack), *pruned_parts(self.state)]
+        lacking = [*(f"{name}." for name in self.rule.may_lack), *pruned_parts(self.state), *_own_texts(among, state)]
         load_strictly(model, state, self.rule.file, may_lack=lacking, among=among)
         return [name for name in state if name in expected]
 
@@ -259,6 +260,17 @@ def read_weights(path: str | os.PathLike[str], classes: int = 0) -> dict[str, Te
         return state
     logger.info("%s holds official weights (%s): translating their names.", path, release)
     return convert_released(state, release, str(path), classes)
+
+
+def _own_texts(model: Tensors, state: Tensors) -> list[str]:
+    """What a classifier's own CLIP has beside its image tower, where a file holds nothing but that tower of it.
+
+    MaskCLIP++'s released files leave out text towers that were not tuned; they are those of the CLIP that it names.
+    """
+    found = _below(state, _OWN_CLIP)
+    if not found or any(not name.startswith(f"{_OWN_CLIP}visual.") for name in found):
+        return []
+    return [name for name in _below(model, _OWN_CLIP) if not name.startswith(f"{_OWN_CLIP}visual.")]
 
 
 def pruned_parts(state: Mapping[str, object]) -> tuple[str, ...]:

@@ -141,6 +141,16 @@ def test_what_may_lack_is_allowed_to(files):
     assert values["classifier.text_transfer.a"] == 1.0 and left == ["classifier.head.a"]
 
 
+def test_the_text_tower_of_a_classifier_s_own_clip_may_lack_as_a_whole(write):
+    tower, text = "classifier.clip.model.visual.a", ("classifier.clip.model.b", "classifier.clip.model.c")
+    names = (tower, "classifier.clip.model.visual.d", *text, "classifier.similarity.a")
+    image_tower = write("image_tower", (*names[:2], names[-1]), 3.0)
+    values, left = loaded(names, rules=[{"FILE": image_tower, "TAKE": "classifier"}])
+    assert values[tower] == values["classifier.similarity.a"] == 3 and sorted(left) == sorted(text)
+    for kept in ((tower, names[-1]), (*names[:3], names[-1])):
+        refused("differences", names, rules=[{"FILE": write("a_part", kept, 3.0), "TAKE": "classifier"}])
+
+
 def test_a_rule_that_takes_nothing_is_refused(files):
     refused(r"has nothing called classifier\.heads.*it has classifier, clip, proposer, vocabulary_encoder",
             (*ALL, "classifier.heads.a"), rules=[{"FILE": files["host"], "TAKE": "classifier.heads"}])  # fmt: skip
