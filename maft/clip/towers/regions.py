@@ -14,6 +14,7 @@ from maft.clip.towers.base import Grid, ImageTower
 from maft.clip.towers.blocks import attention_inputs, attention_output, finish_block, mlp_output, run_block
 from maft.clip.towers.latent_query import LatentQueryTower
 from maft.clip.towers.tokens import ClassTokenTower, MeanOfTokensTower, TokenTower
+from maft.clip.towers.whole_image import RelativePositionTower
 from maft.errors import UserError
 
 _OFFICIAL_OFFSET = 0.1
@@ -138,15 +139,13 @@ def region_pool(tower: ImageTower, purpose: str) -> RegionPool:
         return ClassTokenPool(tower)
     if isinstance(tower, LatentQueryTower):
         return LatentQueryPool(tower)
-    why = "no last attention makes its embedding of an image from patches"
     if isinstance(tower, MeanOfTokensTower):
         why = "its embedding is the mean of the tokens, without an attention that a mask could restrict"
-    elif "dense features" in tower.refusals:
-        raise UserError(
-            f"{purpose} does not work with the image tower of {tower.name} ({tower.kind}): "
-            f"{tower.refusals['dense features']}."
-        )
+    elif isinstance(tower, RelativePositionTower):
+        why = "its attention knows the relative positions of its native size alone"
+    else:
+        why = "it is defined for the attention of a class token or a learned query to patches"
     raise UserError(
-        f"{purpose} does not work with the image tower of {tower.name} ({tower.kind}): {why}; use MaskPooling, or "
-        "choose a ViT, SigLIP or PE-Core."
+        f"{purpose} does not work with the image tower of {tower.name} ({tower.kind}): {why}; choose a ViT, SigLIP or "
+        "PE-Core, or the classifier MaskedCrops, which takes any tower."
     )

@@ -115,8 +115,11 @@ def test_official_positions_matter_where_they_are_resized_or_rotated(shrunk_clip
     assert ((exact - official).abs().max() > 1e-4) == changes
 
 
+ATTENTION = "defined for the attention of a class token or a learned query"
+
+
 @pytest.mark.parametrize(("name", "reason"), [
-    ("RN50", "use MaskPooling"), ("convnext_base", "use MaskPooling"), ("ViT-L-14-CLIPA", "the mean of the tokens"),
+    ("RN50", ATTENTION), ("convnext_base", ATTENTION), ("ViT-L-14-CLIPA", "the mean of the tokens"),
     ("vit_relpos_medium_patch16_cls_224", "relative positions of its native size"),
 ])  # fmt: skip
 def test_towers_without_such_an_attention_say_so(shrunk_clip, name, reason):
