@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from maft.predictor import Prediction, Predictor, thing_flags
 
 # Each costs a passage through the text encoder, and others wait meanwhile.
 MOST_WORDS = 5000
+MOST_CLICKS = 50
 
 Field = Literal["photo", "words", "things", "result"]
 
@@ -34,11 +36,13 @@ class Answer:
         prediction: at the size of the picture.
         seen: whether each class was seen in training; None where that is unknown.
         remarks: what the visitor should know of the words.
+        clicked: whether it is of the objects at places of the picture, and of nothing else.
     """
 
     prediction: Prediction
     seen: tuple[bool, ...] | None
     remarks: tuple[str, ...]
+    clicked: bool = False
 
     def is_unseen(self, label: int) -> bool:
         """Whether it is known that training had no label of this class."""
@@ -55,13 +59,19 @@ class Answer:
 
 
 def ask(
-    predictor: Predictor, photo: Photo, words: str, things: str, progress: Callable[[float, str], object]
+    predictor: Predictor,
+    photo: Photo,
+    words: str,
+    things: str,
+    progress: Callable[[float, str], object],
+    clicks: str = "",
 ) -> Answer:
-    """Labels a photo.
+    """Labels a photo, or the objects at places of it.
 
     Args:
         words: classes, one a line.
         things: the countable ones among them, one a line; every one when it is blank.
+        clicks: JSON of places, see `clicked_points`; blank for the whole photo.
         progress: is told the share that is done, and what comes next.
 
     Raises:
@@ -77,6 +87,7 @@ def ask(
     countable: list[str] | Literal["all"] = split_names(things) or "all"
     with _about("things"):
         thing_flags(vocabulary, countable)
+    points = clicked_points(clicks, photo)
     progress(0.1, f"Encoding {len(names)} {'word' if len(names) == 1 else 'words'}")
     with _about("words"):
         predictor.prepare(names)
@@ -84,8 +95,34 @@ def ask(
     with _about("photo"):
         pixels = photo.pixels()
     with _about("result"):
-        prediction = predictor(pixels, names, things=None if averages(predictor) else countable)
-    return Answer(prediction, vocabulary.seen, tuple(_remarks(names, prediction.unknown_words)))
+        if points:
+            prediction = predictor(pixels, names, points=points)
+        else:
+            prediction = predictor(pixels, names, things=None if averages(predictor) else countable)
+    remarks = tuple(_remarks(names, prediction.unknown_words))
+    return Answer(prediction, vocabulary.seen, remarks, clicked=bool(points))
+
+
+def clicked_points(text: str, photo: Photo) -> list[tuple[float, float]]:
+    """Pixels of a photo where it was clicked, the last first, so that its object is on top.
+
+    Args:
+        text: JSON of [x, y] in shares of width and height, in 0..1; blank: none.
+
+    Raises:
+        FieldError: it is none, or there are too many.
+    """
+    try:
+        places = [(float(x), float(y)) for x, y in json.loads(text or "[]")]
+    except (TypeError, ValueError):
+        places = [(-1.0, -1.0)]
+    if not all(0 <= share < 1 for place in places for share in place):
+        raise FieldError("photo", "The click did not arrive: click the picture again.")
+    if len(places) > MOST_CLICKS:
+        raise FieldError(
+            "photo", f"The app names {MOST_CLICKS} clicked objects at a time: label the picture to begin anew."
+        )
+    return [(x * photo.width, y * photo.height) for x, y in reversed(places)]
 
 
 def averages(predictor: Predictor) -> bool:

@@ -21,8 +21,14 @@ from maft.zoo import MINIATURE
 
 _HERE = Path(__file__).parent
 _TRAINED = "what this model was trained on"
-# The viewer knows which picture it shows; its name goes along with the question.
-_WITH_PHOTO = "(_, ...rest) => [document.querySelector('[data-part=stage]').dataset.photo || '', ...rest]"
+# The viewer knows which picture it shows and where it was clicked; both go along with the question, a click once.
+_WITH_PHOTO = """(_, __, ...rest) => {
+  const stage = document.querySelector('[data-part=stage]');
+  const { photo = '', clicks = '' } = stage.dataset;
+  stage.dataset.clicks = '';
+  if (!clicks) stage.dispatchEvent(new Event('whole'));
+  return [photo, clicks, ...rest];
+}"""
 _GONE = "The picture is no longer kept: choose it again."
 
 # Gradio recognises it among the defaults of a function's arguments.
@@ -41,9 +47,10 @@ def build(models: Models, memory: Memory, examples: Examples, limits: Limits) ->
     Raises:
         UserError: the first model cannot be loaded.
     """
-    title, preset = first_preset(models.get(models.names[0]))
+    first = models.get(models.names[0])
+    title, preset = first_preset(first)
     with gradio.Blocks(title="maft", analytics_enabled=False) as page:
-        photo = gradio.Textbox(visible=False)
+        photo, clicks = gradio.Textbox(visible=False), gradio.Textbox(visible=False)
         # Countable things that a vocabulary wrote into their field, not the visitor.
         given = gradio.State(preset.things)
         gradio.HTML(
@@ -57,6 +64,7 @@ def build(models: Models, memory: Memory, examples: Examples, limits: Limits) ->
                     elem_id="maft-view",
                     examples=[name for name, _ in examples],
                     most_bytes=limits.most_bytes,
+                    takes_clicks=first.model.proposer.takes_prompts,
                 )
             with gradio.Column(scale=4, min_width=300):
                 model = gradio.Dropdown(
@@ -94,6 +102,7 @@ def build(models: Models, memory: Memory, examples: Examples, limits: Limits) ->
 
         def label(
             token: str,
+            places: str,
             model_name: str,
             text: str | None,
             countable: str | None,
@@ -105,8 +114,8 @@ def build(models: Models, memory: Memory, examples: Examples, limits: Limits) ->
             value: Any = gradio.skip()
             answer = None
             try:
-                answer = _answer(memory, models, token, model_name, text, countable, progress)
-                value = _shown(memory, token, answer)
+                answer = _answer(memory, models, token, places, model_name, text, countable, progress)
+                value = _shown(memory, token, answer, models.get(model_name).model.proposer.takes_prompts)
             except FieldError as error:
                 wrong[error.field] = str(error)
             except UserError as error:
@@ -132,7 +141,7 @@ def build(models: Models, memory: Memory, examples: Examples, limits: Limits) ->
             box.input(None, vocabulary, vocabulary, js=f"() => {own}")
         model.input(None, vocabulary, vocabulary, js=f"(title) => title === {trained} ? {own} : title")
         go.click(
-            label, [photo, model, words, things, given],
+            label, [photo, clicks, model, words, things, given],
             [viewer, things, *(said[field] for field in fields), remarks], js=_WITH_PHOTO,
             concurrency_limit=2, show_progress="full", show_progress_on=[viewer], api_visibility="private",
         )  # fmt: skip
@@ -140,7 +149,7 @@ def build(models: Models, memory: Memory, examples: Examples, limits: Limits) ->
 
 
 def _answer(
-    memory: Memory, models: Models, token: str, model_name: str, words: str, things: str, progress: Any
+    memory: Memory, models: Models, token: str, clicks: str, model_name: str, words: str, things: str, progress: Any
 ) -> Answer:
     if not token:
         raise FieldError("photo", "There is no picture yet: choose one first.")
@@ -148,10 +157,10 @@ def _answer(
     if not isinstance(photo, Photo):
         raise FieldError("photo", _GONE)
     progress(0, "" if models.is_loaded(model_name) else f"Loading {model_name}")
-    return ask(models.get(model_name), photo, words, things, lambda done, text: progress(done, text))
+    return ask(models.get(model_name), photo, words, things, lambda done, text: progress(done, text), clicks)
 
 
-def _shown(memory: Memory, token: str, answer: Answer) -> dict[str, Any]:
+def _shown(memory: Memory, token: str, answer: Answer, takes_clicks: bool) -> dict[str, Any]:
     """What the viewer needs of an answer."""
     found = answer.prediction
     height, width = found.labels.shape
@@ -161,8 +170,11 @@ def _shown(memory: Memory, token: str, answer: Answer) -> dict[str, Any]:
         if (seen := regions(found, view)) is not None:
             views[view] = [{**one, "unseen": answer.is_unseen(one["label"])} for one in seen.described]
     note = f"{width} × {height} pixels. Point at the picture to see what a region is."
+    if takes_clicks:
+        note += " Click an object to find it."
     name = memory.put(answer, answer.size)
-    return {"photo": token, "answer": name, "width": columns, "height": rows, "views": views, "note": note}
+    of_clicks = {"clicked": answer.clicked, "takes_clicks": takes_clicks}
+    return {"photo": token, "answer": name, "width": columns, "height": rows, "views": views, "note": note, **of_clicks}
 
 
 def _beside() -> gradio.HTML:

@@ -6,9 +6,9 @@ watch("value", () => {
   fail(value.error);
   if (!value.answer || value.answer === state.answer?.answer || value.photo !== state.photo) return;
   state.answer = value;
+  state.takesClicks = value.takes_clicks;
   state.hidden.clear();
-  if (!value.views[state.view]) state.view = "semantic";
-  show(state.view);
+  show(value.clicked ? "instances" : value.views[state.chosen] ? state.chosen : "semantic");
   if (window.innerWidth < 800) part("stage").scrollIntoView({ behavior: "smooth", block: "start" });
 });
 
@@ -31,7 +31,10 @@ async function show(view) {
   for (const button of part("views").children) {
     const its = button.dataset.view;
     button.disabled = !views[its];
-    button.title = views[its] ? "" : "this model's config averages several looks at a picture, which gives no segments";
+    const why = state.answer.clicked
+      ? "what was clicked is found as objects, which may overlap"
+      : "this model's config averages several looks at a picture, which gives no segments";
+    button.title = views[its] ? "" : why;
     button.setAttribute("aria-checked", its === view);
   }
   part("bar").hidden = part("panel").hidden = false;
@@ -188,7 +191,7 @@ for (const [on, off] of [["pointerover", "pointerout"], ["focusin", "focusout"]]
 
 part("views").addEventListener("click", (event) => {
   const view = event.target.dataset.view;
-  if (view) show(view);
+  if (view) show((state.chosen = view));
 });
 part("names").addEventListener("change", () => outline());
 for (const name of ["opacity", "threshold"]) {

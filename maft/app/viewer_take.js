@@ -3,6 +3,7 @@
 const part = (name) => element.querySelector(`[data-part="${name}"]`);
 const root = window.location.href.split(/[?#]/)[0].replace(/\/?$/, "/") + "maft/";
 const state = { photo: null, answer: null, view: "semantic", ids: null, confidence: null, hidden: new Set(), over: 0 };
+Object.assign(state, { chosen: "semantic", clicks: [], takesClicks: props.takes_clicks });
 let shown = 0; // Counts what is asked for, so that a late answer does not replace a later one.
 
 const fail = (text) => {
@@ -32,13 +33,15 @@ async function take(address, body) {
   part("photo").src = `${root}photos/${reply.photo}`;
   part("photo").hidden = false;
   part("empty").hidden = true;
-  part("note").textContent = `${reply.width} × ${reply.height} pixels. ${reply.remark}`;
+  const click = state.takesClicks ? " Click an object to find it." : "";
+  part("note").textContent = `${reply.width} × ${reply.height} pixels.${click} ${reply.remark}`;
   // What the button asks about, see `layout.py`.
   part("stage").dataset.photo = reply.photo;
 }
 
 function forget() {
   state.answer = null;
+  state.clicks = [];
   state.hidden.clear();
   fade();
   for (const name of ["bar", "panel", "colours", "lines", "tip"]) part(name).hidden = true;
@@ -87,3 +90,17 @@ for (const [number, title] of props.examples.entries()) {
   button.addEventListener("click", () => take(`examples/${number}`));
   part("examples").append(button);
 }
+
+// ---- clicks, for models that find the object at a place -------------------------------------------------------------
+
+part("stage").addEventListener("click", (event) => {
+  if (!state.photo || !state.takesClicks) return;
+  const frame = part("photo").getBoundingClientRect();
+  const place = [(event.clientX - frame.left) / frame.width, (event.clientY - frame.top) / frame.height];
+  if (!place.every((share) => share >= 0 && share < 1)) return;
+  state.clicks.push(place);
+  part("stage").dataset.clicks = JSON.stringify(state.clicks);
+  document.querySelector("#maft-go").click();
+});
+// What the button asks of the whole picture takes the clicks back, see `layout.py`.
+part("stage").addEventListener("whole", () => (state.clicks = []));

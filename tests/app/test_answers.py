@@ -1,5 +1,6 @@
 """From fields to an answer; a mistake belongs to its field."""
 
+import numpy as np
 import pytest
 
 from maft.app.answers import FieldError, ask
@@ -13,9 +14,9 @@ def photo():
     return read_photo(drawn_examples(2)[1][1](), Limits())
 
 
-def asked(predictor, photo, words, things=""):
+def asked(predictor, photo, words, things="", clicks=""):
     stages = []
-    answer = ask(predictor, photo, words, things, lambda done, text: stages.append(done))
+    answer = ask(predictor, photo, words, things, lambda done, text: stages.append(done), clicks)
     assert stages == sorted(stages) and len(stages) > 1
     return answer
 
@@ -56,3 +57,27 @@ def test_words_that_the_model_does_not_know_are_said(predictor, photo):
 def test_five_thousand_words(predictor, photo):
     answer = asked(predictor, photo, FIVE_THOUSAND)
     assert answer.prediction.labels.max() < 5000 and len(answer.remarks[0]) < 500
+
+
+def test_clicks_are_answered_by_their_objects_the_last_on_top(on_sam, photo):
+    answer = asked(on_sam, photo, "star\nbrick", clicks="[[0.25, 0.5], [0.75, 0.1]]")
+    expected = on_sam(photo.pixels(), ["star", "brick"], points=[(72, 9.6), (24, 48)])
+    assert answer.clicked and len(answer.prediction.instances) == 2
+    for one, other in zip(answer.prediction.instances, expected.instances, strict=True):
+        np.testing.assert_array_equal(one.mask, other.mask)
+        assert one.name == other.name
+    assert not asked(on_sam, photo, "star\nbrick").clicked
+
+
+@pytest.mark.parametrize("clicks", ["[[1.0, 0.5]]", "[[0.5]]", "7", "[[NaN, 0.5]]", "[", '[["a", 1]]', "null"])
+def test_clicks_that_are_none_are_said(on_sam, photo, clicks):
+    with pytest.raises(FieldError, match="The click did not arrive: click the picture again") as caught:
+        asked(on_sam, photo, "star", clicks=clicks)
+    assert caught.value.field == "photo"
+
+
+def test_clicks_are_bounded_and_belong_to_models_that_take_them(on_sam, predictor, photo):
+    with pytest.raises(FieldError, match="names 50 clicked objects at a time"):
+        asked(on_sam, photo, "star", clicks=str([[0.5, 0.5]] * 51))
+    with pytest.raises(FieldError, match="the proposer of this model, takes no boxes and points"):
+        asked(predictor, photo, "star", clicks="[[0.5, 0.5]]")

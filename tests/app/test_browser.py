@@ -30,20 +30,24 @@ pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium: 
 GO = "Label the picture"
 PHONE = {"viewport": {"width": 390, "height": 844}, "device_scale_factor": 2, "is_mobile": True, "has_touch": True}
 LINES = "document.querySelector('[data-part=lines]').toDataURL()"
+# Whether an answer to clicks, which has no segments, has so many instances.
+COUNTED = """async (number) => { const { href } = document.querySelector('[data-part=json]');
+    const found = href && await (await fetch(href)).json();
+    return found && found.segments === null && found.instances.length === number }"""
 # Among other things an apple, which is unseen in training, a window and a fan, on grass and a cloud.
 SCENE = 4
 WORDS, THINGS = "apple\nwindow\nfan\ngrass\ncloud", "apple\nwindow\nfan"
 
 
 @pytest.fixture(scope="module")
-def server(predictor):
+def server(predictor, on_sam):
     from maft.app.server import serve
 
     def missing():
         raise UserError("The weights are not here: fetch them.")
 
     frozen = partial(Predictor.from_config, "quickstart/frozen_clip")
-    models = Models({"miniature": lambda: predictor, "frozen CLIP": frozen, "missing": missing})
+    models = Models({"miniature": lambda: predictor, "frozen CLIP": frozen, "missing": missing, "SAM": lambda: on_sam})
     page = serve(models, drawn_examples(), Limits(megabytes=1, megapixels=2), host="127.0.0.1", port=None)
     yield page
     page.close()
@@ -131,6 +135,13 @@ def tip(page, x, y):
     box = part(page, "lines").bounding_box()
     page.mouse.move(box["x"] + x * box["width"], box["y"] + y * box["height"])
     return part(page, "tip").inner_text()
+
+
+def click_on(page, x, y):
+    """Clicks the picture at a point given in shares."""
+    part(page, "photo").scroll_into_view_if_needed()
+    box = part(page, "photo").bounding_box()
+    page.mouse.click(box["x"] + x * box["width"], box["y"] + y * box["height"])
 
 
 def test_photo_words_result_and_files(visit, server):
@@ -296,3 +307,29 @@ def test_a_model_that_cannot_say_its_words_is_an_error_beside_them(visit):
     page.locator(".maft-error:visible").wait_for()
     assert "The weights are not here" in page.locator(".maft-error:visible").inner_text()
     assert page.locator(".toast-wrap *").count() == 0
+
+
+def test_a_click_finds_and_names_its_object(visit):
+    page = visit()
+    choose(page)
+    part(page, "photo").wait_for()
+    fill(page, "words", WORDS)
+    # A click means nothing to a model that finds all at once.
+    click_on(page, *place_of("apple"))
+    assert part(page, "bar").is_hidden() and page.locator(".maft-error:visible").count() == 0
+    page.locator("#maft-model input").click()
+    page.get_by_role("option", name="SAM").click()
+    label(page)
+    legend(page)
+    assert "Click an object to find it" in part(page, "note").inner_text()
+    for number in (1, 2):
+        click_on(page, 0.2 * number, 0.5)
+        page.wait_for_function(COUNTED, arg=number)
+    assert page.locator("[data-view=instances]").get_attribute("aria-checked") == "true"
+    assert page.locator("[data-view=panoptic]").is_disabled()
+    # The button asks about the whole picture again, in the view of before.
+    label(page)
+    page.wait_for_selector("[data-view=semantic][aria-checked=true]")
+    assert page.locator("[data-view=panoptic]").is_enabled()
+    click_on(page, 0.5, 0.5)
+    page.wait_for_function(COUNTED, arg=1)
