@@ -151,7 +151,16 @@ def row_logits(proposals: Proposals, classification: Classification | None, clas
 
 
 def summing_tile(tile: Tile, rows: RowLogits) -> Tile:
-    """TextRegion's rule for the masks of one image, of a batch of one; see `pixel_probabilities`."""
+    """TextRegion's rule for the masks of one image, of a batch of one; see `pixel_probabilities`.
+
+    Raises:
+        UserError: masks are cut, each class with its best one alone, which is another rule.
+    """
+    if tile.cut:
+        raise UserError(
+            "MODEL.INFERENCE.SUM_LOGITS sums over all masks and BEST_MASKS_ABOVE keeps one a class: set SUM_LOGITS False "
+            "or BEST_MASKS_ABOVE 0."
+        )
     return tile.summing(rows.logits[0], rows.row_class, None if rows.elsewhere is None else rows.elsewhere[0])
 
 

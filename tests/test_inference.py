@@ -229,6 +229,15 @@ def test_summed_logits_of_pixels_that_nothing_names_are_no_class():
     torch.testing.assert_close(result["sem_seg_confidence"][:, :4], sure.expand(6, 4))
 
 
+def test_a_sum_over_all_masks_and_the_best_mask_of_each_class_exclude_each_other():
+    rows, options = RowLogits(torch.ones(1, 2, 3), torch.arange(3)), {**SUMMED, "resize_before": False}
+    with pytest.raises(UserError, match="set SUM_LOGITS False or BEST_MASKS_ABOVE 0"):
+        image_result(
+            torch.ones(2, 3), torch.ones(2, 6, 8), (6, 8), are_logits=False, classes=3, seen=None, things=None,
+            options={**options, "best_masks_above": 0.35}, rows=rows,
+        )  # fmt: skip
+
+
 def test_any_logits_can_be_summed_and_none_cannot():
     proposals = Proposals(torch.zeros(1, 2, 4, 4), (4, 4), class_logits=torch.randn(1, 2, 4))
     rows = row_logits(proposals, None, 3)
