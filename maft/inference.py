@@ -158,8 +158,8 @@ def summing_tile(tile: Tile, rows: RowLogits) -> Tile:
     """
     if tile.cut:
         raise UserError(
-            "MODEL.INFERENCE.SUM_LOGITS sums over all masks and BEST_MASKS_ABOVE keeps one a class: set SUM_LOGITS False "
-            "or BEST_MASKS_ABOVE 0."
+            "MODEL.INFERENCE.SUM_LOGITS sums over all masks and BEST_MASKS_ABOVE keeps one a class: set SUM_LOGITS "
+            "False or BEST_MASKS_ABOVE 0."
         )
     return tile.summing(rows.logits[0], rows.row_class, None if rows.elsewhere is None else rows.elsewhere[0])
 
