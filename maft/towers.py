@@ -25,12 +25,13 @@ from maft.clip.shrinking import example_tokens, original_embeddings, small_pair
 from maft.errors import UserError, run_tool
 from maft.interfaces import BuildContext, MaskClassifier
 from maft.registry import CLASSIFIERS
-from maft.structures import Images, Proposals, TextClassifier
+from maft.structures import Images, Proposals, TextClassifier, Vocabulary
 
 # Of unit-length embeddings, in float32.
 TOLERANCE = 1e-5
 # Classifiers that crop images take any tower; the others need to know its inside.
 CROPS = {"MaskedCrops", "RoIAlignCrops"}
+_WITH_START_LAYER = {"IPCLIP", "SAN"}
 _TEXTS = ("a photo of a cat", "two dogs beside a bus")
 
 
@@ -112,7 +113,7 @@ def check(name: str) -> Tower:
 
 
 def _classifiers(
-    clip: CLIPEncoder, reasons: dict[str, str], of_ip_clip: Mapping[str, Any] = MappingProxyType({})
+    clip: CLIPEncoder, reasons: dict[str, str], start: Mapping[str, Any] = MappingProxyType({})
 ) -> dict[str, MaskClassifier]:
     """The classifiers that take a CLIP, by name; the others leave their reason."""
     built = {}
@@ -120,7 +121,7 @@ def _classifiers(
     for key in CLASSIFIERS:
         try:
             with torch.device(clip.device):
-                built[key] = CLASSIFIERS.build(key, dict(of_ip_clip) if key == "IPCLIP" else {}, context)
+                built[key] = CLASSIFIERS.build(key, dict(start) if key in _WITH_START_LAYER else {}, context)
         except UserError as error:
             reasons[key] = str(error)
     return built
@@ -131,7 +132,8 @@ def _run(classifier: MaskClassifier, clip: CLIPEncoder, rows: Tensor) -> str:
     images = Images.from_list([255 * torch.rand(3, 96, 128)])
     masks = torch.zeros(1, 2, 96, 128)
     masks[0, 0, :, :64] = masks[0, 1, 32:, 64:] = 1
-    text = TextClassifier(rows, torch.arange(2), 2, None, torch.ones(2, dtype=torch.bool))
+    seen = torch.ones(2, dtype=torch.bool)
+    text = TextClassifier(rows, torch.arange(2), 2, None, seen, vocabulary=Vocabulary(_TEXTS))
     try:
         logits = classifier.eval()(images, Proposals(masks, (96, 128), are_logits=False), text, clip).class_logits
     except UserError as error:
