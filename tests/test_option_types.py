@@ -1,6 +1,7 @@
 """A wrong type or range of any option is one sentence, before anything is built; generated from the option lists."""
 
 from pathlib import Path
+from types import UnionType
 from typing import Annotated, Any, Literal, get_args, get_origin
 
 import pytest
@@ -28,6 +29,9 @@ def wrong_values(annotation: Any) -> list[Any]:
         return [["x"], 3]
     if origin is not None and type(None) in arguments:
         return wrong_values(next(kind for kind in arguments if kind is not type(None)))
+    if origin is UnionType:
+        # What no kind of it takes.
+        return [value for value in wrong_values(arguments[0]) if not isinstance(value, list)]
     return {bool: ["nope", 2], int: ["abc", 1.5, True], float: ["abc", [1.0], float("inf")], str: [3, ["x"]]}[
         annotation
     ]
