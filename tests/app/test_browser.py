@@ -325,11 +325,11 @@ def test_a_click_finds_and_names_its_object(visit):
     for number in (1, 2):
         click_on(page, 0.2 * number, 0.5)
         page.wait_for_function(COUNTED, arg=number)
-    assert page.locator("[data-view=instances]").get_attribute("aria-checked") == "true"
-    assert page.locator("[data-view=panoptic]").is_disabled()
+    page.wait_for_selector("[data-view=instances][aria-checked=true]")
+    page.wait_for_selector("[data-view=panoptic]:disabled")
     # The button asks about the whole picture again, in the view of before.
     label(page)
     page.wait_for_selector("[data-view=semantic][aria-checked=true]")
-    assert page.locator("[data-view=panoptic]").is_enabled()
+    page.wait_for_selector("[data-view=panoptic]:enabled")
     click_on(page, 0.5, 0.5)
     page.wait_for_function(COUNTED, arg=1)
