@@ -185,17 +185,6 @@ def test_masks_that_share_much_are_joined(model, images):
     assert torch.equal(joined.any(0), separate.any(0)), "what is joined shows all that its masks showed"
 
 
-@torch.no_grad()
-def test_masks_that_share_much_are_joined(model, images):
-    proposer = SAM(model, **OPEN)
-    embedding, size = proposer.encoded(images)[0], images.sizes[0]
-    separate = proposer.automatic_masks(embedding, size)
-    proposer.fuse_overlap = 0.5
-    joined = proposer.automatic_masks(embedding, size)
-    assert 0 < len(joined) < len(separate)
-    assert torch.equal(joined.any(0), separate.any(0)), "what is joined shows all that its masks showed"
-
-
 def test_filters_leave_an_invalid_slot_when_nothing_passes(model, images):
     proposals = SAM(model, iou_threshold=1e9, points_per_side=2)(images, None, None)
     assert proposals.masks.shape[1] == 1 and not proposals.valid.any() and not proposals.masks.any()
