@@ -47,11 +47,14 @@ def measure(config: Path) -> Row:
     with torch.device("meta"):
         model = build_model(cfg, InitialWeights())
         trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        optimizer = build_optimizer(cfg, model)
-        for parameter in trained:
-            parameter.grad = torch.zeros_like(parameter)
-        optimizer.step()
-    states = [value for state in optimizer.state.values() for value in state.values() if torch.is_tensor(value)]
+        states = []
+        # Of some configs nothing trains; there is no optimiser of nothing.
+        if trained:
+            optimizer = build_optimizer(cfg, model)
+            for parameter in trained:
+                parameter.grad = torch.zeros_like(parameter)
+            optimizer.step()
+            states = [value for state in optimizer.state.values() for value in state.values() if torch.is_tensor(value)]
     return Row(
         sum(parameter.numel() for parameter in model.parameters()),
         sum(parameter.numel() for parameter in trained),

@@ -34,7 +34,13 @@ def test_the_bytes_are_those_of_a_model_and_optimizer_with_memory():
 
 
 @pytest.mark.parametrize(
-    "name", ["fcclip/fcclip_r50_coco-panoptic", "maft/maft_vitb16_coco-stuff-171", "ovseg/region_clip_vitb16"]
+    "name",
+    [
+        "fcclip/fcclip_r50_coco-panoptic",
+        "maft/maft_vitb16_coco-stuff-171",
+        "maskclippp/eva_l14-336_untrained",
+        "ovseg/region_clip_vitb16",
+    ],
 )
 def test_the_page_has_the_numbers(name):
     logging.disable(logging.WARNING)
