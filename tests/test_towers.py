@@ -84,13 +84,15 @@ def test_a_classifier_that_takes_a_tower_and_fails_is_a_fault(monkeypatch):
 def test_one_line_a_name_and_reasons_for_those_asked_for(monkeypatch, capsys):
     monkeypatch.setattr("maft.clip.hub.try_to_load_from_cache", lambda *_: None)
     assert command.main(["RN50", "ViT-SO400M-14-SigLIP", "roberta-ViT-B-32"]) == 0
-    first, reason, *rest = capsys.readouterr().out.splitlines()
+    first, *lines, star, count = capsys.readouterr().out.splitlines()
     assert first.split()[:8] == ["RN50", "attention", "pool", "102.0", "M", "224", "x", "224"]
-    assert reason.strip().startswith("not IPCLIP: ")
-    assert rest[0].startswith("ViT-SO400M-14-SigLIP ") and " 16 " in rest[0] and "latent query" in rest[0]
-    assert "M*" in rest[1] and "MaskedCrops" in rest[1]
-    assert rest[-2].startswith("* the image tower alone")
-    assert rest[-1] == "3 names: 3 usable, 3 of them by more than crops."
+    assert [line.split(":")[0].strip() for line in lines] == [
+        "not IPCLIP", "not SAN", "not TextRegion", lines[3], "not MaskCLIPpp", "not SAN", lines[6]
+    ]  # fmt: skip
+    assert lines[3].startswith("ViT-SO400M-14-SigLIP ") and " 16 " in lines[3] and "latent query" in lines[3]
+    assert "M*" in lines[6] and "MaskedCrops" in lines[6]
+    assert star.startswith("* the image tower alone")
+    assert count == "3 names: 3 usable, 3 of them by more than crops."
 
 
 def test_a_refused_tower_says_why(monkeypatch):
