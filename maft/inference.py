@@ -69,7 +69,13 @@ def image_result(
         penalty = seen * options["seen_penalty"] if seen is not None and options["seen_penalty"] else None
         shown = tile if rows is None else summing_tile(tile, rows)
         view = View((height, width), [(False, [shown])], bool(options["resize_before"] or whole))
-        result |= semantic_result([view], size, penalty, labels_only=options["labels_only"])
+        result |= semantic_result(
+            [view],
+            size,
+            penalty,
+            labels_only=options["labels_only"],
+            background_below=options.get("background_below", 0.0),
+        )
     if not whole:
         return result
     if things is None:
@@ -97,7 +103,12 @@ def image_result(
 
 
 def semantic_result(
-    views: Sequence[View], size: tuple[int, int], penalty: Tensor | None, *, labels_only: bool
+    views: Sequence[View],
+    size: tuple[int, int],
+    penalty: Tensor | None,
+    *,
+    labels_only: bool,
+    background_below: float = 0.0,
 ) -> dict[str, Any]:
     """The semantic part of `image_result`, of the mean over all exposures of an image.
 
@@ -106,7 +117,7 @@ def semantic_result(
 
     Args:
         size: (H, W) of the output.
-        penalty: see `labels_of_scores`.
+        penalty, background_below: see `labels_of_scores`.
     """
     labels, confidence, kept = [], [], []
     row_class = views[0].exposures[0][1][0].row_class
@@ -114,7 +125,7 @@ def semantic_result(
         covered = None
         if row_class is not None:
             covered, scores = (scores != 0).any(dim=0), pixel_probabilities(scores, row_class)
-        found, sure = labels_of_scores(scores, penalty, covered)
+        found, sure = labels_of_scores(scores, penalty, covered, background_below)
         labels.append(found)
         confidence.append(sure)
         if not labels_only:
@@ -178,7 +189,7 @@ def pixel_probabilities(logits: Tensor, row_class: Tensor) -> Tensor:
 
 
 def labels_of_scores(
-    scores: Tensor, penalty: Tensor | None = None, covered: Tensor | None = None
+    scores: Tensor, penalty: Tensor | None = None, covered: Tensor | None = None, background_below: float = 0.0
 ) -> tuple[Tensor, Tensor]:
     """(H, W) int64 class of the highest semantic score, -1 where no mask says anything, and how sure that is.
 
@@ -190,12 +201,17 @@ def labels_of_scores(
         penalty: (C,) subtracted from the score of each class (ZegFormer's calibration), or None. It decides which class
             is the best one, and does not count in the confidence.
         covered: (H, W) bool, where something is said; None: where any score is above zero.
+        background_below: pixels whose best class scores less are of the first one, also where no mask says anything.
     """
     total = scores.sum(dim=0)
     covered = total > 0 if covered is None else covered
     best, labels = (scores if penalty is None else scores - penalty[:, None, None]).max(dim=0)
     if penalty is not None:
         best = best + penalty[labels]
+    if background_below:
+        unsure = best < background_below
+        best, labels = torch.where(unsure, scores[0], best), labels.masked_fill(unsure, 0)
+        covered = covered | unsure
     # Scores are never negative, but a penalty may push them below zero.
     sure = (best / total.clamp(min=1)).clamp(0, 1)
     return labels.masked_fill(~covered, -1), sure * covered

@@ -122,7 +122,13 @@ class AveragedInference:
             penalty = torch.tensor(seen, device=model.device) * value
         # Sums over proposals need more digits than the precision that the model may run in.
         with torch.autocast(model.device.type, enabled=False):
-            return semantic_result(views, size, penalty, labels_only=options["labels_only"])
+            return semantic_result(
+                views,
+                size,
+                penalty,
+                labels_only=options["labels_only"],
+                background_below=options["background_below"],
+            )
 
     def _copies(self, image: Tensor) -> list[Tensor]:
         if not self.resizes:

@@ -42,6 +42,7 @@ from maft.errors import UserError
         ("SOLVER.STEPS", "(5, 5)", "SOLVER.STEPS is [5, 5]"),
         ("VERSION", "3", "VERSION is 3, but 2 is the only one here"),
         ("MODEL.INFERENCE.SEEN_PENALTY", "-0.1", "must be a number of at least 0"),
+        ("MODEL.INFERENCE.BACKGROUND_BELOW", "1.5", "MODEL.INFERENCE.BACKGROUND_BELOW"),
         ("INPUT.LARGE_SCALE_JITTER.SCALE", "[2.0, 0.1]", "but the smaller one comes first"),
         ("GLOBAL.HACK", "2.0", "this key of Detectron2 has no effect here"),
         ("MODEL.SEM_SEG_HEAD.NUM_CLASSES", "3", "MODEL.SEM_SEG_HEAD.NUM_CLASSES is 3, but this key of Detectron2"),

@@ -229,6 +229,28 @@ def test_summed_logits_of_pixels_that_nothing_names_are_no_class():
     torch.testing.assert_close(result["sem_seg_confidence"][:, :4], sure.expand(6, 4))
 
 
+@pytest.mark.parametrize("row_class", [[0, 1, 2], [0, 0, 1]])
+def test_pixels_of_which_nothing_is_sure_are_of_the_background(row_class):
+    """TextRegion, where the first class is the background: pixels that no mask shows are as unsure as can be."""
+    masks = torch.rand(4, 6, 8)
+    masks[..., 6:] = 0
+    logits, below = torch.randn(1, 4, 3), 0.45
+    probabilities = torch.einsum("qt,qhw->thw", logits[0], masks).softmax(0)
+    if row_class[1] == 0:
+        probabilities = torch.stack([probabilities[:2].amax(0), probabilities[2]])
+    best, expected = probabilities.max(0)
+    expected[best < below] = 0
+    options = {**SUMMED, "resize_before": False, "background_below": below}
+    result = image_result(
+        torch.zeros(4, 2), masks, (6, 8), are_logits=False, classes=len(probabilities), seen=None, things=None,
+        options=options, rows=RowLogits(logits, torch.tensor(row_class)),
+    )  # fmt: skip
+    assert 0 < (best < below)[:, :6].sum() < 36
+    assert torch.equal(result["sem_seg_labels"], expected)
+    sure = probabilities.gather(0, expected[None])[0] / probabilities.sum(0).clamp(min=1)
+    torch.testing.assert_close(result["sem_seg_confidence"], sure)
+
+
 def test_a_sum_over_all_masks_and_the_best_mask_of_each_class_exclude_each_other():
     rows, options = RowLogits(torch.ones(1, 2, 3), torch.arange(3)), {**SUMMED, "resize_before": False}
     with pytest.raises(UserError, match="set SUM_LOGITS False or BEST_MASKS_ABOVE 0"):

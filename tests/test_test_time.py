@@ -145,6 +145,11 @@ def test_rules_for_labels_hold_for_the_mean(build):
     (labels,) = infer([item])
     assert labels.keys() == {"sem_seg_labels", "sem_seg_confidence"}
     assert torch.equal(labels["sem_seg_labels"], result["sem_seg_labels"])
+    best = (expected + torch.tensor([0.1, 0.0, 0.1])[:, None, None]).gather(0, expected.argmax(0)[None])[0]
+    below = float(best.median()) + 1e-4
+    model.inference_options = {**model.inference_options, "background_below": below}
+    (of_background,) = infer([item])
+    assert torch.equal(of_background["sem_seg_labels"], labels["sem_seg_labels"].masked_fill(best < below, 0))
 
 
 def test_without_either_the_model_answers_itself(build, tiny_configs):
