@@ -136,12 +136,12 @@ def test_an_unknown_released_file_is_named(tmp_path):
 
 
 def test_several_roots_are_one(tmp_path, monkeypatch):
-    for system in ("first/ovseg", "second/zsseg", "second/san"):
+    for system in ("first/ovseg", "second/zsseg", "second/unheard"):
         (tmp_path / system).mkdir(parents=True)
         (tmp_path / system / "a.json").write_text("{}")
     monkeypatch.setenv(VARIABLE, os.pathsep.join(str(tmp_path / root) for root in ("first", "second")))
     recordings = Recordings()
-    assert [folder.name for folder in recordings.systems()] == ["ovseg", "san", "zsseg"]
+    assert [folder.name for folder in recordings.systems()] == ["ovseg", "unheard", "zsseg"]
     assert (recordings / "zsseg" / "a.json").is_file() and recordings / "ovseg" == tmp_path / "first" / "ovseg"
     found = {parameter.id: parameter for parameter in complete_cases()}
-    assert not found["ovseg-a"].marks and "no code for system san" in str(found["san"].marks)
+    assert not found["ovseg-a"].marks and "no code for system unheard" in str(found["unheard"].marks)
