@@ -67,7 +67,7 @@ def build_model(cfg: CfgNode, weights: InitialWeights | None = None, *, training
         raise UserError(f"The model does not fit into the memory ({reason}): make it smaller.") from error
     brought, started = model.brought_weights(), model.started_weights()
     left = weights.load_into(model, brought)
-    untrained = [name for name in left if name.partition(".")[0] not in started]
+    untrained = [name for name in left if not name.startswith(tuple(f"{part}." for part in started))]
     for part, frozen in (("proposer", cfg.MODEL.PROPOSER.FROZEN), ("classifier", cfg.MODEL.CLASSIFIER.FROZEN)):
         names = [name for name in untrained if name.startswith(f"{part}.")]
         if names and frozen and training:

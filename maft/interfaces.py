@@ -120,9 +120,12 @@ class MaskClassifier(Component, nn.Module):
         brings_weights: its constructor has filled every parameter with trained weights, so that no checkpoint needs to
             hold them.
         starts_from_clip: every parameter starts as a copy of CLIP's, so that a training needs no file for them.
+        brought_parts: of one that must be trained otherwise, the modules that its constructor has filled with trained
+            weights, such as a CLIP of its own.
     """
 
     brings_weights: bool = False
+    brought_parts: Sequence[str] = ()
     starts_from_clip: bool = False
 
     def forward(self, images: Images, proposals: Proposals, text: TextClassifier, clip: CLIPEncoder) -> Classification:
@@ -273,7 +276,10 @@ class Trainable(nn.Module):
         return []
 
     def started_weights(self) -> list[str]:
-        """Names of parts that start from trained weights without a file; by default those of `brought_weights`."""
+        """Names of parts that start from trained weights without a file; by default those of `brought_weights`.
+
+        May name what is below a part, as in "classifier.clip".
+        """
         return self.brought_weights()
 
     @torch.no_grad()

@@ -143,9 +143,11 @@ class OpenVocabSegmentor(Trainable):
         return [name for name, part in parts.items() if part is not None and part.brings_weights]
 
     def started_weights(self) -> list[str]:
-        """Those, and a classifier whose tower is a copy of CLIP's."""
-        copied = ["classifier"] if self.classifier is not None and self.classifier.starts_from_clip else []
-        return [*self.brought_weights(), *copied]
+        """Those, a classifier whose tower is a copy of CLIP's, and what another one brings."""
+        if self.classifier is None:
+            return self.brought_weights()
+        copied = ["classifier"] if self.classifier.starts_from_clip else []
+        return [*self.brought_weights(), *copied, *(f"classifier.{name}" for name in self.classifier.brought_parts)]
 
     def padded(self, records: Sequence[dict[str, Any]]) -> Images:
         """The images of mapped records as one batch on the model's device."""

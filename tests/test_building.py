@@ -1,13 +1,17 @@
 """From a config to a model on a device."""
 
+import logging
+
 import pytest
 import torch
 from detectron2.structures import Instances
+from safetensors.torch import save_file
 
 import maft.building
 from maft.building import build_model
 from maft.config import load_config
 from maft.errors import UserError
+from maft.packaged import configs
 
 
 def test_a_device_that_is_not_there_is_refused(tiny_configs):
@@ -38,3 +42,30 @@ def test_two_losses_of_one_name_are_refused(tiny_configs):
     instances = Instances((64, 64), gt_classes=torch.tensor([0]), gt_masks=torch.ones(1, 64, 64, dtype=torch.bool))
     with pytest.raises(UserError, match="Another returns 'loss_mask_aware', which another loss returns too"):
         model([{"image": torch.zeros(3, 64, 64, dtype=torch.uint8), "instances": instances}])
+
+
+@pytest.mark.parametrize(("pretrained", "untrained"), [("", False), ("random", True)])
+def test_the_text_tower_of_a_classifier_s_own_clip_is_trained_without_a_file(tmp_path, caplog, pretrained, untrained):
+    own = ["MODEL.CLASSIFIER.MaskCLIPpp.OWN_CLIP", "tiny_vit"]
+    own += ["MODEL.CLASSIFIER.MaskCLIPpp.OWN_PRETRAINED", pretrained, "MODEL.CLASSIFIER.FROZEN", "True"]
+    own += ["MODEL.DEVICE", "cpu"]
+    cfg = load_config(configs() / "quickstart/mask_clip_pp.yaml", own)
+    # As released: of the CLIP nothing but the image tower.
+    given = {
+        name: value
+        for name, value in build_model(cfg).state_dict().items()
+        if name.startswith("classifier.") and (".clip." not in name or ".visual." in name)
+    }
+    save_file(given, tmp_path / "released.safetensors")
+    cfg = load_config(configs() / "quickstart/mask_clip_pp.yaml", own)
+    cfg.MODEL.START_FROM += [{"FILE": str(tmp_path / "released.safetensors"), "TAKE": "classifier"}]
+    caplog.clear()
+    caplog.set_level(logging.INFO)
+    build_model(cfg)
+    assert ("Nothing gives or has trained" in caplog.text) == untrained
+    assert ("pretrained, as MODEL.CLASSIFIER names them" in caplog.text) != untrained
+    if untrained:
+        with pytest.raises(UserError, match=r"nothing gives the weights of the classifier \(such as classifier.clip"):
+            build_model(cfg, training=True)
+    else:
+        build_model(cfg, training=True)

@@ -16,7 +16,7 @@ def origins(
         given: name -> the file that gave the tensor.
         clip: what the weights of a CLIP that no file gives are.
         brought: parts that came with weights of their own.
-        started: those, and the parts that start as copies of CLIP's.
+        started: those, the parts that start as copies of CLIP's, and what came with weights of its own below a part.
     """
     counts: dict[str, Counter[str]] = {}
     for name in names:
@@ -25,10 +25,12 @@ def origins(
             origin = f"from {given[name]}"
         elif part == "clip":
             origin = clip
-        elif part in brought:
+        elif part in started and part not in brought:
+            origin = "copied from CLIP"
+        elif name.startswith(tuple(f"{one}." for one in started)):
             origin = "pretrained, as MODEL." + part.upper() + " names them"
         else:
-            origin = "copied from CLIP" if part in started else "untrained"
+            origin = "untrained"
         counts.setdefault(part, Counter())[origin] += 1
     parts = (
         f"{part}: " + ", ".join(f"{count} {_tensors(count)} {origin}" for origin, count in found.items())

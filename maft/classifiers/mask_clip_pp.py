@@ -27,6 +27,7 @@ from maft.classifiers.mask_clip_pp_tuning import (
 )
 from maft.clip import CLIPEncoder, load_clip
 from maft.clip.prompt_axis import PromptEncoder
+from maft.clip.sources import RANDOM
 from maft.clip.towers import ClassTokenTower
 from maft.clip.towers.maps import ConvNeXtTower
 from maft.clip.towers.resnet import ResNetTower
@@ -151,7 +152,10 @@ class MaskCLIPpp(MaskClassifier):
             own = load_clip(own_clip, own_pretrained) if own_clip else None
         except UserError as error:
             raise UserError(f"{_NODE}.OWN_CLIP {own_clip} cannot be loaded: {error}") from error
-        return cls(context.clip, own, **options)
+        classifier = cls(context.clip, own, **options)
+        # As released, files leave out a text tower that was not tuned.
+        classifier.brought_parts = ["clip"] if own and own_pretrained != RANDOM else []
+        return classifier
 
     def trainable_parameters(self) -> Iterator[nn.Parameter]:
         """What is learned beside CLIP, and what the rules tune of a CLIP of its own."""

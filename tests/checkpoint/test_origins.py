@@ -16,3 +16,8 @@ def test_a_file_goes_before_what_a_part_would_start_from():
     text = origins(["classifier.a", "classifier.b"], {"classifier.a": "x", "classifier.b": "x"}, clip="", brought=[],
                    started=["classifier"])  # fmt: skip
     assert text == "Weights: classifier: 2 tensors from x."
+
+
+def test_a_part_below_one_may_have_weights_of_its_own():
+    text = origins(["classifier.clip.a", "classifier.clipped"], {}, clip="", brought=[], started=["classifier.clip"])
+    assert text == "Weights: classifier: 1 tensor pretrained, as MODEL.CLASSIFIER names them, 1 tensor untrained."
