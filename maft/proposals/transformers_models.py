@@ -66,14 +66,23 @@ def load_model(source: Source, families: Mapping[str, Family]) -> Any:
             # transformers refuses to read weights then.
             return model_class(model_class.config_class.from_pretrained(source.weights)).eval()
         model, loading = model_class.from_pretrained(
-            source.weights, use_safetensors=True, output_loading_info=True, key_mapping=families[kind].renamed
+            source.weights,
+            # By default the library rounds to the type that config.json names.
+            dtype=torch.float32,
+            use_safetensors=True,
+            output_loading_info=True,
+            key_mapping=families[kind].renamed,
         )
     if missing := sorted(loading["missing_keys"]):
         raise UserError(
             f"{source.node} {source.weights} is incomplete: it lacks {', '.join(missing[:3])}; download "
             "model.safetensors again."
         )
-    return model.float().eval()
+    if name := next((name for name, value in model.named_parameters() if not value.isfinite().all()), None):
+        raise UserError(
+            f"{source.node} {source.weights} is damaged: {name} is not finite; download model.safetensors again."
+        )
+    return model.eval()
 
 
 def model_type(source: Source) -> str:

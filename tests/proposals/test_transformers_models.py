@@ -34,6 +34,14 @@ def test_weights_of_a_folder_in_evaluation_mode(folder):
         assert tensor.dtype == torch.float32 and torch.equal(tensor, expected.state_dict()[name].float())
 
 
+def test_a_type_that_the_config_names_rounds_nothing(folder):
+    expected = transformers.ViTModel.from_pretrained(folder).state_dict()
+    values = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**values, "dtype": "bfloat16", "torch_dtype": "bfloat16"}))
+    for name, tensor in load_model(source(folder), FAMILIES).state_dict().items():
+        assert torch.equal(tensor, expected[name])
+
+
 def test_on_the_meta_device_it_has_names_and_shapes_alone(folder):
     (folder / "model.safetensors").unlink()
     with torch.device("meta"):
@@ -81,6 +89,9 @@ def test_incomplete_and_damaged_weights_are_refused(folder):
     tensors = load_file(file)
     save_file({name: value for name, value in tensors.items() if "cls_token" not in name}, file)
     with pytest.raises(UserError, match="is incomplete: it lacks embeddings.cls_token; download model.safetensors"):
+        load_model(source(folder), FAMILIES)
+    save_file({**tensors, "embeddings.cls_token": torch.full((1, 1, 8), torch.nan)}, file)
+    with pytest.raises(UserError, match="is damaged: embeddings.cls_token is not finite; download model.safetensors"):
         load_model(source(folder), FAMILIES)
     save_file({**tensors, "embeddings.cls_token": torch.zeros(1, 1, 9)}, file)
     with pytest.raises(UserError, match=r"cannot be read as a plain ViT \(.*\): download config.json and model"):
