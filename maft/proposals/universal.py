@@ -15,7 +15,7 @@ from maft.interfaces import BuildContext
 from maft.layers.transformer import MLP
 from maft.options import NonNegative, Weight
 from maft.proposals.criterion import SetPredictionProposer
-from maft.proposals.universal_images import OUTSIDE, Prepared
+from maft.proposals.universal_images import OUTSIDE, Prepared, scale_that_fits, scaled
 from maft.proposals.universal_models import UniversalModel, load_universal
 from maft.proposals.universal_scores import (
     class_agnostic,
@@ -35,7 +35,7 @@ class Universal(SetPredictionProposer):
 
     Images are resized and normalised as the model's own processor does it, in training too, and its masks are those
     that its own post-processing starts from. VideoMT sees each image as a film of one frame. An EoMT whose processor
-    cuts images answers once for each piece.
+    cuts images answers once for each piece; where that makes very many masks, they are coarser.
 
     Args:
         model: the model with its image processor.
@@ -99,7 +99,8 @@ class Universal(SetPredictionProposer):
         """Mask logits (B, Q, h, w) and class logits (B, Q, C + 1), void last; in training also of earlier layers.
 
         Where every image fills the batch the masks have the size that the model gives them, otherwise that of the
-        batch. Images cut into fewer pieces than others get slots that are not ``valid``.
+        batch (or less, `maft.proposals.universal_images.MOST_VALUES`). Images cut into fewer pieces than others get
+        slots that are not ``valid``.
         """
         prepared = [
             self.model.preparation(pixels[:, :height, :width])
@@ -138,7 +139,11 @@ class Universal(SetPredictionProposer):
         masks = [logits[0] if kept else one.masks(logits) for one, (logits, _) in zip(prepared, layer, strict=True)]
         filled = all(size == images.padded_size for size in images.sizes)
         if not (filled and len({one.shape[-2:] for one in masks}) == 1):
-            masks = [_placed(one, size, images.padded_size) for one, size in zip(masks, images.sizes, strict=True)]
+            scale = scale_that_fits(max(map(len, masks)), images.padded_size)
+            padded_size = scaled(images.padded_size, scale)
+            masks = [
+                _placed(one, scaled(size, scale), padded_size) for one, size in zip(masks, images.sizes, strict=True)
+            ]
         counts = [len(one) for one in masks]
         slots = max(counts)
         scores = [

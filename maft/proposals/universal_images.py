@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,6 +22,13 @@ Size = tuple[int, int]
 OUTSIDE = -20.0
 # To this size transformers scales the masks of every Mask2Former before anything else.
 _MASK2FORMER_SIZE = (384, 384)
+# Of the masks of one image, 2 GB: those of more are coarser.
+MOST_VALUES = 2**29
+_MOST_PIECES = 32
+# What no pyramid of features can be made of, whose coarsest level is a 32nd.
+_TOO_SMALL = 32
+# Flat, high and square.
+_TRIED_SIZES = ((24, 96), (96, 24), (64, 64))
 _FILES = ("preprocessor_config.json", "processor_config.json", "video_preprocessor_config.json")
 
 log = logging.getLogger(__name__)
@@ -50,21 +58,34 @@ class Prepared:
     def masks(self, logits: Tensor) -> Tensor:
         """Mask logits of the views (n, Q, h, w) -> those of the image (n Q, h', w'), a view's queries in a row.
 
-        Outside its view a mask is `OUTSIDE`.
+        Outside its view a mask is `OUTSIDE`. The masks of many views are coarser, `MOST_VALUES` in all.
         """
-        if self.span is not None:
-            logits = F.interpolate(logits, self.span, mode="bilinear", align_corners=False)
-        if self.canvas is None:
-            return logits[0]
-        rows, columns = self.canvas
-        height, width = logits.shape[-2:]
-        # Negative padding cuts what lies beyond the image.
-        return torch.cat(
-            [
-                F.pad(view, (left, columns - left - width, top, rows - top - height), value=OUTSIDE)
-                for view, (top, left) in zip(logits, self.starts, strict=True)
-            ]
-        )
+        if self.canvas is None or self.span is None:
+            return (logits if self.span is None else _resized(logits, self.span))[0]
+        views, queries = logits.shape[:2]
+        scale = scale_that_fits(views * queries, self.canvas)
+        span = scaled(self.span, scale)
+        masks = logits.new_full((views, queries, *scaled(self.canvas, scale)), OUTSIDE)
+        for index, (top, left) in enumerate(self.starts):
+            rows, columns = slice(round(top * scale), None), slice(round(left * scale), None)
+            # What lies beyond the image is cut.
+            place = masks[index, :, rows, columns][:, : span[0], : span[1]]
+            place.copy_(_resized(logits[index : index + 1], span)[0, :, : place.shape[1], : place.shape[2]])
+        return masks.flatten(0, 1)
+
+
+def scale_that_fits(count: int, size: Size) -> float:
+    """By how much the sides of so many masks of a size must shrink for them to have `MOST_VALUES`; at most 1."""
+    return min(1.0, math.sqrt(MOST_VALUES / (count * size[0] * size[1])))
+
+
+def scaled(size: Size, scale: float) -> Size:
+    """(height, width) in whole pixels, at least one."""
+    return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
+
+
+def _resized(logits: Tensor, size: Size) -> Tensor:
+    return F.interpolate(logits, size, mode="bilinear", align_corners=False)
 
 
 class Preparation:
@@ -73,33 +94,76 @@ class Preparation:
     Args:
         processor: an image processor of transformers, or VideoMT's video processor.
         config: that of the model.
+        place: where both were read, for the messages.
+
+    Raises:
+        UserError: the processor fails on images, or its output does not fit the model: its settings may be anything.
     """
 
-    def __init__(self, processor: Any, config: Any) -> None:
-        self.processor, self.kind = processor, config.model_type
+    def __init__(self, processor: Any, config: Any, place: str) -> None:
+        self.processor, self.kind, self.place = processor, config.model_type, place
         self.fixed = isinstance(getattr(config, "image_size", None), int) and self.kind.startswith(("eomt", "videomt"))
         self.side = config.image_size if self.fixed else None
+        # Models are built on the meta device too.
+        with torch.device("cpu"):
+            for size in _TRIED_SIZES:
+                self(torch.zeros(3, *size))
 
     def __call__(self, image: Tensor) -> Prepared:
         """An image (3, h, w) in 0..255, without padding, as the model takes it; rounded to whole values.
 
         Raises:
-            UserError: the processor makes images of another size than a model of one size takes.
+            UserError: see the class; or the image is too small, or so long that it would be cut into many pieces.
         """
+        size = int(image.shape[-2]), int(image.shape[-1])
+        said = f"The image processor of {self.place}"
+        picture = f"a picture of {size[0]}x{size[1]}"
+        try:
+            pieces = self._pieces(size)
+            prepared = self._prepared(image, size) if pieces <= _MOST_PIECES else None
+        except Exception as error:
+            # The library raises whatever it meets; what does not fit into the memory is told by who started it.
+            if "memory" in str(error) or isinstance(error, MemoryError):
+                raise
+            raise UserError(
+                f"{said} fails on {picture} pixels ({first_line(error)[:200]}): correct its preprocessor_config.json, "
+                "or download it again."
+            ) from error
+        if prepared is None:
+            raise UserError(
+                f"{said} cuts {picture} pixels into {pieces} pieces, more than {_MOST_PIECES}: cut it into shorter "
+                "pictures."
+            )
+        found = (int(prepared.pixels.shape[-2]), int(prepared.pixels.shape[-1]))
+        if self.fixed and found != (self.side, self.side):
+            raise UserError(
+                f"{said} makes images of {found[0]}x{found[1]} pixels, and the model takes {self.side}x{self.side} "
+                "alone: give its preprocessor_config.json that size, with do_pad or do_split_image."
+            )
+        if not self.fixed and max(found) <= _TOO_SMALL:
+            raise UserError(
+                f"{said} makes {found[0]}x{found[1]} pixels of {picture}: take a larger one, or a larger size in its "
+                "preprocessor_config.json."
+            )
+        if not prepared.pixels.isfinite().all():
+            raise UserError(
+                f"{said} makes values that are not finite: correct image_mean, image_std and rescale_factor in its "
+                "preprocessor_config.json."
+            )
+        return prepared
+
+    def _pieces(self, size: Size) -> int:
+        if not (self.kind.startswith("eomt") and self.processor.do_split_image):
+            return 1
+        return math.ceil(max(self._canvas_of_eomt(size)) / self.processor.size["shortest_edge"])
+
+    def _prepared(self, image: Tensor, size: Size) -> Prepared:
         whole = image.round().clamp(0, 255).to(torch.uint8)
         if self.kind == "videomt":
-            prepared = Prepared(self.processor(videos=whole[None], return_tensors="pt")["pixel_values_videos"][0])
-        else:
-            made = self.processor(images=[whole], return_tensors="pt")
-            prepared = Prepared(made["pixel_values"].to(image.device))
-            self._add_geometry(prepared, made, (int(image.shape[-2]), int(image.shape[-1])))
-        height, width = prepared.pixels.shape[-2:]
-        if self.fixed and (height, width) != (self.side, self.side):
-            raise UserError(
-                f"The image processor of this model makes images of {height}x{width} pixels, and the model takes "
-                f"{self.side}x{self.side} alone: give its preprocessor_config.json that size, with do_pad or "
-                "do_split_image."
-            )
+            return Prepared(self.processor(videos=whole[None], return_tensors="pt")["pixel_values_videos"][0])
+        made = self.processor(images=[whole], return_tensors="pt")
+        prepared = Prepared(made["pixel_values"].to(image.device))
+        self._add_geometry(prepared, made, size)
         return prepared
 
     def _add_geometry(self, prepared: Prepared, made: Any, size: Size) -> None:
@@ -114,15 +178,20 @@ class Preparation:
             prepared.span = (int(inside.shape[0]), int(inside.shape[1]))
             prepared.canvas = (int(inside.any(1).sum()), int(inside.any(0).sum()))
 
-    def _add_geometry_of_eomt(self, prepared: Prepared, made: Any, size: Size) -> None:
+    def _canvas_of_eomt(self, size: Size) -> Size:
         from transformers.image_transforms import get_size_with_aspect_ratio
 
+        height, width = get_size_with_aspect_ratio(
+            size, self.processor.size["shortest_edge"], self.processor.size["longest_edge"]
+        )
+        return int(height), int(width)
+
+    def _add_geometry_of_eomt(self, prepared: Prepared, made: Any, size: Size) -> None:
         short, long = self.processor.size["shortest_edge"], self.processor.size["longest_edge"]
         prepared.span = (short, long or short)
         if not (self.processor.do_split_image or self.processor.do_pad):
             return
-        height, width = get_size_with_aspect_ratio(size, short, long)
-        prepared.canvas = (int(height), int(width))
+        prepared.canvas = height, width = self._canvas_of_eomt(size)
         if self.processor.do_split_image:
             starts = [int(start) for _, start, _ in made["patch_offsets"]]
             prepared.starts = [(start, 0) if height > width else (0, start) for start in starts]

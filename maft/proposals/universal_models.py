@@ -41,6 +41,8 @@ FAMILIES = {
     "eomt_dinov3": UniversalFamily("EomtDinov3ForUniversalSegmentation", "5.1"),
     "videomt": UniversalFamily("VideomtForUniversalSegmentation", "5.4", processor="VideomtVideoProcessor"),
 }
+# Pieces of an image that run together.
+_VIEWS_AT_ONCE = 8
 _EXAMPLE = "facebook/mask2former-swin-large-coco-panoptic"
 
 
@@ -118,9 +120,15 @@ class UniversalModel(nn.Module):
         ]
 
     def _run_eomt(self, pixels: Tensor) -> list[Layer]:
-        with _recorded(self.network) as layers:
-            self.network(pixel_values=pixels)
-        return layers if self.training else layers[-1:]
+        parts = []
+        for views in pixels.split(_VIEWS_AT_ONCE):
+            with _recorded(self.network) as layers:
+                self.network(pixel_values=views)
+            parts.append(layers if self.training else layers[-1:])
+        return [
+            Layer(torch.cat([one.masks for one in layer]), torch.cat([one.scores for one in layer]))
+            for layer in zip(*parts, strict=True)
+        ]
 
 
 @contextmanager
@@ -150,7 +158,8 @@ def load_universal(weights: str, task: str) -> UniversalModel:
         task: OneFormer's panoptic, semantic or instance; panoptic for all others.
 
     Raises:
-        UserError: see `maft.proposals.transformers_models.load_model`; or another model is asked for a task.
+        UserError: see `maft.proposals.transformers_models.load_model`; images cannot be prepared as the folder says; or
+            another model is asked for a task.
     """
     source = Source(weights, "MODEL.PROPOSER.Universal.PRETRAINED", "a model with masks of queries", _EXAMPLE)
     model = load_model(source, FAMILIES)
@@ -160,9 +169,8 @@ def load_universal(weights: str, task: str) -> UniversalModel:
         tokens = _task_tokens(source, task, model.config.task_seq_len)
     elif task != "panoptic":
         raise UserError(f"MODEL.PROPOSER.Universal.TASK is {task}, but only OneFormer is told a task: remove it.")
-    return UniversalModel(
-        model, Preparation(load_processor(source, family.processor, model.config), model.config), tokens
-    )
+    processor = load_processor(source, family.processor, model.config)
+    return UniversalModel(model, Preparation(processor, model.config, f"{source.node} {weights}"), tokens)
 
 
 def _task_tokens(source: Source, task: str, length: int) -> Tensor:

@@ -10,6 +10,7 @@ from universal_families import FAMILIES, LABELS, save_universal, tiny_processor
 
 from maft.conformance import context, ground_truth, texts, tiny_clip
 from maft.errors import UserError
+from maft.proposals import universal_images, universal_models
 from maft.proposals.universal_images import OUTSIDE
 from maft.proposals.universal_models import load_universal
 from maft.registry import PROPOSERS
@@ -234,13 +235,65 @@ def test_what_cannot_be_used_is_told(folders, tmp_path):
         build(tmp_path)
 
 
-def test_settings_of_a_processor_that_do_not_fit_are_told(tmp_path):
-    folder = save_universal("eomt", tmp_path, do_pad=False)
-    with pytest.raises(UserError, match="makes images of 32x64 pixels, and the model takes 64x64 alone"):
-        propose(build(folder), Images.from_list([picture(32, 64)]))
-    (folder / "preprocessor_config.json").write_text("{")
+@pytest.mark.parametrize(
+    ("kind", "settings", "reason"),
+    [
+        ("eomt", {"do_pad": False}, "makes images of 16x64 pixels, and the model takes 64x64 alone"),
+        ("eomt", {"size": {"height": 64, "width": 96}}, "fails on a picture of 24x96 pixels \\("),
+        ("eomt", {"size": {"shortest_edge": -5, "longest_edge": 3}}, "fails on a picture of 24x96 pixels \\("),
+        ("videomt", {"image_std": [0, 0, 0]}, "makes values that are not finite"),
+        ("videomt", {"resample": 99}, "fails on a picture of 24x96 pixels \\(99\\)"),
+        ("maskformer", {"size": 64}, "fails on a picture of 24x96 pixels \\(Size must contain"),
+        ("mask2former", {"pad_size": {"height": 32, "width": 32}}, "fails on a picture of 24x96 .* are negative"),
+        ("mask2former", {"image_mean": "x"}, "fails on a picture of 24x96 pixels \\("),
+        ("oneformer", {"rescale_factor": 0}, "fails on a picture of 24x96 pixels \\("),
+    ],
+)
+def test_settings_of_a_processor_that_do_not_fit_are_told_when_it_is_built(kind, settings, reason, folders, tmp_path):
+    for file in folders[kind].iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    (file,) = (file for file in tmp_path.iterdir() if "processor" in file.name)
+    file.write_text(json.dumps({**json.loads(file.read_text()), **settings}))
+    with pytest.raises(UserError, match=f"image processor of .* {tmp_path} {reason}.*: .* preprocessor_config.json"):
+        build(tmp_path)
+    file.write_text("{")
     with pytest.raises(UserError, match="image processor of .* cannot be read .*: download its preprocessor_config"):
-        build(folder)
+        build(tmp_path)
+
+
+def test_a_picture_that_stays_too_small_for_a_pyramid_is_told(tmp_path):
+    proposer = build(save_universal("mask2former", tmp_path, do_resize=False))
+    assert propose(proposer, Images.from_list([picture(32, 33)])).masks.shape[1] == 5
+    with pytest.raises(UserError, match="makes 20x32 pixels of a picture of 20x32: .* preprocessor_config.json"):
+        propose(proposer, Images.from_list([picture(20, 32)]))
+
+
+@pytest.mark.parametrize("size", [(64, 640), (33, 100)])
+def test_masks_of_many_pieces_are_coarser_rather_than_too_large(size, tmp_path, monkeypatch):
+    options = {"do_split_image": True, "do_pad": False, "size": {"shortest_edge": 64, "longest_edge": None}}
+    proposer, image = build(save_universal("eomt", tmp_path, **options)), picture(*size)
+    batches = [Images.from_list([image]), Images.from_list([image, picture(64, 64)])]
+    exact, seen = [propose(proposer, images) for images in batches], []
+    monkeypatch.setattr(universal_images, "MOST_VALUES", exact[0].masks[0].numel() // 4)
+    monkeypatch.setattr(universal_models, "_VIEWS_AT_ONCE", 3)
+    proposer.model.network.register_forward_pre_hook(
+        lambda network, positional, named: seen.append(len(named["pixel_values"])), with_kwargs=True
+    )
+    for images, whole in zip(batches, exact, strict=True):
+        found = propose(proposer, images)
+        torch.testing.assert_close(found.class_logits, whole.class_logits)
+        assert found.masks.shape[2] < whole.masks.shape[2]
+        assert found.masks[0].numel() <= 1.1 * universal_images.MOST_VALUES
+        same = (found.resized(whole.masks.shape[-2:]) > 0) == (whole.masks > 0)
+        assert same.float().mean() > 0.9
+    assert max(seen) == 3 and sum(seen) > 3
+
+
+def test_a_picture_of_too_many_pieces_is_told(tmp_path):
+    options = {"do_split_image": True, "do_pad": False, "size": {"shortest_edge": 64, "longest_edge": None}}
+    proposer = build(save_universal("eomt", tmp_path, **options))
+    with pytest.raises(UserError, match="cuts a picture of 1x2000 pixels into 2000 pieces, more than 32: cut it"):
+        propose(proposer, Images.from_list([picture(1, 2000)]))
 
 
 def test_labels_need_names(folders):
@@ -253,8 +306,6 @@ def test_labels_need_names(folders):
 
 
 def test_the_library_and_its_release_are_named_where_a_family_is_newer(folders, tmp_path, monkeypatch):
-    from maft.proposals import universal_models
-
     for kind, release in (("eomt_dinov3", "5.1"), ("videomt", "5.4")):
         family = universal_models.FAMILIES[kind]
         assert family.since == release and hasattr(transformers, family.model)
