@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from PIL import Image
 
@@ -112,6 +113,20 @@ def test_counts_can_be_continued(records):
     for record in records[1:]:
         second.process([record], [{}])
     assert torch.equal(second.confusion.counts, whole.confusion.counts)
+
+
+def _measure_share(rank, records, folder):
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
+    # Two images here, one there.
+    results = measured(Reader(wrong=[1], blind=[0]), records[rank::2], panoptic=True).evaluate()
+    (folder / f"{rank}.json").write_text(json.dumps(results))
+    dist.destroy_process_group()
+
+
+def test_two_processes_give_the_numbers_of_one(records, tmp_path):
+    torch.multiprocessing.start_processes(_measure_share, (records, tmp_path), nprocs=2, start_method="fork")
+    whole = measured(Reader(wrong=[1], blind=[0]), records, panoptic=True).evaluate()
+    assert [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2)] == [whole, whole]
 
 
 def test_an_image_without_labels_is_left_out(records):

@@ -18,7 +18,7 @@ from maft.zoo.table import entries
 @pytest.fixture(scope="module")
 def recorded(golden_dir):
     """Names and shapes of the official models, which the released files hold."""
-    files = [golden_dir / system / "checkpoint_keys.json" for system in ("maft", "maskadapter", "ovseg")]
+    files = [golden_dir / system / "checkpoint_keys.json" for system in ("maft", "maskadapter", "ovseg", "san")]
     return {
         name: {key: torch.Size(entry[:-1]) for key, entry in record["keys"].items()}
         for file in files
@@ -32,6 +32,9 @@ def test_names_are_those_that_can_be_fetched():
     assert "zegformer" in entries() and "zegformer" not in names()
     assert all(link.startswith("https://") for row in entries().values() for link in row.links)
     assert all(bool(row.file) == bool(row.config) for row in entries().values())
+    # Of the file itself: a page of several is none that can be downloaded.
+    fetched = [row for row in entries().values() if row.file]
+    assert all("/file/d/" in row.links[0] or row.links[0].endswith(f"/resolve/main/{row.file}") for row in fetched)
 
 
 @pytest.mark.parametrize(
