@@ -55,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     by_hand = ", ".join(row["name"] for row in rows if not row["automatic"])
     print(
         "\nmaft models NAME fetches one and prints its folder. miniature is shipped: it knows 24 drawn things and "
-        f"nothing of photographs.\nNot fetched automatically, maft models NAME says what to do: {by_hand}."
+        f"nothing of photographs.\nNot fetched automatically, maft models NAME says what to do:\n  {by_hand}."
     )
 
 

@@ -73,7 +73,8 @@ def blocks(page: str, text: str | None = None) -> Iterator[Block]:
         assert end is not None, f"{page}:{start + 1}: the block has no end"
         above = [line.strip() for line in lines[max(start - 3, 0) : start]]
         mark = _MARK.match(above[-1]) if above else None
-        before = [line for line in (above[:-1] if mark else above) if line]
+        before = [line for line in above if line]
+        # A mark is for commands: a file that is named above one is not the block.
         name = _FILE.match(before[-1]) if before else None
         yield Block(
             page,

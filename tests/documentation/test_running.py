@@ -26,6 +26,11 @@ def test_a_file_is_named_before_its_block():
     assert found.file == "a/b.yaml" and found.text == "A: 1\n"
 
 
+def test_commands_below_the_name_of_a_file_are_not_its_text():
+    (found,) = blocks("a page", "`a/b.yaml`:\n\n<!-- not run: an hour -->\n```bash\nmaft doctor\n```\n")
+    assert found.file is None and found.reason == "an hour"
+
+
 def test_a_block_in_a_list_has_no_indentation():
     (found,) = blocks("a page", "1. First:\n\n   ```bash\n   maft doctor\n     more\n   ```\n")
     assert found.text == "maft doctor\n  more\n"
