@@ -77,7 +77,9 @@ def _measured(run: Run, model: CfgNode) -> dict[str, float | None]:
     found = {column: results[metric] for column, metric in _SEMANTIC.items()}
     # Without a classifier, nothing names masks that the proposer did not make.
     if model.CLASSIFIER.NAME != "none":
-        of_truth = execute(ground_truth_masks(run, "TEST.MASK_ACCURACY", "True"))["results"][TEST_SET]
+        # True masks come without class scores of a proposer, which an ensemble would ask for.
+        alone = () if model.ENSEMBLE.NAME == "ClassifierAlone" else ("MODEL.ENSEMBLE.NAME", "ClassifierAlone")
+        of_truth = execute(ground_truth_masks(run, "TEST.MASK_ACCURACY", "True", *alone))["results"][TEST_SET]
         found["mIoU, true masks"] = of_truth["sem_seg"]["mIoU"]
         found |= {column: of_truth["mask_accuracy"][metric] for column, metric in _MASK_ACCURACY.items()}
     return found | ({} if run.eval_only else {"training seconds": record["seconds"]})

@@ -87,6 +87,15 @@ def test_seeds_are_averaged_and_only_what_names_masks_has_a_column_of_true_masks
     ]
 
 
+def test_true_masks_are_named_by_the_classifier_alone(world):
+    (row,) = choose(ROWS, ["Mask pooling, EoMT's masks"])
+    row = replace(row, overrides=("SOLVER.MAX_ITER", "1", "SOLVER.IMS_PER_BATCH", "2"))
+    text = compare(world / "output", [row], seeds=(1,))
+    (kept,) = json.loads((world / "output/table.json").read_text())
+    assert kept["masks"] == "EoMT" and {"mask accuracy", "mIoU, true masks"} <= kept["values"].keys()
+    assert row.name in text
+
+
 def done(run, results):
     """Leaves what a finished run does."""
     run.folder.mkdir(parents=True, exist_ok=True)
