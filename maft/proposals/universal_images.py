@@ -127,7 +127,7 @@ class Preparation:
                 raise
             raise UserError(
                 f"{said} fails on {picture} pixels ({first_line(error)[:200]}): correct its preprocessor_config.json, "
-                "or download it again."
+                "or cut the picture if it is a very long one."
             ) from error
         if prepared is None:
             raise UserError(
@@ -159,10 +159,11 @@ class Preparation:
 
     def _prepared(self, image: Tensor, size: Size) -> Prepared:
         whole = image.round().clamp(0, 255).to(torch.uint8)
+        options = {"return_tensors": "pt", "input_data_format": "channels_first", "device": image.device}
         if self.kind == "videomt":
-            return Prepared(self.processor(videos=whole[None], return_tensors="pt")["pixel_values_videos"][0])
-        made = self.processor(images=[whole], return_tensors="pt")
-        prepared = Prepared(made["pixel_values"].to(image.device))
+            return Prepared(self.processor(videos=whole[None], **options)["pixel_values_videos"][0])
+        made = self.processor(images=[whole], **options)
+        prepared = Prepared(made["pixel_values"])
         self._add_geometry(prepared, made, size)
         return prepared
 
