@@ -114,7 +114,7 @@ def clicked_points(text: str, photo: Photo) -> list[tuple[float, float]]:
     """
     try:
         places = [(float(x), float(y)) for x, y in json.loads(text or "[]")]
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, ArithmeticError, RecursionError):
         places = [(-1.0, -1.0)]
     if not all(0 <= share < 1 for place in places for share in place):
         raise FieldError("photo", "The click did not arrive: click the picture again.")

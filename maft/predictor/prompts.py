@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
 
 from maft.errors import UserError, shown
 from maft.interfaces import Proposer
@@ -57,11 +58,19 @@ def prompts_of(boxes: ArrayLike | None, points: Points | None, size: tuple[int, 
     Raises:
         UserError: there is neither, they have another form, or lie outside the image.
     """
-    of_boxes = _boxes([] if boxes is None else boxes, size)
-    objects = [] if points is None else [_object(item, place, size) for place, item in enumerate(_listed(points), 1)]
+    of_boxes = _boxes([] if boxes is None else _plain(boxes), size)
+    listed = [] if points is None else _listed(_plain(points))
+    objects = [_object(item, place, size) for place, item in enumerate(listed, 1)]
     if not len(of_boxes) + len(objects):
         raise UserError("There is no box and no point: give at least one, or leave boxes and points out.")
     return Prompts(torch.from_numpy(of_boxes), tuple(map(torch.from_numpy, objects)))
+
+
+def _plain(values: Any, depth: int = 3) -> Any:
+    """The same without tensors, also in lists: NumPy knows not all of their types, and they claim to have a length."""
+    if isinstance(values, Tensor):
+        return values.tolist()
+    return [_plain(one, depth - 1) for one in values] if depth and isinstance(values, (list, tuple)) else values
 
 
 def _boxes(boxes: ArrayLike, size: tuple[int, int]) -> NDArray[np.float32]:
@@ -82,13 +91,16 @@ def _boxes(boxes: ArrayLike, size: tuple[int, int]) -> NDArray[np.float32]:
             raise UserError(
                 f"Box number {place} {_written(box)} is empty: give x0, y0, x1, y1 with x0 < x1 and y0 < y1."
             )
-    return values
+    return values.astype(np.float32)
 
 
-def _listed(points: Points) -> list[Any]:
-    if isinstance(points, str) or not hasattr(points, "__iter__"):
-        raise UserError(f"{_POINTS}, not {shown(points)}.")
-    return list(points)
+def _listed(points: Any) -> list[Any]:
+    try:
+        if isinstance(points, (str, bytes)):
+            raise TypeError("text")
+        return list(points)
+    except TypeError as error:
+        raise UserError(f"{_POINTS}, not {shown(points)}.") from error
 
 
 def _object(item: Any, place: int, size: tuple[int, int]) -> NDArray[np.float32]:
@@ -110,12 +122,18 @@ def _object(item: Any, place: int, size: tuple[int, int]) -> NDArray[np.float32]
         raise UserError(f"The label of a point is 1 on the object or 0 outside it, not as in {shown(item)}.")
     if not values[:, 2].any():
         raise UserError(f"Of object number {place} no point lies on it, all are labelled 0: give one that does.")
-    return values
+    # What is rounded up to the edge would lie outside.
+    ends = np.nextafter(np.array([width, height, 2], np.float32), np.float32(0))
+    return np.minimum(values.astype(np.float32), ends)
 
 
-def _numbers(values: ArrayLike, expected: str) -> NDArray[np.float32]:
+def _numbers(values: ArrayLike, expected: str) -> NDArray[np.float64]:
     try:
-        numbers = np.asarray(values, np.float32)
+        numbers = np.asarray(values)
+        # Text, dates and complex numbers would be made numbers of, and what is masked be seen.
+        if numbers.size and (numbers.dtype.kind not in "biufO" or np.ma.is_masked(values)):
+            raise TypeError(numbers.dtype)
+        numbers = numbers.astype(np.float64)
     except (TypeError, ValueError) as error:
         raise UserError(f"{expected}, not {shown(values)}.") from error
     if not np.isfinite(numbers).all():

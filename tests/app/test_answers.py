@@ -66,10 +66,17 @@ def test_clicks_are_answered_by_their_objects_the_last_on_top(on_sam, photo):
     for one, other in zip(answer.prediction.instances, expected.instances, strict=True):
         np.testing.assert_array_equal(one.mask, other.mask)
         assert one.name == other.name
+    assert asked(on_sam, photo, "star\nbrick", clicks="[[0.9999999999, 0.1]]").clicked
     assert not asked(on_sam, photo, "star\nbrick").clicked
 
 
-@pytest.mark.parametrize("clicks", ["[[1.0, 0.5]]", "[[0.5]]", "7", "[[NaN, 0.5]]", "[", '[["a", 1]]', "null"])
+@pytest.mark.parametrize(
+    "clicks",
+    [
+        "[[1.0, 0.5]]", "[[0.5]]", "7", "[[NaN, 0.5]]", "[", '[["a", 1]]', "null", "[" * 100_000,
+        f"[[1{'0' * 400}, 0.5]]",
+    ],
+)  # fmt: skip
 def test_clicks_that_are_none_are_said(on_sam, photo, clicks):
     with pytest.raises(FieldError, match="The click did not arrive: click the picture again") as caught:
         asked(on_sam, photo, "star", clicks=clicks)

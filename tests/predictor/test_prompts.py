@@ -46,6 +46,15 @@ def test_every_form_of_points_and_boxes():
     assert len(prompts) == 4
     same = prompts_of(None, np.array([[10, 10], [50, 30]]), (40, 60))
     assert [points.tolist() for points in same.points] == [[[10, 10, 1]], [[50, 30, 1]]] and same.boxes.shape == (0, 4)
+    for dtype in (torch.int64, torch.bfloat16):
+        tensors = prompts_of(
+            torch.tensor(BOXES, dtype=dtype), torch.tensor([[10, 10], [50, 30]], dtype=dtype), (40, 60)
+        )
+        assert torch.equal(tensors.boxes, prompts.boxes) and torch.equal(tensors.points[1], same.points[1])
+    (of_tensors,) = prompts_of(None, [[torch.tensor([10, 10]), (torch.tensor(5.0), 5, 0)]], (40, 60)).points
+    assert of_tensors.tolist() == [[10, 10, 1], [5, 5, 0]]
+    (last,) = prompts_of(None, [(59.9999999, 39.9999999)], (40, 60)).points
+    assert last[0, 0] < 60 and last[0, 1] < 40
     larger = prompts.resized(2, 3)
     assert larger.boxes[0].tolist() == [4, 9, 60, 60] and larger.points[1].tolist() == [[100, 90, 1], [10, 15, 0]]
 
@@ -90,6 +99,14 @@ def test_names_and_masks_do_not_depend_on_what_else_is_asked(on_sam, image):
     ([[2, 3, 30, 20], [1]], None, "boxes takes a list"),
     ("all", None, "boxes takes a list"),
     ([[2, 3, float("nan"), 20]], None, "all finite"),
+    ([["2", "3", "30", "20"]], None, "boxes takes a list"),
+    (np.array([[2, 3, 30, 20]], "datetime64[s]"), None, "boxes takes a list"),
+    (np.ma.masked_array([[2, 3, 30, 20]], [[1, 0, 0, 0]]), None, "boxes takes a list"),
+    ([[2, 3, 30, 20j]], None, "boxes takes a list"),
+    (None, [b"12"], "points takes a list of"),
+    (None, [("1", "2")], "points takes a list of"),
+    (None, np.array(5), "points takes a list of"),
+    (None, torch.tensor(5), "points takes a list of"),
     (None, [(60, 10)], r"Point \(60, 10\) of object number 1 lies outside the picture of 60x40 pixels"),
     (None, [(5, 5), [(5, 5), (3, -1, 0)]], "Point .* of object number 2 lies outside"),
     (None, (10, 20), "points takes a list of"),
