@@ -18,7 +18,7 @@ from torch import Tensor
 from maft.errors import UserError
 from maft.layers.crops import tight_boxes
 from maft.layers.score_maps import Tile, View, averaged_strips, resized_rows, row_strips, source_rows
-from maft.structures import Classification, Proposals, RowLogits
+from maft.structures import Classification, Proposals, RowLogits, Vocabulary, as_clip_reads
 
 
 def image_result(
@@ -35,6 +35,7 @@ def image_result(
     things: Tensor | None,
     options: Mapping[str, Any],
     rows: RowLogits | None = None,
+    background: bool = False,
 ) -> dict[str, Any]:
     """All results of one image, as `OpenVocabSegmentor.forward` documents them.
 
@@ -52,6 +53,7 @@ def image_result(
         seen, things: (C,) bool, None where unknown.
         options: ``MODEL.INFERENCE`` in lower case.
         rows: of a batch of one; semantic results then sum these logits at the pixels.
+        background: see `labels_of_scores`.
 
     Raises:
         UserError: panoptic or instance results are asked for and ``things`` is None.
@@ -75,6 +77,7 @@ def image_result(
             penalty,
             labels_only=options["labels_only"],
             background_below=options.get("background_below", 0.0),
+            background=background,
         )
     if not whole:
         return result
@@ -109,6 +112,7 @@ def semantic_result(
     *,
     labels_only: bool,
     background_below: float = 0.0,
+    background: bool = False,
 ) -> dict[str, Any]:
     """The semantic part of `image_result`, of the mean over all exposures of an image.
 
@@ -117,7 +121,7 @@ def semantic_result(
 
     Args:
         size: (H, W) of the output.
-        penalty, background_below: see `labels_of_scores`.
+        penalty, background_below, background: see `labels_of_scores`.
     """
     labels, confidence, kept = [], [], []
     row_class = views[0].exposures[0][1][0].row_class
@@ -125,7 +129,7 @@ def semantic_result(
         covered = None
         if row_class is not None:
             covered, scores = (scores != 0).any(dim=0), pixel_probabilities(scores, row_class)
-        found, sure = labels_of_scores(scores, penalty, covered, background_below)
+        found, sure = labels_of_scores(scores, penalty, covered, background_below, background)
         labels.append(found)
         confidence.append(sure)
         if not labels_only:
@@ -188,8 +192,17 @@ def pixel_probabilities(logits: Tensor, row_class: Tensor) -> Tensor:
     return best.scatter_reduce(0, row_class[:, None, None].expand_as(probabilities), probabilities, "amax")
 
 
+def has_background(vocabulary: Vocabulary) -> bool:
+    """Whether the first class is the background, as PAS-21 names it."""
+    return "background" in map(as_clip_reads, vocabulary.synonyms(0))
+
+
 def labels_of_scores(
-    scores: Tensor, penalty: Tensor | None = None, covered: Tensor | None = None, background_below: float = 0.0
+    scores: Tensor,
+    penalty: Tensor | None = None,
+    covered: Tensor | None = None,
+    background_below: float = 0.0,
+    background: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """(H, W) int64 class of the highest semantic score, -1 where no mask says anything, and how sure that is.
 
@@ -201,7 +214,9 @@ def labels_of_scores(
         penalty: (C,) subtracted from the score of each class (ZegFormer's calibration), or None. It decides which class
             is the best one, and does not count in the confidence.
         covered: (H, W) bool, where something is said; None: where any score is above zero.
-        background_below: pixels whose best class scores less are of the first one, also where no mask says anything.
+        background_below: pixels whose best class scores less are of none, or of the background where there is one,
+            also where no mask says anything.
+        background: whether the first class is the background.
     """
     total = scores.sum(dim=0)
     covered = total > 0 if covered is None else covered
@@ -210,8 +225,9 @@ def labels_of_scores(
         best = best + penalty[labels]
     if background_below:
         unsure = best < background_below
-        best, labels = torch.where(unsure, scores[0], best), labels.masked_fill(unsure, 0)
-        covered = covered | unsure
+        if background:
+            best, labels = torch.where(unsure, scores[0], best), labels.masked_fill(unsure, 0)
+        covered = covered | unsure if background else covered & ~unsure
     # Scores are never negative, but a penalty may push them below zero.
     sure = (best / total.clamp(min=1)).clamp(0, 1)
     return labels.masked_fill(~covered, -1), sure * covered

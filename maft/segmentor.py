@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from maft.answers import check_answers
 from maft.clip import CLIPEncoder, VocabularyEncoder
 from maft.errors import UserError
-from maft.inference import image_result, row_logits
+from maft.inference import has_background, image_result, row_logits
 from maft.interfaces import (
     ClassScores,
     Ensemble,
@@ -327,6 +327,7 @@ class OpenVocabSegmentor(Trainable):
                         things=of_things,
                         options=options,
                         rows=None if rows is None else rows.image(index),
+                        background=has_background(vocabulary),
                     )
                 )
         return results

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from maft.data.augmentations import ResizeShortestEdge
 from maft.errors import UserError
-from maft.inference import keep_best_proposals, row_logits, semantic_result, summing_tile
+from maft.inference import has_background, keep_best_proposals, row_logits, semantic_result, summing_tile
 from maft.interfaces import Proposer
 from maft.layers.score_maps import Tile, View, window_starts
 from maft.registry import PROPOSERS
@@ -128,6 +128,7 @@ class AveragedInference:
                 penalty,
                 labels_only=options["labels_only"],
                 background_below=options["background_below"],
+                background=has_background(vocabulary),
             )
 
     def _copies(self, image: Tensor) -> list[Tensor]:

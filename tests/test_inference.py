@@ -7,6 +7,7 @@ from maft import inference
 from maft.errors import UserError
 from maft.inference import (
     ResizedMasks,
+    has_background,
     image_result,
     instance_inference,
     labels_of_scores,
@@ -17,7 +18,7 @@ from maft.inference import (
 )
 from maft.layers import score_maps
 from maft.layers.score_maps import Tile, View
-from maft.structures import Classification, Proposals, RowLogits
+from maft.structures import Classification, Proposals, RowLogits, Vocabulary
 
 
 def _tile(probabilities: torch.Tensor, masks: torch.Tensor, are_logits: bool = False) -> Tile:
@@ -229,9 +230,10 @@ def test_summed_logits_of_pixels_that_nothing_names_are_no_class():
     torch.testing.assert_close(result["sem_seg_confidence"][:, :4], sure.expand(6, 4))
 
 
+@pytest.mark.parametrize(("first", "label"), [("background, wall", 0), ("dog", -1)])
 @pytest.mark.parametrize("row_class", [[0, 1, 2], [0, 0, 1]])
-def test_pixels_of_which_nothing_is_sure_are_of_the_background(row_class):
-    """TextRegion, where the first class is the background: pixels that no mask shows are as unsure as can be."""
+def test_pixels_of_which_nothing_is_sure_are_of_the_background(row_class, first, label):
+    """TextRegion; pixels that no mask shows are as unsure as can be. Without a background they are of no class."""
     masks = torch.rand(4, 6, 8)
     masks[..., 6:] = 0
     logits, below = torch.randn(1, 4, 3), 0.45
@@ -239,15 +241,17 @@ def test_pixels_of_which_nothing_is_sure_are_of_the_background(row_class):
     if row_class[1] == 0:
         probabilities = torch.stack([probabilities[:2].amax(0), probabilities[2]])
     best, expected = probabilities.max(0)
-    expected[best < below] = 0
+    expected[best < below] = label
     options = {**SUMMED, "resize_before": False, "background_below": below}
     result = image_result(
         torch.zeros(4, 2), masks, (6, 8), are_logits=False, classes=len(probabilities), seen=None, things=None,
         options=options, rows=RowLogits(logits, torch.tensor(row_class)),
+        background=has_background(Vocabulary((first, "cat"))),
     )  # fmt: skip
     assert 0 < (best < below)[:, :6].sum() < 36
     assert torch.equal(result["sem_seg_labels"], expected)
-    sure = probabilities.gather(0, expected[None])[0] / probabilities.sum(0).clamp(min=1)
+    sure = probabilities.gather(0, expected.clamp(min=0)[None])[0] / probabilities.sum(0).clamp(min=1)
+    sure[expected < 0] = 0
     torch.testing.assert_close(result["sem_seg_confidence"], sure)
 
 

@@ -128,7 +128,7 @@ def test_copies_in_windows_and_a_window_larger_than_the_image(build):
     assert_results(result, alone)
 
 
-def test_rules_for_labels_hold_for_the_mean(build):
+def test_rules_for_labels_hold_for_the_mean(build, monkeypatch):
     options = ["MODEL.INFERENCE.SEEN_PENALTY", "0.1", "MODEL.INFERENCE.BEST_MASKS_ABOVE", "0.35"]
     model, infer = build(*AUGMENTED, *options)
     item = record()
@@ -148,8 +148,11 @@ def test_rules_for_labels_hold_for_the_mean(build):
     best = (expected + torch.tensor([0.1, 0.0, 0.1])[:, None, None]).gather(0, expected.argmax(0)[None])[0]
     below = float(best.median()) + 1e-4
     model.inference_options = {**model.inference_options, "background_below": below}
-    (of_background,) = infer([item])
-    assert torch.equal(of_background["sem_seg_labels"], labels["sem_seg_labels"].masked_fill(best < below, 0))
+    for background, label in ((False, -1), (True, 0)):
+        # Another name would have other scores.
+        monkeypatch.setattr("maft.test_time.has_background", lambda vocabulary, found=background: found)
+        (unsure,) = infer([item])
+        assert torch.equal(unsure["sem_seg_labels"], labels["sem_seg_labels"].masked_fill(best < below, label))
 
 
 def test_without_either_the_model_answers_itself(build, tiny_configs):
