@@ -162,12 +162,17 @@ class TextClassifier:
             logits = scores * (self.logit_scale if scale is None else scale)
             return logits if self.logit_bias is None else logits + self.logit_bias
 
-    def class_maximum(self, scores: Tensor) -> Tensor:
-        """(..., T [+ 1]) -> (..., C [+ 1]), the maximum over the synonyms of each class."""
-        texts = self.row_class.shape[0]
+    def class_maximum(self, scores: Tensor, row_class: Tensor | None = None) -> Tensor:
+        """(..., T [+ 1]) -> (..., C [+ 1]), the maximum over the synonyms of each class.
+
+        Args:
+            row_class: of other texts of the same classes; None: of these.
+        """
+        row_class = self.row_class if row_class is None else row_class
+        texts = row_class.shape[0]
         if texts == self.num_classes:
             return scores
-        index = self.row_class.expand(*scores.shape[:-1], texts)
+        index = row_class.expand(*scores.shape[:-1], texts)
         best = scores.new_full((*scores.shape[:-1], self.num_classes), float("-inf"))
         best = best.scatter_reduce(-1, index, scores[..., :texts], reduce="amax")
         return torch.cat([best, scores[..., texts:]], dim=-1)

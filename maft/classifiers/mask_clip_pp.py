@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from typing import Any, Literal
 
 import torch
@@ -197,7 +196,7 @@ class MaskCLIPpp(MaskClassifier):
             prompts = torch.cat([prompts, text.void.to(prompts.dtype).expand(1, prompts.shape[1], -1)])
         with torch.autocast(pixels.device.type, enabled=False):
             scores = self.similarity(embeddings.float(), prompts, clip.temperature, dense)
-        logits = replace(text, row_class=row_class).class_maximum(scores)
+        logits = text.class_maximum(scores, row_class)
         return Classification(logits, embeddings, masks.flatten(2).sum(-1) > 0, has_void=void)
 
     def embed(

@@ -6,7 +6,7 @@ import hashlib
 import json
 import logging
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, TypeVar
@@ -89,6 +89,22 @@ def _keep_last(kept: dict[Key, Value], most: int) -> None:
         del kept[key]
 
 
+class LaterTexts(TextClassifier):
+    """Texts that are encoded when their rows are first read.
+
+    While a text tower trains, rows are good for one step, and MaskCLIP++ reads nothing but the names.
+    """
+
+    def __init__(self, encode: Callable[[], tuple[Tensor, Tensor]] | None = None, **fields: Any) -> None:
+        vars(self).update(fields, encode=encode)
+
+    def __getattr__(self, name: str) -> Any:
+        if name not in ("embeddings", "row_class"):
+            raise AttributeError(f"a TextClassifier has no {name}")
+        self.embeddings, self.row_class = self.encode()
+        return vars(self)[name]
+
+
 class VocabularyEncoder(nn.Module):
     """Turns a vocabulary into the rows that name masks.
 
@@ -152,7 +168,7 @@ class VocabularyEncoder(nn.Module):
             self.void_embedding = nn.Parameter(initial, requires_grad=train_void)
         self._text_version: tuple[Any, ...] = ()
         self._texts: dict[tuple[Source, str], Tensor] = {}
-        self._tables: dict[tuple[Source, Vocabulary], tuple[Tensor, Tensor, Tensor]] = {}
+        self._tables: dict[tuple[Source, Vocabulary], tuple[Tensor, Tensor]] = {}
 
     @property
     def templates(self) -> Source:
@@ -168,10 +184,27 @@ class VocabularyEncoder(nn.Module):
         Raises:
             UserError: a class name is longer than CLIP's context.
         """
-        version = clip.text_version() if self.prompts is None else (*clip.text_version(), *self.prompts.version())
         prompts = self.prompts if self.templates == (LEARNED,) else None
         source = self.templates if prompts is None else (LEARNED, prompts.choose_task(task))
         learning = prompts is not None and prompts.trains
+        void: Tensor | None = self.void_embedding
+        if void is not None and self.normalize_void:
+            void = F.normalize(void, dim=-1)
+        known: dict[str, Any] = {
+            "num_classes": len(vocabulary),
+            "void": void,
+            "seen": torch.tensor(vocabulary.seen or [False] * len(vocabulary), device=clip.device),
+            "logit_scale": self.logit_scale,
+            "logit_bias": clip.logit_bias,
+            "vocabulary": vocabulary,
+        }
+        if self.training and not learning and any(parameter.requires_grad for _, parameter in clip.text_parameters()):
+            return LaterTexts(lambda: self._rows(vocabulary, clip, source, learning), **known)
+        return TextClassifier(*self._rows(vocabulary, clip, source, learning), **known)
+
+    def _rows(self, vocabulary: Vocabulary, clip: CLIPEncoder, source: Source, learning: bool) -> tuple[Tensor, Tensor]:
+        """Unit-length rows (T, D) and the class of each (T,), kept unless they have gradients."""
+        version = clip.text_version() if self.prompts is None else (*clip.text_version(), *self.prompts.version())
         key = source, vocabulary
         self._keep_only(version)
         with _LOCK:
@@ -189,13 +222,7 @@ class VocabularyEncoder(nn.Module):
             with _LOCK:
                 _put_last(self._tables, {key: kept})
                 _keep_last(self._tables, _MOST_TABLES)
-        rows, row_class, seen = kept
-        void: Tensor | None = self.void_embedding
-        if void is not None and self.normalize_void:
-            void = F.normalize(void, dim=-1)
-        return TextClassifier(
-            rows, row_class, len(vocabulary), void, seen, self.logit_scale, clip.logit_bias, vocabulary=vocabulary
-        )
+        return kept
 
     def _keep_only(self, version: tuple[Any, ...]) -> None:
         """Forgets what texts of other weights than these gave."""
@@ -205,8 +232,8 @@ class VocabularyEncoder(nn.Module):
 
     def _table(
         self, vocabulary: Vocabulary, clip: CLIPEncoder, source: Source, learning: bool
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Unit-length rows (T, D), the class of each (T,), and which classes are seen (C,)."""
+    ) -> tuple[Tensor, Tensor]:
+        """Unit-length rows (T, D) and the class of each (T,)."""
         groups = [self._synonyms(vocabulary, index) for index in range(len(vocabulary))]
         texts = [text for group in groups for text in group]
         rows = self._learning_rows(texts, clip, source[1]) if learning else self._kept_rows(texts, clip, source)
@@ -218,8 +245,7 @@ class VocabularyEncoder(nn.Module):
             # Rows are means over equally many prompts, so their sum points along the mean over all prompts.
             rows = rows.new_zeros(len(groups), rows.shape[1]).index_add(0, row_class, rows)
             row_class = torch.arange(len(groups), device=rows.device)
-        seen = torch.tensor(vocabulary.seen or [False] * len(groups), device=rows.device)
-        return self._of_unit_length(rows), row_class, seen
+        return self._of_unit_length(rows), row_class
 
     def _synonyms(self, vocabulary: Vocabulary, index: int) -> tuple[str, ...]:
         """The texts of one class."""

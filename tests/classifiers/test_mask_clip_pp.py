@@ -2,16 +2,23 @@
 
 import random
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
+import yaml
+from detectron2.structures import Instances
 
+from maft.building import build_model
 from maft.classifiers.mask_clip_pp import MaskCLIPpp
 from maft.clip import load_clip
+from maft.config import load_config
 from maft.conformance import batch, context, predictions, texts
 from maft.errors import UserError
 from maft.registry import CLASSIFIERS
+from maft.structures import Vocabulary
 
+BASE = Path(__file__).resolve().parents[2] / "configs" / "_base_" / "miniature.yaml"
 NAMES = ("cat, tom", "dog", "brick")
 
 
@@ -74,6 +81,30 @@ def test_the_text_tower_trains_where_it_is_told_to(clip):
         before = logits(classifier, clip, void=False)
         torch.nn.init.normal_(tuned[-1])
         assert not torch.allclose(logits(classifier, clip, void=False), before), "kept texts are those of the weights"
+
+
+def test_a_step_that_tunes_the_text_tower_encodes_its_own_prompts_alone(tmp_path, monkeypatch):
+    options = {"TRAIN_TEXT": "attention", "TEMPLATES": "single", "BLOCKS": 1}
+    model = {
+        "DEVICE": "cpu",
+        "CLIP": {"NAME": "tiny_vit", "PRETRAINED": "random"},
+        "PROPOSER": {"NAME": "GroundTruth"},
+        "CLASSIFIER": {"NAME": "MaskCLIPpp", "MaskCLIPpp": options},
+        "LOSSES": {"BalancedCrossEntropyLoss": {}},
+    }
+    (tmp_path / "a.yaml").write_text(yaml.safe_dump({"_BASE_": str(BASE), "MODEL": model}))
+    model = build_model(load_config(tmp_path / "a.yaml")).train()
+    model.set_vocabulary(Vocabulary(NAMES))
+    encode, encoded = model.clip.encode_text, []
+
+    def counted(tokens):
+        encoded.append(len(tokens))
+        return encode(tokens)
+
+    monkeypatch.setattr(model.clip, "encode_text", counted)
+    instances = Instances((64, 64), gt_classes=torch.tensor([2]), gt_masks=torch.ones(1, 64, 64, dtype=torch.bool))
+    losses = model([{"image": torch.randint(0, 256, (3, 64, 64), dtype=torch.uint8), "instances": instances}])
+    assert losses.keys() == {"loss_balanced_cross_entropy"} and encoded == [len(NAMES)]
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,7 @@
 """Class names to rows: synonym rules, templates, and a cache that knows what it holds."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -250,3 +252,21 @@ def test_nothing_is_written_without_a_cache_folder(clip, tmp_path, monkeypatch):
 def test_a_name_longer_than_the_context_is_refused(clip):
     with pytest.raises(UserError, match="tokens and CLIP reads 77"):
         encoder(clip)(Vocabulary(("very " * 80 + "long cat",)), clip)
+
+
+def test_texts_of_a_tower_that_trains_are_encoded_when_they_are_read(clip, monkeypatch):
+    words, counted = Vocabulary(("cat, tom", "dog"), (True, False)), Counted(clip, monkeypatch)
+    rows = encoder(clip, synonyms="max", void=True)
+    expected = rows(words, clip)
+    clip.requires_grad_(True)
+    rows._keep_only(())
+    counted.prompts = 0
+    text = rows.train()(words, clip)
+    assert text.num_classes == 2 and text.seen.tolist() == [True, False] and text.vocabulary == words
+    assert torch.equal(text.void, expected.void) and text.void.requires_grad and not counted.prompts
+    changed = replace(text, logit_scale=3.0)
+    assert torch.equal(changed.matrix, expected.matrix) and changed.row_class.tolist() == [0, 0, 1]
+    assert torch.equal(text.embeddings, expected.embeddings) and not text.embeddings.requires_grad
+    assert counted.prompts == 3 and text.logit_scale == 100
+    with pytest.raises(AttributeError, match="rows"):
+        text.rows  # noqa: B018
