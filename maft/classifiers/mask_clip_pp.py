@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
 from maft.classifiers.mask_clip_pp_input import masks_on_grid, prepare
@@ -84,7 +85,7 @@ class MaskCLIPpp(MaskClassifier):
         own: CLIPEncoder | None = None,
         *,
         blocks: PositiveLayers = 3,
-        mask_scale: float = -5.0,
+        mask_scale: Annotated[float, Field(ge=-100, le=10)] = -5.0,
         mask_threshold: Fraction | None = None,
         similarity: Literal["linear", "pseudo_text", "mean"] = "linear",
         similarity_width: Channels = 768,
@@ -111,6 +112,10 @@ class MaskCLIPpp(MaskClassifier):
         if test_size is not None and test_size < tower.stride:
             raise UserError(
                 f"{_NODE}.TEST_SIZE is {test_size}, less than one cell of the grid of {clip.name}, {tower.stride}."
+            )
+        if divisor is not None and divisor < tower.stride:
+            raise UserError(
+                f"{_NODE}.DIVISOR is {divisor}, less than one cell of the grid of {clip.name}, {tower.stride}."
             )
         if similarity == "pseudo_text" and not isinstance(tower, ConvNeXtTower):
             raise UserError(

@@ -112,6 +112,7 @@ def test_a_step_that_tunes_the_text_tower_encodes_its_own_prompts_alone(tmp_path
     [
         ({"blocks": 99}, r"BLOCKS is 99, but the image tower of tiny_vit has \d+ blocks"),
         ({"test_size": 3}, "TEST_SIZE is 3, less than one cell"),
+        ({"divisor": 7}, "DIVISOR is 7, less than one cell of the grid of tiny_vit, 8"),
         ({"similarity": "pseudo_text"}, "pseudo_text reads the map that a ConvNeXt pools"),
         ({"official_batches": True}, "OFFICIAL_BATCHES is what the release does with EVA towers"),
         ({"templates": "a photo"}, "Unknown prompt template set"),
@@ -120,6 +121,12 @@ def test_a_step_that_tunes_the_text_tower_encodes_its_own_prompts_alone(tmp_path
 def test_options_that_do_not_fit_the_tower_are_refused(clip, options, message):
     with pytest.raises(UserError, match=message):
         MaskCLIPpp(clip, **options)
+
+
+@pytest.mark.parametrize("scale", [-1000.0, 1000.0])
+def test_factors_that_no_float_holds_are_refused(clip, scale):
+    with pytest.raises(UserError, match="MASK_SCALE"):
+        CLASSIFIERS.build("MaskCLIPpp", {"MASK_SCALE": scale}, context(clip))
 
 
 @pytest.mark.parametrize(
