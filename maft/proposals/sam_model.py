@@ -115,7 +115,7 @@ class SAMGeometry:
         if self.family.squashes:
             return self.side, self.side
         scale = self.side / max(size)
-        return int(size[0] * scale + 0.5), int(size[1] * scale + 0.5)
+        return max(1, int(size[0] * scale + 0.5)), max(1, int(size[1] * scale + 0.5))
 
     def prepared(self, images: Images) -> Tensor:
         """(B, 3, side, side) as the model takes them: resized with antialiasing, normalised, padded with zeros."""

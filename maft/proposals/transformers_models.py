@@ -12,6 +12,8 @@ import torch
 
 from maft.errors import UserError, first_line, shown
 
+_FILES = ("config.json", "model.safetensors")
+
 
 @dataclass(frozen=True)
 class Family:
@@ -137,6 +139,10 @@ def _check_place(source: Source) -> None:
             f"{source.node} {source.weights} is a file, but {source.kind} is read from a folder with config.json and "
             f"model.safetensors, as on https://huggingface.co/{source.example}/tree/main."
         )
+    # A hub id has one slash at most, and no folder of its own before it.
+    looks_like_a_path = source.weights.startswith((".", "~", os.sep)) or source.weights.count("/") > 1
+    if looks_like_a_path and "://" not in source.weights and not os.path.isdir(source.weights):
+        raise UserError(f"{source.node} {source.weights} does not exist: give a folder or a hub id.")
     if "://" in source.weights:
         raise UserError(f"{source.node} is {shown(source.weights)}: give a folder or a hub id, not an address.")
 
@@ -149,7 +155,14 @@ def _readable(source: Source) -> Iterator[None]:
         yield
     except UserError:
         raise
-    except (OSError, ValueError) as error:
+    except Exception as error:
+        # Configs are checked, and weights read, by code that raises whatever it meets.
+        is_whole = all(os.path.isfile(os.path.join(source.weights, file)) for file in _FILES)
+        if is_whole or not isinstance(error, (OSError, ValueError)):
+            raise UserError(
+                f"{place} cannot be read as {source.kind} ({first_line(error)[:200]}): correct its config.json, or "
+                "download config.json and model.safetensors again."
+            ) from error
         if os.path.exists(source.weights):
             raise UserError(
                 f"{source.node} folder {source.weights} lacks a readable config.json or model.safetensors: download "
@@ -157,12 +170,6 @@ def _readable(source: Source) -> Iterator[None]:
             ) from error
         raise UserError(
             f"{place} is neither a folder nor in the Hugging Face cache, and cannot be downloaded here: download "
-            f"config.json and model.safetensors from https://huggingface.co/{source.weights} into a folder and set "
-            f"{source.node} to that folder."
-        ) from error
-    except Exception as error:
-        # Configs are checked, and weights read, by code that raises whatever it meets.
-        raise UserError(
-            f"{place} cannot be read as {source.kind} ({first_line(error)[:200]}): download config.json and "
-            "model.safetensors again."
+            "config.json, model.safetensors and the other .json and .txt files (processor, tokenizer) from "
+            f"https://huggingface.co/{source.weights} into a folder and set {source.node} to that folder."
         ) from error

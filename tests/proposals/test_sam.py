@@ -96,6 +96,12 @@ def test_masks_of_boxes_and_points_are_those_of_the_processor_and_model_of_trans
         assert (shown != (ours > 0)).float().mean() < 1e-3
 
 
+def test_the_thinnest_pictures_have_masks(model):
+    for size in ((1, 700), (700, 1)):
+        images = Images.from_list([torch.zeros(3, *size)])
+        assert SAM(model, **OPEN)(images, None, None, None).masks.shape[2:] == images.padded_size
+
+
 def test_a_batch_may_mix_images_with_and_without_prompts(model, images):
     proposer = SAM(model, **OPEN)
     mixed = proposer(images, None, None, None, [{}, {"prompts": PROMPTS[1]}])
@@ -252,7 +258,7 @@ def test_of_a_video_model_the_part_for_images_is_read(tiny_sam, tiny_sam3, tmp_p
 
 def test_bad_weights_are_named(tmp_path):
     with pytest.raises(
-        UserError, match="download config.json and model.safetensors from https://huggingface.co/facebo"
+        UserError, match="download config.json, model.safetensors and .* from https://huggingface.co/facebo"
     ):
         load_sam("facebook/sam-vit-that-is-not-cached")
     with pytest.raises(UserError, match=f"folder {tmp_path} lacks a readable config.json"):

@@ -51,9 +51,11 @@ def test_on_the_meta_device_it_has_names_and_shapes_alone(folder):
 
 def test_missing_files_are_named(tmp_path, folder):
     with pytest.raises(
-        UserError, match="download config.json and model.safetensors from https://huggingface.co/no/such into a folder"
+        UserError, match="download config.json, model.safetensors and .* from https://huggingface.co/no/such into a fo"
     ):
         load_model(source("no/such"), FAMILIES)
+    with pytest.raises(UserError, match="/no/such does not exist: give a folder or a hub id"):
+        load_model(source(tmp_path / "no/such"), FAMILIES)
     with pytest.raises(UserError, match="is a file, but a plain ViT is read from a folder"):
         load_model(source(folder / "config.json"), FAMILIES)
     with pytest.raises(UserError, match="give a folder or a hub id, not an address"):
@@ -94,10 +96,17 @@ def test_incomplete_and_damaged_weights_are_refused(folder):
     with pytest.raises(UserError, match="is damaged: embeddings.cls_token is not finite; download model.safetensors"):
         load_model(source(folder), FAMILIES)
     save_file({**tensors, "embeddings.cls_token": torch.zeros(1, 1, 9)}, file)
-    with pytest.raises(UserError, match=r"cannot be read as a plain ViT \(.*\): download config.json and model"):
+    with pytest.raises(UserError, match=r"cannot be read as a plain ViT \(.*\): .* download config.json and model"):
         load_model(source(folder), FAMILIES)
     file.write_bytes(file.read_bytes()[:100])
-    with pytest.raises(UserError, match=r"cannot be read as a plain ViT \(.*\): download config.json and model"):
+    with pytest.raises(UserError, match=r"cannot be read as a plain ViT \(.*\): .* download config.json and model"):
+        load_model(source(folder), FAMILIES)
+
+
+def test_what_a_config_asks_for_and_is_not_installed_is_told(folder):
+    values = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**values, "_attn_implementation": "nonsense"}))
+    with pytest.raises(UserError, match=r"cannot be read as a plain ViT \(.*nonsense.*\): correct its config.json"):
         load_model(source(folder), FAMILIES)
 
 
