@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import errno
 import itertools
+import math
 import os
 import re
 import shlex
@@ -92,7 +93,7 @@ def _numbers(form: str) -> Callable[[str], list[float]]:
             numbers = [float(part) for part in text.split(",")]
         except ValueError:
             numbers = []
-        if len(numbers) != len(form.split(",")):
+        if len(numbers) != len(form.split(",")) or not all(map(math.isfinite, numbers)):
             raise argparse.ArgumentTypeError(
                 f"{text!r} is not {form}: give numbers with commas between them, in pixels"
             )
@@ -109,6 +110,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from maft.data.outputs import check_outputs
     from maft.predictor import thing_flags
     from maft.predictor.prediction import ENDINGS
+    from maft.predictor.prompts import check_asked
 
     things = "all" if arguments.all_things else arguments.things
     formats = arguments.format or [kind for kind in ENDINGS if kind != "panoptic" or things is not None]
@@ -127,8 +129,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     outputs = [arguments.output / (name + ending) for name, ending in itertools.product(names, endings)]
     check_outputs(outputs, images, "--output")
     predictor = _predictor(arguments)
+    if arguments.box or arguments.point:
+        # A model that takes none is no fault of the image.
+        test = predictor.cfg.TEST
+        averaged = test.AUG.ENABLED or test.SLIDING_WINDOW.ENABLED
+        check_asked(predictor.model.proposer, averaged=averaged, several=False, things=things)
     predictor.model.proposer.check_records([{"file_name": image} for image in images])
-    # Words that cannot be used are no fault of the images.
+    # Nor are words that cannot be used.
     words = label_set(arguments.label_set).names() if arguments.label_set else arguments.words
     if arguments.words and len(arguments.words) == 1 and len(parts := arguments.words[0].split(",")) > 1:
         listed = " ".join(shlex.quote(part.strip()) for part in parts)
