@@ -295,7 +295,7 @@ def _class_row_block(
         # The row's own logit is always finite, so a proposal without patches cannot make the softmax undefined.
         to_itself = (row_query * scale * row_key).sum(-1, keepdim=True).to(logits.dtype)
         logits = torch.cat([logits, to_itself], dim=-1)
-    weights = logits.softmax(-1, dtype=torch.float32).to(row_value.dtype)
+    weights = logits.softmax(-1, dtype=torch.promote_types(logits.dtype, torch.float32)).to(row_value.dtype)
     seen = value[:, :, unseen:]
     attended = weights[..., : seen.shape[2]] @ seen
     if sees_itself:

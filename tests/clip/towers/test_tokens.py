@@ -144,3 +144,14 @@ def test_attention_and_norms_leave_out_mlps_embeddings_and_the_projection(shrunk
         assert all((name in tuned) for name in names.values() if name.endswith(part))
     assert not {name for name in tuned if "fc1" in name or "c_fc" in name or "embed" in name or "token" in name}
     assert not {"proj", "head.proj.weight", "trunk.head.weight"} & tuned
+
+
+@pytest.mark.parametrize("sees_itself", [False, True])
+def test_gradients_of_biases_are_those_of_small_differences(shrunk_clip, sees_itself):
+    clip = deepcopy(shrunk_clip("ViT-B-16")).double()
+    with torch.no_grad():
+        tokens, grid = clip.tower.tokens(torch.randn(1, 3, 32, 32, dtype=torch.float64), 1)
+    bias = torch.randn(1, 1, 1, grid[0] * grid[1], dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(
+        lambda given: clip.tower.class_rows(tokens, grid, given, 1, sees_itself=sees_itself), bias
+    )
