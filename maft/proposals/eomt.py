@@ -37,7 +37,8 @@ class EoMT(SetPredictionProposer):
     and the copies give masks. A query is compared with the texts by an MLP and with the upscaled patches by another.
 
     In training, queries attend within the masks that they last predicted; block by block, from the first to the last,
-    a growing share of them attends everywhere, until no mask is needed at test.
+    a growing share of them attends everywhere, until no mask is needed at test. How far that has come is kept with the
+    weights: a training that starts from a trained EoMT goes on without masks.
 
     Args:
         tower: of CLIP.
