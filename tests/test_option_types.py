@@ -26,7 +26,7 @@ def wrong_values(annotation: Any) -> list[Any]:
     if origin is Literal:
         return ["no_such_choice", 3]
     if origin is tuple:
-        return [["x"], 3]
+        return [[3] if str in arguments else ["x"], 3]
     if origin is not None and type(None) in arguments:
         return wrong_values(next(kind for kind in arguments if kind is not type(None)))
     if origin is UnionType:

@@ -144,6 +144,8 @@ def build(models: Models, memory: Memory, examples: Examples, limits: Limits) ->
             label, [photo, clicks, model, words, things, given],
             [viewer, things, *(said[field] for field in fields), remarks], js=_WITH_PHOTO,
             concurrency_limit=2, show_progress="full", show_progress_on=[viewer], api_visibility="private",
+            # A click while an answer is under way is asked about after it, and not lost.
+            trigger_mode="always_last",
         )  # fmt: skip
     return page.queue(max_size=32)
 

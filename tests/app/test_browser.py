@@ -322,9 +322,10 @@ def test_a_click_finds_and_names_its_object(visit):
     label(page)
     legend(page)
     assert "Click an object to find it" in part(page, "note").inner_text()
+    # The second while the answer to the first is under way.
     for number in (1, 2):
         click_on(page, 0.2 * number, 0.5)
-        page.wait_for_function(COUNTED, arg=number)
+    page.wait_for_function(COUNTED, arg=2)
     page.wait_for_selector("[data-view=instances][aria-checked=true]")
     page.wait_for_selector("[data-view=panoptic]:disabled")
     # The button asks about the whole picture again, in the view of before.
