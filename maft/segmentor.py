@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from maft.answers import check_answers
 from maft.clip import CLIPEncoder, VocabularyEncoder
 from maft.errors import UserError
-from maft.inference import has_background, image_result, row_logits
+from maft.inference import has_background, image_result
 from maft.interfaces import (
     ClassScores,
     Ensemble,
@@ -27,6 +27,7 @@ from maft.interfaces import (
 )
 from maft.parts import segmentor_parts
 from maft.structures import Classification, Images, Proposals, Targets, TextClassifier, Vocabulary
+from maft.summed_logits import row_logits
 
 
 @META_ARCH_REGISTRY.register()

@@ -12,12 +12,13 @@ from torch import Tensor
 
 from maft.data.augmentations import ResizeShortestEdge
 from maft.errors import UserError
-from maft.inference import has_background, keep_best_proposals, row_logits, semantic_result, summing_tile
+from maft.inference import has_background, keep_best_proposals, semantic_result
 from maft.interfaces import Proposer
 from maft.layers.score_maps import Tile, View, window_starts
 from maft.registry import PROPOSERS
 from maft.segmentor import OpenVocabSegmentor
 from maft.structures import Vocabulary
+from maft.summed_logits import row_logits, summing_tile
 
 # Tiles that a model sees at once, unless one image has fewer pixels than so many tiles.
 _MOST_TILES = 8

@@ -12,13 +12,11 @@ from maft.inference import (
     instance_inference,
     labels_of_scores,
     panoptic_inference,
-    pixel_probabilities,
-    row_logits,
     semantic_result,
 )
 from maft.layers import score_maps
 from maft.layers.score_maps import Tile, View
-from maft.structures import Classification, Proposals, RowLogits, Vocabulary
+from maft.structures import RowLogits, Vocabulary
 
 
 def _tile(probabilities: torch.Tensor, masks: torch.Tensor, are_logits: bool = False) -> Tile:
@@ -262,21 +260,3 @@ def test_a_sum_over_all_masks_and_the_best_mask_of_each_class_exclude_each_other
             torch.ones(2, 3), torch.ones(2, 6, 8), (6, 8), are_logits=False, classes=3, seen=None, things=None,
             options={**options, "best_masks_above": 0.35}, rows=rows,
         )  # fmt: skip
-
-
-def test_any_logits_can_be_summed_and_none_cannot():
-    proposals = Proposals(torch.zeros(1, 2, 4, 4), (4, 4), class_logits=torch.randn(1, 2, 4))
-    rows = row_logits(proposals, None, 3)
-    assert torch.equal(rows.logits, proposals.class_logits[..., :3]) and rows.row_class.tolist() == [0, 1, 2]
-    valid = torch.tensor([[True, False]])
-    found = row_logits(proposals, Classification(torch.ones(1, 2, 4), valid=valid, has_void=True), 3)
-    assert found.logits.tolist() == [[[1.0] * 3, [0.0] * 3]]
-    with pytest.raises(UserError, match="SUM_LOGITS needs logits of a classifier or of the proposer"):
-        row_logits(Proposals(torch.zeros(1, 2, 4, 4), (4, 4)), None, 3)
-
-
-def test_probabilities_of_pixels_add_up_where_every_class_has_one_text():
-    logits = torch.randn(4, 3, 5)
-    torch.testing.assert_close(pixel_probabilities(logits, torch.arange(4)), logits.softmax(0))
-    joined = pixel_probabilities(logits, torch.tensor([0, 1, 1, 1]))
-    torch.testing.assert_close(joined[1], logits.softmax(0)[1:].amax(0))
