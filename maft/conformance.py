@@ -31,7 +31,8 @@ NAMES = ("cat", "dog", "brick")
 
 @cache
 def tiny_clip(name: str) -> CLIPEncoder:
-    """A shipped tiny CLIP: ``tiny_vit`` or ``tiny_convnext``."""
+    """A shipped tiny CLIP: ``tiny_vit`` or ``tiny_convnext``; all tests share it, so each leaves it frozen and without
+    gradients."""
     return load_clip(name)
 
 
@@ -245,7 +246,7 @@ class ClassifierConformance(_ModuleConformance):
             masks = classifier.training_proposals(predictions(images), ground_truth(images))
             assert_trains({"logits": self.logits(classifier, images, masks, void=False).square().mean()}, parameters)
         finally:
-            clip.requires_grad_(False)
+            clip.requires_grad_(False).zero_grad()
 
 
 class LossConformance(_Conformance):

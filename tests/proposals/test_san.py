@@ -68,8 +68,7 @@ def test_the_bias_and_the_position_embedding_of_clip_learn_from_names_in_every_s
         assert all(parameter.grad.isfinite().all() and parameter.grad.any() for parameter in of_bias)
         assert all(p.grad is None for p in clip.parameters() if p is not position)
     finally:
-        position.grad = None
-        clip.requires_grad_(False)
+        clip.requires_grad_(False).zero_grad()
 
 
 @pytest.mark.parametrize(
