@@ -27,9 +27,11 @@ def check_answers(
         UserError: one has no forward.
     """
     losses = tuple(losses)
-    for part in (proposer, classifier, *losses):
-        if part is not None:
-            check_forward(part)
+    for part in (proposer, *losses):
+        check_forward(part)
+    # What looks at masks and names them needs no forward of its own.
+    if classifier is not None and not (_is_written(classifier, "embed") and _is_written(classifier, "compare")):
+        check_forward(classifier)
     check_forward(ensemble, "__call__")
     proposer.register_forward_hook(_AtFirst(_check_proposer))
     if classifier is not None:
@@ -72,9 +74,13 @@ def check_forward(part: object, method: str = "forward") -> None:
     Raises:
         UserError: neither it nor a base class below those of `maft.interfaces` has the method.
     """
-    owner = next(cls for cls in type(part).__mro__ if method in vars(cls))
-    if owner is nn.Module or owner.__module__ == "maft.interfaces":
+    if not _is_written(part, method):
         raise UserError(f"{type(part).__name__} has no {method}: write it as maft/interfaces.py describes it.")
+
+
+def _is_written(part: object, method: str) -> bool:
+    owner = next(cls for cls in type(part).__mro__ if method in vars(cls))
+    return owner is not nn.Module and owner.__module__ != "maft.interfaces"
 
 
 def check_proposals(

@@ -180,6 +180,16 @@ class ProposerConformance(_ModuleConformance):
         count = expected.masks.shape[1]
         torch.testing.assert_close(found.masks[:1, :count], expected.masks, rtol=1e-3, atol=1e-3)
 
+    @torch.no_grad()
+    def test_what_is_kept_for_other_words_gives_its_class_scores(self, tmp_path: Path) -> None:
+        proposer = self.build(tmp_path)
+        proposals = self.propose(proposer, batch(SIZES[0], divisor=proposer.size_divisibility))
+        if proposals.queries is not None:
+            found = proposer.class_logits(proposals.queries, texts(tiny_clip(self.clip)))
+            torch.testing.assert_close(found, proposals.class_logits)
+        else:
+            assert proposals.class_logits is None or proposer.reads_words
+
     def test_what_trains_gets_gradients(self, tmp_path: Path) -> None:
         proposer = self.build(tmp_path)
         if not (parameters := list(proposer.trainable_parameters())):
@@ -218,6 +228,15 @@ class ClassifierConformance(_ModuleConformance):
                 assert self.logits(classifier, images, proposals).shape == (2, count, len(NAMES) + 1)
                 found = self.logits(classifier, images, proposals, void=False)
                 assert found.shape == (2, count, len(NAMES)) and found.isfinite().all()
+
+    @torch.no_grad()
+    def test_looking_and_naming_give_what_one_call_gives(self, tmp_path: Path) -> None:
+        classifier, images, clip = self.build(tmp_path), batch(*SIZES), tiny_clip(self.clip)
+        embedded = classifier.embed(images, predictions(images), clip)
+        assert embedded.embeddings.shape[:2] == (2, 5)
+        for names in (NAMES, ("brick",)):
+            found = classifier.compare(embedded, texts(clip, names), clip).logits
+            torch.testing.assert_close(found, self.logits(classifier, images, predictions(images), names=names))
 
     @torch.no_grad()
     def test_no_mask_an_empty_mask_and_one_class_are_enough(self, tmp_path: Path) -> None:

@@ -18,7 +18,15 @@ import torch
 from torch import Tensor, nn
 
 from maft.errors import UserError
-from maft.structures import Classification, Images, Proposals, Targets, TextClassifier, Vocabulary
+from maft.structures import (
+    Classification,
+    EmbeddedMasks,
+    Images,
+    Proposals,
+    Targets,
+    TextClassifier,
+    Vocabulary,
+)
 
 if TYPE_CHECKING:
     from maft.clip import CLIPEncoder, VocabularyEncoder
@@ -63,6 +71,7 @@ class Proposer(Component, nn.Module):
             hold them.
         takes_prompts: of an image whose record holds "prompts" (`maft.structures.Prompts`, in pixels of the image as it
             is given) it proposes one mask for each, in their order.
+        reads_words: what it proposes depends on the vocabulary, so that other words have other masks.
     """
 
     size_divisibility: int = 32
@@ -70,6 +79,7 @@ class Proposer(Component, nn.Module):
     sees_pixels: bool = True
     brings_weights: bool = False
     takes_prompts: bool = False
+    reads_words: bool = False
 
     def forward(
         self,
@@ -93,6 +103,23 @@ class Proposer(Component, nn.Module):
         """
         raise NotImplementedError
 
+    def class_logits(self, queries: Tensor, text: TextClassifier) -> Tensor:
+        """What it thinks of the classes of its proposals, which `forward` returns as ``class_logits``.
+
+        Args:
+            queries: (B, Q, W), see `Proposals.queries`.
+
+        Returns:
+            (B, Q, C + 1), void last, or (B, Q, C) without a void row.
+
+        Raises:
+            UserError: it makes them in one step with the masks.
+        """
+        raise UserError(
+            f"{type(self).__name__} makes class scores in one step with its masks, which other words cannot be "
+            "compared with: write them as Proposer.class_logits of Proposals.queries."
+        )
+
     def check_records(self, records: Sequence[dict[str, Any]]) -> None:
         """Raises `UserError` for images that it could not serve, before it is given the first one; by default none.
 
@@ -115,6 +142,9 @@ class Proposer(Component, nn.Module):
 
 class MaskClassifier(Component, nn.Module):
     """Answers what is under a mask: images and `Proposals` -> `Classification`.
+
+    In two steps, `embed`, which looks at the images, and `compare`, which does not, so that masks that were looked at
+    once are named with other words later (`maft.index`); one that cannot be told apart so overrides `forward` alone.
 
     Attributes:
         brings_weights: its constructor has filled every parameter with trained weights, so that no checkpoint needs to
@@ -140,6 +170,21 @@ class MaskClassifier(Component, nn.Module):
         Returns:
             logits (B, Q, C), or (B, Q, C + 1) with void last when ``text.void`` is not None.
         """
+        return self.compare(self.embed(images, proposals, clip), text, clip)
+
+    def embed(self, images: Images, proposals: Proposals, clip: CLIPEncoder) -> EmbeddedMasks:
+        """Looks at the masks; arguments as of `forward`.
+
+        Raises:
+            UserError: it names masks in one step.
+        """
+        raise UserError(
+            f"{type(self).__name__} looks at masks and names them in one step, so that nothing can be kept for other "
+            "words: write its forward as embed and compare."
+        )
+
+    def compare(self, embedded: EmbeddedMasks, text: TextClassifier, clip: CLIPEncoder) -> Classification:
+        """Names masks that `embed` has looked at, with no image and no image tower; arguments as of `forward`."""
         raise NotImplementedError
 
     def trainable_parameters(self) -> Iterable[nn.Parameter]:

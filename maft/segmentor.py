@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -26,7 +27,7 @@ from maft.interfaces import (
     TrainingStep,
 )
 from maft.parts import segmentor_parts
-from maft.structures import Classification, Images, Proposals, Targets, TextClassifier, Vocabulary
+from maft.structures import Classification, EmbeddedMasks, Images, Proposals, Targets, TextClassifier, Vocabulary
 from maft.summed_logits import row_logits
 
 
@@ -262,6 +263,18 @@ class OpenVocabSegmentor(Trainable):
         if self.classifier is None:
             return None
         return self.classifier(images, proposals, self.classifier_text(vocabulary), self.clip)
+
+    def named(self, embedded: EmbeddedMasks, vocabulary: Vocabulary | None = None) -> Classification:
+        """`classify` for masks that the classifier has looked at (`MaskClassifier.embed`): no image is needed."""
+        assert self.classifier is not None, "without a classifier nothing has been embedded"
+        return self.classifier.compare(embedded, self.classifier_text(vocabulary), self.clip)
+
+    def scored(self, proposals: Proposals, vocabulary: Vocabulary | None = None) -> Proposals:
+        """Proposals with the proposer's class scores of a vocabulary in the place of theirs; needs no image either."""
+        if proposals.queries is None:
+            return proposals
+        text = self.vocabulary_encoder(vocabulary or self.vocabulary, self.clip)
+        return replace(proposals, class_logits=self.proposer.class_logits(proposals.queries, text))
 
     def classifier_text(self, vocabulary: Vocabulary | None = None) -> TextClassifier:
         """The texts that the classifier compares with."""

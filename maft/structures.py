@@ -274,6 +274,8 @@ class Proposals:
         align_corners: the resize rule this proposer's masks were trained with.
         attention_bias: (B, heads, Q, h, w), what CLIP's attention logits of each mask's class row towards the patches
             below are raised by (SAN), over the padded image as the masks are; or None.
+        queries: (B, Q, W), what ``class_logits`` compare with the texts: other texts need no image, see
+            `maft.interfaces.Proposer.class_logits`; None where there are none.
     """
 
     masks: Tensor
@@ -288,6 +290,7 @@ class Proposals:
     clip_features: dict[str, Tensor] | None = None
     align_corners: bool = False
     attention_bias: Tensor | None = None
+    queries: Tensor | None = None
 
     def resized(self, size: tuple[int, int]) -> Tensor:
         """Masks bilinearly resized to ``size``, still logits when ``are_logits``: (B, Q, *size)."""
@@ -312,6 +315,7 @@ class Proposals:
             valid=None if self.valid is None else self.valid[one],
             labels=None if self.labels is None else self.labels[one],
             attention_bias=None if self.attention_bias is None else self.attention_bias[one],
+            queries=None if self.queries is None else self.queries[one],
             auxiliary=[],
             clip_features=None,
         )
@@ -320,7 +324,15 @@ class Proposals:
         """The same proposals outside the autograd graph, without auxiliary predictions."""
         logits = None if self.class_logits is None else self.class_logits.detach()
         bias = None if self.attention_bias is None else self.attention_bias.detach()
-        return replace(self, masks=self.masks.detach(), class_logits=logits, attention_bias=bias, auxiliary=[])
+        queries = None if self.queries is None else self.queries.detach()
+        return replace(
+            self,
+            masks=self.masks.detach(),
+            class_logits=logits,
+            attention_bias=bias,
+            queries=queries,
+            auxiliary=[],
+        )
 
 
 @dataclass
@@ -342,6 +354,21 @@ class RowLogits:
         """Those of one image, as a batch of one."""
         one = slice(index, index + 1)
         return replace(self, logits=self.logits[one], elsewhere=self.elsewhere and self.elsewhere[one])
+
+
+@dataclass
+class EmbeddedMasks:
+    """Masks as a classifier has looked at them: what it takes to name them with any texts, without their images.
+
+    Attributes:
+        embeddings: (B, Q, D) before normalisation.
+        valid: (B, Q) bool, False where the mask was too empty to be classified; None means all valid.
+        context: what else of each image its texts are compared with, by name: one tensor an image.
+    """
+
+    embeddings: Tensor
+    valid: Tensor | None = None
+    context: dict[str, list[Tensor]] = field(default_factory=dict)
 
 
 @dataclass

@@ -27,7 +27,7 @@ from maft.interfaces import BuildContext, MaskClassifier
 from maft.layers.grid_masks import grid_probabilities
 from maft.options import Fraction, NonNegative, Side
 from maft.registry import CLASSIFIERS
-from maft.structures import Classification, Images, Proposals, TextClassifier
+from maft.structures import Classification, EmbeddedMasks, Images, Proposals, TextClassifier
 
 _CLASS_TOKEN_START = 8
 _START_LAYER = "MODEL.CLASSIFIER.IPCLIP.START_LAYER"
@@ -113,8 +113,8 @@ class IPCLIP(MaskClassifier):
         tuned = set(self.tower.attention_and_norms()) if self.rule == "attention_and_norms" else None
         yield from (parameter for parameter in self.parameters() if tuned is None or parameter in tuned)
 
-    def forward(self, images: Images, proposals: Proposals, text: TextClassifier, clip: CLIPEncoder) -> Classification:
-        """Logits (B, Q, C), or (B, Q, C + 1) with void last, and embeddings (B, Q, D) before normalisation."""
+    def embed(self, images: Images, proposals: Proposals, clip: CLIPEncoder) -> EmbeddedMasks:
+        """Embeddings (B, Q, D) from one pass of the tower over all masks."""
         pixels = self.prepare(images, clip)
         tower: Any = clip.tower if self.tower is None else self.tower
         visible = self.visible_patches(images, proposals, tower.grid(*pixels.shape[-2:]))
@@ -122,7 +122,12 @@ class IPCLIP(MaskClassifier):
         valid = None
         if self.drop_empty:
             valid = ((proposals.probabilities(images.padded_size) > 0.5) & images.inside()).flatten(2).any(-1)
-        return Classification(text.logits(embeddings), embeddings, valid, has_void=text.void is not None)
+        return EmbeddedMasks(embeddings, valid)
+
+    def compare(self, embedded: EmbeddedMasks, text: TextClassifier, clip: CLIPEncoder) -> Classification:
+        """Logits (B, Q, C), or (B, Q, C + 1) with void last."""
+        logits = text.logits(embedded.embeddings)
+        return Classification(logits, embedded.embeddings, embedded.valid, has_void=text.void is not None)
 
     def prepare(self, images: Images, clip: CLIPEncoder) -> Tensor:
         """Pixels as the tower takes them: CLIP's normalisation, padding zeroed after it, then squashed to a square."""

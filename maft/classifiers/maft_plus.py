@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from copy import deepcopy
 from dataclasses import replace
 from functools import cached_property
@@ -139,10 +139,13 @@ class MAFTPlus(MaskPooling):
         head = clip.tower.head_names
         return (parameter for name, parameter in clip.visual.named_parameters() if not name.startswith(head))
 
-    def texts(self, text: TextClassifier, dense: Tensor, clip: CLIPEncoder) -> TextClassifier:
+    def context(self, dense: Tensor, clip: CLIPEncoder) -> dict[str, list[Tensor]]:
+        """Dense features in the joint space, (D, h, w) of each image."""
+        return {"dense": list(clip.tower.project_dense(dense, rows_in_memory_order=self.rows_in_memory_order))}
+
+    def texts(self, text: TextClassifier, context: Mapping[str, list[Tensor]]) -> TextClassifier:
         """Texts adapted to each image."""
-        projected = clip.tower.project_dense(dense, rows_in_memory_order=self.rows_in_memory_order)
-        return self.text_transfer(text, projected)
+        return self.text_transfer(text, torch.stack(context["dense"]))
 
     @torch.no_grad()
     def teacher_features(self, images: Images, clip: CLIPEncoder) -> Tensor:

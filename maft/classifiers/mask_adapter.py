@@ -18,7 +18,7 @@ from maft.interfaces import BuildContext
 from maft.layers.mask_pool import weighted_mean
 from maft.options import Channels, Positive, PositiveLayers
 from maft.registry import CLASSIFIERS
-from maft.structures import Classification, Images, Proposals, TextClassifier
+from maft.structures import Classification, EmbeddedMasks, Images, Proposals, TextClassifier
 
 
 class ChannelNorm(nn.Module):
@@ -215,20 +215,22 @@ class MaskAdapter(MixedMaskTraining):
         """The head; texts and CLIP stay as they are in both stages."""
         return self.head.parameters()
 
-    def forward(self, images: Images, proposals: Proposals, text: TextClassifier, clip: CLIPEncoder) -> Classification:
-        """Logits (B, Q, C), or (B, Q, C + 1) with void last, at CLIP's own temperature, and embeddings (B, Q, D).
-
-        An embedding is the mean over the maps of a mask; a mask without any pixel is not valid.
-        """
+    def embed(self, images: Images, proposals: Proposals, clip: CLIPEncoder) -> EmbeddedMasks:
+        """Embeddings (B, Q, D), means over the maps of a mask; a mask without any pixel is not valid."""
         dense = (proposals.clip_features or clip.dense_features(images))["dense"]
         projected = clip.tower.project_dense(dense, rows_in_memory_order=self.rows_in_memory_order)
         masks = self.adapter_masks(proposals)
         maps = self.head(projected, masks)
         embeddings = clip.tower.project_pooled(pool_through_maps(maps, dense)).mean(2)
+        context = {} if self.text_transfer is None else {"dense": list(projected)}
+        return EmbeddedMasks(embeddings, masks.flatten(2).any(-1), context)
+
+    def compare(self, embedded: EmbeddedMasks, text: TextClassifier, clip: CLIPEncoder) -> Classification:
+        """Logits (B, Q, C), or (B, Q, C + 1) with void last, at CLIP's own temperature."""
         if self.text_transfer is not None:
-            text = self.text_transfer(text, projected)
-        logits = text.logits(embeddings, clip.temperature)
-        return Classification(logits, embeddings, masks.flatten(2).any(-1), has_void=text.void is not None)
+            text = self.text_transfer(text, torch.stack(embedded.context["dense"]))
+        logits = text.logits(embedded.embeddings, clip.temperature)
+        return Classification(logits, embedded.embeddings, embedded.valid, has_void=text.void is not None)
 
     def adapter_masks(self, proposals: Proposals) -> Tensor:
         """(B, Q, h, w): bool where the proposer gives logits, otherwise its values."""

@@ -36,7 +36,7 @@ from maft.interfaces import BuildContext, MaskClassifier
 from maft.matching import ground_truth_proposals
 from maft.options import Channels, Dropout, Fraction, Positive, PositiveLayers, Side
 from maft.registry import CLASSIFIERS
-from maft.structures import Classification, Images, Proposals, Targets, TextClassifier
+from maft.structures import Classification, EmbeddedMasks, Images, Proposals, Targets, TextClassifier
 
 _NODE = "MODEL.CLASSIFIER.MaskCLIPpp"
 
@@ -182,29 +182,36 @@ class MaskCLIPpp(MaskClassifier):
         """The true masks, whatever is proposed."""
         return ground_truth_proposals(targets)
 
-    def forward(self, images: Images, proposals: Proposals, text: TextClassifier, clip: CLIPEncoder) -> Classification:
-        """Logits (B, Q, C), or (B, Q, C + 1) with void last, and embeddings (B, Q, D) before normalisation.
+    def embed(self, images: Images, proposals: Proposals, clip: CLIPEncoder) -> EmbeddedMasks:
+        """Embeddings (B, Q, D); a mask without any value on the grid is not valid."""
+        clip = self.clip or clip
+        pixels, sizes = prepare(images, clip, None if self.training else self.test_size, self.divisor)
+        embeddings, masks, dense = self.encode(pixels, sizes, images, proposals, clip)
+        context = {} if dense is None else {"dense": list(dense)}
+        return EmbeddedMasks(embeddings, masks.flatten(2).sum(-1) > 0, context)
 
-        A mask without any value on the grid is not valid. The void row of a ``text`` of the same CLIP counts as a text
-        with one embedding under every template; with a CLIP of its own there is no void.
+    def compare(self, embedded: EmbeddedMasks, text: TextClassifier, clip: CLIPEncoder) -> Classification:
+        """Logits (B, Q, C), or (B, Q, C + 1) with void last.
+
+        The void row of a ``text`` of the same CLIP counts as a text with one embedding under every template; with a
+        CLIP of its own there is no void.
 
         Raises:
             UserError: ``text`` does not know the names it is of.
         """
-        clip = self.clip or clip
-        pixels, sizes = prepare(images, clip, None if self.training else self.test_size, self.divisor)
-        embeddings, masks, dense = self.embed(pixels, sizes, images, proposals, clip)
+        clip, embeddings = self.clip or clip, embedded.embeddings
+        dense = torch.stack(embedded.context["dense"]) if "dense" in embedded.context else None
         prompts, row_class = self._prompts(text, clip)
         void = self.clip is None and text.void is not None
         if void:
             assert text.void is not None
             prompts = torch.cat([prompts, text.void.to(prompts.dtype).expand(1, prompts.shape[1], -1)])
-        with torch.autocast(pixels.device.type, enabled=False):
+        with torch.autocast(embeddings.device.type, enabled=False):
             scores = self.similarity(embeddings.float(), prompts, clip.temperature, dense)
         logits = text.class_maximum(scores, row_class)
-        return Classification(logits, embeddings, masks.flatten(2).sum(-1) > 0, has_void=void)
+        return Classification(logits, embeddings, embedded.valid, has_void=void)
 
-    def embed(
+    def encode(
         self,
         pixels: Tensor,
         sizes: Sequence[tuple[int, int]],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor
@@ -9,7 +10,7 @@ from torch import Tensor
 from maft.clip import CLIPEncoder
 from maft.interfaces import BuildContext, MaskClassifier
 from maft.registry import CLASSIFIERS
-from maft.structures import Classification, Images, Proposals, TextClassifier
+from maft.structures import Classification, EmbeddedMasks, Images, Proposals, TextClassifier
 
 
 @CLASSIFIERS.register()
@@ -26,20 +27,25 @@ class MaskPooling(MaskClassifier):
         context.clip.tower.require("dense features", f"MODEL.CLASSIFIER.NAME {cls.__name__}")
         return cls(**options)
 
-    def forward(self, images: Images, proposals: Proposals, text: TextClassifier, clip: CLIPEncoder) -> Classification:
-        """Logits (B, Q, C), or (B, Q, C + 1) with void last, at CLIP's own temperature, and embeddings (B, Q, D).
-
-        A proposal without a cell of the feature map is not valid.
-        """
+    def embed(self, images: Images, proposals: Proposals, clip: CLIPEncoder) -> EmbeddedMasks:
+        """Embeddings (B, Q, D) of the pooled features; a proposal without a cell of the feature map is not valid."""
         # Where CLIP is the proposer's backbone, it runs once.
         dense = (proposals.clip_features or clip.dense_features(images))["dense"]
         inside = self.inside(proposals, (dense.shape[-2], dense.shape[-1]))
         embeddings = clip.tower.pool_masks(dense, inside)
-        text = self.texts(text, dense, clip)
-        logits = text.logits(embeddings, clip.temperature)
-        return Classification(logits, embeddings, inside.flatten(2).any(-1), has_void=text.void is not None)
+        return EmbeddedMasks(embeddings, inside.flatten(2).any(-1), self.context(dense, clip))
 
-    def texts(self, text: TextClassifier, dense: Tensor, clip: CLIPEncoder) -> TextClassifier:
+    def compare(self, embedded: EmbeddedMasks, text: TextClassifier, clip: CLIPEncoder) -> Classification:
+        """Logits (B, Q, C), or (B, Q, C + 1) with void last, at CLIP's own temperature."""
+        text = self.texts(text, embedded.context)
+        logits = text.logits(embedded.embeddings, clip.temperature)
+        return Classification(logits, embedded.embeddings, embedded.valid, has_void=text.void is not None)
+
+    def context(self, dense: Tensor, clip: CLIPEncoder) -> dict[str, list[Tensor]]:
+        """Hook: what of the images `texts` reads; nothing here."""
+        return {}
+
+    def texts(self, text: TextClassifier, context: Mapping[str, list[Tensor]]) -> TextClassifier:
         """Hook: what the images change in the texts; nothing here."""
         return text
 

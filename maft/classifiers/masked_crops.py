@@ -19,7 +19,7 @@ from maft.interfaces import BuildContext, MaskClassifier
 from maft.layers.crops import crop_regions, expand_boxes, tight_boxes
 from maft.options import NonNegative, Positive, Side
 from maft.registry import CLASSIFIERS
-from maft.structures import Classification, Images, Proposals, TextClassifier
+from maft.structures import Classification, EmbeddedMasks, Images, Proposals, TextClassifier
 
 _NODE = "MODEL.CLASSIFIER.MaskedCrops"
 
@@ -95,17 +95,18 @@ class MaskedCrops(MaskClassifier):
         if self.visual is not None and self.rule in ("tower", "all"):
             yield from self.visual.parameters()
 
-    def forward(self, images: Images, proposals: Proposals, text: TextClassifier, clip: CLIPEncoder) -> Classification:
-        """Logits (B, Q, C), or (B, Q, C + 1) with void last, and embeddings (B, Q, D) before normalisation.
-
-        A proposal without a pixel is not valid; its embedding is zero.
-        """
+    def embed(self, images: Images, proposals: Proposals, clip: CLIPEncoder) -> EmbeddedMasks:
+        """Embeddings (B, Q, D) of the regions; a proposal without a pixel is not valid and its embedding is zero."""
         crops = [self.regions(images, proposals, index, clip) for index in range(len(images.sizes))]
         valid = torch.stack([one for _, _, one in crops])
         found = self.encode_regions(torch.cat([r for r, _, _ in crops]), torch.cat([m for _, m, _ in crops]), clip)
         embeddings = found.new_zeros(*valid.shape, found.shape[-1])
-        embeddings = embeddings.index_put((valid,), found)
-        return Classification(text.logits(embeddings), embeddings, valid, has_void=text.void is not None)
+        return EmbeddedMasks(embeddings.index_put((valid,), found), valid)
+
+    def compare(self, embedded: EmbeddedMasks, text: TextClassifier, clip: CLIPEncoder) -> Classification:
+        """Logits (B, Q, C), or (B, Q, C + 1) with void last."""
+        logits = text.logits(embedded.embeddings)
+        return Classification(logits, embedded.embeddings, embedded.valid, has_void=text.void is not None)
 
     def regions(
         self, images: Images, proposals: Proposals, index: int, clip: CLIPEncoder

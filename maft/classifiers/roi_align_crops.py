@@ -16,7 +16,7 @@ from maft.interfaces import BuildContext, MaskClassifier
 from maft.layers.crops import boxes_to_last_pixel
 from maft.options import Positive
 from maft.registry import CLASSIFIERS
-from maft.structures import Classification, Images, Proposals, TextClassifier
+from maft.structures import Classification, EmbeddedMasks, Images, Proposals, TextClassifier
 
 
 @CLASSIFIERS.register()
@@ -48,8 +48,8 @@ class RoIAlignCrops(MaskClassifier):
     def from_options(cls, context: BuildContext, **options: Any) -> Any:
         return cls(context.clip.image_size, **options)
 
-    def forward(self, images: Images, proposals: Proposals, text: TextClassifier, clip: CLIPEncoder) -> Classification:
-        """Logits (B, Q, C), or (B, Q, C + 1) with void last, at CLIP's own temperature, and embeddings (B, Q, D)."""
+    def embed(self, images: Images, proposals: Proposals, clip: CLIPEncoder) -> EmbeddedMasks:
+        """Embeddings (B, Q, D) of the crops."""
         pixels = clip.normalize(images)
         empty = pixels.new_zeros(0, clip.embed_dim)
         embeddings = torch.stack(
@@ -58,8 +58,12 @@ class RoIAlignCrops(MaskClassifier):
                 for index, image in enumerate(pixels)
             ]
         )
-        logits = text.logits(embeddings, clip.temperature)
-        return Classification(logits, embeddings, proposals.valid, has_void=text.void is not None)
+        return EmbeddedMasks(embeddings, proposals.valid)
+
+    def compare(self, embedded: EmbeddedMasks, text: TextClassifier, clip: CLIPEncoder) -> Classification:
+        """Logits (B, Q, C), or (B, Q, C + 1) with void last, at CLIP's own temperature."""
+        logits = text.logits(embedded.embeddings, clip.temperature)
+        return Classification(logits, embedded.embeddings, embedded.valid, has_void=text.void is not None)
 
     def crops(self, pixels: Tensor, proposals: Proposals) -> Iterator[Tensor]:
         """What CLIP sees of the masks of one image, chunk after chunk.

@@ -17,7 +17,7 @@ from maft.interfaces import BuildContext, MaskClassifier
 from maft.layers.grid_masks import grid_probabilities
 from maft.options import Fraction, NonNegative
 from maft.registry import CLASSIFIERS
-from maft.structures import Classification, Images, Proposals, TextClassifier
+from maft.structures import Classification, EmbeddedMasks, Images, Proposals, TextClassifier
 
 _NODE = "MODEL.CLASSIFIER.SAN"
 
@@ -55,8 +55,8 @@ class SAN(MaskClassifier):
     def from_options(cls, context: BuildContext, **options: Any) -> Any:
         return cls(context.clip, **options)
 
-    def forward(self, images: Images, proposals: Proposals, text: TextClassifier, clip: CLIPEncoder) -> Classification:
-        """Logits (B, Q, C), or (B, Q, C + 1) with void last, and embeddings (B, Q, D) before normalisation."""
+    def embed(self, images: Images, proposals: Proposals, clip: CLIPEncoder) -> EmbeddedMasks:
+        """Embeddings (B, Q, D) of the copies of the class token."""
         tower = class_token_tower(clip, self.start_layer, _NODE)
         pixels = scaled_pixels(clip.normalize(images), self.clip_scale, tower)
         tokens, grid = tower.tokens(pixels, self.start_layer)
@@ -64,5 +64,9 @@ class SAN(MaskClassifier):
             bias = (grid_probabilities(proposals, grid) >= self.mask_threshold).flatten(2)
         else:
             bias = bias_on_grid(proposals.attention_bias, grid)
-        embeddings = embeddings_of_rows(tower, tokens, grid, bias, self.start_layer)
-        return Classification(text.logits(embeddings), embeddings, has_void=text.void is not None)
+        return EmbeddedMasks(embeddings_of_rows(tower, tokens, grid, bias, self.start_layer))
+
+    def compare(self, embedded: EmbeddedMasks, text: TextClassifier, clip: CLIPEncoder) -> Classification:
+        """Logits (B, Q, C), or (B, Q, C + 1) with void last."""
+        logits = text.logits(embedded.embeddings)
+        return Classification(logits, embedded.embeddings, has_void=text.void is not None)

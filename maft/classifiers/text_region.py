@@ -24,7 +24,7 @@ from maft.layers.patch_filter import local_cells
 from maft.layers.score_maps import soft_masks
 from maft.options import AboveZero, Positive, Side
 from maft.registry import CLASSIFIERS
-from maft.structures import Classification, Images, Proposals, RowLogits, TextClassifier
+from maft.structures import Classification, EmbeddedMasks, Images, Proposals, RowLogits, TextClassifier
 
 _NODE = "MODEL.CLASSIFIER.TextRegion"
 
@@ -101,8 +101,8 @@ class TextRegion(MaskClassifier):
     def from_options(cls, context: BuildContext, **options: Any) -> Any:
         return cls(context.clip, **options)
 
-    def forward(self, images: Images, proposals: Proposals, text: TextClassifier, clip: CLIPEncoder) -> Classification:
-        """Logits (B, Q, C), or (B, Q, C + 1) with void last, and embeddings (B, Q, D).
+    def embed(self, images: Images, proposals: Proposals, clip: CLIPEncoder) -> EmbeddedMasks:
+        """Region tokens (B, Q, D), and with ``dense_elsewhere`` embeddings of single cells.
 
         A proposal that shows no cell, or none that is left by the filter, is not valid; its embedding is zero.
         """
@@ -117,12 +117,17 @@ class TextRegion(MaskClassifier):
             embeddings.append(tokens)
             valid.append(shown)
             dense += [] if cells is None else [cells]
-        found, kept = torch.stack(embeddings), torch.stack(valid)
+        return EmbeddedMasks(torch.stack(embeddings), torch.stack(valid), {"dense": dense} if dense else {})
+
+    def compare(self, embedded: EmbeddedMasks, text: TextClassifier, clip: CLIPEncoder) -> Classification:
+        """Logits (B, Q, C), or (B, Q, C + 1) with void last."""
+        found, kept = embedded.embeddings, embedded.valid
+        assert kept is not None
         scores = self.region_logit_scale * self.similarities(found, text, clip)
         rows = RowLogits(
             scores[..., : len(text.row_class)] * kept[..., None],
             text.row_class,
-            [self._named(cells, text, clip) for cells in dense] or None,
+            [self._named(cells, text, clip) for cells in embedded.context.get("dense", [])] or None,
         )
         logits = text.class_maximum(scores)
         return Classification(logits, found, kept, has_void=text.void is not None, rows=rows)

@@ -124,13 +124,17 @@ class EoMT(SetPredictionProposer):
         assert isinstance(tower, TokenTower)
         tokens, grid = tower.tokens(clip.normalize(images), self.first)
         layers = [
-            Proposals(masks, images.padded_size, class_logits=text.logits(embeddings))
+            Proposals(masks, images.padded_size, class_logits=self.class_logits(embeddings, text), queries=embeddings)
             for masks, embeddings in self._decode(tokens.detach(), grid, tower.sequence.rotation(grid))
         ]
         final = layers.pop()
         final.auxiliary = layers
         final.clip_features = tower.dense_features_of(tokens, grid, self.first)
         return final
+
+    def class_logits(self, queries: Tensor, text: TextClassifier) -> Tensor:
+        """(B, Q, C + 1) scaled cosines of class embeddings (B, Q, D) with the texts, void last."""
+        return text.logits(queries)
 
     def _decode(self, tokens: Tensor, grid: Grid, rotation: Tensor | None) -> list[tuple[Tensor, Tensor]]:
         """Predictions after the last block, in training also before every block that has queries."""

@@ -112,6 +112,8 @@ class FreeSeg(Mask2Former):
         dropout: of the pixel decoder and of that attention.
     """
 
+    reads_words = True
+
     def __init__(
         self,
         backbone: nn.Module | None,

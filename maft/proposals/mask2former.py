@@ -164,13 +164,13 @@ class Mask2Former(SetPredictionProposer):
         mask_features, memories = self.pixel_decoder(features)
         mask_features, memories = self.read_texts(mask_features, memories, text)
         supervised = self.training and torch.is_grad_enabled()
-        scale = self.decoder.class_head.scale()
         layers = [
             Proposals(
                 masks,
                 images.padded_size,
-                class_logits=text.logits(embeddings, scale),
+                class_logits=self.class_logits(embeddings, text),
                 align_corners=self.align_corners,
+                queries=embeddings,
             )
             for embeddings, masks in self.decoder(memories, mask_features, all_layers=supervised)
         ]
@@ -178,6 +178,10 @@ class Mask2Former(SetPredictionProposer):
         final.auxiliary = layers
         final.clip_features = clip_features
         return final
+
+    def class_logits(self, queries: Tensor, text: TextClassifier) -> Tensor:
+        """(B, Q, C + 1) scaled cosines of class embeddings (B, Q, D) with the texts, void last."""
+        return text.logits(queries, self.decoder.class_head.scale())
 
     def read_texts(
         self, mask_features: Tensor, memories: list[Tensor], text: TextClassifier

@@ -183,9 +183,13 @@ class MaskFormer(SetPredictionProposer):
         features = self.backbone(images.normalized(self.pixel_mean, self.pixel_std))
         embeddings, masks = self.predict(features, all_layers=self.training and self.deep_supervision)
         layers = [
-            Proposals(mask, images.padded_size, class_logits=text.logits(embedding))
+            Proposals(mask, images.padded_size, class_logits=self.class_logits(embedding, text), queries=embedding)
             for embedding, mask in zip(embeddings, masks)
         ]
         final = layers.pop()
         final.auxiliary = layers
         return final
+
+    def class_logits(self, queries: Tensor, text: TextClassifier) -> Tensor:
+        """(B, Q, C + 1) scaled cosines of class embeddings (B, Q, D) with the texts, void last."""
+        return text.logits(queries)

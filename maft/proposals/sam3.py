@@ -71,6 +71,7 @@ class SAM3(NeverTrained):
         self.tokenizer = tokenizer
         self.geometry = SAMGeometry(_SAM3, model.config.image_size)
         self.words = None if words is None else Vocabulary(words)
+        self.reads_words = words is None
         self.words_per_batch, self.score_threshold = words_per_batch, score_threshold
         self.eval()
 

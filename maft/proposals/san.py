@@ -146,12 +146,22 @@ class SAN(SetPredictionProposer):
         bias = torch.cat([bias_on_grid(bias, grid) for _, bias in layers], dim=2)
         embeddings = embeddings_of_rows(tower, tokens, grid, bias, self.start_layer)
         proposals = [
-            Proposals(masks, images.padded_size, class_logits=text.logits(rows), attention_bias=bias)
+            Proposals(
+                masks,
+                images.padded_size,
+                class_logits=self.class_logits(rows, text),
+                attention_bias=bias,
+                queries=rows,
+            )
             for (masks, bias), rows in zip(layers, embeddings.chunk(len(layers), dim=1), strict=True)
         ]
         final = proposals.pop()
         final.auxiliary = proposals
         return final
+
+    def class_logits(self, queries: Tensor, text: TextClassifier) -> Tensor:
+        """(B, Q, C + 1) scaled cosines of class embeddings (B, Q, D) with the texts, void last."""
+        return text.logits(queries)
 
     def clip_features(self, tower: ClassTokenTower, pixels: Tensor) -> tuple[Tensor, Grid, dict[int, Tensor]]:
         """CLIP before ``start_layer``, run once.

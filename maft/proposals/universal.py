@@ -152,25 +152,32 @@ class Universal(SetPredictionProposer):
         ]
         valid = torch.arange(slots)[None] < torch.tensor(counts)[:, None]
         padded = [F.pad(one, (0, 0, 0, 0, 0, slots - len(one)), value=OUTSIDE) for one in masks]
+        queries = torch.stack(scores)
         return Proposals(
             torch.stack(padded),
             images.padded_size,
-            class_logits=self._class_logits(torch.stack(scores), text),
+            class_logits=self.class_logits(queries, text),
             valid=None if min(counts) == slots else valid.to(images.pixels.device),
+            queries=queries,
         )
 
-    def _class_logits(self, scores: Tensor, text: TextClassifier) -> Tensor:
+    def class_logits(self, queries: Tensor, text: TextClassifier) -> Tensor:
+        """(B, Q, C + 1), void last, of the model's scores of its own labels, or of embeddings, as ``class_scores`` say.
+
+        Raises:
+            UserError: its labels are compared with names, and the texts have none.
+        """
         if self.class_scores == "texts":
-            return text.logits(scores)
+            return text.logits(queries)
         if self.class_scores == "objectness":
-            return objectness(scores, text.num_classes)
+            return objectness(queries, text.num_classes)
         if text.vocabulary is None:
             raise UserError(
                 "The labels of the proposer Universal are compared with names, and this vocabulary has none: set "
                 "MODEL.PROPOSER.Universal.CLASS_SCORES to objectness."
             )
         rule = scores_of_names if self.class_scores == "labels" else mean_logits_of_names
-        return rule(scores, self.model.labels, text.vocabulary)
+        return rule(queries, self.model.labels, text.vocabulary)
 
     def losses(self, proposals: Proposals, text: TextClassifier, targets: list[Targets]) -> dict[str, Tensor]:
         """Weighted set losses of the final prediction and of every earlier one; of objectness, labels do not count.

@@ -200,7 +200,7 @@ def _embedded(
     images, clip = Images.from_list(pictures, 1), classifier.clip
     assert clip is not None
     pixels, sizes = prepare(images, clip, size, classifier.divisor)
-    embeddings, on_grid, dense = classifier.embed(pixels, sizes, images, padded_masks(masks, images), clip)
+    embeddings, on_grid, dense = classifier.encode(pixels, sizes, images, padded_masks(masks, images), clip)
     found = {} if dense is None else {f"{prefix}p_embs": dense}
     for index, one in enumerate(masks):
         found[f"{prefix}m_embs/{index}"] = embeddings[index, : len(one)]

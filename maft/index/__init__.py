@@ -1,0 +1,1 @@
+"""Look once, ask for ever: what a model saw of a collection of images, kept so that any words can be asked of it."""
