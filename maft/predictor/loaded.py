@@ -6,9 +6,12 @@ import os
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 from detectron2.config import CfgNode
+from numpy.typing import NDArray
 from typing_extensions import Self, TypedDict, Unpack
 
 from maft.building import build_model
@@ -20,6 +23,7 @@ from maft.files import write_text_atomic
 from maft.predictor.devices import compile_parts, device_of, precision_of
 from maft.predictor.sources import checked_overrides, checkpoint_of, path_of
 from maft.segmentor import OpenVocabSegmentor
+from maft.structures import Prompts
 from maft.test_time import inference_of
 from maft.zoo.cache import ORIGIN
 
@@ -80,6 +84,22 @@ class LoadedModel:
         self._infer = inference_of(cfg, model)
         self._training = model.vocabulary if cfg.DATASETS.TRAIN else None
         self._resize = ResizeShortestEdge([cfg.INPUT.MIN_SIZE_TEST], cfg.INPUT.MAX_SIZE_TEST, "choice")
+
+    def _record(self, image: Any, pixels: NDArray[np.uint8], prompts: Prompts | None = None) -> dict[str, Any]:
+        """A picture as the model takes it, resized, with boxes and points in pixels of the picture as given."""
+        resized = self._resize.get_transform(pixels).apply_image(pixels)
+        tensor = torch.as_tensor(np.ascontiguousarray(resized.transpose(2, 0, 1)))
+        record: dict[str, Any] = {"image": tensor, "height": pixels.shape[0], "width": pixels.shape[1]}
+        if isinstance(image, (str, os.PathLike)):
+            record["file_name"] = os.fspath(image)
+        if prompts is not None:
+            record["prompts"] = prompts.resized(resized.shape[1] / pixels.shape[1], resized.shape[0] / pixels.shape[0])
+        return record
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(
+            self.model.device.type, self._precision or torch.bfloat16, enabled=self._precision is not None
+        )
 
     @classmethod
     def from_config(

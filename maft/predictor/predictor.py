@@ -226,17 +226,9 @@ class Predictor(LoadedModel):
         things: list[bool] | None,
         prompts: Prompts | None,
     ) -> dict[str, Any]:
-        resized = self._resize.get_transform(pixels).apply_image(pixels)
-        tensor = torch.as_tensor(np.ascontiguousarray(resized.transpose(2, 0, 1)))
-        record: dict[str, Any] = {"image": tensor, "height": pixels.shape[0], "width": pixels.shape[1]}
-        if isinstance(image, (str, os.PathLike)):
-            record["file_name"] = os.fspath(image)
-        if prompts is not None:
-            record["prompts"] = prompts.resized(resized.shape[1] / pixels.shape[1], resized.shape[0] / pixels.shape[0])
+        record = self._record(image, pixels, prompts)
         try:
-            with torch.autocast(
-                self.model.device.type, self._precision or torch.bfloat16, enabled=self._precision is not None
-            ):
+            with self._autocast():
                 return self._computed(record, words, things)
         except (MemoryError, RuntimeError) as error:
             if "memory" not in str(error) and not isinstance(error, MemoryError):
