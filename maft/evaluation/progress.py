@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import functools
-import hashlib
-import json
 import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -15,7 +13,6 @@ from typing import Any
 
 import torch
 from detectron2.utils.logger import log_every_n_seconds
-from torch import nn
 
 from maft.checkpoint.io import read_metadata, read_state_dict, write_safetensors
 from maft.errors import UserError
@@ -79,16 +76,6 @@ class EvaluationState:
     def discard(self) -> None:
         """Removes the file, once the evaluation is complete."""
         self.path.unlink(missing_ok=True)
-
-
-def fingerprint(model: nn.Module, facts: Mapping[str, Any]) -> str:
-    """A hash of the weights of a model and of JSON-like facts."""
-    digest = hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode())
-    for name, value in sorted(model.state_dict().items()):
-        digest.update(name.encode())
-        flat = value.detach().cpu().contiguous().reshape(-1)
-        digest.update(flat.view(torch.uint8).numpy().data if flat.numel() else b"")
-    return digest.hexdigest()
 
 
 class Clock:

@@ -13,6 +13,7 @@ from detectron2.config import CfgNode
 from detectron2.evaluation import inference_context
 from detectron2.utils import comm
 
+from maft.checkpoint.fingerprint import fingerprint
 from maft.data.catalog import DatasetRow, class_names, dataset
 from maft.data.loader import build_test_loader
 from maft.data.mappers import SegmentationMapper
@@ -25,7 +26,7 @@ from maft.evaluation.mask_accuracy import check_mask_accuracy, mask_accuracy_eva
 from maft.evaluation.panoptic import PanopticEvaluator
 from maft.evaluation.pictures import picture, write_picture
 from maft.evaluation.predictions import PredictionWriter
-from maft.evaluation.progress import Clock, EvaluationState, fingerprint
+from maft.evaluation.progress import Clock, EvaluationState
 from maft.evaluation.report import (
     Results,
     definition,

@@ -22,6 +22,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from maft.building import build_model
+from maft.checkpoint.fingerprint import fingerprint
 from maft.classifiers.masked_crops import MaskedCrops
 from maft.config import component_options
 from maft.data.catalog import class_names
@@ -31,7 +32,6 @@ from maft.data.reading import Record
 from maft.engine.stopping import again, stopping_at_once
 from maft.engine.training import set_up
 from maft.errors import UserError
-from maft.evaluation.progress import fingerprint
 from maft.files import held, write_json_atomic
 from maft.mining.folder import PAPER, MiningFolder, Pair, best_masks, statistics
 from maft.mining.task import MiningTask, check_names, find_records
