@@ -6,7 +6,6 @@ Shape letters: B images, Q proposals, C classes, T texts (synonyms of all classe
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
@@ -14,7 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from maft.errors import UserError, shown
+from maft.vocabulary import Vocabulary as Vocabulary
+from maft.vocabulary import as_clip_reads as as_clip_reads
 
 
 def proposals_of_masks(masks: Sequence[Tensor], images: Images) -> Proposals:
@@ -35,74 +35,6 @@ def proposals_of_masks(masks: Sequence[Tensor], images: Images) -> Proposals:
     counts = torch.tensor([len(one) for one in masks], device=images.pixels.device)
     valid = torch.arange(slots, device=counts.device) < counts[:, None]
     return Proposals(torch.stack(padded), images.padded_size, are_logits=False, valid=valid)
-
-
-def as_clip_reads(name: str) -> str:
-    """A class name for comparison: case, blanks, Unicode's forms of one letter and invisible characters are folded."""
-    if not name.isprintable():
-        name = "".join(one for one in name if one.isspace() or unicodedata.category(one) not in ("Cf", "Cc"))
-    return " ".join(unicodedata.normalize("NFC", name).lower().split())
-
-
-# Every name costs a text embedding and a score at every pixel; ImageNet's 21,841 and their like fit.
-_MOST_NAMES = 50_000
-_LONGEST_NAME = 10_000
-
-
-def _check_name(name: object, place: str) -> None:
-    if not isinstance(name, str):
-        raise UserError(f"{place} is {shown(name)}, which is no text: write it in quotes.")
-    if len(name) > _LONGEST_NAME:
-        raise UserError(f"{place} has {len(name)} characters, more than {_LONGEST_NAME}: shorten it.")
-    if not name.isascii() and any("\ud800" <= letter <= "\udfff" for letter in name):
-        raise UserError(f"{place} is {shown(name)}, which is no text of Unicode: write it again.")
-
-
-@dataclass(frozen=True)
-class Vocabulary:
-    """What can be named: one entry per class, in label order.
-
-    Attributes:
-        names: class strings as given, C of them; commas may separate synonyms (the text encoder's rule decides).
-        seen: whether each class belongs to the training vocabulary; None when that is unknown (treated as all unseen
-            by ensembles that distinguish them).
-
-    Raises:
-        UserError: the vocabulary is empty or very large, a name is blank, very long or no text, or occurs twice.
-    """
-
-    names: tuple[str, ...]
-    seen: tuple[bool, ...] | None = None
-
-    def __post_init__(self) -> None:
-        if not self.names:
-            raise UserError("The vocabulary is empty: give at least one class name.")
-        if len(self.names) > _MOST_NAMES:
-            raise UserError(f"The vocabulary has {len(self.names)} names, more than {_MOST_NAMES}: split it.")
-        for position, name in enumerate(self.names):
-            _check_name(name, f"Class name number {position + 1} of the vocabulary")
-        # A line break is a blank to CLIP, and would tear what is written of the name.
-        stripped = [" ".join(name.splitlines()).strip() for name in self.names]
-        reads = [as_clip_reads(name) for name in stripped]
-        for position, read in enumerate(reads):
-            if not read.strip(" ,"):
-                raise UserError(f"Class name number {position + 1} of the vocabulary is blank: remove or name it.")
-        first: dict[str, str] = {}
-        for name, read in zip(stripped, reads):
-            if read in first:
-                beside = "" if first[read] == name else f" (as {first[read]!r}, which CLIP reads alike)"
-                raise UserError(f"Class name {name!r} occurs twice in the vocabulary{beside}: remove one.")
-            first[read] = name
-        if self.seen is not None and len(self.seen) != len(self.names):
-            raise UserError(f"The vocabulary has {len(self.names)} names but {len(self.seen)} seen/unseen flags.")
-        object.__setattr__(self, "names", tuple(stripped))
-
-    def __len__(self) -> int:
-        return len(self.names)
-
-    def synonyms(self, index: int) -> tuple[str, ...]:
-        """The comma-separated synonyms of one class, stripped."""
-        return tuple(part.strip() for part in self.names[index].split(",") if as_clip_reads(part))
 
 
 @dataclass

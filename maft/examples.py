@@ -1,0 +1,97 @@
+"""Examples: masks of images that show what a class looks like."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from maft.errors import UserError, shown
+
+# Of one class: more are a training set, which a training makes more of.
+MOST_EXAMPLES = 5
+# A phone's largest photographs.
+MOST_PIXELS = 64_000_000
+
+
+@dataclass(frozen=True, eq=False)
+class ExampleEmbeddings:
+    """What a model saw of an example: its mask beside the masks that the model itself proposes in that image.
+
+    Attributes:
+        embeddings: (1 + K, D) float32 on the CPU, of unit length: of the example, then of K proposals.
+        overlaps: (1 + K,) float32, intersection over union of each mask with the example, whose own is 1.
+    """
+
+    embeddings: Tensor
+    overlaps: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Example:
+    """A mask of an image that shows a class; two are equal that have the same pixels.
+
+    Attributes:
+        image: (H, W, 3) uint8 RGB.
+        mask: (H, W) bool, True where the class is.
+        looks: what models saw of it, by the fingerprint of the model; takes no part in comparisons, as it follows from
+            the pixels.
+        digest: SHA-256 of image and mask, in hexadecimal.
+
+    Raises:
+        UserError: image or mask is of another form, they differ in size, or the mask is empty.
+    """
+
+    image: NDArray[np.uint8]
+    mask: NDArray[np.bool_]
+    looks: tuple[tuple[str, ExampleEmbeddings], ...] = ()
+    digest: str = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        image, mask = self.image, self.mask
+        if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.shape[2:] != (3,) or not image.size:
+            raise UserError(f"The image of an example is an array (H, W, 3) of uint8, not {_described(image)}.")
+        if not isinstance(mask, np.ndarray) or mask.dtype != np.bool_ or mask.ndim != 2:
+            raise UserError(f"The mask of an example is an array (H, W) of bool, not {_described(mask)}.")
+        (height, width), (rows, columns) = image.shape[:2], mask.shape
+        if (height, width) != (rows, columns):
+            raise UserError(
+                f"An example mask has {columns}x{rows} pixels and its image {width}x{height}: give the mask at the "
+                "size of the image."
+            )
+        if height * width > MOST_PIXELS:
+            raise UserError(
+                f"The image of an example has {width}x{height} pixels, and {MOST_PIXELS // 10**6} million are the "
+                "most: make it smaller."
+            )
+        if not mask.any():
+            raise UserError("An example mask is empty: mark at least one pixel of what it should show.")
+        digest = hashlib.sha256(f"{height} {width} ".encode())
+        image, mask = np.array(image, order="C"), np.array(mask, order="C")
+        digest.update(image.data)
+        digest.update(np.packbits(mask).data)
+        for name, array in (("image", image), ("mask", mask)):
+            array.setflags(write=False)
+            object.__setattr__(self, name, array)
+        object.__setattr__(self, "digest", digest.hexdigest())
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Example) and self.digest == other.digest
+
+    def __hash__(self) -> int:
+        return hash(self.digest)
+
+    def look(self, fingerprint: str) -> ExampleEmbeddings | None:
+        """What a model saw of it, or None."""
+        return dict(self.looks).get(fingerprint)
+
+    def with_look(self, fingerprint: str, look: ExampleEmbeddings) -> Example:
+        """The same example with what one more model saw of it."""
+        return replace(self, looks=tuple({**dict(self.looks), fingerprint: look}.items()))
+
+
+def _described(value: object) -> str:
+    return f"{value.shape} of {value.dtype}" if isinstance(value, np.ndarray) else shown(type(value))
