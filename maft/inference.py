@@ -5,7 +5,6 @@ Shape letters: Q proposals, C classes, (H, W) output size.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -17,7 +16,7 @@ from torch import Tensor
 
 from maft.errors import UserError
 from maft.layers.crops import tight_boxes
-from maft.layers.score_maps import Tile, View, averaged_strips, resized_rows, row_strips, source_rows
+from maft.layers.score_maps import Tile, View, averaged_strips, output_strips, resized_rows, source_rows
 from maft.structures import RowLogits, Vocabulary, as_clip_reads
 from maft.summed_logits import pixel_probabilities, summing_tile
 
@@ -207,9 +206,7 @@ class ResizedMasks:
     def strips(self) -> Iterator[tuple[slice, Tensor]]:
         """Rows of the output and the masks there, (Q, rows, W), logits or values in [0, 1] as they were proposed."""
         tile, (height, width) = self.tile, self.size
-        # An image larger than the output needs several of its rows for one of the output's.
-        widest = max(width, tile.width * math.ceil(tile.height / height))
-        for rows in row_strips(height, len(tile.masks) * widest):
+        for rows in output_strips(self.size, [(tile.height, tile.width)], len(tile.masks)):
             source, places = source_rows(tile.height, height, rows)
             yield slice(rows.start, rows.stop), resized_rows(tile.mask_rows(source), places, width)
 

@@ -86,6 +86,13 @@ def row_strips(height: int, values: int) -> Iterator[range]:
         yield range(start, min(start + step, height))
 
 
+def output_strips(size: tuple[int, int], seen: Sequence[tuple[int, int]], values: int) -> Iterator[range]:
+    """`row_strips` of an output of ``size`` that is made of maps at the sizes ``seen``, ``values`` for each pixel."""
+    # A map larger than the output needs several of its rows for one of the output's.
+    widest = max([size[1], *(width * math.ceil(height / size[0]) for height, width in seen)])
+    return row_strips(size[0], values * widest)
+
+
 def window_starts(length: int, window: int, overlap: float) -> list[int]:
     """Where windows along a side begin: every ceil(window * (1 - overlap)) pixels, the last one at the side's end.
 
@@ -140,6 +147,12 @@ class Tile:
         values = self.masks[:, source.start : source.stop]
         return resized_rows(values, places, width, self.align_corners)[..., : self.width]
 
+    def weights(self, masks: Tensor) -> Tensor:
+        """What masks, as `mask_rows` gives them, weigh their scores with, of the same shape."""
+        soft = masks.sigmoid() if self.are_logits else masks
+        shown = (soft > self.cut).to(soft.dtype) if self.cut else soft
+        return shown if self.row_class is None else shown.clamp(max=1)
+
     def combined(self, masks: Tensor, rows: range, size: tuple[int, int]) -> Tensor:
         """(C, len(rows), w) scores at rows of a map of the rectangle.
 
@@ -147,10 +160,7 @@ class Tile:
             masks: (Q, len(rows), w) there, as `mask_rows` gives them.
             rows, size: which rows, and (h, w) of the whole map.
         """
-        soft = masks.sigmoid() if self.are_logits else masks
-        shown = (soft > self.cut).to(soft.dtype) if self.cut else soft
-        if self.row_class is not None:
-            shown = shown.clamp(max=1)
+        shown = self.weights(masks)
         scores = torch.einsum("qc,qhw->chw", self.scores, shown)
         if self.elsewhere is None:
             return scores
@@ -220,10 +230,8 @@ def averaged_strips(views: Sequence[View], size: tuple[int, int]) -> Iterator[tu
         rows of the output and their scores (C, len(rows), W).
     """
     queries, classes = views[0].exposures[0][1][0].scores.shape
-    # A view larger than the output needs several of its rows for one of the output's.
-    widest = max([size[1], *(view.size[1] * math.ceil(view.size[0] / size[0]) for view in views)])
     count = sum(len(view.exposures) for view in views)
-    for rows in row_strips(size[0], max(queries, classes) * widest):
+    for rows in output_strips(size, [view.size for view in views], max(queries, classes)):
         total = views[0].rows(rows, size)
         for view in views[1:]:
             total += view.rows(rows, size)
