@@ -32,7 +32,8 @@ from maft.index.format import (
     written,
 )
 from maft.index.packing import Packed, joined, packed
-from maft.index.reading import Shard, manifest_of
+from maft.index.reading import manifest_of
+from maft.index.shard import Shard
 from maft.index.stored import StoredImage
 from maft.index.words import asked_tensors
 from maft.segmentor import OpenVocabSegmentor
