@@ -23,6 +23,7 @@ from maft.index.format import (
     shard_path,
 )
 from maft.index.shard import AGAIN, Shard
+from maft.index.stored import StoredImage
 
 
 class StoredIndex:

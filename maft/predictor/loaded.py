@@ -17,11 +17,12 @@ from typing_extensions import Self, TypedDict, Unpack
 from maft.building import build_model
 from maft.checkpoint.io import write_safetensors
 from maft.config import load_config, self_contained
-from maft.data.augmentations import ResizeShortestEdge
+from maft.data.photos import photo_record, resize_at_test
 from maft.errors import UserError, first_line, shown
 from maft.files import write_text_atomic
+from maft.inference import label_options
 from maft.predictor.devices import compile_parts, device_of, precision_of
-from maft.predictor.sources import checked_overrides, checkpoint_of, path_of
+from maft.predictor.sources import checked_overrides, path_of, pretrained_config
 from maft.segmentor import OpenVocabSegmentor
 from maft.structures import Prompts
 from maft.test_time import inference_of
@@ -72,28 +73,23 @@ class LoadedModel:
         if not isinstance(model, OpenVocabSegmentor):
             raise UserError(f"MODEL.META_ARCHITECTURE {cfg.MODEL.META_ARCHITECTURE} does not label images.")
         options = model.inference_options
-        # A picture's labels are its semantic result, computed as beside the panoptic one where the config has that.
-        whole = (options["panoptic"] or options["instance"]) and not cfg.TEST.SLIDING_WINDOW.ENABLED
-        before = options["resize_before"] or whole
-        alone = {"semantic": True, "labels_only": True, "panoptic": False, "instance": False, "resize_before": before}
-        model.inference_options = {**options, **alone}
+        model.inference_options = label_options(options, windows=cfg.TEST.SLIDING_WINDOW.ENABLED)
         if compile:
             compile_parts(model, tuple(cfg.SOLVER.COMPILE))
         self.model = model
         self._of_objects = options["panoptic"] or options["instance"]
         self._infer = inference_of(cfg, model)
         self._training = model.vocabulary if cfg.DATASETS.TRAIN else None
-        self._resize = ResizeShortestEdge([cfg.INPUT.MIN_SIZE_TEST], cfg.INPUT.MAX_SIZE_TEST, "choice")
+        self._resize = resize_at_test(cfg)
 
     def _record(self, image: Any, pixels: NDArray[np.uint8], prompts: Prompts | None = None) -> dict[str, Any]:
         """A picture as the model takes it, resized, with boxes and points in pixels of the picture as given."""
-        resized = self._resize.get_transform(pixels).apply_image(pixels)
-        tensor = torch.as_tensor(np.ascontiguousarray(resized.transpose(2, 0, 1)))
-        record: dict[str, Any] = {"image": tensor, "height": pixels.shape[0], "width": pixels.shape[1]}
+        record = photo_record(pixels, self._resize)
         if isinstance(image, (str, os.PathLike)):
             record["file_name"] = os.fspath(image)
         if prompts is not None:
-            record["prompts"] = prompts.resized(resized.shape[1] / pixels.shape[1], resized.shape[0] / pixels.shape[0])
+            height, width = record["image"].shape[-2:]
+            record["prompts"] = prompts.resized(width / pixels.shape[1], height / pixels.shape[0])
         return record
 
     def _autocast(self) -> torch.autocast:
@@ -135,9 +131,7 @@ class LoadedModel:
         Raises:
             UserError: there is no such model, it cannot be fetched, or config and weights do not fit each other.
         """
-        listed = checked_overrides(overrides)
-        config, weights = checkpoint_of(source, revision)
-        return cls(load_config(config, [*listed, "MODEL.WEIGHTS", str(weights)], trusted=False), **running)
+        return cls(pretrained_config(source, overrides, revision), **running)
 
     @classmethod
     def from_path(cls, path: str | os.PathLike[str], overrides: Sequence[str] = (), **running: Unpack[Running]) -> Self:

@@ -6,9 +6,21 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from detectron2.config import CfgNode
+
+from maft.config import load_config
 from maft.errors import UserError, shown
 from maft.predictor.words import items_of
 from maft.zoo import names, pretrained
+
+
+def pretrained_config(
+    source: str | os.PathLike[str], overrides: Sequence[str] = (), revision: str | None = None
+) -> CfgNode:
+    """The config of a trained model, with its weights; see `maft.predictor.Predictor.from_pretrained`."""
+    listed = checked_overrides(overrides)
+    config, weights = checkpoint_of(source, revision)
+    return load_config(config, [*listed, "MODEL.WEIGHTS", str(weights)], trusted=False)
 
 
 def checkpoint_of(source: str | os.PathLike[str], revision: str | None) -> tuple[Path, Path]:
