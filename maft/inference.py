@@ -105,6 +105,18 @@ def image_result(
     return result
 
 
+def label_options(options: Mapping[str, Any], *, windows: bool = False) -> dict[str, Any]:
+    """``MODEL.INFERENCE`` for labels alone: an image's semantic result, computed as beside its panoptic one.
+
+    Args:
+        options: of the model, in lower case.
+        windows: the model sees an image window by window, which knows no results of objects.
+    """
+    whole = (options["panoptic"] or options["instance"]) and not windows
+    alone = {"semantic": True, "labels_only": True, "panoptic": False, "instance": False}
+    return {**options, **alone, "resize_before": options["resize_before"] or whole}
+
+
 def semantic_result(
     views: Sequence[View],
     size: tuple[int, int],
