@@ -14,6 +14,7 @@ from maft.errors import ToolParser, UserError, closest, run_tool
 
 COMMANDS = {
     "predict": "name what is in your images, with your words",
+    "index": "look at images once, to ask for any words afterwards",
     "app": "the same in a browser",
     "demo": "frozen CLIP against MAFT on drawn scenes, in minutes on a CPU",
     "train": "train from a config, and evaluate at the end",

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import argparse
+import os
+import re
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from maft.errors import ToolParser
 
 if TYPE_CHECKING:
+    from detectron2.config import CfgNode
+
     from maft.engine.launch import Processes
+
+_KEY = re.compile(r"(?:MODEL|INPUT|DATASETS|DATALOADER|SOLVER|TEST)\.[A-Z]\S*|IMPORTS|SEED|VERSION")
 
 
 def add_config(tool: ToolParser, example: str) -> None:
@@ -61,3 +68,52 @@ def processes(arguments: argparse.Namespace, device: str) -> Processes:
         url=arguments.dist_url,
         timeout=arguments.timeout,
     )
+
+
+def add_model(tool: ToolParser) -> None:
+    """A trained model."""
+    model = tool.add_mutually_exclusive_group(required=True)
+    model.add_argument(
+        "--model",
+        metavar="MODEL",
+        help="a released model (maft models lists them), a checkpoint, or ORG/NAME of the hub",
+    )
+    model.add_argument("--config-file", metavar="FILE", help="a config, or a checkpoint")
+
+
+def split_overrides(arguments: argparse.Namespace, lists: Sequence[str]) -> list[str]:
+    """Takes the KEY VALUE pairs that stand behind any list of words out of it and returns them.
+
+    Args:
+        lists: names of the arguments that are lists.
+    """
+    overrides: list[str] = []
+    for name in lists:
+        given = getattr(arguments, name) or []
+        first = next((place for place, item in enumerate(given) if _is_key(item)), None)
+        if first is not None:
+            overrides += given[first:]
+            setattr(arguments, name, given[:first])
+    return overrides
+
+
+def _is_key(item: str) -> bool:
+    return _KEY.fullmatch(item) is not None and not os.path.exists(item)
+
+
+def model_config(arguments: argparse.Namespace, overrides: Sequence[str]) -> CfgNode:
+    """The config of the model that `add_model` read, with its weights.
+
+    Raises:
+        UserError: there is no such model, or it cannot be fetched.
+    """
+    from maft.config import load_config
+    from maft.packaged import packaged_config
+    from maft.predictor.sources import path_of, pretrained_config
+
+    source = arguments.model if arguments.config_file is None else arguments.config_file
+    if arguments.config_file is None:
+        trained = not source.endswith((".yaml", ".yml")) and (os.path.exists(source) or not packaged_config(source))
+    else:
+        trained = os.path.isdir(source) or path_of(source).suffix == ".safetensors"
+    return pretrained_config(source, overrides) if trained else load_config(path_of(source), list(overrides))

@@ -12,18 +12,14 @@ import errno
 import itertools
 import math
 import os
-import re
 import shlex
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+from maft.cli.arguments import add_model, model_config, split_overrides
 from maft.errors import ToolParser, UserError, first_line
-
-if TYPE_CHECKING:
-    from maft.predictor import Predictor
 
 EXAMPLES = """examples:
   maft predict photo.jpg --model maft-vitb16 --words cat "coffee table" window
@@ -37,7 +33,6 @@ Config overrides (KEY VALUE ...) may stand behind the images or any other list.
 
 # Lists of words, which would take KEY VALUE pairs behind them for words.
 _LISTS = ("images", "input", "words", "things", "format")
-_KEY = re.compile(r"(?:MODEL|INPUT|DATASETS|DATALOADER|SOLVER|TEST)\.[A-Z]\S*|IMPORTS|SEED|VERSION")
 
 
 def parser() -> ToolParser:
@@ -46,13 +41,7 @@ def parser() -> ToolParser:
         "images", nargs="*", metavar="IMG", help="images, folders, https addresses, or - for a list on stdin"
     )
     tool.add_argument("--input", nargs="+", default=[], metavar="IMG", help="the same")
-    model = tool.add_mutually_exclusive_group(required=True)
-    model.add_argument(
-        "--model",
-        metavar="MODEL",
-        help="a released model (maft models lists them), a checkpoint, or ORG/NAME of the hub",
-    )
-    model.add_argument("--config-file", metavar="FILE", help="a config, or a checkpoint")
+    add_model(tool)
     words = tool.add_mutually_exclusive_group()
     words.add_argument(
         "--words", "--class-names", nargs="+", metavar="NAME", help="your words (default: those of the training)"
@@ -108,7 +97,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     from maft.data.label_sets import label_set
     from maft.data.outputs import check_outputs
-    from maft.predictor import thing_flags
+    from maft.predictor import Predictor, thing_flags
     from maft.predictor.prediction import ENDINGS
     from maft.predictor.prompts import check_asked
 
@@ -128,7 +117,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     endings = [ending for kind in formats for ending in ENDINGS[kind]]
     outputs = [arguments.output / (name + ending) for name, ending in itertools.product(names, endings)]
     check_outputs(outputs, images, "--output")
-    predictor = _predictor(arguments)
+    predictor = Predictor(model_config(arguments, arguments.opts), device=arguments.device)
     if arguments.box or arguments.point:
         # A model that takes none is no fault of the image.
         test = predictor.cfg.TEST
@@ -167,34 +156,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _parsed(tool: ToolParser, argv: Sequence[str] | None) -> argparse.Namespace:
     arguments = tool.parse_intermixed_args(argv)
-    arguments.opts = []
-    for name in _LISTS:
-        given = getattr(arguments, name) or []
-        first = next((place for place, item in enumerate(given) if _is_key(item)), None)
-        if first is not None:
-            arguments.opts += given[first:]
-            setattr(arguments, name, given[:first])
+    arguments.opts = split_overrides(arguments, _LISTS)
     if not arguments.images + arguments.input:
         tool.error("name an image, before --words and other lists, which take all that follows them")
     if not 0 <= arguments.none_below <= 1:
         tool.error(f"argument --none-below: {arguments.none_below} does not lie in 0 to 1")
     return arguments
-
-
-def _is_key(item: str) -> bool:
-    return _KEY.fullmatch(item) is not None and not os.path.exists(item)
-
-
-def _predictor(arguments: argparse.Namespace) -> Predictor:
-    from maft.packaged import packaged_config
-    from maft.predictor import Predictor
-
-    if arguments.model is None:
-        return Predictor.from_path(arguments.config_file, arguments.opts, device=arguments.device)
-    source = arguments.model
-    if source.endswith((".yaml", ".yml")) or (not os.path.exists(source) and packaged_config(source)):
-        return Predictor.from_config(source, arguments.opts, device=arguments.device)
-    return Predictor.from_pretrained(source, arguments.opts, device=arguments.device)
 
 
 def find_images(inputs: Sequence[str]) -> list[str]:
