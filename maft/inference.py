@@ -51,7 +51,7 @@ def image_result(
         align_corners: how masks are resized to ``padded_size``.
         classes: C.
         seen, things: (C,) bool, None where unknown.
-        options: ``MODEL.INFERENCE`` in lower case.
+        options: ``MODEL.INFERENCE`` in lower case, and "temperature" where there is one, see `semantic_result`.
         rows: of a batch of one; semantic results then sum these logits at the pixels.
         background: see `labels_of_scores`.
 
@@ -78,6 +78,7 @@ def image_result(
             labels_only=options["labels_only"],
             background_below=options.get("background_below", 0.0),
             background=background,
+            temperature=options.get("temperature"),
         )
     if not whole:
         return result
@@ -125,6 +126,7 @@ def semantic_result(
     labels_only: bool,
     background_below: float = 0.0,
     background: bool = False,
+    temperature: float | None = None,
 ) -> dict[str, Any]:
     """The semantic part of `image_result`, of the mean over all exposures of an image.
 
@@ -134,8 +136,9 @@ def semantic_result(
     Args:
         size: (H, W) of the output.
         penalty, background_below, background: see `labels_of_scores`.
+        temperature: adds "sem_seg_calibrated" (H, W), see `tempered_confidence`; None leaves it out.
     """
-    labels, confidence, kept = [], [], []
+    labels, confidence, calibrated, kept = [], [], [], []
     row_class = views[0].exposures[0][1][0].row_class
     for _, scores in averaged_strips(views, size):
         covered = None
@@ -144,10 +147,14 @@ def semantic_result(
         found, sure = labels_of_scores(scores, penalty, covered, background_below, background)
         labels.append(found)
         confidence.append(sure)
+        if temperature is not None:
+            calibrated.append(tempered_confidence(scores, found, temperature))
         if not labels_only:
             kept.append(scores if penalty is None else scores - penalty[:, None, None])
     # An argmax over the scores could not tell a pixel that no mask covers from one of the first class.
     result = {"sem_seg_labels": torch.cat(labels), "sem_seg_confidence": torch.cat(confidence)}
+    if temperature is not None:
+        result["sem_seg_calibrated"] = torch.cat(calibrated)
     return result if labels_only else {**result, "sem_seg": torch.cat(kept, dim=1)}
 
 
@@ -197,6 +204,23 @@ def labels_of_scores(
     # Scores are never negative, but a penalty may push them below zero.
     sure = (best / total.clamp(min=1)).clamp(0, 1)
     return labels.masked_fill(~covered, -1), sure * covered
+
+
+def tempered_confidence(scores: Tensor, labels: Tensor, temperature: float) -> Tensor:
+    """(...) float32 in 0..1, how sure labels are under a temperature, which changes none of them.
+
+    With s_c, the semantic score of a class, it is s_label^(1 / T) / (sum over classes c of s_c^(1 / T)) times what the
+    proposals say of the pixel at all, min(1, sum over classes c of s_c): the softmax of log s_c / T. T = 1 is the
+    confidence of `labels_of_scores`; without a label it is 0.
+
+    Args:
+        scores: (C, ...), 0 or more.
+        labels: (...) int64, -1 for none.
+        temperature: T above 0; below 1 it makes the best class surer.
+    """
+    powers = (scores / scores.amax(dim=0).clamp(min=torch.finfo(scores.dtype).tiny)) ** (1 / temperature)
+    share = powers.gather(0, labels.clamp(min=0)[None])[0] / powers.sum(dim=0).clamp(min=1)
+    return share * scores.sum(dim=0).clamp(max=1) * (labels >= 0)
 
 
 @dataclass(frozen=True)

@@ -110,12 +110,15 @@ class AveragedInference:
         return self.predict(records, self.model.vocabulary)
 
     @torch.no_grad()
-    def predict(self, records: Sequence[dict[str, Any]], vocabulary: Vocabulary) -> list[dict[str, Any]]:
+    def predict(
+        self, records: Sequence[dict[str, Any]], vocabulary: Vocabulary, options: Mapping[str, Any] | None = None
+    ) -> list[dict[str, Any]]:
         """The same with names of the call's own, see `OpenVocabSegmentor.predict`."""
-        return [self._result(record, vocabulary) for record in records]
+        options = self.model.inference_options if options is None else options
+        return [self._result(record, vocabulary, options) for record in records]
 
-    def _result(self, record: dict[str, Any], vocabulary: Vocabulary) -> dict[str, Any]:
-        model, options, image = self.model, self.model.inference_options, record["image"]
+    def _result(self, record: dict[str, Any], vocabulary: Vocabulary, options: Mapping[str, Any]) -> dict[str, Any]:
+        model, image = self.model, record["image"]
         size = (int(record.get("height", image.shape[-2])), int(record.get("width", image.shape[-1])))
         views = [self._view(copy, record, vocabulary) for copy in self._copies(image)]
         seen, penalty = vocabulary.seen, None
@@ -130,6 +133,7 @@ class AveragedInference:
                 labels_only=options["labels_only"],
                 background_below=options["background_below"],
                 background=has_background(vocabulary),
+                temperature=options.get("temperature"),
             )
 
     def _copies(self, image: Tensor) -> list[Tensor]:

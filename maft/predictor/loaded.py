@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,14 @@ from numpy.typing import NDArray
 from typing_extensions import Self, TypedDict, Unpack
 
 from maft.building import build_model
+from maft.calibration import FILE, Calibration, calibration_path
 from maft.checkpoint.io import write_safetensors
 from maft.config import load_config, self_contained
 from maft.data.photos import photo_record, resize_at_test
 from maft.errors import UserError, first_line, shown
 from maft.files import write_text_atomic
 from maft.inference import label_options
+from maft.predictor.calibrated import calibration_facts, calibration_of
 from maft.predictor.devices import compile_parts, device_of, precision_of
 from maft.predictor.sources import checked_overrides, path_of, pretrained_config
 from maft.segmentor import OpenVocabSegmentor
@@ -81,6 +84,19 @@ class LoadedModel:
         self._infer = inference_of(cfg, model)
         self._training = model.vocabulary if cfg.DATASETS.TRAIN else None
         self._resize = resize_at_test(cfg)
+
+    @cached_property
+    def calibration(self) -> Calibration:
+        """What ``maft calibrate`` measured of this model, from beside its checkpoint.
+
+        Raises:
+            UserError: there is none, or it is that of another model.
+        """
+        return calibration_of(self.cfg, self.model, self.calibration_facts())
+
+    def calibration_facts(self) -> dict[str, Any]:
+        """What its answers depend on besides its weights, see `maft.predictor.calibrated.calibration_facts`."""
+        return calibration_facts(self.cfg, self._training, self._precision)
 
     def _record(self, image: Any, pixels: NDArray[np.uint8], prompts: Prompts | None = None) -> dict[str, Any]:
         """A picture as the model takes it, resized, with boxes and points in pixels of the picture as given."""
@@ -143,7 +159,7 @@ class LoadedModel:
     def save_pretrained(self, folder: str | os.PathLike[str]) -> Path:
         """Writes model.safetensors and config.yaml, from which `from_pretrained` makes this predictor again.
 
-        A released model's origin.json, which names its authors' file and licence, goes with it.
+        A calibration goes with them, and a released model's origin.json, which names its authors' file and licence.
 
         Raises:
             UserError: the folder cannot be written to.
@@ -155,6 +171,8 @@ class LoadedModel:
             write_text_atomic(target / "config.yaml", self_contained(self.cfg).dump())
             if self.cfg.MODEL.WEIGHTS and (origin := Path(self.cfg.MODEL.WEIGHTS).with_name(ORIGIN)).is_file():
                 write_text_atomic(target / ORIGIN, origin.read_text(encoding="utf-8"))
+            if self.cfg.MODEL.WEIGHTS and (beside := calibration_path(Path(self.cfg.MODEL.WEIGHTS))).is_file():
+                write_text_atomic(target / FILE, beside.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise UserError(f"The model cannot be saved in {target} ({first_line(error)}): save elsewhere.") from error
         return target

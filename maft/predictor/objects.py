@@ -14,13 +14,28 @@ from maft.predictor.prediction import Instance
 from maft.structures import Images, Proposals, Vocabulary
 
 
+def words_in(labels: torch.Tensor, count: int) -> torch.Tensor:
+    """(count,) bool, the words that label any pixel of (H, W) labels, -1 for none."""
+    return torch.bincount(labels.flatten() + 1, minlength=count + 1)[1:] > 0
+
+
 def segments_of(
-    found: tuple[torch.Tensor, list[dict[str, Any]]], words: Vocabulary, none_below: float
+    found: tuple[torch.Tensor, list[dict[str, Any]]],
+    words: Vocabulary,
+    none_below: float,
+    answered: torch.Tensor | None = None,
 ) -> tuple[np.ndarray, tuple[dict[str, Any], ...]]:
-    """(H, W) int32 ids and the segments of `Prediction`, of those of `maft.inference.panoptic_inference`."""
+    """(H, W) int32 ids and the segments of `Prediction`, of those of `maft.inference.panoptic_inference`.
+
+    Args:
+        none_below: least score.
+        answered: (C,) bool, the words that are kept; None: all.
+    """
     ids, segments = found
     areas = torch.bincount(ids.flatten(), minlength=len(segments) + 1).tolist()
     kept = [segment for segment in segments if segment["score"] >= none_below]
+    if answered is not None:
+        kept = [segment for segment in kept if answered[segment["category_id"]]]
     stays = torch.zeros(len(segments) + 1, dtype=torch.bool, device=ids.device)
     stays[[segment["id"] for segment in kept]] = True
     described = tuple(
@@ -37,12 +52,21 @@ def segments_of(
     return ids.where(stays[ids], 0).cpu().numpy(), described
 
 
-def instances_of(found: Instances, words: Vocabulary, none_below: float) -> tuple[Instance, ...]:
-    """Those of `maft.inference.instance_inference`, best first; of the names that one mask was given, the best."""
+def instances_of(
+    found: Instances, words: Vocabulary, none_below: float, answered: torch.Tensor | None = None
+) -> tuple[Instance, ...]:
+    """Those of `maft.inference.instance_inference`, best first; of the names that one mask was given, the best.
+
+    Args:
+        none_below: least score.
+        answered: (C,) bool, the words that are kept; None: all.
+    """
     order = found.scores.argsort(descending=True, stable=True).cpu().numpy()
     _, first = np.unique(found.proposals.cpu().numpy()[order], return_index=True)
     best = found[torch.from_numpy(order[np.sort(first)]).to(found.scores.device)]
     best = best[best.pred_masks.flatten(1).any(1) & (best.scores > 0) & (best.scores >= none_below)]
+    if answered is not None:
+        best = best[answered[best.pred_classes]]
     masks, boxes = best.pred_masks.cpu().numpy(), best.pred_boxes.tensor.tolist()
     return tuple(
         Instance(label, words.names[label], score, tuple(box), mask)

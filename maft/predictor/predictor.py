@@ -4,28 +4,28 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from numbers import Real
 from typing import Any, Literal, overload
 
-import numpy as np
 import torch
 from numpy.typing import ArrayLike
 
+from maft.calibration import Rejection
 from maft.data.pixels import ImageLike, pictures_in, pixels_of
-from maft.errors import UserError, first_line, shown
-from maft.predictor.loaded import LoadedModel
-from maft.predictor.merging import merged
-from maft.predictor.objects import instances_of, segments_of, shown_objects
+from maft.errors import UserError, shown
+from maft.predictor.calibrated import rejection_of
+from maft.predictor.examples import ExampleSource
+from maft.predictor.objects import instances_of, segments_of, words_in
 from maft.predictor.prediction import Prediction
 from maft.predictor.prompts import Points, check_asked, prompts_of
+from maft.predictor.results import ModelResults
 from maft.predictor.words import ClassNames, thing_flags, vocabulary_of
-from maft.structures import Prompts, Proposals, Vocabulary
+from maft.structures import Vocabulary
 from maft.test_time import AveragedInference
 
 Images = Iterable[ImageLike] | str | os.PathLike
 
 
-class Predictor(LoadedModel):
+class Predictor(ExampleSource, ModelResults):
     """A trained model that labels pictures with any words.
 
     A predictor keeps nothing of a call: its answer depends on the picture and the words alone, to the last bit, and
@@ -38,6 +38,15 @@ class Predictor(LoadedModel):
     prediction = predictor("scene.png", ["bear", "tree", "sky"], things=["bear"])
     print(prediction.summary())
     ```
+
+    With ``alpha`` below 1 a call bounds its false alarms, words that are not in the picture and are answered:
+
+        E[share of the offered absent words that are answered] <= alpha,
+
+    of seen words (of the training vocabulary) and of unseen ones apart, by conformal risk control
+    (`maft.calibration`). **This holds for a picture that is exchangeable with those of the calibration, with words
+    offered alike**: pictures of the same kind, and the same kind and share of absent words. It is a mean over pictures
+    and calibrations; no picture and no word has a bound of its own, nor has the share of pixels.
 
     Args:
         cfg: the model's config; ``MODEL.WEIGHTS`` is loaded when it is set.
@@ -92,6 +101,7 @@ class Predictor(LoadedModel):
         things: Sequence[str] | Literal["all"] | None = None,
         *,
         none_below: float = 0.0,
+        alpha: float = 1.0,
     ) -> list[Prediction]: ...
 
     @overload
@@ -102,6 +112,7 @@ class Predictor(LoadedModel):
         things: Sequence[str] | Literal["all"] | None = None,
         *,
         none_below: float = 0.0,
+        alpha: float = 1.0,
         boxes: ArrayLike | None = None,
         points: Points | None = None,
     ) -> Prediction: ...
@@ -113,6 +124,7 @@ class Predictor(LoadedModel):
         things: Sequence[str] | Literal["all"] | None = None,
         *,
         none_below: float = 0.0,
+        alpha: float = 1.0,
         boxes: ArrayLike | None = None,
         points: Points | None = None,
     ) -> Prediction | list[Prediction]:
@@ -126,7 +138,11 @@ class Predictor(LoadedModel):
             things: asks for panoptic segments and instances as well, and says which of the names are countable: each
                 instance of theirs is a segment, while all of another class is one. "all": every name; []: none.
                 A model whose config is for labels alone proposes regions several times, see `maft.predictor.merging`.
-            none_below: 0..1; what is less sure is "none of these": pixels get no label, segments and instances go.
+            none_below: 0..1; what is less sure is unknown: pixels get no label, segments and instances go.
+            alpha: in (0, 1], below 1 of a model that ``maft calibrate`` has measured: the bound on the false alarm rate
+                of the class docstring. Pixels below the threshold of their word's group are unknown, and so are
+                segments and instances of words that no pixel keeps. ``confidence`` is then the calibrated one, which
+                ``none_below`` is compared with, too; scores of segments and instances are as ever. 1 changes nothing.
             boxes: (n, 4) x0, y0, x1, y1 in pixels of one picture, each around an object; of a model whose proposer
                 takes them, SAM's. Then nothing else is looked for: every box has its instance, in their order and
                 however sure its name is, and other pixels have no label.
@@ -137,19 +153,26 @@ class Predictor(LoadedModel):
             see `Prediction` for what confidence and scores mean.
 
         Raises:
-            UserError: an image cannot be read or does not fit into the memory, ``none_below`` is out of range, boxes
-                or points lie outside the picture, the proposer takes none, or see `vocabulary` and `thing_flags`.
+            UserError: an image cannot be read or does not fit into the memory, ``none_below`` or ``alpha`` is out of
+                range, there is no calibration of this model or it bounds nothing so low, boxes or points lie outside
+                the picture, the proposer takes none, or see `vocabulary` and `thing_flags`.
         """
         several = isinstance(image, (list, tuple)) or _is_folder(image)
         if boxes is not None or points is not None:
             check_asked(
                 self.model.proposer, averaged=isinstance(self._infer, AveragedInference), several=several, things=things
             )
+            if alpha != 1:
+                raise UserError(
+                    "alpha bounds words that are looked for in a whole picture, and boxes and points show objects that "
+                    "are there: leave one of them out."
+                )
             words = self.vocabulary(class_names)
             unknown = self.model.clip.unknown_words(words.names)
-            return self._prediction(image, words, None, _share(none_below), unknown, (boxes, points))
+            rejection = rejection_of(self, words, none_below, alpha)
+            return self._prediction(image, words, None, rejection, unknown, (boxes, points))
         listed: Any = image if several else [image]
-        found = self.stream(listed, class_names, things, none_below=none_below)
+        found = self.stream(listed, class_names, things, none_below=none_below, alpha=alpha)
         return list(found) if several else next(found)
 
     def stream(
@@ -159,6 +182,7 @@ class Predictor(LoadedModel):
         things: Sequence[str] | Literal["all"] | None = None,
         *,
         none_below: float = 0.0,
+        alpha: float = 1.0,
     ) -> Iterator[Prediction]:
         """Labels one picture after the other, as they are asked for: of any number, one is in the memory.
 
@@ -166,13 +190,13 @@ class Predictor(LoadedModel):
 
         Args:
             images: a folder, or any iterable of images.
-            class_names, things, none_below: see `__call__`.
+            class_names, things, none_below, alpha: see `__call__`.
 
         Raises:
             UserError: at once for the words, and for an image when it is its turn.
         """
-        none_below = _share(none_below)
         words = self.vocabulary(class_names)
+        rejection = rejection_of(self, words, none_below, alpha)
         flags = None if things is None else thing_flags(words, things)
         if flags is not None and isinstance(self._infer, AveragedInference):
             raise UserError(
@@ -187,7 +211,7 @@ class Predictor(LoadedModel):
             raise UserError(
                 f"stream goes through several pictures, not {shown(type(images))}: for one, call the predictor with it."
             )
-        return (self._prediction(image, words, flags, none_below, unknown) for image in listed)
+        return (self._prediction(image, words, flags, rejection, unknown) for image in listed)
 
     @torch.no_grad()
     def _prediction(
@@ -195,81 +219,30 @@ class Predictor(LoadedModel):
         image: Any,
         words: Vocabulary,
         things: list[bool] | None,
-        none_below: float,
+        rejection: Rejection,
         unknown: tuple[str, ...],
         shown: tuple[ArrayLike | None, Points | None] | None = None,
     ) -> Prediction:
         pixels = pixels_of(image)
         prompts = None if shown is None else prompts_of(*shown, pixels.shape[:2])
-        result = self._result(image, pixels, words, things, prompts)
-        labels, confidence = result["sem_seg_labels"], result["sem_seg_confidence"]
-        labels = labels.masked_fill(confidence < none_below, -1)
+        result = self._result(image, pixels, words, things, prompts, rejection.temperature)
+        confidence = result["sem_seg_confidence" if rejection.temperature is None else "sem_seg_calibrated"]
+        labels = rejection.apply(result["sem_seg_labels"], confidence)
         of_pixels = {"image": pixels, "labels": labels.cpu().numpy(), "confidence": confidence.cpu().numpy()}
         if things is None:
             objects = result.get("objects")
             return Prediction(**of_pixels, class_names=words.names, instances=objects, unknown_words=unknown)
-        ids, segments = segments_of(result["panoptic_seg"], words, none_below)
+        # A word that no pixel keeps is answered nowhere.
+        answered = None if rejection.temperature is None else words_in(labels, len(words))
+        ids, segments = segments_of(result["panoptic_seg"], words, rejection.none_below, answered)
         return Prediction(
             **of_pixels,
             class_names=words.names,
             segment_ids=ids,
             segments=segments,
-            instances=instances_of(result["instances"], words, none_below),
+            instances=instances_of(result["instances"], words, rejection.none_below, answered),
             unknown_words=unknown,
         )
-
-    def _result(
-        self,
-        image: ImageLike,
-        pixels: np.ndarray,
-        words: Vocabulary,
-        things: list[bool] | None,
-        prompts: Prompts | None,
-    ) -> dict[str, Any]:
-        record = self._record(image, pixels, prompts)
-        try:
-            with self._autocast():
-                return self._computed(record, words, things)
-        except (MemoryError, RuntimeError) as error:
-            if "memory" not in str(error) and not isinstance(error, MemoryError):
-                raise
-            raise UserError(
-                f"A picture of {pixels.shape[1]}x{pixels.shape[0]} pixels and {len(words)} words does not fit into the "
-                f"memory ({first_line(error)[:120]}): make it smaller{'' if things is None else ', or name no things'}."
-            ) from error
-
-    def _computed(self, record: dict[str, Any], words: Vocabulary, things: list[bool] | None) -> dict[str, Any]:
-        model = self._infer
-        if isinstance(model, AveragedInference):
-            return model.predict([record], words)[0]
-        images = model.padded([record])
-        proposals = model.propose(images, [record], words)
-        classification = model.classify(images, proposals, words)
-
-        def combined(proposals: Proposals, **options: bool) -> dict[str, Any]:
-            changed = {**model.inference_options, **options}
-            return model.combine(images, proposals, classification, [record], words, things, changed)[0]
-
-        # Labels are the same whether things are named or not.
-        result = combined(proposals)
-        if "prompts" in record:
-            probabilities = model.class_probabilities(proposals, classification, words)[0]
-            size = record["height"], record["width"]
-            return {**result, "objects": shown_objects(proposals, probabilities, images, size, words)}
-        if things is None:
-            return result
-        if self._of_objects:
-            return result | combined(proposals, semantic=False, panoptic=True, instance=True)
-        probabilities = model.class_probabilities(proposals, classification, words)[0]
-        segments, objects = merged(proposals, probabilities, torch.tensor(things, device=model.device))
-        result |= combined(segments, semantic=False, panoptic=True)
-        return result | combined(objects, semantic=False, instance=True)
-
-
-def _share(none_below: Any) -> float:
-    if isinstance(none_below, bool) or not isinstance(none_below, Real) or not 0 <= float(none_below) <= 1:
-        raise UserError(f"none_below is {shown(none_below)}: give a number from 0 to 1.")
-    return float(none_below)
 
 
 def _is_folder(image: object) -> bool:
