@@ -1,0 +1,254 @@
+"""An index that is asked: labels, areas and masks of everything that was seen, with any words."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pycocotools import mask as coco_mask
+from torch import Tensor
+
+from maft.config import load_config
+from maft.data.label_sets import overlap
+from maft.errors import UserError, shown
+from maft.exports.coco import encoded_masks
+from maft.index.questions import Question
+from maft.index.ranking import FoundMask, best_first, candidates, check_asked, different_objects
+from maft.index.reading import StoredIndex
+from maft.index.rows import MaskRows, outlines
+from maft.index.scoring import on_device, question_scores
+from maft.index.search import Engine, nearest
+from maft.index.words import asking_model
+from maft.inference import label_options
+from maft.structures import Classification, Images, Proposals, Vocabulary
+
+Words = Vocabulary | Sequence[str]
+
+
+class Index:
+    """What a model saw of a collection of images, asked with any words.
+
+    ```python
+    from maft.index.index import Index
+
+    index = Index("photos.index")
+    labels = index.labels(0, ["bear", "tree", "sky"])
+    for mask in index.ask(["bear"], not_words=["dog"], top=5):
+        print(mask.file, mask.score, mask.box)
+    ```
+
+    No image and no image tower is needed. Words are a `Vocabulary`, or a list of names, in each of which commas
+    separate synonyms.
+
+    Args:
+        path: folder that ``maft index`` wrote.
+        device: where words are encoded and compared.
+
+    Attributes:
+        stored: the files.
+        rows: the masks of all images.
+        cfg: config of the model.
+        model: see `maft.index.words.asking_model`.
+        training: the training vocabulary of the model, None where it has none.
+
+    Raises:
+        UserError: there is no index, it is not whole, damaged or of another version, or its model cannot be built.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], *, device: str | torch.device = "cpu") -> None:
+        self.stored = StoredIndex(path)
+        cfg = load_config(self.stored.config_file, ["MODEL.DEVICE", str(device)], trusted=False)
+        tensors = {name: tensor.to(device) for name, tensor in self.stored.weights().items()}
+        self.model = asking_model(cfg, tensors, str(Path(path) / "model"), proposer=self.stored.has_queries)
+        self.cfg = cfg
+        self.training = self.model.vocabulary if cfg.DATASETS.TRAIN else None
+        self.rows = MaskRows(self.stored)
+
+    def __len__(self) -> int:
+        return len(self.stored)
+
+    @cached_property
+    def files(self) -> tuple[str, ...]:
+        """Path of each image, as it was indexed."""
+        return tuple(entry.file for shard in self.stored.shards() for entry in shard.header.images)
+
+    def vocabulary(self, words: Words) -> Vocabulary:
+        """Words as a vocabulary, each seen or unseen in training.
+
+        Raises:
+            UserError: there are none, they are no texts, two of them are alike for CLIP, or the masks of the index
+                depend on other words.
+        """
+        vocabulary, bound = self._named(words), self.stored.settings.words
+        if self.stored.contents.bound and vocabulary.names != bound:
+            raise UserError(
+                f"The masks of the index {self.stored.folder} depend on the words that it was made with: ask it with "
+                f"{', '.join(bound[:5])}{', ...' if len(bound) > 5 else ''} in this order, or index the images with "
+                "yours."
+            )
+        return vocabulary
+
+    def _named(self, words: Words) -> Vocabulary:
+        if isinstance(words, Vocabulary):
+            return words
+        if isinstance(words, str):
+            raise UserError(f"Words are a list of texts, not {shown(words)}: write [{shown(words)}].")
+        names = Vocabulary(tuple(words)).names
+        return Vocabulary(names, overlap(names, self.training.names if self.training else ()))
+
+    def labels(self, image: int, words: Words) -> Tensor:
+        """(H, W) int64 indices into the words, -1 where no mask says anything: those of the model, to the last bit."""
+        return self.result(image, words)["sem_seg_labels"]
+
+    def result(
+        self,
+        image: int,
+        words: Words,
+        things: Sequence[bool] | None = None,
+        options: Mapping[str, Any] | None = None,
+    ) -> dict[str, Any]:
+        """What the model would have said of an image, see `OpenVocabSegmentor.forward`.
+
+        Args:
+            image: its number in the index.
+            words: C names.
+            things: (C) flags, which panoptic and instance results need.
+            options: change single ones of the model's ``MODEL.INFERENCE``, in lower case; by default only labels
+                are made, as a `Predictor` without things makes them.
+
+        Raises:
+            UserError: see `vocabulary`; the shard of the image is missing or damaged.
+        """
+        vocabulary = self.vocabulary(words)
+        images, proposals, named, record = self.said(image, vocabulary)
+        changed = {**label_options(self.model.inference_options), **(options or {})}
+        return self.model.combine(images, proposals, named, [record], vocabulary, things, changed)[0]
+
+    @torch.no_grad()
+    def said(
+        self, image: int, vocabulary: Vocabulary
+    ) -> tuple[Images, Proposals, Classification | None, dict[str, Any]]:
+        """What `OpenVocabSegmentor.combine` takes of an image; the pixels of the batch have no memory."""
+        seen = on_device(self.stored.image(image), self.model.device)
+        images = Images(torch.empty(1, 3, *seen.proposals.padded_size, device="meta"), [seen.size])
+        named = None if seen.embedded is None else self.model.named(seen.embedded, vocabulary)
+        height, width = seen.output_size
+        record = {"height": height, "width": width, "file_name": seen.file}
+        return images, self.model.scored(seen.proposals, vocabulary), named, record
+
+    def areas(self, words: Words) -> NDArray[np.int64]:
+        """(images, C + 1) pixels of each image that have each label, those without one last; takes all images' labels.
+
+        Divided by its sum, a row holds shares of its image.
+        """
+        vocabulary = self.vocabulary(words)
+        found = np.zeros((len(self), len(vocabulary) + 1), np.int64)
+        for image, counts in enumerate(found):
+            # A label of -1 counts in the last place.
+            labels = self.labels(image, vocabulary) % len(counts)
+            counts[:] = torch.bincount(labels.flatten(), minlength=len(counts)).cpu()
+        return found
+
+    def masks(self, image: int) -> list[dict[str, Any]]:
+        """All masks of an image as run lengths at its size, see `maft.exports.coco.encoded_masks`."""
+        return encoded_masks(outlines(self.stored.image(image)).numpy())
+
+    def ask(
+        self,
+        words: Words,
+        not_words: Words = (),
+        *,
+        top: int = 20,
+        beside: Words | None = None,
+        engine: Engine = "exact",
+    ) -> list[FoundMask]:
+        """The masks of all images that show any of the words, best first.
+
+        The words compete with each other, with those of ``not_words`` and with those ``beside`` them: the joint
+        probabilities p of all of them are those that labels are made of, the ensemble and what the proposer leaves to
+        "no object" included. The score of a mask is the sum of p over ``words``. A mask of which one of ``not_words``
+        is likelier than each of ``words`` is left out, and so is one that overlaps a better one of its image with an
+        intersection over union above one half, which shows the same object.
+
+        Args:
+            words: what is asked for.
+            not_words: what it is easily taken for.
+            top: how many masks at most.
+            beside: what else there is, which lowers scores and leaves nothing out; None: the training vocabulary of
+                the model without classes that share a synonym with the words. An index that knows no words but those
+                of its making has all of these beside.
+            engine: "exact" compares all masks, "faiss" those that the vector index finds nearest to the words.
+
+        Raises:
+            UserError: there is no word, one is on both sides or alone, ``top`` is less than 1, or see `vocabulary`
+                and `maft.index.search.nearest`.
+        """
+        check_asked(top, engine)
+        question = self._question(words, not_words, beside)
+        rows = None
+        if engine == "faiss":
+            rows = nearest(self.stored, self._text_rows(question), candidates(top))
+        scores, best = question_scores(self.model, self.rows, question, rows)
+        ranked = self._different(scores, top)
+        names = [question.vocabulary.names[column] for column in question.asked]
+        return self._found([(row, names[int(best[row])], float(scores[row])) for row in ranked])
+
+    def nearest(self, mask: tuple[int, int] | Tensor, *, top: int = 20, engine: Engine = "exact") -> list[FoundMask]:
+        """The masks of all images that are most like one, by the cosine of their embeddings, each object once.
+
+        Args:
+            mask: image and number of a mask, whose object is not among the answers; or an embedding (D,).
+            top: how many masks at most.
+            engine: "exact" compares all masks, "faiss" those that the vector index finds.
+
+        Raises:
+            UserError: there is no such mask, the index has no embeddings, or see `maft.index.search.nearest`.
+        """
+        check_asked(top, engine)
+        given = None if isinstance(mask, Tensor) else self.rows.row(*mask)
+        query = mask[None] if isinstance(mask, Tensor) else self.rows.units(torch.tensor([given]))
+        rows = nearest(self.stored, query, candidates(top)) if engine == "faiss" else None
+        scores = self.rows.cosines(query, rows)
+        if given is not None:
+            # Before all others, it keeps them from showing its object again.
+            scores[given] = torch.inf
+        ranked = self._different(scores, top + (given is not None))
+        return self._found([(row, "", float(scores[row])) for row in ranked if row != given])
+
+    def _question(self, words: Words, not_words: Words, beside: Words | None) -> Question:
+        asked = self._named(words)
+        against = self._named(not_words) if len(not_words) else None
+        if self.stored.contents.bound:
+            return Question.among(asked, against, self._named(self.stored.settings.words))
+        others = self.training if beside is None else self._named(beside) if len(beside) else None
+        return Question.of(asked, against, others)
+
+    @torch.no_grad()
+    def _text_rows(self, question: Question) -> Tensor:
+        """(n, D) what the words that are asked for are compared with."""
+        text = self.model.classifier_text(question.vocabulary)
+        return text.embeddings[torch.isin(text.row_class, torch.tensor(question.asked).to(text.row_class))].cpu()
+
+    def _different(self, scores: Tensor, top: int) -> list[int]:
+        shown = different_objects(best_first(scores), lambda row: self.rows.image(row)[0], self.rows.runs)
+        return list(islice(shown, top))
+
+    def _found(self, ranked: Sequence[tuple[int, str, float]]) -> list[FoundMask]:
+        """Masks as they are shown, given rows, words and scores; the masks of each image are decoded once."""
+        places = [self.rows.image(row) for row, _, _ in ranked]
+        codes: dict[int, list[dict[str, Any]]] = {image: self.masks(image) for image, _ in places}
+        found = []
+        for (_, word, score), (image, number) in zip(ranked, places):
+            code = codes[image][number]
+            left, top, width, height = map(int, coco_mask.toBbox(code))
+            box = (left, top, left + width, top + height)
+            area = int(coco_mask.area(code))
+            found.append(FoundMask(image, self.files[image], number, word, score, area, box, code))
+        return found

@@ -1,0 +1,109 @@
+"""The masks of all shards under one number each, and what they look like."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Iterator
+from functools import cached_property
+from itertools import accumulate
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from maft.errors import UserError
+from maft.index.reading import StoredIndex
+from maft.index.search import unit_embeddings
+from maft.index.shard import Shard
+from maft.index.stored import StoredImage
+from maft.inference import ResizedMasks
+from maft.layers.score_maps import Tile
+
+
+class MaskRows:
+    """The M masks of an index, numbered through all its shards; a mask of an image has a number in it as well."""
+
+    def __init__(self, stored: StoredIndex) -> None:
+        self._stored = stored
+        self._starts = [0, *accumulate(facts.masks for facts in stored.contents.shards)]
+
+    def __len__(self) -> int:
+        return self._starts[-1]
+
+    def shard(self, row: int) -> tuple[Shard, int, int]:
+        """The shard of a mask, its number, and the row of the mask there."""
+        number = bisect_right(self._starts, row) - 1
+        return self._stored.shard(number), number, row - self._starts[number]
+
+    def image(self, row: int) -> tuple[int, int]:
+        """The image of a mask, and the number that the mask has in it."""
+        shard, number, local = self.shard(row)
+        place = int(shard.image_of[local])
+        return self._stored.first(number) + place, local - shard.rows(place).start
+
+    def row(self, image: int, mask: int) -> int:
+        """The mask with a number in an image.
+
+        Raises:
+            UserError: there is no such image or mask.
+        """
+        if not 0 <= image < len(self._stored):
+            raise UserError(f"There is no image {image}: the index holds {len(self._stored)}, numbered from 0.")
+        number, place = self._stored.place(image)
+        rows = self._stored.shard(number).rows(place)
+        if not 0 <= mask < rows.stop - rows.start:
+            raise UserError(f"Image {image} has no mask {mask}: it has {rows.stop - rows.start}, numbered from 0.")
+        return self._starts[number] + rows.start + mask
+
+    def runs(self, row: int) -> dict[str, Any]:
+        """Run lengths of a mask at the size at which it was proposed."""
+        shard, _, local = self.shard(row)
+        return shard.runs(local)
+
+    def by_shard(self, rows: Tensor | None = None) -> Iterator[tuple[Shard, int, Tensor | None]]:
+        """Every shard, or those of ascending rows (n,) int64: it, the number of its first mask, and the rows there."""
+        if rows is None:
+            for number, shard in enumerate(self._stored.shards()):
+                yield shard, self._starts[number], None
+            return
+        numbers = torch.searchsorted(torch.tensor(self._starts), rows, right=True) - 1
+        for number in numbers.unique().tolist():
+            start = self._starts[number]
+            yield self._stored.shard(number), start, rows[numbers == number] - start
+
+    def units(self, rows: Tensor) -> Tensor:
+        """(n, D) embeddings of ascending rows, of unit length; raises `UserError` where the index has none."""
+        return torch.cat([unit_embeddings(shard)[local] for shard, _, local in self.by_shard(rows)])
+
+    def cosines(self, queries: Tensor, rows: Tensor | None = None) -> Tensor:
+        """(M,) cosine of each mask with the nearest of some embeddings, minus infinity of masks that show nothing.
+
+        Args:
+            queries: (n, D).
+            rows: (m,) int64, the masks that are compared, ascending; None: all.
+        """
+        units, found = F.normalize(queries, dim=-1).T, torch.full((len(self),), -torch.inf)
+        for shard, start, local in self.by_shard(rows):
+            local = torch.arange(shard.masks) if local is None else local
+            found[start + local] = (unit_embeddings(shard)[local] @ units).amax(dim=1)
+        return found.masked_fill(~self.visible, -torch.inf)
+
+    @cached_property
+    def visible(self) -> Tensor:
+        """(M,) bool, masks with a pixel inside that the classifier could see."""
+        return torch.cat([shard.valid & (shard.areas > 0) for shard in self._stored.shards()])
+
+
+@torch.no_grad()
+def outlines(image: StoredImage) -> Tensor:
+    """(Q, H, W) bool, the masks of an image at its size: logits above 0, or values above one half."""
+    proposals = image.proposals
+    masks = proposals.masks[0].float()
+    height, width = proposals.own_size or image.size
+    padded = proposals.own_size or proposals.padded_size
+    # Scores are not read.
+    tile = Tile(masks[:, 0], masks, padded, 0, 0, height, width, proposals.are_logits, proposals.align_corners)
+    resized = ResizedMasks(tile, image.output_size)
+    limit = 0.0 if proposals.are_logits else 0.5
+    return torch.cat([values > limit for _, values in resized.strips()], dim=1)
