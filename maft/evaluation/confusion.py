@@ -23,18 +23,22 @@ class ConfusionMatrix:
         self.num_classes = num_classes
         self.counts = torch.zeros(num_classes + 1, num_classes + 1, dtype=torch.int64)
 
-    def update(self, prediction: Tensor, truth: Tensor) -> None:
+    def update(self, prediction: Tensor, truth: Tensor) -> Tensor:
         """Adds the pixels of one or more images.
 
         Args:
             prediction: any shape, integers; values outside 0..C-1 count as "nothing predicted".
             truth: same number of pixels, integers on any device; values outside 0..C-1 count as ignored.
+
+        Returns:
+            the counts of these pixels alone, like ``counts``.
         """
         size = self.num_classes + 1
         rows = self._inside(prediction)
         columns = self._inside(truth.to(prediction.device, non_blocking=True))
         counts = torch.bincount(rows * size + columns, minlength=size * size).view(size, size)
         self.counts = self.counts.to(counts.device) + counts
+        return counts
 
     def _inside(self, labels: Tensor) -> Tensor:
         flat = labels.reshape(-1).long()

@@ -43,11 +43,14 @@ def true_masks(labels: Tensor, values: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def mask_accuracy_evaluators(
-    cfg: CfgNode, row: DatasetRow, model: OpenVocabSegmentor, chosen: Sequence[str]
+    cfg: CfgNode, row: DatasetRow, model: OpenVocabSegmentor, records: Sequence[Record], chosen: Sequence[str]
 ) -> dict[str, MaskAccuracyEvaluator]:
-    """One for each kind of masks that a dataset has, among the results that are measured on it."""
+    """One for each kind of masks that a dataset has, among the results that are measured on it (``chosen``)."""
+    images = [record["file_name"] for record in records]
     return {
-        f"{kind}_masks": MaskAccuracyEvaluator.of_dataset(cfg, row, model=model, panoptic=kind == "panoptic")
+        f"{kind}_masks": MaskAccuracyEvaluator.of_dataset(
+            cfg, row, model=model, panoptic=kind == "panoptic", images=images
+        )
         for kind in ("semantic", "panoptic")
         if kind in chosen
     }
@@ -87,13 +90,16 @@ class MaskAccuracyEvaluator(SemanticEvaluator):
     and no void takes part. A mask that the classifier says it cannot see counts as wrong.
 
     Args:
-        model: the model, with the names of the offered classes as its vocabulary.
+        model: the model, with the names of the offered classes as its vocabulary; None: counts are loaded, not made.
         panoptic: whether masks are those of panoptic maps.
         arguments, options: of `SemanticEvaluator`.
     """
 
-    def __init__(self, *arguments: Any, model: OpenVocabSegmentor, panoptic: bool = False, **options: Any) -> None:
+    def __init__(
+        self, *arguments: Any, model: OpenVocabSegmentor | None = None, panoptic: bool = False, **options: Any
+    ) -> None:
         self.model, self.panoptic = model, panoptic
+        self.task = "panoptic_mask_accuracy" if panoptic else "mask_accuracy"
         super().__init__(*arguments, **options)
 
     @torch.no_grad()
@@ -105,6 +111,7 @@ class MaskAccuracyEvaluator(SemanticEvaluator):
                 ``"segments_info"``.
             outputs: not used.
         """
+        assert self.model is not None, "only a model names masks"
         for record in records:
             labels, values, classes = self._truth(record)
             if len(values):
@@ -115,7 +122,7 @@ class MaskAccuracyEvaluator(SemanticEvaluator):
                 names = classification.class_logits[0].argmax(-1)
                 if classification.valid is not None:
                     names = names.masked_fill(~classification.valid[0], -1)
-                self.add(names, classes, record["file_name"])
+                self.add(names, classes, record["file_name"], record["file_name"])
 
     def _truth(self, record: Record) -> tuple[Tensor, Tensor, Tensor]:
         """(H, W) map, (n,) its values that are masks, and (n,) their classes."""
@@ -142,8 +149,7 @@ class MaskAccuracyEvaluator(SemanticEvaluator):
         results = self.by_split(scores, _means)
         for place, index in enumerate(self.offered.tolist()):
             results[f"MaskAcc-{self.class_names[index]}"] = float(scores.accuracy[place])
-        task = "panoptic_mask_accuracy" if self.panoptic else "mask_accuracy"
-        return {task: {name: 100 * value for name, value in results.items()}}
+        return {self.task: {name: 100 * value for name, value in results.items()}}
 
 
 def _means(scores: SemanticScores) -> dict[str, float]:

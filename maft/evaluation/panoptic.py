@@ -18,6 +18,16 @@ from torch import Tensor
 from maft.data.reading import Record, read_panoptic_ids
 from maft.errors import UserError
 from maft.evaluation.confusion import sum_over_processes
+from maft.evaluation.image_rows import ImageRows
+
+# Of each image and class with a segment in it, what the rows of the table sum up.
+_COLUMNS = {
+    "class": torch.int32,
+    "iou": torch.float64,
+    "true_positives": torch.int32,
+    "false_positives": torch.int32,
+    "false_negatives": torch.int32,
+}
 
 
 class PanopticEvaluator(DatasetEvaluator):
@@ -29,7 +39,16 @@ class PanopticEvaluator(DatasetEvaluator):
         rule: ``"panopticapi"``: a true segment has the ``area`` that its annotation states (where it states one), even
             where others cover it, and of several crowds of one class in an image only the last excuses predictions.
             ``"pixels"``: areas are those of the map, and every crowd excuses.
+        images: file names of all images; with them the numbers of each image are kept in ``rows``, too.
+
+    Attributes:
+        table: (4, C) float64: sum of the IoUs of matches, true positives, false positives and false negatives.
+        rows: columns ``class``, ``iou``, ``true_positives``, ``false_positives`` and ``false_negatives``, of the
+            classes of each image that have any; their sum over the images is ``table``.
+        task: what the results stand under.
     """
+
+    task = "panoptic_seg"
 
     def __init__(
         self,
@@ -37,14 +56,16 @@ class PanopticEvaluator(DatasetEvaluator):
         things: Sequence[bool],
         *,
         rule: Literal["panopticapi", "pixels"] = "panopticapi",
+        images: Sequence[str] = (),
     ) -> None:
         self.class_names = tuple(class_names)
         self.things = np.array(things, dtype=bool)
         self.rule = rule
+        self.rows = ImageRows(_COLUMNS, images)
         self.reset()
 
     def reset(self) -> None:
-        # Rows: sum of IoU, true positives, false positives, false negatives.
+        self.rows.reset()
         self.table = torch.zeros(4, len(self.class_names), dtype=torch.float64)
 
     def process(self, records: list[Record], outputs: list[dict[str, Any]]) -> None:
@@ -61,7 +82,7 @@ class PanopticEvaluator(DatasetEvaluator):
             prediction, segments = output["panoptic_seg"]
             if prediction.shape != truth.shape:
                 raise UserError(f"The panoptic prediction for {record['file_name']} and {path} differ in size.")
-            self.add(truth, record["segments_info"], prediction, segments)
+            self.add(truth, record["segments_info"], prediction, segments, record["file_name"])
 
     def add(
         self,
@@ -69,8 +90,9 @@ class PanopticEvaluator(DatasetEvaluator):
         true_segments: Sequence[dict[str, Any]],
         prediction: Tensor,
         predicted_segments: Sequence[dict[str, Any]],
+        image: str = "",
     ) -> None:
-        """Counts one image: (H, W) segment ids and the segments they mean; 0 is void.
+        """Counts one image (its file name is one of ``images``): (H, W) segment ids and what they mean; 0 is void.
 
         A match has IoU > 0.5. Crowds (groups) are never matched and never missed. A true segment without a pixel, which
         later ones cover entirely, is missed.
@@ -90,7 +112,7 @@ class PanopticEvaluator(DatasetEvaluator):
         true_classes = np.array([segment["category_id"] for segment in true_segments], dtype=np.int64)
         predicted_classes = np.array([segment["category_id"] for segment in predicted_segments], dtype=np.int64)
 
-        counts = self.table.numpy()
+        counts = np.zeros(self.table.shape)
         shared = overlaps[1:, 1:].astype(np.float64)
         true_area = overlaps[1:].sum(axis=1, keepdims=True)
         predicted_area = overlaps[:, 1:].sum(axis=0)
@@ -110,6 +132,10 @@ class PanopticEvaluator(DatasetEvaluator):
         wrong = ~match.any(axis=0) & (in_void + in_crowd <= 0.5 * predicted_area)
         np.add.at(counts[2], predicted_classes[wrong], 1)
         np.add.at(counts[3], true_classes[~match.any(axis=1) & ~crowd], 1)
+        self.table += torch.from_numpy(counts)
+        classes = np.flatnonzero(counts[1:].any(axis=0))
+        values = dict(zip(_COLUMNS, map(torch.from_numpy, (classes, *counts[:, classes]))))
+        self.rows.add(image, **values)
 
     def evaluate(self) -> dict[str, dict[str, float]]:
         """Percentages under ``"panoptic_seg"``: PQ, SQ, RQ, and with ``_th`` and ``_st`` over things and stuff.
@@ -126,15 +152,16 @@ class PanopticEvaluator(DatasetEvaluator):
                 {f"{name}{suffix}": 100 * float(x) for name, x in zip(("PQ", "SQ", "RQ"), means, strict=True)}
             )
         results.update({f"PQ-{name}": 100 * float(q) for name, q in zip(self.class_names, quality[:, 0], strict=True)})
-        return {"panoptic_seg": results}
+        return {self.task: results}
 
     def state(self) -> dict[str, Tensor]:
         """What this process has counted so far."""
-        return {"table": self.table.cpu()}
+        return {"table": self.table.cpu(), **self.rows.state()}
 
     def load_state(self, state: dict[str, Tensor]) -> None:
         """Continues from the `state` of an earlier run."""
         self.table = state["table"].clone()
+        self.rows.load_state(state)
 
 
 def qualities(table: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -18,6 +18,7 @@ from maft.data.catalog import DatasetRow, class_names
 from maft.data.preparation.labels import LABEL_RULES
 from maft.data.reading import Record
 from maft.errors import UserError
+from maft.evaluation.counts import image_names
 from maft.evaluation.semantic import predicted_labels
 from maft.exports.coco import categories, encoded_masks, object_results, segments_info, write_panoptic_map
 from maft.exports.label_maps import write_label_map
@@ -48,7 +49,8 @@ class PredictionWriter(DatasetEvaluator):
         self, folder: Path, row: DatasetRow, records: Sequence[Record], offered: Sequence[int], kinds: Sequence[str]
     ) -> None:
         self.folder, self.kinds, self.records = folder, kinds, records
-        self._names = _image_names([record["file_name"] for record in records])
+        files = [record["file_name"] for record in records]
+        self._names = dict(zip(files, image_names(files)))
         self._ids = [row.classes.category_ids[index] for index in row.labelled]
         self._things = row.things if any(row.things) else (True,) * row.num_classes
         self._categories = categories(self._ids, class_names(row.name), row.things)
@@ -158,15 +160,6 @@ class PredictionWriter(DatasetEvaluator):
 def _image(record: Record) -> dict[str, Any]:
     name = os.path.basename(record["file_name"])
     return {"id": record["image_id"], "file_name": name, "height": record["height"], "width": record["width"]}
-
-
-def _image_names(files: Sequence[str]) -> dict[str, str]:
-    """A name for the results of each image: that of its file, with its folders where names occur twice."""
-    names = {file: Path(file).stem for file in files}
-    if len(set(names.values())) == len(names):
-        return names
-    folder = os.path.commonpath([os.path.dirname(file) for file in files])
-    return {file: os.path.splitext(os.path.relpath(file, folder))[0] for file in files}
 
 
 def _write_list(file: TextIO, entries: Iterable[Any]) -> None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import functools
 import logging
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,12 +21,13 @@ from maft.data.reading import Record
 from maft.data.records import load_records
 from maft.errors import UserError
 from maft.evaluation.cityscapes import CityscapesInstanceEvaluator
-from maft.evaluation.instance import InstanceEvaluator
+from maft.evaluation.counts import Counts, Evaluated, gathered_tables, image_names, write_counts
+from maft.evaluation.evaluators import asked_kinds, build_evaluators, chosen_evaluators
 from maft.evaluation.mask_accuracy import check_mask_accuracy, mask_accuracy_evaluators
-from maft.evaluation.panoptic import PanopticEvaluator
 from maft.evaluation.pictures import picture, write_picture
 from maft.evaluation.predictions import PredictionWriter
 from maft.evaluation.progress import Clock, EvaluationState
+from maft.evaluation.provenance import DataDigests, json_digest, provenance
 from maft.evaluation.report import (
     Results,
     definition,
@@ -36,6 +37,7 @@ from maft.evaluation.report import (
     write_per_class,
     write_results,
 )
+from maft.evaluation.runs import results_folder
 from maft.evaluation.semantic import SemanticEvaluator, seen_classes, test_vocabulary
 from maft.segmentor import OpenVocabSegmentor
 from maft.test_time import averaging, check_test_time, inference_of
@@ -46,9 +48,10 @@ logger = logging.getLogger(__name__)
 def evaluate(cfg: CfgNode, model: OpenVocabSegmentor) -> dict[str, Results]:
     """Evaluates on all of ``DATASETS.TEST``; has to be called by all processes.
 
-    Reports go to ``OUTPUT_DIR/inference/<dataset>/``: ``results.json``, ``per_class.csv``, with ``TEST.VISUALIZE``
-    ``pictures/`` and with ``TEST.SAVE_PREDICTIONS`` ``predictions/`` (see `PredictionWriter`). The model's vocabulary
-    and training mode are as before afterwards.
+    Reports go to ``OUTPUT_DIR/inference/<dataset>/``: ``results.json``, ``per_class.csv``, the counts of each image
+    behind them ``counts.safetensors`` (see `maft.evaluation.counts`), with ``TEST.VISUALIZE`` ``pictures/`` and with
+    ``TEST.SAVE_PREDICTIONS`` ``predictions/`` (see `PredictionWriter`). The model's vocabulary and training mode are as
+    before afterwards.
 
     Returns:
         dataset -> task ("sem_seg", "panoptic_seg", "segm", with ``TEST.MASK_ACCURACY`` also "mask_accuracy" and
@@ -93,7 +96,7 @@ def evaluate_dataset(cfg: CfgNode, model: OpenVocabSegmentor, name: str) -> Resu
     records = load_records([name], "DATASETS.TEST")
     evaluators = build_evaluators(cfg, row, records)
     words, things = test_vocabulary(cfg, row, name)
-    folder = Path(cfg.OUTPUT_DIR) / "inference" / re.sub(r"[^\w.-]+", "_", name)
+    folder = results_folder(cfg.OUTPUT_DIR, name)
     facts = {
         "dataset": name,
         "protocol": cfg.TEST.PROTOCOL,
@@ -106,6 +109,7 @@ def evaluate_dataset(cfg: CfgNode, model: OpenVocabSegmentor, name: str) -> Resu
     }
     # The weights themselves are part of the fingerprint; where they came from and where they run is not.
     parts = {key: value for key, value in cfg.MODEL.items() if key not in ("WEIGHTS", "START_FROM", "DEVICE")}
+    weights = functools.cache(lambda: fingerprint(model, {}))
     identity = {
         **facts,
         "weights": "",
@@ -115,18 +119,20 @@ def evaluate_dataset(cfg: CfgNode, model: OpenVocabSegmentor, name: str) -> Resu
         "save_predictions": cfg.TEST.SAVE_PREDICTIONS,
         "mask_accuracy": cfg.TEST.MASK_ACCURACY,
         "images": [record["file_name"] for record in records],
+        "kept": "counts of each image",
     }
     semantic = evaluators.get("sem_seg")
     if cfg.TEST.MASK_ACCURACY:
-        evaluators |= mask_accuracy_evaluators(cfg, row, model, chosen_evaluators(cfg, row))
+        evaluators |= mask_accuracy_evaluators(cfg, row, model, records, chosen_evaluators(cfg, row))
     if cfg.TEST.SAVE_PREDICTIONS:
         offered = semantic.offered.tolist() if semantic is not None else range(len(words))
         kinds = [kind for kind, on in asked_kinds(cfg).items() if on]
         evaluators["predictions"] = PredictionWriter(folder / "predictions", row, records, offered, kinds)
+    evaluators["digests"] = digests = DataDigests(records)
     state = EvaluationState(
         folder / f"unfinished_{comm.get_rank()}_of_{comm.get_world_size()}.safetensors",
         evaluators,
-        lambda: fingerprint(model, identity),
+        lambda: json_digest({**identity, "state_dict": weights()}),
     )
     done = state.restore() if cfg.TEST.RESUME else 0
     mapper = SegmentationMapper.from_config(
@@ -151,54 +157,30 @@ def evaluate_dataset(cfg: CfgNode, model: OpenVocabSegmentor, name: str) -> Resu
     results: Results = {}
     for evaluator in evaluators.values():
         results.update(evaluator.evaluate())
-    state.discard()
+    tables, taken = gathered_tables(evaluators.values()), digests.gathered()
     if comm.is_main_process():
-        _report(cfg, row, name, folder, results, {**facts, "seconds_per_image": clock.per_image()})
+        counts = Counts(_evaluated(cfg, row, name, records), tables, taken["picture"], taken["annotation"])
+        write_counts(folder, counts)
+        facts |= {"images": len(records), "seconds_per_image": clock.per_image()}
+        facts["provenance"] = provenance(cfg, weights(), counts.of.names, counts.pictures, counts.annotations)
+        _report(cfg, row, name, folder, results, facts)
+    state.discard()
     return results
 
 
-def chosen_evaluators(cfg: CfgNode, row: DatasetRow) -> list[str]:
-    """What the dataset has labels for and the model gives results for: "semantic", "panoptic", "instance".
-
-    Raises:
-        UserError: there is nothing.
-    """
-    asked = asked_kinds(cfg)
-    generalized = cfg.TEST.PROTOCOL == "generalized"
-    chosen = [kind for kind in row.evaluators if asked[kind] and (generalized or kind == "semantic")]
-    if not chosen:
-        raise UserError(
-            f"Nothing can be measured on {row.name}: it has labels for {', '.join(row.evaluators)} (protocol "
-            f"{cfg.TEST.PROTOCOL}), but MODEL.INFERENCE turns on {', '.join(k for k in asked if asked[k]) or 'none'}."
-        )
-    left_out = [kind for kind, on in asked.items() if on and kind not in chosen]
-    if left_out:
-        logger.info("No %s results are measured on %s (%s).", " or ".join(left_out), row.name, cfg.TEST.PROTOCOL)
-    return chosen
-
-
-def asked_kinds(cfg: CfgNode) -> dict[str, bool]:
-    """Whether the model gives semantic, panoptic and instance results."""
-    options = cfg.MODEL.INFERENCE
-    return {"semantic": options.SEMANTIC, "panoptic": options.PANOPTIC, "instance": options.INSTANCE}
-
-
-def build_evaluators(cfg: CfgNode, row: DatasetRow, records: list[Record]) -> dict[str, Any]:
-    """The `chosen_evaluators` of a dataset with these records, by the name of their results."""
-    chosen = chosen_evaluators(cfg, row)
-    names = class_names(row.name)
-    evaluators: dict[str, Any] = {}
-    if "semantic" in chosen:
-        evaluators["sem_seg"] = SemanticEvaluator.of_dataset(cfg, row)
-    if "panoptic" in chosen:
-        evaluators["panoptic_seg"] = PanopticEvaluator(names, row.things, rule=cfg.TEST.PANOPTIC_RULE)
-    if "instance" in chosen:
-        evaluators["segm"] = (
-            CityscapesInstanceEvaluator.of_dataset(row)
-            if row.instance_suffix
-            else InstanceEvaluator.of_dataset(row, {record["image_id"] for record in records})
-        )
-    return evaluators
+def _evaluated(cfg: CfgNode, row: DatasetRow, name: str, records: Sequence[Record]) -> Evaluated:
+    files = [record["file_name"] for record in records]
+    return Evaluated(
+        dataset=name,
+        protocol=cfg.TEST.PROTOCOL,
+        class_names=tuple(class_names(name)),
+        ignore_label=row.ignore_label,
+        seen=seen_classes(cfg, row),
+        things=row.things,
+        files=tuple(files),
+        names=tuple(image_names(files)),
+        ids=tuple(record["image_id"] for record in records),
+    )
 
 
 def _report(cfg: CfgNode, row: DatasetRow, name: str, folder: Path, results: Results, facts: Mapping[str, Any]) -> None:

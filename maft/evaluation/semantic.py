@@ -18,9 +18,13 @@ from maft.data.pairs import PAIRS_PREFIX
 from maft.data.reading import Record, read_labels
 from maft.errors import UserError
 from maft.evaluation.confusion import ConfusionMatrix, SemanticScores, harmonic_mean, sum_over_processes
+from maft.evaluation.image_rows import ImageRows
 from maft.structures import Vocabulary
 
 E = TypeVar("E", bound="SemanticEvaluator")
+
+# Of each image, the cells of its confusion matrix that are not zero.
+_COLUMNS = {"predicted": torch.int32, "true": torch.int32, "count": torch.int32}
 
 
 def seen_classes(cfg: CfgNode, row: DatasetRow) -> tuple[bool, ...] | None:
@@ -80,10 +84,19 @@ class SemanticEvaluator(DatasetEvaluator):
         things: whether each class is countable; all, none or None where that makes no difference.
         protocol: ``"generalized"``: all classes compete and all are measured. ``"unseen_only"``: only the unseen
             classes are offered to the model (predictions index them, in label order), and only their pixels count.
+        images: file names of all images; with them the counts of each image are kept in ``rows``, too.
+
+    Attributes:
+        confusion: of all images of this process.
+        rows: columns ``predicted``, ``true`` and ``count``, the cells of each image's `ConfusionMatrix` that are not
+            zero; their sum over the images is ``confusion``.
+        task: what the results stand under.
 
     Raises:
         UserError: the protocol needs a split that the dataset does not have.
     """
+
+    task = "sem_seg"
 
     def __init__(
         self,
@@ -93,6 +106,7 @@ class SemanticEvaluator(DatasetEvaluator):
         seen: Sequence[bool] | None = None,
         things: Sequence[bool] | None = None,
         protocol: str = "generalized",
+        images: Sequence[str] = (),
     ) -> None:
         self.seen = None if seen is None or all(seen) else np.array(seen, dtype=bool)
         if protocol == "unseen_only" and self.seen is None:
@@ -107,11 +121,12 @@ class SemanticEvaluator(DatasetEvaluator):
         self.offered = torch.tensor(offered)
         self._position = torch.full((len(class_names) + 1,), -1)
         self._position[self.offered] = torch.arange(len(offered))
+        self.rows = ImageRows(_COLUMNS, images)
         self.reset()
 
     @classmethod
     def of_dataset(cls: type[E], cfg: CfgNode, row: DatasetRow, **options: Any) -> E:
-        """The evaluator of a dataset of the catalogue; ``options`` are those of a subclass."""
+        """The evaluator of a dataset of the catalogue; ``options`` are ``images`` and those of a subclass."""
         return cls(
             class_names(row.name),
             row.ignore_label,
@@ -123,6 +138,7 @@ class SemanticEvaluator(DatasetEvaluator):
 
     def reset(self) -> None:
         self.confusion = ConfusionMatrix(len(self.offered))
+        self.rows.reset()
 
     def process(self, records: list[Record], outputs: list[dict[str, Any]]) -> None:
         """Counts a batch.
@@ -133,7 +149,7 @@ class SemanticEvaluator(DatasetEvaluator):
         """
         for record, output in zip(records, outputs, strict=True):
             truth, path = self.truth(record), record["sem_seg_file_name"]
-            self.add(predicted_labels(output, len(self.offered)), truth, path)
+            self.add(predicted_labels(output, len(self.offered)), truth, path, record.get("file_name", ""))
 
     def truth(self, record: Record) -> Tensor:
         """(H, W) int32 checked label map of a record."""
@@ -142,12 +158,14 @@ class SemanticEvaluator(DatasetEvaluator):
         check_labels(labels, len(self.class_names), self.ignore_label, path)
         return torch.from_numpy(labels)
 
-    def add(self, prediction: Tensor, labels: Tensor, name: str = "a label map") -> None:
+    def add(self, prediction: Tensor, labels: Tensor, name: str = "a label map", image: str = "") -> None:
         """Counts one image.
 
         Args:
             prediction: (H, W) integers, positions among the offered classes; others mean "nothing".
             labels: (H, W) integers, classes of the dataset or the ignore label, on any device.
+            name: of the labels, for messages.
+            image: file name of the image, one of ``images`` where these are given.
         """
         if prediction.shape != labels.shape:
             predicted, true = ("x".join(map(str, reversed(size.shape))) for size in (prediction, labels))
@@ -156,7 +174,10 @@ class SemanticEvaluator(DatasetEvaluator):
         truth = torch.where(labels == self.ignore_label, -1, labels)
         if self.protocol == "unseen_only":
             truth = self._position.to(truth.device)[truth.long()]
-        self.confusion.update(prediction, truth)
+        counts = self.confusion.update(prediction, truth)
+        if self.rows.images:
+            rows, columns = counts.nonzero().unbind(1)
+            self.rows.add(image, predicted=rows, true=columns, count=counts[rows, columns])
 
     def evaluate(self) -> dict[str, dict[str, float]]:
         """Percentages under ``"sem_seg"``, the same in every process; has to be called by all of them.
@@ -170,7 +191,7 @@ class SemanticEvaluator(DatasetEvaluator):
         for place, index in enumerate(self.offered.tolist()):
             results[f"IoU-{self.class_names[index]}"] = float(scores.iou[place])
             results[f"ACC-{self.class_names[index]}"] = float(scores.accuracy[place])
-        return {"sem_seg": {name: 100 * value for name, value in results.items()}}
+        return {self.task: {name: 100 * value for name, value in results.items()}}
 
     def by_split(self, scores: SemanticScores, means: Callable[[SemanticScores], dict[str, float]]) -> dict[str, float]:
         """``means`` over all classes, and where there is a split also over its parts, as `evaluate` documents them."""
@@ -189,8 +210,9 @@ class SemanticEvaluator(DatasetEvaluator):
 
     def state(self) -> dict[str, Tensor]:
         """What this process has counted so far."""
-        return {"confusion": self.confusion.counts.cpu()}
+        return {"confusion": self.confusion.counts.cpu(), **self.rows.state()}
 
     def load_state(self, state: dict[str, Tensor]) -> None:
         """Continues from the `state` of an earlier run."""
         self.confusion.counts = state["confusion"].clone()
+        self.rows.load_state(state)

@@ -9,7 +9,7 @@ from maft.config_keys import default_config
 from maft.data.catalog import dataset
 from maft.data.checking import check_dataset
 from maft.data.records import dataset_records
-from maft.evaluation.runner import chosen_evaluators
+from maft.evaluation.evaluators import chosen_evaluators
 
 VALIDATION = "mapillary_vistas/validation"
 

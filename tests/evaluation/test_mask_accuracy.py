@@ -16,9 +16,9 @@ from maft.data.catalog import class_names, dataset
 from maft.data.reading import panoptic_colours
 from maft.errors import UserError
 from maft.evaluation import MaskAccuracyEvaluator, check_evaluation, evaluate, mask_accuracy
+from maft.evaluation.evaluators import chosen_evaluators
 from maft.evaluation.mask_accuracy import mask_accuracy_evaluators, true_masks
 from maft.evaluation.report import write_per_class
-from maft.evaluation.runner import chosen_evaluators
 from maft.miniature import materialise
 from maft.structures import Classification, Images
 
@@ -171,7 +171,7 @@ def test_frozen_classifiers_name_true_masks(cfg, name, tmp_path):
 def test_panoptic_results_add_the_segments(cfg, tmp_path):
     row = dataset("openvocab_ade20k_panoptic_val")
     kinds = chosen_evaluators(cfg("frozen_clip.yaml", "MODEL.INFERENCE.PANOPTIC", "True"), row)
-    evaluators = mask_accuracy_evaluators(cfg("frozen_clip.yaml"), row, Reader(), kinds)
+    evaluators = mask_accuracy_evaluators(cfg("frozen_clip.yaml"), row, Reader(), [], kinds)
     results = {task: values for one in evaluators.values() for task, values in one.evaluate().items()}
     assert set(results) == {"mask_accuracy", "panoptic_mask_accuracy"}
     write_per_class(tmp_path / "per_class.csv", results, [{"name": name} for name in class_names(row.name)])

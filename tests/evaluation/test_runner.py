@@ -22,7 +22,10 @@ from torch import nn
 from maft.data.catalog import dataset
 from maft.errors import UserError
 from maft.evaluation import CityscapesInstanceEvaluator, check_evaluation, draw_predictions, evaluate, evaluate_dataset
-from maft.evaluation.runner import build_evaluators
+from maft.evaluation.counts import read_counts
+from maft.evaluation.evaluators import build_evaluators
+from maft.evaluation.runs import read_results
+from maft.files import sha256
 from maft.miniature import materialise
 from maft.structures import Vocabulary
 
@@ -297,6 +300,32 @@ def test_two_processes_give_the_numbers_of_one(cfg, folder, output):
     assert not list(output().glob("unfinished*"))
     whole = comparable(evaluate_dataset(cfg, ColourReader(), folder))
     assert shared == [whole, whole]
+
+
+def files_of(counts):
+    return {name: values.tolist() for name, values in counts.tables["sem_seg"].items()}, counts.pictures.tolist()
+
+
+def test_the_counts_of_each_image_are_the_same_through_interruptions_and_processes(cfg, folder, output, always_saved):
+    whole = evaluate_dataset(cfg, ColourReader(), folder)
+    kept, report = read_counts(output()), read_results(output())
+    assert (
+        comparable(kept.results())["sem_seg", "mIoU"]
+        == whole["sem_seg"]["mIoU"]
+        == report["results"]["sem_seg"]["mIoU"]
+    )
+    assert kept.of.names == tuple(map(str, range(COUNT))) and kept.of.dataset == folder
+    assert bytes(kept.pictures[3].tolist()).hex() == sha256(kept.of.files[3])
+    stopped = ColourReader()
+    stopped.stop_at = 4
+    with pytest.raises(KeyboardInterrupt):
+        evaluate_dataset(cfg, stopped, folder)
+    cfg.TEST.RESUME = True
+    evaluate_dataset(cfg, ColourReader(), folder)
+    assert files_of(read_counts(output())) == files_of(kept)
+    torch.multiprocessing.start_processes(_evaluate_share, (cfg, folder), nprocs=2, start_method="fork")
+    assert files_of(read_counts(output())) == files_of(kept)
+    assert read_results(output())["provenance"] == report["provenance"]
 
 
 _HUNDREDS_OF_CLASSES = """

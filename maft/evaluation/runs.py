@@ -1,0 +1,67 @@
+"""Where the results of an evaluation lie."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+from maft.errors import UserError, first_line
+from maft.files import read_json
+
+_INFERENCE = "inference"
+
+
+def results_folder(output: str | os.PathLike[str], dataset: str) -> Path:
+    """``OUTPUT_DIR/inference/<dataset>``."""
+    return Path(output) / _INFERENCE / re.sub(r"[^\w.-]+", "_", dataset)
+
+
+def find_results(run: str | os.PathLike[str], dataset: str | None = None) -> Path:
+    """The folder of the results of one dataset.
+
+    Args:
+        run: an ``OUTPUT_DIR``, its ``inference/<dataset>``, or the ``results.json`` there.
+        dataset: which one; None where there are results of one alone.
+
+    Raises:
+        UserError: there are no results, or of several datasets and none is named.
+    """
+    path = Path(run)
+    if path.name == "results.json":
+        path = path.parent
+    if (path / "results.json").is_file():
+        return path
+    found = sorted(file.parent for file in (path / _INFERENCE).glob("*/results.json"))
+    if not found:
+        raise UserError(f"{run} holds no results of an evaluation: give the OUTPUT_DIR of maft evaluate or maft train.")
+    if dataset is not None:
+        folder = results_folder(path, dataset)
+        if folder not in found:
+            raise UserError(f"{run} has no results on {dataset}: it has those on {', '.join(map(_dataset, found))}.")
+        return folder
+    if len(found) > 1:
+        listed = ", ".join(map(_dataset, found))
+        raise UserError(f"{run} has results on {len(found)} datasets: choose one with --dataset ({listed}).")
+    return found[0]
+
+
+def read_results(folder: Path) -> dict[str, Any]:
+    """``results.json`` of a dataset.
+
+    Raises:
+        UserError: it is missing or damaged.
+    """
+    path = folder / "results.json"
+    try:
+        report = read_json(path)
+        if not isinstance(report["results"], dict):
+            raise ValueError("its results are no table")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path} cannot be read ({first_line(error)}): evaluate again.") from None
+    return report
+
+
+def _dataset(folder: Path) -> str:
+    return str(read_results(folder).get("dataset", folder.name))
