@@ -86,10 +86,16 @@ def read_map(
         UserError: see `reading`, which ``kind`` and ``advice`` are for.
     """
     with reading(path, kind, advice), opened(path) as image:
-        return _as_stored(image)
+        return as_stored(image)
 
 
-def _as_stored(image: Image.Image) -> NDArray[np.integer]:
+def as_stored(image: Image.Image) -> NDArray[np.integer]:
+    """The pixels of an opened picture as `read_map` returns them.
+
+    Raises:
+        UserError, ValueError: its format or compression alters values, or it is not one upright picture.
+        OSError, SyntaxError: it is damaged.
+    """
     if image.format in _LOSSY:
         raise ValueError(f"it is a {image.format}, which alters values, whatever its name says")
     if (compression := image.info.get("compression")) in _LOSSY_COMPRESSIONS:
@@ -254,7 +260,7 @@ def inspect_mask(path: str, num_classes: int, ignore_label: int, *, binary_is_me
     """
     try:
         with reading(path, "Mask", "replace it"), opened(path) as image:
-            mode, array = image.mode, _as_stored(image)
+            mode, array = image.mode, as_stored(image)
     except UserError as error:
         return MaskContent(None, 0, {}, Problem("unreadable label", str(error)))
     size = array.shape[:2]
