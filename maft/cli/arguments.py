@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from maft.errors import ToolParser
@@ -117,3 +118,20 @@ def model_config(arguments: argparse.Namespace, overrides: Sequence[str]) -> Cfg
     else:
         trained = os.path.isdir(source) or path_of(source).suffix == ".safetensors"
     return pretrained_config(source, overrides) if trained else load_config(path_of(source), list(overrides))
+
+
+def numbers(form: str) -> Callable[[str], list[float]]:
+    """The type of numbers with commas between them, such as X,Y."""
+
+    def read(text: str) -> list[float]:
+        try:
+            values = [float(part) for part in text.split(",")]
+        except ValueError:
+            values = []
+        if len(values) != len(form.split(",")) or not all(map(math.isfinite, values)):
+            raise argparse.ArgumentTypeError(
+                f"{text!r} is not {form}: give numbers with commas between them, in pixels"
+            )
+        return values
+
+    return read

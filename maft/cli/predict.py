@@ -10,15 +10,14 @@ from __future__ import annotations
 import argparse
 import errno
 import itertools
-import math
 import os
 import shlex
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from urllib.parse import urlsplit
 
-from maft.cli.arguments import add_model, model_config, split_overrides
+from maft.cli.arguments import add_model, model_config, numbers, split_overrides
 from maft.errors import ToolParser, UserError, first_line
 
 EXAMPLES = """examples:
@@ -53,11 +52,11 @@ def parser() -> ToolParser:
     )
     countable.add_argument("--all-things", action="store_true", help="the same, and all words are countable")
     tool.add_argument(
-        "--box", action="append", type=_numbers("X0,Y0,X1,Y1"), metavar="X0,Y0,X1,Y1",
+        "--box", action="append", type=numbers("X0,Y0,X1,Y1"), metavar="X0,Y0,X1,Y1",
         help="name this object of one image instead of all there is, with a model on SAM's masks; may be repeated",
     )  # fmt: skip
     tool.add_argument(
-        "--point", action="append", type=_numbers("X,Y"), metavar="X,Y", help="the same for the object at a pixel"
+        "--point", action="append", type=numbers("X,Y"), metavar="X,Y", help="the same for the object at a pixel"
     )
     tool.add_argument("--none-below", type=float, default=0.0, metavar="X", help="less sure than X (0..1) is nothing")
     tool.add_argument(
@@ -72,23 +71,6 @@ def parser() -> ToolParser:
     )
     tool.add_argument("--device", metavar="NAME", help="cpu, cuda, cuda:1, mps (default: the config's)")
     return tool
-
-
-def _numbers(form: str) -> Callable[[str], list[float]]:
-    """The type of numbers with commas between them, such as X,Y."""
-
-    def read(text: str) -> list[float]:
-        try:
-            numbers = [float(part) for part in text.split(",")]
-        except ValueError:
-            numbers = []
-        if len(numbers) != len(form.split(",")) or not all(map(math.isfinite, numbers)):
-            raise argparse.ArgumentTypeError(
-                f"{text!r} is not {form}: give numbers with commas between them, in pixels"
-            )
-        return numbers
-
-    return read
 
 
 def main(argv: Sequence[str] | None = None) -> int:
