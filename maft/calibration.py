@@ -123,6 +123,10 @@ class Calibration:
     temperature: float
     groups: dict[str, RiskCurve]
 
+    def rejection(self, alpha: float, seen: Sequence[bool], none_below: float = 0.0) -> Rejection:
+        """What is unknown under a bound; arguments and errors as of `thresholds` and `Rejection`."""
+        return Rejection(tuple(self.thresholds(alpha, seen)), none_below, alpha, self.temperature)
+
     def thresholds(self, alpha: float, seen: Sequence[bool]) -> list[float]:
         """The least confidence of each word's pixels.
 
@@ -211,11 +215,13 @@ class Rejection:
     Attributes:
         least: (C,) the least confidence of each word's pixels.
         none_below: the least confidence of any pixel.
+        alpha: what ``least`` bounds, 1 for nothing.
         temperature: of the confidence that is compared; None: as the model gives it.
     """
 
     least: tuple[float, ...]
     none_below: float = 0.0
+    alpha: float = 1.0
     temperature: float | None = None
 
     def apply(self, labels: Tensor, confidence: Tensor) -> Tensor:

@@ -21,6 +21,8 @@ COMMANDS = {
     "evaluate": "evaluate the weights that a config names",
     "configs": "list the packaged configs and what they reproduce",
     "models": "list the released models, and fetch one",
+    "vocabulary": "show a model what you mean: classes with example masks in a file",
+    "calibrate": "measure when a model should answer unknown, with a bound on false alarms",
     "push": "publish a trained model on the hub",
     "prepare": "bring a downloaded dataset into the form that is read here",
     "check": "open every file of a dataset and list what is wrong",

@@ -58,7 +58,12 @@ def parser() -> ToolParser:
     tool.add_argument(
         "--point", action="append", type=numbers("X,Y"), metavar="X,Y", help="the same for the object at a pixel"
     )
-    tool.add_argument("--none-below", type=float, default=0.0, metavar="X", help="less sure than X (0..1) is nothing")
+    tool.add_argument("--none-below", type=float, default=0.0, metavar="X", help="less sure than X (0..1) is unknown")
+    tool.add_argument(
+        "--alpha", type=float, default=1.0, metavar="A",
+        help="answer at most this share (0..1) of the words that an image lacks, on average over images like those of "
+        "maft calibrate; the rest is unknown (default: 1, no bound)",
+    )  # fmt: skip
     tool.add_argument(
         "--output",
         type=Path,
@@ -80,6 +85,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from maft.data.label_sets import label_set
     from maft.data.outputs import check_outputs
     from maft.predictor import Predictor, thing_flags
+    from maft.predictor.calibrated import rejection_of
     from maft.predictor.prediction import ENDINGS
     from maft.predictor.prompts import check_asked
 
@@ -95,6 +101,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             tool.error(f"--box and --point show objects of one image, and there are {len(images)}")
         if things is not None:
             tool.error("--box and --point show one object each: leave --things and --all-things out")
+        if arguments.alpha != 1:
+            tool.error("--alpha bounds words that are looked for, and --box and --point show objects: leave it out")
     names = output_names(images)
     endings = [ending for kind in formats for ending in ENDINGS[kind]]
     outputs = [arguments.output / (name + ending) for name, ending in itertools.product(names, endings)]
@@ -112,6 +120,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         listed = " ".join(shlex.quote(part.strip()) for part in parts)
         print(f"One class of {len(parts)} synonyms; for {len(parts)} classes write --words {listed}", file=sys.stderr)
     vocabulary = predictor.prepare(words)
+    # No image has a part in what a calibration bounds.
+    rejection_of(predictor, vocabulary, arguments.none_below, arguments.alpha)
     if things is not None:
         thing_flags(vocabulary, things)
     failures = 0
@@ -119,8 +129,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         prediction = None
         try:
             prediction = predictor(
-                image, words, things, none_below=arguments.none_below, boxes=arguments.box, points=arguments.point
-            )
+                image, words, things, none_below=arguments.none_below, alpha=arguments.alpha,
+                boxes=arguments.box, points=arguments.point,
+            )  # fmt: skip
             prediction.save(arguments.output, name, formats)
         except (UserError, OSError) as error:
             if prediction is not None and _would_meet_the_next(error):
@@ -143,6 +154,8 @@ def _parsed(tool: ToolParser, argv: Sequence[str] | None) -> argparse.Namespace:
         tool.error("name an image, before --words and other lists, which take all that follows them")
     if not 0 <= arguments.none_below <= 1:
         tool.error(f"argument --none-below: {arguments.none_below} does not lie in 0 to 1")
+    if not 0 < arguments.alpha <= 1:
+        tool.error(f"argument --alpha: {arguments.alpha} does not lie above 0 and up to 1")
     return arguments
 
 

@@ -22,8 +22,10 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# Where a model lies, runs and keeps things, and how it is trained, change nothing of its answers.
-_NO_FACTS = ("WEIGHTS", "START_FROM", "DEVICE", "LOSSES")
+# Where things are kept, and weights that a checkpoint has in its own.
+_NO_FACTS = ("MODEL.VOCABULARY.CACHE_DIR", "MODEL.CLIP.PRETRAINED")
+# Of MODEL, what is ours and says how a picture is answered.
+_SECTIONS = ("CLIP", "VOCABULARY", "PROPOSER", "CLASSIFIER", "ENSEMBLE", "INFERENCE")
 
 
 def calibration_facts(cfg: CfgNode, training: Vocabulary | None, precision: torch.dtype | None) -> dict[str, Any]:
@@ -34,13 +36,12 @@ def calibration_facts(cfg: CfgNode, training: Vocabulary | None, precision: torc
         training: the words that count as seen.
         precision: what it computes in; None: float32.
     """
-    facts = _flat({key: value for key, value in cfg.MODEL.items() if key not in _NO_FACTS}, "MODEL")
-    facts.pop("MODEL.VOCABULARY.CACHE_DIR", None)
+    facts = _flat({key: cfg.MODEL[key] for key in _SECTIONS}, "MODEL")
     facts |= _flat({"AUG": cfg.TEST.AUG, "SLIDING_WINDOW": cfg.TEST.SLIDING_WINDOW}, "TEST")
     facts |= _flat({key: cfg.INPUT[key] for key in ("MIN_SIZE_TEST", "MAX_SIZE_TEST")}, "INPUT")
     facts["words of the training"] = training and training.names
     facts["dtype"] = str(precision or torch.float32).removeprefix("torch.")
-    return json.loads(json.dumps(facts, default=str))
+    return json.loads(json.dumps({key: value for key, value in facts.items() if key not in _NO_FACTS}, default=str))
 
 
 def _flat(node: dict[str, Any], prefix: str) -> dict[str, Any]:
@@ -88,7 +89,7 @@ def rejection_of(predictor: LoadedModel, words: Vocabulary, none_below: Any, alp
             calibration.dataset,
         )
     seen = words.seen or (False,) * len(words)
-    return Rejection(tuple(calibration.thresholds(float(alpha), seen)), least, calibration.temperature)
+    return calibration.rejection(float(alpha), seen, least)
 
 
 def number_within(name: str, value: Any) -> float:

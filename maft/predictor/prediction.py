@@ -58,16 +58,19 @@ class Prediction:
 
     Attributes:
         image: (H, W, 3) uint8 RGB.
-        labels: (H, W) int64 indices into ``class_names``, -1 where nothing was found.
+        labels: (H, W) int64 indices into ``class_names``, -1 where it is unknown: no mask says anything, or it is less
+            sure than ``none_below`` or ``alpha`` ask for.
         confidence: (H, W) float32 in 0..1: the share of the label at each pixel. With s_c, the sum over proposals of
             p(class c | proposal) times mask, it is s_label / max(1, sum over all classes c of s_c): what the proposals
-            leave to "no object" counts as the rest.
+            leave to "no object" counts as the rest. With ``alpha`` below 1 the calibrated one, see
+            `maft.inference.tempered_confidence`.
         class_names: the user's words.
         segment_ids: (H, W) int32 panoptic segments, 0 where there is none; None unless things were named.
         segments: of each segment ``id``, ``label`` (index into ``class_names``), ``name``, ``isthing``, ``area`` in
             pixels and ``score``.
         instances: best first, or of boxes and points one for each, in their order; None without these and things.
         unknown_words: words of ``class_names`` that the model's CLIP has never seen, see `Predictor.unknown_words`.
+        alpha: the bound on false alarms that was asked for, see `Predictor`; 1 is none.
     """
 
     image: np.ndarray
@@ -78,6 +81,7 @@ class Prediction:
     segments: tuple[dict[str, Any], ...] = ()
     instances: tuple[Instance, ...] | None = None
     unknown_words: tuple[str, ...] = ()
+    alpha: float = 1.0
 
     def __repr__(self) -> str:
         height, width = self.labels.shape
@@ -90,8 +94,13 @@ class Prediction:
         if len(shares) > _SHOWN:
             parts.append(f"{len(shares) - _SHOWN} more")
         if not (self.labels >= 0).all():
-            parts.append(f"nothing {1 - sum(share for _, share in shares):.0%}")
+            parts.append(f"unknown {self.unknown:.0%}")
         return ", ".join(parts)
+
+    @property
+    def unknown(self) -> float:
+        """The share of the image, 0..1, that has no label."""
+        return float((self.labels < 0).mean())
 
     def summary(self) -> list[dict[str, Any]]:
         """The classes found, largest first: name, area in pixels, share of the image, mean confidence (``score``)."""
@@ -192,10 +201,11 @@ class Prediction:
         """All that was found as plain data, which ``json.dumps`` takes.
 
         Returns:
-            ``width`` and ``height`` of the image; ``class_names``; ``unknown_words``; ``classes``, the rows of
-            `summary`; ``segments`` (None without things), of each ``id``, ``label``, ``name``, ``isthing``, ``area``
-            and ``score``; ``instances`` (None without things), of each ``label``, ``name``, ``score`` and ``box`` (x0,
-            y0, x1, y1). Each class, segment and instance has its mask as ``segmentation``, see `to_coco`.
+            ``width`` and ``height`` of the image; ``class_names``; ``unknown_words``; ``alpha``; ``unknown``, the share
+            of the image without a label; ``classes``, the rows of `summary`; ``segments`` (None without things), of
+            each ``id``, ``label``, ``name``, ``isthing``, ``area`` and ``score``; ``instances`` (None without things),
+            of each ``label``, ``name``, ``score`` and ``box`` (x0, y0, x1, y1). Each class, segment and instance has
+            its mask as ``segmentation``, see `to_coco`.
         """
         height, width = self.labels.shape
         segments = instances = None
@@ -219,6 +229,8 @@ class Prediction:
             "height": height,
             "class_names": list(self.class_names),
             "unknown_words": list(self.unknown_words),
+            "alpha": self.alpha,
+            "unknown": self.unknown,
             "classes": [{**row, "segmentation": by_label[row["label"]]} for row in self.summary()],
             "segments": segments,
             "instances": instances,

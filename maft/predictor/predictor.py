@@ -225,23 +225,27 @@ class Predictor(ExampleSource, ModelResults):
     ) -> Prediction:
         pixels = pixels_of(image)
         prompts = None if shown is None else prompts_of(*shown, pixels.shape[:2])
-        result = self._result(image, pixels, words, things, prompts, rejection.temperature)
+        result = self.result(image, pixels, words, things, prompts, rejection.temperature)
         confidence = result["sem_seg_confidence" if rejection.temperature is None else "sem_seg_calibrated"]
         labels = rejection.apply(result["sem_seg_labels"], confidence)
-        of_pixels = {"image": pixels, "labels": labels.cpu().numpy(), "confidence": confidence.cpu().numpy()}
+        known: dict[str, Any] = {
+            "image": pixels,
+            "labels": labels.cpu().numpy(),
+            "confidence": confidence.cpu().numpy(),
+            "class_names": words.names,
+            "unknown_words": unknown,
+            "alpha": rejection.alpha,
+        }
         if things is None:
-            objects = result.get("objects")
-            return Prediction(**of_pixels, class_names=words.names, instances=objects, unknown_words=unknown)
+            return Prediction(**known, instances=result.get("objects"))
         # A word that no pixel keeps is answered nowhere.
         answered = None if rejection.temperature is None else words_in(labels, len(words))
         ids, segments = segments_of(result["panoptic_seg"], words, rejection.none_below, answered)
         return Prediction(
-            **of_pixels,
-            class_names=words.names,
+            **known,
             segment_ids=ids,
             segments=segments,
             instances=instances_of(result["instances"], words, rejection.none_below, answered),
-            unknown_words=unknown,
         )
 
 

@@ -20,7 +20,7 @@ from maft.test_time import AveragedInference
 class ModelResults(LoadedModel):
     """A loaded model that says what is in one picture."""
 
-    def _result(
+    def result(
         self,
         image: ImageLike,
         pixels: NDArray[np.uint8],
@@ -52,6 +52,24 @@ class ModelResults(LoadedModel):
                 f"A picture of {pixels.shape[1]}x{pixels.shape[0]} pixels and {len(words)} words does not fit into the "
                 f"memory ({first_line(error)[:120]}): make it smaller{'' if things is None else ', or name no things'}."
             ) from error
+
+    @torch.no_grad()
+    def scores(
+        self, image: ImageLike, pixels: NDArray[np.uint8], words: Vocabulary, size: tuple[int, int]
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """(C, h, w) semantic scores of all words at a size of one's choice, without penalties, and (h, w) labels.
+
+        Args:
+            image, pixels: see `result`.
+            size: (h, w), which all classes together must fit into the memory.
+        """
+        record = {**self._record(image, pixels), "height": size[0], "width": size[1]}
+        with self._autocast():
+            found = self._infer.predict([record], words, options={**self.model.inference_options, "labels_only": False})
+        scores = found[0]["sem_seg"]
+        if words.seen is not None and (penalty := self.model.inference_options["seen_penalty"]):
+            scores = scores + torch.tensor(words.seen, device=scores.device)[:, None, None] * penalty
+        return scores.cpu(), found[0]["sem_seg_labels"].cpu()
 
     def _computed(
         self, record: dict[str, Any], words: Vocabulary, things: list[bool] | None, temperature: float | None

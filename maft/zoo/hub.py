@@ -15,6 +15,7 @@ from huggingface_hub.errors import (
 )
 from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars
 
+from maft.calibration import FILE as CALIBRATION
 from maft.downloads import check_reachable
 from maft.errors import UserError, shown
 from maft.files import writing
@@ -22,6 +23,8 @@ from maft.files import writing
 # HF_ENDPOINT names another one.
 HUB = constants.ENDPOINT
 FILES = ("model.safetensors", "config.yaml")
+# What maft calibrate measured of it.
+MAY_HAVE = (CALIBRATION,)
 
 
 def from_hub(repository: str, revision: str | None = None) -> Path:
@@ -69,5 +72,9 @@ def _snapshot(repository: str, revision: str | None) -> str:
         disable_progress_bars()
     with writing(repository):
         return snapshot_download(
-            repository, revision=revision, allow_patterns=list(FILES), local_files_only=not reachable, endpoint=HUB
+            repository,
+            revision=revision,
+            allow_patterns=[*FILES, *MAY_HAVE],
+            local_files_only=not reachable,
+            endpoint=HUB,
         )

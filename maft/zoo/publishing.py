@@ -18,7 +18,7 @@ from maft.errors import UserError, first_line, shown
 from maft.files import read_json
 from maft.zoo.cache import ORIGIN
 from maft.zoo.card import model_card
-from maft.zoo.hub import FILES, HUB
+from maft.zoo.hub import FILES, HUB, MAY_HAVE
 
 
 def push_to_hub(folder: str | os.PathLike[str], repository: str, *, licence: str = "", private: bool = False) -> str:
@@ -61,6 +61,9 @@ def push_to_hub(folder: str | os.PathLike[str], repository: str, *, licence: str
         with tempfile.TemporaryDirectory() as staged:
             _link(source / FILES[0], Path(staged, FILES[0]))
             Path(staged, FILES[1]).write_text(yaml.safe_dump(cfg, sort_keys=False), encoding="utf-8")
+            for name in MAY_HAVE:
+                if (source / name).is_file():
+                    shutil.copyfile(source / name, Path(staged, name))
             card.save(Path(staged, "README.md"))
             api.upload_folder(repo_id=url.repo_id, folder_path=staged, commit_message="Model, config and card")
     except HFValidationError as error:

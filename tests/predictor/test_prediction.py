@@ -46,7 +46,7 @@ def predicted(things=True, names=NAMES):
 
 def test_the_short_form_names_what_was_found():
     text = repr(predicted())
-    assert text == "Prediction(180x120: sky 33%, sea 25%, ship 8%, nothing 33%)"
+    assert text == "Prediction(180x120: sky 33%, sea 25%, ship 8%, unknown 33%)"
     many = tuple(f"class {index}" for index in range(8))
     labels = np.arange(80).reshape(8, 10) // 10
     image = np.zeros((8, 10, 3), dtype=np.uint8)

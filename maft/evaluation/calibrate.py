@@ -1,0 +1,180 @@
+"""Fits a calibration to held-out pictures, and measures on others what it is worth.
+
+Temperature, calibration error, IoU and the share of pixels are taken from pixels on a grid (`grid`); which words are
+answered, and thus the risk curves, from all pixels.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.optimize import minimize_scalar
+from torch import Tensor
+
+from maft.calibration import GROUPS, RiskCurve
+from maft.errors import UserError
+from maft.evaluation.confusion import ConfusionMatrix, SemanticScores
+from maft.inference import tempered_confidence
+
+BINS = 15
+# Points of the grid on a side of a picture, at most.
+_POINTS = 128
+# Where the likelihood of the temperature is searched.
+_TEMPERATURES = (0.02, 50.0)
+
+
+def grid(size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """Rows and columns of a picture of (height, width), at most 128 of each, as even as can be."""
+    rows, columns = (((torch.arange(n := min(side, _POINTS)) + 0.5) * side / n).long() for side in size)
+    return rows, columns
+
+
+@dataclass(frozen=True, eq=False)
+class Observed:
+    """What a model answered of one picture.
+
+    Attributes:
+        highest: (C,) float32, the highest calibrated confidence of each word's pixels, -1 where it has none.
+        absent: (C,) bool, the words that the annotation lacks.
+        labels, truth: (n,) int64 of the pixels on the grid; -1 for no answer and for pixels that are not annotated.
+        confidence, calibrated: (n,) float32 of the same pixels.
+    """
+
+    highest: NDArray[np.float32]
+    absent: NDArray[np.bool_]
+    labels: Tensor
+    truth: Tensor
+    confidence: Tensor
+    calibrated: Tensor
+
+    @classmethod
+    def of(cls, labels: Tensor, confidence: Tensor, calibrated: Tensor, truth: Tensor, words: int) -> Observed:
+        """Of an answer and its annotation, all (H, W), with -1 for none."""
+        highest = torch.full((words + 1,), -1.0, device=labels.device)
+        highest.scatter_reduce_(0, (labels + 1).flatten(), calibrated.flatten(), "amax")
+        present = torch.bincount((truth + 1).flatten().long(), minlength=words + 1)[1:] > 0
+        rows, columns = grid((labels.shape[0], labels.shape[1]))
+        taken = [part.cpu()[rows[:, None], columns].flatten() for part in (labels, truth, confidence, calibrated)]
+        return cls(
+            highest[1:].cpu().numpy(), ~present.cpu().numpy(), taken[0], taken[1].long(), taken[2], taken[3]
+        )  # fmt: skip
+
+
+def fit_temperature(samples: Iterable[tuple[Tensor, Tensor, Tensor]]) -> float:
+    """The temperature under which `tempered_confidence` is likeliest to be the chance that an answer is right.
+
+    Args:
+        samples: of each picture the scores (C, n) of all classes at some pixels, their labels (n,) and true classes
+            (n,), -1 for none.
+
+    Raises:
+        UserError: no pixel has both a label and an annotation.
+    """
+    counted = []
+    for scores, labels, truth in samples:
+        used = (labels >= 0) & (truth >= 0)
+        if used.any():
+            counted.append((scores[:, used], labels[used], (labels == truth)[used].double()))
+    if not counted:
+        raise UserError("No annotated pixel has an answer, so that no temperature can be fitted: give other images.")
+
+    def loss(log_temperature: float) -> float:
+        total, pixels = 0.0, 0
+        for scores, labels, right in counted:
+            sure = tempered_confidence(scores, labels, math.exp(log_temperature)).double().clamp(1e-6, 1 - 1e-6)
+            total -= float((right * sure.log() + (1 - right) * (1 - sure).log()).sum())
+            pixels += len(right)
+        return total / pixels
+
+    lowest, highest = map(math.log, _TEMPERATURES)
+    return math.exp(minimize_scalar(loss, bounds=(lowest, highest), method="bounded", options={"xatol": 1e-3}).x)
+
+
+def calibration_error(pictures: Sequence[Observed], *, calibrated: bool) -> float:
+    """Expected calibration error of the confidence of answered, annotated pixels: 15 bins of equal width."""
+    sure, right = [], []
+    for one in pictures:
+        used = (one.labels >= 0) & (one.truth >= 0)
+        sure.append((one.calibrated if calibrated else one.confidence)[used].double())
+        right.append((one.labels == one.truth)[used].double())
+    values, hits = torch.cat(sure), torch.cat(right)
+    place = (values * BINS).long().clamp(max=BINS - 1)
+    gaps = torch.bincount(place, values - hits, minlength=BINS)
+    return float(gaps.abs().sum() / max(len(values), 1))
+
+
+def risk_curves(pictures: Sequence[Observed], seen: NDArray[np.bool_]) -> dict[str, RiskCurve]:
+    """The risk curve of each group of words that some of these pictures lack.
+
+    Args:
+        seen: (C,), words of the training vocabulary.
+    """
+    curves = {}
+    for group, members in zip(GROUPS, (seen, ~seen), strict=True):
+        highest = [one.highest[absent] for one in pictures if (absent := one.absent & members).any()]
+        if highest:
+            curves[group] = RiskCurve.of(highest)
+    return curves
+
+
+@dataclass(frozen=True)
+class GroupMeasured:
+    """What thresholds did to one group of words on pictures that they do not come from.
+
+    Attributes:
+        pictures: those that had absent words of the group.
+        false_alarms: mean share of a picture's absent words that were answered, which alpha bounds.
+        deviation: standard deviation of that share over the pictures.
+        pixels: share of all pixels that absent words of the group were given, which nothing bounds.
+        before, after: mIoU over the group's classes that occur, without and with the thresholds.
+    """
+
+    pictures: int
+    false_alarms: float
+    deviation: float
+    pixels: float
+    before: float
+    after: float
+
+
+def measured(
+    parts: Sequence[tuple[Sequence[Observed], Sequence[float]]], seen: NDArray[np.bool_]
+) -> dict[str, GroupMeasured]:
+    """What thresholds do, by group of words; a group that no picture lacks words of is left out.
+
+    Args:
+        parts: pictures, and the threshold of each word for them.
+        seen: (C,), words of the training vocabulary.
+    """
+    before, after = ConfusionMatrix(len(seen)), ConfusionMatrix(len(seen))
+    losses: dict[str, list[float]] = {group: [] for group in GROUPS}
+    alarms, pixels = np.zeros(len(seen)), 0
+    for pictures, thresholds in parts:
+        least = np.array([*thresholds, 0.0], dtype=np.float32)
+        for one in pictures:
+            kept = one.labels.masked_fill(one.calibrated < torch.from_numpy(least)[one.labels], -1)
+            before.update(one.labels, one.truth)
+            after.update(kept, one.truth)
+            answered = one.highest >= least[:-1]
+            for group, members in zip(GROUPS, (seen, ~seen), strict=True):
+                if (absent := one.absent & members).any():
+                    losses[group].append(float(answered[absent].mean()))
+            alarms += one.absent * np.bincount(kept.numpy() + 1, minlength=len(seen) + 1)[1:]
+            pixels += len(kept)
+    scores = [SemanticScores.of(matrix.counts) for matrix in (before, after)]
+    return {
+        group: GroupMeasured(
+            len(found),
+            float(np.mean(found)),
+            float(np.std(found)),
+            float(alarms[members].sum() / pixels),
+            *(one.only(members).mean_iou() for one in scores),
+        )
+        for group, members in zip(GROUPS, (seen, ~seen), strict=True)
+        if (found := losses[group])
+    }
