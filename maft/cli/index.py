@@ -19,7 +19,7 @@ from maft.errors import ToolParser, UserError
 if TYPE_CHECKING:
     from detectron2.config import CfgNode
 
-    from maft.index.format import Contents
+    from maft.index.format import Contents, Masks
     from maft.index.making import Collection
     from maft.predictor import Predictor
 
@@ -47,6 +47,10 @@ def parser() -> ToolParser:
         default="exact",
         help="exact: labels as the model itself gives them (default); binary: masks without their values, much smaller",
     )
+    tool.add_argument(
+        "--images-per-shard", type=int, default=64, metavar="N",
+        help="images a file (default: 64); a process holds so many in memory, and a killed run loses them",
+    )  # fmt: skip
     words = tool.add_mutually_exclusive_group()
     words.add_argument(
         "--words", nargs="+", metavar="NAME", help="what to look for, with a model whose masks depend on words"
@@ -64,7 +68,8 @@ class _Request:
     images: tuple[str, ...]
     dataset: str
     output: Path
-    masks: str
+    masks: Masks
+    images_per_shard: int
     words: tuple[str, ...] | None
     own_words: bool
 
@@ -76,6 +81,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     if bool(arguments.images) == bool(arguments.dataset):
         tool.error("name images or folders, or a dataset with --dataset: one of the two")
 
+    if arguments.images_per_shard < 1:
+        tool.error("argument --images-per-shard: at least one image")
+
     from maft.data.label_sets import label_set
     from maft.engine.launch import launch
 
@@ -84,7 +92,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise UserError(f"{address} is no file: an index keeps paths of images, so fetch it first.")
     names = label_set(arguments.label_set).names() if arguments.label_set else arguments.words
     request = _Request(
-        images, arguments.dataset or "", arguments.output, arguments.masks,
+        images, arguments.dataset or "", arguments.output, arguments.masks, arguments.images_per_shard,
         None if names is None else tuple(names), arguments.own_words,
     )  # fmt: skip
     cfg = model_config(arguments, overrides)
@@ -111,7 +119,10 @@ def _run(cfg: CfgNode, request: _Request) -> None:
     if request.words is not None or request.own_words:
         words = predictor.vocabulary(list(request.words) if request.words else None)
     collection = _dataset(cfg, predictor, request.dataset) if request.dataset else _photos(cfg, request.images)
-    contents = make_index(cfg, predictor.model, request.output, collection, words=words, masks=request.masks)
+    contents = make_index(
+        cfg, predictor.model, request.output, collection,
+        words=words, masks=request.masks, images_per_shard=request.images_per_shard,
+    )  # fmt: skip
     if comm.is_main_process():
         print("\n".join(described(contents, words is not None)), f"\nIndex: {request.output}", sep="")
 

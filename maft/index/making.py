@@ -21,7 +21,7 @@ from maft.data.loader import MappedRecords, Mapper
 from maft.data.reading import Record
 from maft.data.workers import start_worker
 from maft.errors import UserError
-from maft.index.format import Contents, Masks, Settings, Unreadable
+from maft.index.format import IMAGES_PER_SHARD, Contents, Masks, Settings, Unreadable
 from maft.index.looking import Truth, check_look, look, model_fingerprint
 from maft.index.writing import IndexWriter, writing_index
 from maft.layers.distributed import same_everywhere
@@ -86,11 +86,13 @@ def index_settings(
     dataset: str = "",
     true_masks: bool = False,
     masks: Masks = "exact",
+    images_per_shard: int = IMAGES_PER_SHARD,
 ) -> Settings:
     """What an index of these images is made of.
 
     Args:
         words: with which masks are looked for.
+        dataset, true_masks, masks, images_per_shard: see `Settings`.
     """
     files = "\n".join(str(record["file_name"]) for record in records)
     return Settings(
@@ -101,6 +103,7 @@ def index_settings(
         true_masks=true_masks,
         masks=masks,
         words=words.names if model.proposer.reads_words else (),
+        images_per_shard=images_per_shard,
         software={"maft": maft.__version__, "torch": torch.__version__},
     )
 
@@ -113,6 +116,7 @@ def make_index(
     *,
     words: Vocabulary | None = None,
     masks: Masks = "exact",
+    images_per_shard: int = IMAGES_PER_SHARD,
 ) -> Contents:
     """Looks at all images and writes the index; has to be called by all processes.
 
@@ -121,7 +125,7 @@ def make_index(
         model: in evaluation mode.
         folder: see `writing_index`.
         words: see `looked_for`.
-        masks: see `Settings`.
+        masks, images_per_shard: see `Settings`.
 
     Raises:
         UserError: the model's look cannot be kept, no image can be read, or see `writing_index`.
@@ -139,6 +143,7 @@ def make_index(
     settings = index_settings(
         cfg, model, collection.records, vocabulary,
         dataset=collection.dataset, true_masks=collection.truth is not None, masks=masks,
+        images_per_shard=images_per_shard,
     )  # fmt: skip
     same_everywhere({"the index": settings.digest}, "start all with the same images, model and options")
     with writing_index(folder, settings) as writer:
