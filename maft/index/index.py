@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Mapping, Sequence
 from functools import cached_property
@@ -30,6 +31,8 @@ from maft.inference import label_options
 from maft.structures import Classification, Images, Proposals, Vocabulary
 
 Words = Vocabulary | Sequence[str]
+
+logger = logging.getLogger(__name__)
 
 
 class Index:
@@ -93,6 +96,7 @@ class Index:
                 f"{', '.join(bound[:5])}{', ...' if len(bound) > 5 else ''} in this order, or index the images with "
                 "yours."
             )
+        self._tell_of_other_words(vocabulary)
         return vocabulary
 
     def _named(self, words: Words) -> Vocabulary:
@@ -102,6 +106,15 @@ class Index:
             raise UserError(f"Words are a list of texts, not {shown(words)}: write [{shown(words)}].")
         names = Vocabulary(tuple(words)).names
         return Vocabulary(names, overlap(names, self.training.names if self.training else ()))
+
+    def _tell_of_other_words(self, words: Vocabulary) -> None:
+        found_with = self.stored.settings.words
+        if found_with and words.names != found_with:
+            logger.warning(
+                "The masks of the index were found with %s%s: with other words the model might find others.",
+                ", ".join(found_with[:5]),
+                ", ..." if len(found_with) > 5 else "",
+            )
 
     def labels(self, image: int, words: Words) -> Tensor:
         """(H, W) int64 indices into the words, -1 where no mask says anything: those of the model, to the last bit."""
@@ -227,6 +240,7 @@ class Index:
         against = self._named(not_words) if len(not_words) else None
         if self.stored.contents.bound:
             return Question.among(asked, against, self._named(self.stored.settings.words))
+        self._tell_of_other_words(asked)
         others = self.training if beside is None else self._named(beside) if len(beside) else None
         return Question.of(asked, against, others)
 

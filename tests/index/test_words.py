@@ -2,72 +2,22 @@
 
 import pytest
 import torch
-import yaml
 
 from maft.building import build_model
-from maft.config import load_config
 from maft.errors import UserError
 from maft.index.stored import StoredImage
 from maft.index.words import asked_tensors, asking_model
-from maft.packaged import packaged_config
 from maft.structures import Images, Vocabulary
 
 WORDS = Vocabulary(("pear tree", "a red, crimson kite", "lake"), seen=(True, False, False))
-DECODER = {"NUM_QUERIES": 6, "HIDDEN_DIM": 32, "HEADS": 2, "FEEDFORWARD_DIM": 32, "DECODER_LAYERS": 2}
-MASK2FORMER = {
-    **DECODER, "ENCODER_LAYERS": 1, "ENCODER_FEEDFORWARD_DIM": 32, "EMBEDDING_HIDDEN_DIM": 16, "CONV_DIM": 32,
-    "MASK_DIM": 32,
-}  # fmt: skip
-SIDE_ADAPTER = {
-    "NUM_QUERIES": 6, "WIDTH": 24, "HEADS": 2, "DEPTH": 2, "IMAGE_SIZE": 96, "EMBED_DIM": 16, "HIDDEN_DIM": 16,
-    "START_LAYER": 2, "FUSION": [[0, 0], [2, 1]], "SUPERVISED_BLOCKS": [1, 2], "CLIP_SCALE": 0.75,
-}  # fmt: skip
-PROPOSERS = {
-    "Mask2Former": ("Mask2Former", MASK2FORMER),
-    "Mask2Former on CLIP": ("Mask2Former", {**MASK2FORMER, "BACKBONE": "clip", "CLASS_HEAD": "pooled"}),
-    "MaskFormer": ("MaskFormer", {**DECODER, "EMBEDDING_HIDDEN_DIM": 16, "CONV_DIM": 32, "MASK_DIM": 32}),
-    "EoMT": ("EoMT", {"NUM_QUERIES": 6, "BLOCKS": 2, "TRAINED_BLOCKS": 2, "EMBEDDING_HIDDEN_DIM": 16}),
-    "SAN": ("SAN", SIDE_ADAPTER),
-}
-ADAPTER = {"CHANNELS": 16, "NUM_MAPS": 2, "NUM_BLOCKS": 1}
-CLASSIFIERS = {
-    "IPCLIP": {"START_LAYER": 2, "INPUT_SIZE": 96},
-    "MaskPooling": {},
-    "MaskedCrops": {"MASK_PROMPT_DEPTH": 2},
-    "RoIAlignCrops": {},
-    "MaskAdapter": {**ADAPTER, "TEXT_TRANSFER": "post_norm"},
-    "MAFTPlus": {},
-    "SAN": {"START_LAYER": 2, "CLIP_SCALE": 0.75},
-    "TextRegion": {"CROP_SIZE": 32, "DENSE_ELSEWHERE": True},
-    "MaskCLIPpp": {"SIMILARITY_WIDTH": 16, "TEMPLATES": "single", "OWN_CLIP": "tiny_vit"},
-}
+CLASSIFIERS = (
+    "IPCLIP", "MaskPooling", "MaskedCrops", "RoIAlignCrops", "MaskAdapter", "MAFTPlus", "SAN", "TextRegion",
+    "MaskCLIPpp",
+)  # fmt: skip
 PAIRS = [("Mask2Former", classifier, "tiny_vit") for classifier in CLASSIFIERS]
 PAIRS += [(proposer, "IPCLIP", "tiny_vit") for proposer in ("MaskFormer", "EoMT", "SAN")]
 PAIRS += [("Mask2Former on CLIP", classifier, "tiny_convnext") for classifier in ("MaskPooling", "MAFTPlus")]
 PAIRS += [("Mask2Former", "RoIAlignCrops", "tiny_siglip"), ("MaskFormer", "none", "tiny_vit")]
-
-
-@pytest.fixture
-def config(tmp_path):
-    def write(proposer, classifier, clip, **vocabulary):
-        name, options = PROPOSERS[proposer]
-        model = {
-            "DEVICE": "cpu",
-            "CLIP": {"NAME": clip},
-            "VOCABULARY": vocabulary,
-            "RESNETS": {"STEM_OUT_CHANNELS": 8, "RES2_OUT_CHANNELS": 16, "NORM": "FrozenBN"},
-            "PROPOSER": {"NAME": name, name: options},
-            "CLASSIFIER": {
-                "NAME": classifier,
-                **({classifier: CLASSIFIERS[classifier]} if classifier != "none" else {}),
-            },
-            "ENSEMBLE": {"NAME": "FCCLIPEnsemble" if classifier != "none" else "ProposerAlone"},
-        }
-        file = tmp_path / "model.yaml"
-        file.write_text(yaml.safe_dump({"_BASE_": str(packaged_config("_base_/miniature")), "MODEL": model}))
-        return load_config(file)
-
-    return write
 
 
 @torch.no_grad()
