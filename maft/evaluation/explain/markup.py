@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from html import escape
 
+_WITHOUT_END = ("img",)
+
 
 class Markup(str):
     """HTML as it is; any other text is escaped where it is put into an element."""
@@ -23,7 +25,8 @@ def tag(name: str, *content: object, **attributes: object) -> Markup:
         for key, value in attributes.items()
         if value is not None
     )
-    return Markup(f"<{name}{said}>{joined(content)}</{name}>")
+    end = "" if name in _WITHOUT_END else f"</{name}>"
+    return Markup(f"<{name}{said}>{joined(content)}{end}")
 
 
 def joined(content: Iterable[object]) -> Markup:

@@ -8,7 +8,7 @@ import math
 from maft.evaluation.explain.explanation import Calibration, Explanation, MaskAccuracy, MaskRecall, NameRanks
 from maft.evaluation.explain.markup import Markup, Number, table, tag
 from maft.evaluation.explain.plots import Bar, Line, bar_plot, dot_plot, line_plot
-from maft.evaluation.explain.sections import figure, section, together
+from maft.evaluation.explain.sections import alone, figure, section, together
 
 # Places of the true name that the plot shows.
 _RANKS = 20
@@ -56,14 +56,16 @@ def _recall_table(one: MaskRecall) -> Markup:
 
 def _ranks(ranks: NameRanks) -> Markup:
     title = "Rank of the true name"
-    shown = min(_RANKS, len(ranks.masks))
+    if not sum(ranks.masks):
+        return tag("p", "No mask is a right one, so that no name has a rank.")
+    # An axis needs two ends.
+    shown = max(2, min(_RANKS, len(ranks.masks)))
     lines = [
-        Line(name, f"line-{place}", range(1, shown + 1), _cumulative(counts)[:shown])
+        Line(name, f"line-{place}", *_cumulative(counts, shown))
         for place, (name, counts) in enumerate((("of masks", ranks.masks), ("of pixels", ranks.pixels)), start=1)
-        if sum(counts)
     ]
     step = max(1, math.ceil((shown - 1) / 5))
-    ticks = [*range(1, shown, step), max(shown, 2)]
+    ticks = [*range(1, shown, step), shown]
     if len(ticks) > 2 and ticks[-1] - ticks[-2] < step / 2:
         del ticks[-2]
     plot = line_plot(title, lines, "true name among the best", "share of right masks", ticks)
@@ -76,9 +78,11 @@ def _ranks(ranks: NameRanks) -> Markup:
     )
 
 
-def _cumulative(counts: tuple[int, ...]) -> list[float]:
+def _cumulative(counts: tuple[int, ...], most: int) -> tuple[list[int], list[float]]:
+    """Ranks up to ``most``, and the share of what has one of at most each."""
     total = sum(counts)
-    return [count / total for count in itertools.accumulate(counts)]
+    shares = [count / total for count in itertools.accumulate(counts[:most])]
+    return list(range(1, len(shares) + 1)), shares
 
 
 def confidence(explanation: Explanation) -> Markup:
@@ -155,7 +159,7 @@ def accuracy(explanation: Explanation) -> Markup:
             f"With the true masks in the place of proposals the classifier alone names {found.total:.1f} % of them "
             f"right (MaskAcc), in the mean over classes {found.mean:.1f} % (mMaskAcc).",
         ),
-        tag("div", _against_iou(explanation, found), class_="figures one"),
+        alone(_against_iou(explanation, found)),
     )
 
 

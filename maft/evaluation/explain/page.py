@@ -105,7 +105,7 @@ def _worst(explanation: Explanation) -> Markup:
         tag(
             "p",
             "The pixels that one cause took from one class of one image, the most first. The white line is around "
-            "them, orange is the mask that shows the most of them; without orange no proposal shows them well.",
+            "them, magenta is the mask that shows the most of them; without it no proposal shows them well.",
         ),
         tag("div", *map(_worst_figure, shown), class_="pictures"),
     )
@@ -123,7 +123,7 @@ def _worst_figure(one: WorstMask) -> Markup:
     mask = "" if one.mask is None else f" The mask's final name: {'no object' if one.named is None else one.named}."
     return tag(
         "figure",
-        tag("img", src=address, alt=text, loading="lazy"),
+        tag("img", src=address, alt=text),
         tag(
             "figcaption",
             tag("strong", one.true),

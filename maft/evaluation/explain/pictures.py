@@ -21,13 +21,13 @@ _QUALITY = 82
 _MARGIN = 0.2
 # So much of the image is shown at least, for the reader to know where he is.
 _LEAST = 0.25
-_MASK, _INK, _PAPER = (255, 140, 0), (0, 0, 0), (255, 255, 255)
+_MASK, _INK, _PAPER = (230, 0, 200), (0, 0, 0), (255, 255, 255)
 _TINT = 0.45
 _NO_IMAGE = 128
 
 
 def worst_picture(one: WorstMask) -> tuple[str, bool]:
-    """The image around the lost pixels, these outlined in white, the mask tinted orange.
+    """The image around the lost pixels, these outlined in white, the mask tinted magenta.
 
     Returns:
         a JPEG as the address that holds it ("data:..."), and whether the image could be read: where its file is gone,

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from maft.evaluation.explain.markup import Markup, joined, tag
 
 WIDTH = 360
-_LEFT, _RIGHT, _TOP, _BOTTOM = 44, 14, 10, 40
+_LEFT, _RIGHT, _TOP, _BOTTOM = 56, 14, 10, 40
 # Room that a number takes, at the size of the page's plots.
 _NUMBER_WIDTH = 26
 
@@ -106,12 +106,12 @@ def stacked_bars(
     for tick in ticks:
         drawn.append(tag("line", x1=f"{x(tick):.1f}", x2=f"{x(tick):.1f}", y1=0, y2=bottom, class_="grid"))
         drawn.append(_text(x(tick), bottom + 14, f"{tick:g}", "middle"))
+    drawn.append(tag("line", x1=f"{x(0):.1f}", x2=f"{x(0):.1f}", y1=0, y2=bottom, class_="axis"))
     drawn.append(_text(WIDTH / 2, bottom + 32, x_label, "middle"))
     for place, (label, parts) in enumerate(rows):
         top = pitch * place
-        drawn.append(_text(_RIGHT, top + 13, label, "start", "label"))
+        drawn.append(_text(x(0) + 3, top + 13, label, "start", "label"))
         drawn += _stack(parts, names, styles, x, top + 18, thick)
-    drawn.append(tag("line", x1=f"{x(0):.1f}", x2=f"{x(0):.1f}", y1=0, y2=bottom, class_="axis"))
     return _svg(title, bottom + 38, drawn)
 
 
@@ -165,8 +165,8 @@ class _Axes:
         drawn += [_text(self.x(tick), self.y(0) + 15, format(tick, x_form), "middle") for tick in x_ticks]
         drawn.append(_text((_LEFT + WIDTH - _RIGHT) / 2, self.height - 6, x_label, "middle"))
         middle = (_TOP + self.height - _BOTTOM) / 2
-        turned = f"rotate(-90 11 {middle:.0f})"
-        drawn.append(tag("text", y_label, x=11, y=f"{middle:.0f}", text_anchor="middle", transform=turned))
+        turned = f"rotate(-90 13 {middle:.0f})"
+        drawn.append(tag("text", y_label, x=13, y=f"{middle:.0f}", text_anchor="middle", transform=turned))
         return joined(drawn)
 
 

@@ -36,25 +36,27 @@ def where(explanation: Explanation) -> Markup:
         "where",
         "What is lost where",
         tag("p", *_sentence(explanation)),
-        _bars(
-            "Points of mIoU that each part costs",
-            rows,
-            "Each bar is what is missing to 100 % mIoU, cut into its parts; what lies left of zero is a gain.",
+        together(
+            _bars(
+                "Points of mIoU that each part costs",
+                rows,
+                "Each bar is what is missing to 100 % mIoU, cut into its parts; what lies left of zero is a gain.",
+            ),
+            tag("ul", *(tag("li", tag("strong", CAUSES[key]), f": {MEANINGS[key]}.") for key in CAUSES)),
         ),
-        tag("ul", *(tag("li", tag("strong", CAUSES[key]), f": {MEANINGS[key]}.") for key in CAUSES)),
         _parts_table("Percentage points that are missing to 100 % mIoU", "classes", rows),
     )
 
 
 def _sentence(explanation: Explanation) -> list[object]:
     total = explanation.total
-    largest = max(CAUSES, key=lambda key: getattr(total, key))
     if total.loss <= 0:
         return ["Nothing is missing."]
+    largest = max(CAUSES, key=lambda key: getattr(total, key))
     return [
-        f"Of the {total.loss:.1f} points that are missing to 100 %, {getattr(total, largest):.1f} are the largest part: ",
+        f"Of the {total.loss:.1f} points that are missing to 100\u00a0%, the largest part is ",
         tag("strong", CAUSES[largest]),
-        f": {MEANINGS[largest]}.",
+        f", {getattr(total, largest):.1f}: {MEANINGS[largest]}.",
     ]
 
 
@@ -79,10 +81,12 @@ def classes(explanation: Explanation) -> Markup:
     return section(
         "classes",
         "Classes",
-        _bars(
-            "The classes that lose most",
-            [(_short(one.name), parts) for one, parts in there[:_BARS]],
-            "Each bar is what a class is missing to 100 % IoU, cut into its parts.",
+        alone(
+            _bars(
+                "The classes that lose most",
+                [(_short(one.name), parts) for one, parts in there[:_BARS]],
+                "Each bar is what a class is missing to 100 % IoU, cut into its parts.",
+            )
         ),
         tag(
             "details",
@@ -176,7 +180,7 @@ def _bars(title: str, rows: Sequence[tuple[str, Parts]], reading: str) -> Markup
         list(CAUSES),
         "percentage points",
     )
-    return tag("div", figure(title, plot, reading, _keys()), class_="figures one")
+    return figure(title, plot, reading, _keys())
 
 
 def _keys() -> Markup:
@@ -197,7 +201,7 @@ def _parts_table(caption: str, first: str, rows: Sequence[tuple[str, Parts]]) ->
 
 def _short(name: str) -> str:
     first = name.split(",")[0].strip()
-    return first if len(first) <= 48 else first[:47] + "…"
+    return first if len(first) <= 40 else first[:39] + "…"
 
 
 def _yes(seen: bool | None) -> str:
@@ -207,3 +211,8 @@ def _yes(seen: bool | None) -> str:
 def together(*figures: Markup) -> Markup:
     """Figures beside each other where there is room."""
     return tag("div", joined(figures), class_="figures")
+
+
+def alone(one: Markup) -> Markup:
+    """A figure that is no wider than those beside others."""
+    return tag("div", one, class_="figures one")
