@@ -70,9 +70,7 @@ def test_killed_while_it_looks_it_goes_on_to_the_same_bytes(predictor, scenes, w
 
 
 @pytest.mark.parametrize("file", ["00001.safetensors", "config.yaml", "text.safetensors", "index.json"])
-def test_killed_while_it_writes_it_goes_on_to_the_same_bytes(
-    predictor, scenes, whole, tmp_path, monkeypatch, file
-):
+def test_killed_while_it_writes_it_goes_on_to_the_same_bytes(predictor, scenes, whole, tmp_path, monkeypatch, file):
     replace = os.replace
 
     def deadly(source, target):
