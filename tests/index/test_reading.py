@@ -38,7 +38,7 @@ def changed_manifest(folder, change):
 def rewritten(path, change):
     """Writes a shard again after its tensors and its header were changed."""
     with safe_open(str(path), "pt") as file:
-        tensors = {name: file.get_tensor(name).clone() for name in file.keys()}
+        tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118 - it is no dictionary
         header = json.loads(file.metadata()[METADATA])
     change(tensors, header)
     save_file(tensors, str(path), {METADATA: json.dumps(header, ensure_ascii=False)})
