@@ -4,6 +4,7 @@
 demo         as maft demo: frozen CLIP against MAFT, one seed, with pictures and loss curves (a few minutes)
 classifiers  every mask classifier side by side, on proposals and on true masks, with what an image costs
 miniature    what the parts of MAFT and the stages of OVSeg are worth, on proposals and on ground-truth masks
+none_of_these  whether alpha bounds false alarms, what that costs, and whether confidence is a probability
 tune         how the hyper-parameters were chosen: the same scores on held-out seen classes
 
 Finished runs are kept and interrupted ones continued when the command is repeated.
@@ -17,11 +18,16 @@ from maft.errors import ToolParser, run_tool
 
 def parse_arguments() -> argparse.Namespace:
     parser = ToolParser(description=__doc__)
-    parser.add_argument("experiment", choices=["demo", "classifiers", "miniature", "tune"])
+    parser.add_argument("experiment", choices=["demo", "classifiers", "miniature", "none_of_these", "tune"])
     parser.add_argument("--output", type=Path, metavar="DIR", help="default: output/<experiment>")
     parser.add_argument("--methods", nargs="+", default=[], metavar="WORD", help="for all but demo: only rows named so")
     parser.add_argument(
-        "--seeds", type=int, nargs="+", default=[1, 2, 3], metavar="N", help="for classifiers and miniature"
+        "--seeds",
+        type=int,
+        nargs="+",
+        default=[1, 2, 3],
+        metavar="N",
+        help="for classifiers, miniature and none_of_these",
     )
     parser.add_argument(
         "--pages",
@@ -40,6 +46,7 @@ def main() -> None:
     from maft.reproduction.classifiers import classifier_rows, compare
     from maft.reproduction.methods import TABLE, TUNING_TABLE, choose
     from maft.reproduction.miniature import demo, reproduce, tune
+    from maft.reproduction.none_of_these import MODELS, none_of_these
     from maft.reproduction.pages import put_table
 
     output = arguments.output or Path("output") / arguments.experiment
@@ -47,6 +54,8 @@ def main() -> None:
         table = compare(output, choose(classifier_rows(), arguments.methods), arguments.seeds)
     elif arguments.experiment == "miniature":
         table = reproduce(output, choose(TABLE, arguments.methods), arguments.seeds)
+    elif arguments.experiment == "none_of_these":
+        table = none_of_these(output, choose(MODELS, arguments.methods), arguments.seeds)
     elif arguments.experiment == "tune":
         table = tune(output, choose(TUNING_TABLE, arguments.methods))
     else:

@@ -53,11 +53,11 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     from maft.calibration import FILE, calibration_path
     from maft.predictor import Predictor
-    from maft.predictor.calibrating import calibrate, held_out
+    from maft.predictor.calibrating import calibrate, held_out, is_shared
 
     predictor = Predictor.from_pretrained(arguments.model, device=arguments.device)
     target = calibration_path(Path(predictor.cfg.MODEL.WEIGHTS))
-    if arguments.output is None and not Path(arguments.model).exists():
+    if arguments.output is None and is_shared(arguments.model):
         raise UserError(
             f"{arguments.model} is kept for everybody who asks for it by this name: say with --output where to write "
             "the model with its calibration."

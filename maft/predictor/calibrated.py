@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from functools import lru_cache
 from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,7 @@ from torch import nn
 
 from maft.calibration import Calibration, Rejection, calibration_path
 from maft.checkpoint.fingerprint import fingerprint
+from maft.checkpoint.key_map import some
 from maft.errors import UserError, shown
 from maft.structures import Vocabulary
 
@@ -63,7 +65,7 @@ def calibration_of(cfg: CfgNode, model: nn.Module, facts: dict[str, Any]) -> Cal
         place = f"beside {weights}" if weights else "of a model without MODEL.WEIGHTS"
         raise UserError(
             f"There is no calibration {place}, which alpha below 1 needs: run maft calibrate --model "
-            f"{weights or 'CHECKPOINT'} --dataset NAME with held-out images."
+            f"{weights or 'CHECKPOINT'} --dataset NAME with held-out images, of a released model with --output FOLDER."
         )
     calibration = Calibration.read(path)
     calibration.check_model(fingerprint(model, {}), facts)
@@ -83,13 +85,20 @@ def rejection_of(predictor: LoadedModel, words: Vocabulary, none_below: Any, alp
         return Rejection((0.0,) * len(words), least)
     calibration = predictor.calibration
     if not calibration.offers(words.names):
-        log.warning(
-            "None of these words were offered in the calibration on %s: alpha bounds false alarms of words that are "
-            "offered alike. Calibrate with yours: maft calibrate --absent WORD ...",
-            calibration.dataset,
-        )
+        _warn_of_other_words(calibration.dataset, words.names)
     seen = words.seen or (False,) * len(words)
     return calibration.rejection(float(alpha), seen, least)
+
+
+@lru_cache
+def _warn_of_other_words(dataset: str, names: tuple[str, ...]) -> None:
+    """Once for the same words."""
+    log.warning(
+        "None of the words %s was offered in the calibration on %s: alpha bounds false alarms of words that are "
+        "offered alike. Calibrate with yours: maft calibrate --absent WORD ...",
+        some(list(names)),
+        dataset,
+    )
 
 
 def number_within(name: str, value: Any) -> float:

@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+import maft
 from maft.calibration import GROUPS, Calibration
 from maft.checkpoint.fingerprint import fingerprint
 from maft.data.catalog import class_names, dataset
@@ -19,6 +20,7 @@ from maft.data.pairs import PAIRS_PREFIX
 from maft.data.pixels import ImageLike, pixels_of
 from maft.data.reading import Record, read_labels
 from maft.data.records import load_records
+from maft.downloads import cache_folder
 from maft.errors import UserError
 from maft.evaluation.calibrate import (
     GroupMeasured,
@@ -60,6 +62,13 @@ class Held:
             labels = read_labels(path)
             check_labels(labels, row.num_classes, row.ignore_label, path)
             yield record["file_name"], np.where(labels == row.ignore_label, -1, labels)
+
+
+def is_shared(model: str) -> bool:
+    """Whether a model is kept for everybody who asks for it by its name: of the package, of the zoo or of the hub."""
+    path = Path(model)
+    places = (Path(maft.__file__).parent, cache_folder())
+    return not path.exists() or any(path.resolve().is_relative_to(place.resolve()) for place in places)
 
 
 def held_out(predictor: Predictor, name: str, images: int | None = None) -> Held:
