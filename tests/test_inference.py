@@ -13,6 +13,7 @@ from maft.inference import (
     labels_of_scores,
     panoptic_inference,
     semantic_result,
+    tempered_confidence,
 )
 from maft.layers import score_maps
 from maft.layers.score_maps import Tile, View
@@ -260,3 +261,33 @@ def test_a_sum_over_all_masks_and_the_best_mask_of_each_class_exclude_each_other
             torch.ones(2, 3), torch.ones(2, 6, 8), (6, 8), are_logits=False, classes=3, seen=None, things=None,
             options={**options, "best_masks_above": 0.35}, rows=rows,
         )  # fmt: skip
+
+
+def test_a_temperature_of_one_is_the_confidence_of_the_label_and_others_are_the_softmax_of_log_scores():
+    scores = torch.rand(5, 6, 7) ** 4
+    scores[:, 0] *= 0.1
+    labels, confidence = labels_of_scores(scores)
+    torch.testing.assert_close(tempered_confidence(scores, labels, 1.0), confidence)
+    found = tempered_confidence(scores, labels, 0.3)
+    shares = (scores.log() / 0.3).softmax(0).gather(0, labels[None])[0]
+    torch.testing.assert_close(found, shares * scores.sum(0).clamp(max=1))
+
+
+@pytest.mark.parametrize("temperature", [0.02, 1.0, 50.0])
+def test_confidence_under_any_temperature_lies_between_0_and_1(temperature):
+    scores = torch.tensor([[0.0, 1e-30, 5.0, 0.2], [0.0, 0.0, 4.9, 0.1]])[..., None]
+    # A penalty may have chosen another class than the best one.
+    found = tempered_confidence(scores, torch.tensor([-1, 0, 1, 1])[:, None], temperature)
+    assert found.isfinite().all() and (found >= 0).all() and (found <= 1).all()
+    assert found[0] == 0
+
+
+def test_a_temperature_adds_a_confidence_and_changes_nothing_else(thin_strips):
+    probabilities, masks = torch.rand(7, 4), torch.rand(7, 20, 6)
+    view = View((20, 6), [(False, [_tile(probabilities, masks)])], False)
+    plain = semantic_result([view], (20, 6), None, labels_only=True)
+    found = semantic_result([view], (20, 6), None, labels_only=True, temperature=0.5)
+    calibrated = found.pop("sem_seg_calibrated")
+    assert found.keys() == plain.keys() and all(torch.equal(found[name], plain[name]) for name in plain)
+    scores = semantic_result([view], (20, 6), None, labels_only=False)["sem_seg"]
+    assert torch.equal(calibrated, tempered_confidence(scores, found["sem_seg_labels"], 0.5))

@@ -1,0 +1,79 @@
+"""Temperature, calibration error and what thresholds do, against cases that can be counted by hand."""
+
+import numpy as np
+import pytest
+import torch
+
+from maft.errors import UserError
+from maft.evaluation.calibrate import Observed, calibration_error, fit_temperature, grid, measured, risk_curves
+
+SEEN = np.array([True, True, False, False])
+
+
+def picture(labels, truth, confidence, calibrated=None):
+    shape = (1, len(labels))
+    sure = torch.tensor(confidence).view(shape)
+    return Observed.of(
+        torch.tensor(labels).view(shape),
+        sure,
+        sure if calibrated is None else torch.tensor(calibrated).view(shape),
+        torch.tensor(truth).view(shape),
+        words=4,
+    )
+
+
+def test_the_grid_is_all_of_a_small_picture_and_even_on_a_large_one():
+    rows, columns = grid((3, 1000))
+    assert rows.tolist() == [0, 1, 2]
+    assert len(columns) == 128 and columns[0] == 3 and columns[-1] == 996
+    assert set(columns.diff().tolist()) <= {7, 8}
+
+
+def test_what_is_observed_of_a_picture():
+    one = picture([0, 0, 2, 3, -1], [0, 1, 1, -1, 0], [0.5, 0.7, 0.2, 0.4, 0.0])
+    assert one.highest.tolist() == pytest.approx([0.7, -1, 0.2, 0.4])
+    # A pixel that is not annotated says nothing of what is there.
+    assert one.absent.tolist() == [False, False, True, True]
+
+
+def test_risk_curves_count_the_pictures_that_lack_words_of_a_group():
+    lacking = picture([0, 2], [0, 0], [0.5, 0.2])
+    full = picture([0, 0, 2, 3], [0, 1, 2, 3], [0.5] * 4)
+    assert risk_curves([full], SEEN) == {}
+    curves = risk_curves([lacking, full], SEEN)
+    assert curves["seen"].images == curves["unseen"].images == 1
+    assert curves["seen"].risks == (0.0,)
+    assert curves["unseen"].risks == (0.5, 0.0)
+
+
+def test_a_temperature_makes_confidence_the_share_of_right_answers():
+    torch.manual_seed(0)
+    logits = 2 * torch.randn(6, 20_000)
+    truth = torch.distributions.Categorical(logits=logits.T).sample()
+    # The scores are those of a model three times too unsure.
+    scores = (logits / 3).softmax(0)
+    assert fit_temperature([(scores, logits.argmax(0), truth)]) == pytest.approx(1 / 3, rel=0.05)
+
+
+def test_no_temperature_without_an_annotated_answer():
+    with pytest.raises(UserError, match="No annotated pixel has an answer"):
+        fit_temperature([(torch.rand(3, 2), torch.tensor([-1, 0]), torch.tensor([1, -1]))])
+
+
+def test_calibration_error_is_the_mean_gap_of_confidence_and_accuracy():
+    one = picture([0, 0, 0, 1, -1, 0], [0, 0, 1, 1, 0, -1], [0.51, 0.51, 0.51, 1.0, 0.0, 0.9], [0.9] * 6)
+    assert calibration_error([one], calibrated=False) == pytest.approx(abs(3 * 0.51 - 2) / 4)
+    assert calibration_error([one], calibrated=True) == pytest.approx(0.9 - 0.75)
+
+
+def test_thresholds_take_false_alarms_and_what_they_cost():
+    pictures = [picture([0, 0, 1, 2], [0, 0, 0, 2], [0.9, 0.2, 0.3, 0.8]), picture([0, 0, 3, 2], [0] * 4, [0.9] * 4)]
+    found = measured([(pictures, [0.5, 0.5, 0.85, 0.95])], SEEN)
+    # Class 1 is absent from both pictures, and its pixel goes.
+    assert found["seen"].false_alarms == 0 and found["seen"].pictures == 2
+    assert (found["seen"].before, found["seen"].after) == (4 / 7, 3 / 7)
+    # Of the second picture two unseen words are absent, and one stays.
+    assert found["unseen"].false_alarms == pytest.approx((0 + 1 / 2) / 2)
+    assert found["unseen"].deviation == pytest.approx(0.25)
+    assert found["unseen"].pixels == 1 / 8
+    assert (found["unseen"].before, found["unseen"].after) == (0.5, 0.0)
