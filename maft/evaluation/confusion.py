@@ -77,6 +77,13 @@ class SemanticScores:
         hits = matrix.diagonal()[:-1].copy()
         pixels = matrix[:, :-1].sum(axis=0)
         predicted = matrix[:-1, :-1].sum(axis=1)
+        return cls.of_counts(pixels, predicted, hits)
+
+    @classmethod
+    def of_counts(
+        cls, pixels: NDArray[np.float64], predicted: NDArray[np.float64], hits: NDArray[np.float64]
+    ) -> SemanticScores:
+        """Scores of what was counted of each class."""
         with np.errstate(divide="ignore", invalid="ignore"):
             accuracy = np.where(pixels > 0, hits / pixels, np.nan)
             iou = np.where(pixels > 0, hits / (pixels + predicted - hits), np.nan)

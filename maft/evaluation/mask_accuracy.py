@@ -16,7 +16,7 @@ from maft.errors import UserError
 from maft.evaluation.confusion import SemanticScores, sum_over_processes
 from maft.evaluation.semantic import SemanticEvaluator
 from maft.segmentor import OpenVocabSegmentor
-from maft.structures import proposals_of_masks
+from maft.structures import Classification, proposals_of_masks
 from maft.test_time import averaging
 
 # Elements of the full-size masks that are resized together.
@@ -119,10 +119,20 @@ class MaskAccuracyEvaluator(SemanticEvaluator):
                 masks = true_masks(labels.to(self.model.device), values.to(self.model.device), images.sizes[0])
                 classification = self.model.classify(images, proposals_of_masks([masks], images))
                 assert classification is not None
-                names = classification.class_logits[0].argmax(-1)
-                if classification.valid is not None:
-                    names = names.masked_fill(~classification.valid[0], -1)
-                self.add(names, classes, record["file_name"], record["file_name"])
+                self.count(classification, classes, record["file_name"])
+
+    def count(self, classification: Classification, classes: Tensor, image: str) -> None:
+        """Counts the true masks of one image, a batch of one.
+
+        Args:
+            classification: of these masks.
+            classes: (n,) of the dataset.
+            image: file name.
+        """
+        names = classification.class_logits[0].argmax(-1)
+        if classification.valid is not None:
+            names = names.masked_fill(~classification.valid[0], -1)
+        self.add(names, classes, image, image)
 
     def _truth(self, record: Record) -> tuple[Tensor, Tensor, Tensor]:
         """(H, W) map, (n,) its values that are masks, and (n,) their classes."""

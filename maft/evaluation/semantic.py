@@ -158,6 +158,11 @@ class SemanticEvaluator(DatasetEvaluator):
         check_labels(labels, len(self.class_names), self.ignore_label, path)
         return torch.from_numpy(labels)
 
+    def positions(self, labels: Tensor) -> Tensor:
+        """Classes of the dataset as positions among the offered ones, -1 for ignored pixels and other classes."""
+        truth = torch.where(labels == self.ignore_label, -1, labels)
+        return self._position.to(truth.device)[truth.long()] if self.protocol == "unseen_only" else truth
+
     def add(self, prediction: Tensor, labels: Tensor, name: str = "a label map", image: str = "") -> None:
         """Counts one image.
 
@@ -170,11 +175,7 @@ class SemanticEvaluator(DatasetEvaluator):
         if prediction.shape != labels.shape:
             predicted, true = ("x".join(map(str, reversed(size.shape))) for size in (prediction, labels))
             raise UserError(f"The prediction is {predicted}, but label map {name} is {true}: image and labels differ.")
-        labels = labels.to(prediction.device)
-        truth = torch.where(labels == self.ignore_label, -1, labels)
-        if self.protocol == "unseen_only":
-            truth = self._position.to(truth.device)[truth.long()]
-        counts = self.confusion.update(prediction, truth)
+        counts = self.confusion.update(prediction, self.positions(labels.to(prediction.device)))
         if self.rows.images:
             rows, columns = counts.nonzero().unbind(1)
             self.rows.add(image, predicted=rows, true=columns, count=counts[rows, columns])

@@ -31,11 +31,12 @@ VERSION = 1
 class Parts:
     """A loss of IoU in percentage points, and what causes it: the five parts add up to the loss.
 
-    A part below zero is a gain: an ensemble that names masks right which the classifier names wrong has one.
+    A part below zero is honest: a stage that is put right may uncover a fault of another one. What a good ensemble
+    gains is no part of its own, it makes that of the names smaller.
 
     Attributes:
         loss: 100 - IoU, of one class, or the mean over classes.
-        masks: no good mask shows the pixels.
+        masks: no good mask shows the pixels. A large mask over others is shared with fusion, as either would mend it.
         names: the right masks have wrong names.
         ensemble: joining the scores of proposer and classifier makes right names wrong.
         fusion: of overlapping masks, a wrong one wins.
@@ -107,10 +108,10 @@ class NameRanks:
 
 @dataclass(frozen=True)
 class Confusion:
-    """Right masks of class ``true`` whose final name is ``named``.
+    """Right masks of class ``true`` whose own name (see `NameRanks`) is ``named``.
 
     Attributes:
-        pixels: of the class under such masks.
+        pixels: of the class under such masks, of each mask.
         share: of all pixels of the class under right masks, in 0..1.
         similarity: cosine of the texts of both, the largest over their texts; None where texts were not given.
     """
@@ -154,7 +155,7 @@ class Calibration:
 
     Attributes:
         bins: of equal width, from 0 to 1; those without a pixel have NaN.
-        error: expected calibration error, the mean of |confidence - accuracy| over the bins weighted by pixels, in 0..1.
+        error: expected calibration error, the mean of |confidence - accuracy| over bins weighted by pixels, in 0..1.
     """
 
     bins: tuple[ReliabilityBin, ...]
@@ -182,8 +183,9 @@ class WorstMask:
 
     Attributes:
         file: of the image.
-        cause: "masks", "names", "ensemble", "fusion" or "void", the first of the stages masks, names, ensemble, void,
-            fusion in which these pixels go wrong. It serves pictures: the parts of the loss are counted otherwise.
+        cause: "masks": there is no right mask; "names": none has a right name of its own; "ensemble": none keeps it;
+            "void": none is taken for an object; "fusion": one is, and a wrong one wins. It serves pictures: the parts
+            of the loss are counted otherwise.
         true: the class of the pixels.
         predicted: what most of them are labelled; None is nothing.
         pixels: how many.
