@@ -15,10 +15,13 @@ from maft.errors import ToolParser, UserError, closest, run_tool
 COMMANDS = {
     "predict": "name what is in your images, with your words",
     "index": "look at images once, to ask for any words afterwards",
+    "ask": "find masks, labels and areas in what was looked at, with any words",
     "app": "the same in a browser",
     "demo": "frozen CLIP against MAFT on drawn scenes, in minutes on a CPU",
     "train": "train from a config, and evaluate at the end",
     "evaluate": "evaluate the weights that a config names",
+    "explain": "what a score loses to masks, names, ensemble, overlapping masks and void",
+    "compare": "whether two evaluations differ by more than noise",
     "configs": "list the packaged configs and what they reproduce",
     "models": "list the released models, and fetch one",
     "vocabulary": "show a model what you mean: classes with example masks in a file",
