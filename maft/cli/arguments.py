@@ -71,9 +71,9 @@ def processes(arguments: argparse.Namespace, device: str) -> Processes:
     )
 
 
-def add_model(tool: ToolParser) -> None:
+def add_model(tool: ToolParser, *, required: bool = True) -> None:
     """A trained model."""
-    model = tool.add_mutually_exclusive_group(required=True)
+    model = tool.add_mutually_exclusive_group(required=required)
     model.add_argument(
         "--model",
         metavar="MODEL",

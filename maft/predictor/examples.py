@@ -141,7 +141,7 @@ class _Masks:
 
         Returns:
             tight boxes (Q, 4) int64, the right and lower ends exclusive; areas (Q,) int64 in pixels, 0 of those that
-            are not valid; whether each place is inside (Q, k) bool.
+            can be no example: not valid, or the whole picture; whether each place is inside (Q, k) bool.
         """
         height, width = self.resized.size
         in_rows = self.valid.new_zeros(len(self.valid), height)
@@ -156,7 +156,7 @@ class _Masks:
             here = (places[:, 1] >= rows.start) & (places[:, 1] < rows.stop)
             covers[:, here] = inside[:, places[here, 1] - rows.start, places[here, 0]]
         boxes = torch.stack([*_ends(in_columns), *_ends(in_rows)], dim=1)[:, [0, 2, 1, 3]]
-        return boxes, areas * self.valid, covers
+        return boxes, areas * (self.valid & (areas < height * width)), covers
 
     def _inside(self, values: Tensor) -> Tensor:
         return values > (0 if self.resized.tile.are_logits else 0.5)

@@ -94,7 +94,7 @@ def test_boxes_and_clicks_are_answered_by_a_model_that_takes_them(on_sam, image)
 
 
 def test_a_box_takes_the_proposal_whose_tight_box_has_the_highest_iou(proposing, image):
-    masks = np.stack([rectangle(0, 0, 60, 40), rectangle(20, 5, 50, 40), rectangle(20, 5, 30, 15)])
+    masks = np.stack([rectangle(0, 0, 60, 39), rectangle(20, 5, 50, 40), rectangle(20, 5, 30, 15)])
     example = proposing(masks).example(image, box=BOX)
     np.testing.assert_array_equal(example.mask, masks[1])
     # Not where it fits nothing but itself.
@@ -103,17 +103,20 @@ def test_a_box_takes_the_proposal_whose_tight_box_has_the_highest_iou(proposing,
 
 
 def test_clicks_take_the_smallest_proposal_on_which_they_lie(proposing, image):
-    large, small, other = rectangle(0, 0, 60, 40), rectangle(20, 5, 50, 40), rectangle(0, 0, 10, 10)
-    model = proposing(np.stack([large, small, other, np.zeros_like(large)]))
+    large, small, other = rectangle(0, 0, 60, 39), rectangle(20, 5, 50, 40), rectangle(0, 0, 10, 10)
+    # An example of the whole picture would leave nothing to tell it from.
+    model = proposing(np.stack([large, small, other, np.zeros_like(large), np.ones_like(large)]))
     np.testing.assert_array_equal(model.example(image, points=(30, 20)).mask, small)
     np.testing.assert_array_equal(model.example(image, points=[(30, 20), (5, 5)]).mask, large)
     np.testing.assert_array_equal(model.example(image, points=[(5, 5), (30, 20, 0)]).mask, other)
     with pytest.raises(UserError, match=r"fits at \(55, 2\) but not at \(30, 20\): show the object by a mask"):
         model.example(image, points=[(55, 2), (30, 20, 0)])
+    with pytest.raises(UserError, match=r"fits at \(2, 2\) and \(59, 39\): show"):
+        model.example(image, points=[(2, 2), (59, 39)])
 
 
 def test_slots_without_a_proposal_are_none(proposing, image):
-    masks = np.stack([rectangle(20, 5, 50, 40), rectangle(0, 0, 60, 40)])
+    masks = np.stack([rectangle(20, 5, 50, 40), rectangle(0, 0, 60, 39)])
     model = proposing(masks, valid=torch.tensor([[False, True]]))
     np.testing.assert_array_equal(model.example(image, points=(30, 20)).mask, masks[1])
     with pytest.raises(UserError, match="No mask that the model proposes fits"):
