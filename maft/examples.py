@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -19,15 +20,19 @@ MOST_PIXELS = 64_000_000
 
 @dataclass(frozen=True, eq=False)
 class ExampleEmbeddings:
-    """What a model saw of an example: its mask beside the masks that the model itself proposes in that image.
+    """What a model saw of an example: its mask beside other masks of the image.
 
     Attributes:
-        embeddings: (1 + K, D) float32 on the CPU, of unit length: of the example, then of K proposals.
-        overlaps: (1 + K,) float32, intersection over union of each mask with the example, whose own is 1.
+        embeddings: (1 + K, D) float32 on the CPU, before normalisation: of the example, then of K other masks, which
+            are those that the model proposes in the image and the rest of the image as one.
+        shares: (1 + K,) float32, which share of each mask lies on the example.
+        context: what else of the image texts are compared with, one tensor each, see
+            `maft.structures.EmbeddedMasks`.
     """
 
     embeddings: Tensor
-    overlaps: Tensor
+    shares: Tensor
+    context: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,7 +47,7 @@ class Example:
         digest: SHA-256 of image and mask, in hexadecimal.
 
     Raises:
-        UserError: image or mask is of another form, they differ in size, or the mask is empty.
+        UserError: image or mask is of another form, they differ in size, or the mask is empty or the whole image.
     """
 
     image: NDArray[np.uint8]
@@ -69,6 +74,11 @@ class Example:
             )
         if not mask.any():
             raise UserError("An example mask is empty: mark at least one pixel of what it should show.")
+        if mask.all():
+            raise UserError(
+                "An example mask covers its whole image, and nothing in it is anything else: give an image with some "
+                "surroundings."
+            )
         digest = hashlib.sha256(f"{height} {width} ".encode())
         image, mask = np.array(image, order="C"), np.array(mask, order="C")
         digest.update(image.data)
@@ -87,6 +97,10 @@ class Example:
     def look(self, fingerprint: str) -> ExampleEmbeddings | None:
         """What a model saw of it, or None."""
         return dict(self.looks).get(fingerprint)
+
+    def seen_by(self, fingerprint: str) -> Example:
+        """The same example with what one model saw of it alone."""
+        return replace(self, looks=tuple(one for one in self.looks if one[0] == fingerprint))
 
     def with_look(self, fingerprint: str, look: ExampleEmbeddings) -> Example:
         """The same example with what one more model saw of it."""

@@ -27,6 +27,7 @@ from maft.interfaces import (
     TrainingStep,
 )
 from maft.parts import segmentor_parts
+from maft.sharpening import check_no_examples, sharpened, with_wordless_classes
 from maft.structures import Classification, EmbeddedMasks, Images, Proposals, Targets, TextClassifier, Vocabulary
 from maft.summed_logits import row_logits
 
@@ -253,33 +254,46 @@ class OpenVocabSegmentor(Trainable):
         targets = None
         if self.proposer.needs_targets and records and "instances" in records[0]:
             targets = self._targets(images, records)
-        text = self.vocabulary_encoder(vocabulary or self.vocabulary, self.clip)
-        return self.proposer(images, text, self.clip, targets, records)
+        names = vocabulary or self.vocabulary
+        proposals = self.proposer(images, self._text(names), self.clip, targets, records)
+        return replace(proposals, class_logits=with_wordless_classes(proposals.class_logits, names))
 
     def classify(
         self, images: Images, proposals: Proposals, vocabulary: Vocabulary | None = None
     ) -> Classification | None:
         """What the classifier says of masks; None without a classifier."""
+        names = vocabulary or self.vocabulary
         if self.classifier is None:
             return None
-        return self.classifier(images, proposals, self.classifier_text(vocabulary), self.clip)
+        if names.examples:
+            return self.named(self.classifier.embed(images, proposals, self.clip), names)
+        return self.classifier(images, proposals, self.classifier_text(names), self.clip)
 
     def named(self, embedded: EmbeddedMasks, vocabulary: Vocabulary | None = None) -> Classification:
         """`classify` for masks that the classifier has looked at (`MaskClassifier.embed`): no image is needed."""
         assert self.classifier is not None, "without a classifier nothing has been embedded"
-        return self.classifier.compare(embedded, self.classifier_text(vocabulary), self.clip)
+        names, classifier, clip = vocabulary or self.vocabulary, self.classifier, self.clip
+        text = self.classifier_text(names)
+        named = classifier.compare(embedded, text, clip)
+        if not names.examples:
+            return named
+        return sharpened(named, embedded, names, lambda looks: classifier.compare(looks, text, clip))
 
     def scored(self, proposals: Proposals, vocabulary: Vocabulary | None = None) -> Proposals:
         """Proposals with the proposer's class scores of a vocabulary in the place of theirs; needs no image either."""
         if proposals.queries is None:
             return proposals
-        text = self.vocabulary_encoder(vocabulary or self.vocabulary, self.clip)
-        return replace(proposals, class_logits=self.proposer.class_logits(proposals.queries, text))
+        names = vocabulary or self.vocabulary
+        scores = self.proposer.class_logits(proposals.queries, self._text(names))
+        return replace(proposals, class_logits=with_wordless_classes(scores, names))
+
+    def _text(self, vocabulary: Vocabulary) -> TextClassifier:
+        return self.vocabulary_encoder(vocabulary.in_words(), self.clip)
 
     def classifier_text(self, vocabulary: Vocabulary | None = None) -> TextClassifier:
-        """The texts that the classifier compares with."""
+        """The texts that the classifier compares with, of the classes whose words take part."""
         encoder = self.classifier_vocabulary_encoder or self.vocabulary_encoder
-        return encoder(vocabulary or self.vocabulary, self.clip)
+        return encoder((vocabulary or self.vocabulary).in_words(), self.clip)
 
     def class_probabilities(
         self, proposals: Proposals, classification: Classification | None, vocabulary: Vocabulary | None = None
@@ -298,6 +312,8 @@ class OpenVocabSegmentor(Trainable):
             scores.classifier = classification.class_logits
             scores.classifier_void = classification.logits[..., -1:] if classification.has_void else None
             scores.valid = scores.valid if classification.valid is None else classification.valid
+        else:
+            check_no_examples(names)
         probabilities = self.ensemble(scores)
         if proposals.valid is not None:
             probabilities = probabilities * proposals.valid[..., None]

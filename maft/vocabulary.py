@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from itertools import compress
 
 from maft.errors import UserError, closest, shown
-from maft.examples import MOST_EXAMPLES, Example
+from maft.examples import MOST_EXAMPLES, Example, ExampleEmbeddings
 from maft.vocabulary_file import read_vocabulary, write_vocabulary
 
 
@@ -113,6 +113,38 @@ class Vocabulary:
     def of(self, index: int) -> tuple[Example, ...]:
         """The examples of one class."""
         return self.examples[index] if self.examples else ()
+
+    def looks(self, index: int) -> tuple[ExampleEmbeddings, ...]:
+        """What the model in use saw of the examples of one class; of a vocabulary that `seen_by` gave.
+
+        Raises:
+            UserError: it was given by something else.
+        """
+        if any(len(example.looks) != 1 for example in self.of(index)):
+            raise UserError(
+                f"It is open what this model saw of the examples of {self.names[index]!r}: give the vocabulary to a "
+                "Predictor, or take Vocabulary.seen_by."
+            )
+        return tuple(look for example in self.of(index) for _, look in example.looks)
+
+    def seen_by(self, fingerprint: str) -> Vocabulary:
+        """The same with what one model saw of the examples, which it names masks with, and nothing of other models.
+
+        Args:
+            fingerprint: of the model, see `maft.index.looking.model_fingerprint`.
+
+        Raises:
+            UserError: the model has not looked at one of them.
+        """
+        if not self.examples:
+            return self
+        for name, examples in zip(self.names, self.examples):
+            if any(example.look(fingerprint) is None for example in examples):
+                raise UserError(
+                    f"This model has not looked at the examples of {name!r}, which takes its image tower: "
+                    "Predictor.prepare of that model gives a vocabulary that knows what it saw, to save again."
+                )
+        return replace(self, examples=tuple(tuple(one.seen_by(fingerprint) for one in of) for of in self.examples))
 
     def has_words(self, index: int) -> bool:
         """Whether the name of one class takes part."""

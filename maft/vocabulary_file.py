@@ -7,9 +7,10 @@ all classes, example i has the tensors
     example.i.image                     (n,) uint8, the bytes of a PNG file
     example.i.mask                      (H, ceil(W / 8)) uint8, the rows of the mask, eight pixels a byte
     example.i.embeddings.FINGERPRINT    (1 + K, D) float32, what a model saw of it, see `maft.examples`
-    example.i.overlaps.FINGERPRINT      (1 + K,) float32
+    example.i.shares.FINGERPRINT        (1 + K,) float32
+    example.i.context.FINGERPRINT.NAME  float32 of any shape
 
-of which the last two are there for each model that has looked at it.
+of which the last three are there for each model that has looked at it, with as many contexts as it has.
 """
 
 from __future__ import annotations
@@ -35,9 +36,7 @@ from maft.files import atomic_path
 FORMAT, VERSION = "maft.vocabulary", "1"
 # Five photographs of each of some dozen classes; a header that claims more would fill the memory.
 _MOST_BYTES = 1 << 30
-# Proposals of an image times channels.
-_MOST_NUMBERS = 1 << 24
-_EMBEDDINGS, _OVERLAPS = "embeddings.", "overlaps."
+_EMBEDDINGS, _SHARES, _CONTEXT = "embeddings.", "shares.", "context."
 
 
 def write_vocabulary(
@@ -81,7 +80,9 @@ def _tensors_of(example: Example) -> Iterator[tuple[str, Tensor]]:
     yield "mask", torch.from_numpy(np.packbits(example.mask, axis=1))
     for fingerprint, look in example.looks:
         yield _EMBEDDINGS + fingerprint, look.embeddings.contiguous()
-        yield _OVERLAPS + fingerprint, look.overlaps.contiguous()
+        yield _SHARES + fingerprint, look.shares.contiguous()
+        for name, value in look.context.items():
+            yield f"{_CONTEXT}{fingerprint}.{name}", value.contiguous()
 
 
 def read_vocabulary(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -154,12 +155,8 @@ def _example(number: int, tensors: Mapping[str, Tensor]) -> Example:
     if mask.dtype != torch.uint8 or mask.shape != (height, -(-width // 8)):
         raise ValueError(f"the mask of example {number} is not of the size of its image")
     unpacked = np.unpackbits(mask.numpy(), axis=1, count=width).astype(bool)
-    looks = tuple(
-        (name.removeprefix(_EMBEDDINGS), _look(tensor, own[_OVERLAPS + name.removeprefix(_EMBEDDINGS)], number))
-        for name, tensor in own.items()
-        if name.startswith(_EMBEDDINGS)
-    )
-    return Example(image, unpacked, looks)
+    known = [name.removeprefix(_EMBEDDINGS) for name in own if name.startswith(_EMBEDDINGS)]
+    return Example(image, unpacked, tuple((fingerprint, _look(fingerprint, own, number)) for fingerprint in known))
 
 
 def _decoded(content: Tensor) -> NDArray[np.uint8]:
@@ -174,14 +171,13 @@ def _decoded(content: Tensor) -> NDArray[np.uint8]:
         raise ValueError(first_line(error)) from error
 
 
-def _look(embeddings: Tensor, overlaps: Tensor, number: int) -> ExampleEmbeddings:
-    sound = (
-        embeddings.dtype == overlaps.dtype == torch.float32
-        and embeddings.ndim == 2
-        and overlaps.shape == embeddings.shape[:1]
-        and 0 < embeddings.numel() <= _MOST_NUMBERS
-        and bool(embeddings.isfinite().all() and overlaps.isfinite().all())
-    )
-    if not sound:
-        raise ValueError(f"the embeddings of example {number} are not finite numbers of one size")
-    return ExampleEmbeddings(embeddings, overlaps)
+def _look(fingerprint: str, own: Mapping[str, Tensor], number: int) -> ExampleEmbeddings:
+    embeddings, shares = own[_EMBEDDINGS + fingerprint], own[_SHARES + fingerprint]
+    prefix = f"{_CONTEXT}{fingerprint}."
+    context = {name.removeprefix(prefix): value for name, value in own.items() if name.startswith(prefix)}
+    if embeddings.ndim != 2 or not embeddings.numel() or shares.shape != embeddings.shape[:1]:
+        raise ValueError(f"the embeddings of example {number} do not fit each other")
+    for value in (embeddings, shares, *context.values()):
+        if value.dtype != torch.float32 or not value.isfinite().all():
+            raise ValueError(f"the embeddings of example {number} are no finite numbers")
+    return ExampleEmbeddings(embeddings, shares, context)

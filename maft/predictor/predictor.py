@@ -14,6 +14,7 @@ from maft.data.pixels import ImageLike, pictures_in, pixels_of
 from maft.errors import UserError, shown
 from maft.predictor.calibrated import rejection_of
 from maft.predictor.examples import ExampleSource
+from maft.predictor.looks import ExampleLooks
 from maft.predictor.objects import instances_of, segments_of, words_in
 from maft.predictor.prediction import Prediction
 from maft.predictor.prompts import Points, check_asked, prompts_of
@@ -25,7 +26,7 @@ from maft.test_time import AveragedInference
 Images = Iterable[ImageLike] | str | os.PathLike
 
 
-class Predictor(ExampleSource, ModelResults):
+class Predictor(ExampleSource, ExampleLooks, ModelResults):
     """A trained model that labels pictures with any words.
 
     A predictor keeps nothing of a call: its answer depends on the picture and the words alone, to the last bit, and
@@ -63,6 +64,7 @@ class Predictor(ExampleSource, ModelResults):
             class_names: a list of names; a name may hold synonyms, separated by commas, which
                 ``MODEL.VOCABULARY.SYNONYMS`` says what to make of. One text is one name, however many commas are in
                 it. A dictionary has names and their synonyms: ``{"cat": ["kitten", "tabby"]}`` is "cat, kitten, tabby".
+                A `Vocabulary`, which may have examples, stays as it is but for flags that it has not.
 
         Raises:
             UserError: there are none, they are no texts, or two of them are alike for CLIP.
@@ -78,20 +80,29 @@ class Predictor(ExampleSource, ModelResults):
 
         What it says of them is a guess. CLIPs with byte pairs, as OpenAI's, write any word and cannot tell.
         """
-        return self.model.clip.unknown_words(self.vocabulary(class_names).names)
+        return self.model.clip.unknown_words(self.vocabulary(class_names).in_words().names)
 
     @torch.no_grad()
     def prepare(self, class_names: ClassNames | None = None) -> Vocabulary:
-        """Encodes the user's words, which calls with the same words then find ready.
+        """Encodes the user's words and looks at examples, which calls with the same ones then find ready.
+
+        Returns:
+            the vocabulary, whose examples know what this model sees of them: saved so, it names masks of an index.
 
         Raises:
-            UserError: see `vocabulary`; a word is too long for CLIP, or the folder of kept embeddings is unwritable.
+            UserError: see `vocabulary` and `with_looks`; a word is too long for CLIP, or the folder of kept embeddings
+                is unwritable.
         """
         words = self.vocabulary(class_names)
-        self.model.vocabulary_encoder(words, self.model.clip)
+        self.model.vocabulary_encoder(words.in_words(), self.model.clip)
         if (of_regions := self.model.classifier_vocabulary_encoder) is not None:
-            of_regions(words, self.model.clip)
-        return words
+            of_regions(words.in_words(), self.model.clip)
+        return self.with_looks(words)
+
+    def _asked(self, class_names: ClassNames | None) -> Vocabulary:
+        """A vocabulary as the model takes it."""
+        words = self.vocabulary(class_names)
+        return self.with_looks(words).seen_by(self.fingerprint) if words.examples else words
 
     @overload
     def __call__(
@@ -167,8 +178,8 @@ class Predictor(ExampleSource, ModelResults):
                     "alpha bounds words that are looked for in a whole picture, and boxes and points show objects that "
                     "are there: leave one of them out."
                 )
-            words = self.vocabulary(class_names)
-            unknown = self.model.clip.unknown_words(words.names)
+            words = self._asked(class_names)
+            unknown = self.model.clip.unknown_words(words.in_words().names)
             rejection = rejection_of(self, words, none_below, alpha)
             return self._prediction(image, words, None, rejection, unknown, (boxes, points))
         listed: Any = image if several else [image]
@@ -195,7 +206,7 @@ class Predictor(ExampleSource, ModelResults):
         Raises:
             UserError: at once for the words, and for an image when it is its turn.
         """
-        words = self.vocabulary(class_names)
+        words = self._asked(class_names)
         rejection = rejection_of(self, words, none_below, alpha)
         flags = None if things is None else thing_flags(words, things)
         if flags is not None and isinstance(self._infer, AveragedInference):
@@ -203,7 +214,7 @@ class Predictor(ExampleSource, ModelResults):
                 "Panoptic segments are not averaged: name no things, or set TEST.AUG.ENABLED and "
                 "TEST.SLIDING_WINDOW.ENABLED False."
             )
-        unknown = self.model.clip.unknown_words(words.names)
+        unknown = self.model.clip.unknown_words(words.in_words().names)
         listed = pictures_in(images) if isinstance(images, (str, os.PathLike)) else images
         # The rows of an array would be read as pictures, the bytes of a file as numbers.
         one = isinstance(listed, (bytes, bytearray)) or getattr(listed, "ndim", 1) in (0, 2, 3)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from operator import and_
 from typing import Any, Literal
 
 from maft.data.label_sets import overlap as shared_synonyms
@@ -12,7 +14,7 @@ from maft.structures import Vocabulary, as_clip_reads
 
 log = logging.getLogger(__name__)
 
-ClassNames = str | Sequence[str] | Mapping[str, str | Sequence[str]]
+ClassNames = str | Sequence[str] | Mapping[str, str | Sequence[str]] | Vocabulary
 
 
 def vocabulary_of(class_names: ClassNames, training: Vocabulary | None) -> Vocabulary:
@@ -20,11 +22,16 @@ def vocabulary_of(class_names: ClassNames, training: Vocabulary | None) -> Vocab
 
     Args:
         class_names: a list of names, in each of which commas separate synonyms; one text, which is one name; or names
-            with their synonyms.
+            with their synonyms; or a vocabulary, which stays as it is but for flags that it has not.
 
     Raises:
         UserError: there are none, they are no texts, or two of them are alike for CLIP.
     """
+    if isinstance(class_names, Vocabulary):
+        if class_names.seen is not None:
+            return class_names
+        known = shared_synonyms(class_names.names, training.names if training else ())
+        return replace(class_names, seen=tuple(map(and_, known, class_names.words or known)))
     if isinstance(class_names, str):
         if "," in class_names:
             parts = [part.strip() for part in class_names.split(",")]
