@@ -10,7 +10,7 @@ import argparse
 import os
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,7 +39,7 @@ ACTIONS = (LIST, "words", "add", "remove", "prepare")
 class _Tool(ToolParser):
     """Takes "list" for granted, and KEY VALUE pairs behind the options of an action."""
 
-    def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:
+    def parse_args(self, args: Iterable[str] | None = None, namespace: Any = None) -> Any:
         given = list(sys.argv[1:] if args is None else args)
         unnamed = bool(given) and given[0] not in ACTIONS and not given[0].startswith("-")
         arguments, more = self.parse_known_args([LIST, *given] if unnamed else given, namespace)
@@ -110,12 +110,11 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     from maft.vocabulary import Vocabulary
 
-    begins = arguments.action in ("words", "add")
     # What cannot be done is said before a model is loaded.
-    vocabulary = None if begins and not os.path.exists(arguments.file) else Vocabulary.load(arguments.file)
-    {LIST: _list, "words": _add_words, "add": _add, "remove": _remove, "prepare": _prepare}[arguments.action](
-        arguments, vocabulary
-    )
+    if arguments.action in _BEGIN:
+        _BEGIN[arguments.action](arguments, Vocabulary.load(arguments.file) if os.path.exists(arguments.file) else None)
+    else:
+        _OTHERS[arguments.action](arguments, Vocabulary.load(arguments.file))
 
 
 def _check_shown(tool: ToolParser, arguments: argparse.Namespace) -> None:
@@ -228,3 +227,9 @@ def _prepare(arguments: argparse.Namespace, vocabulary: Vocabulary) -> None:
     replace(vocabulary, examples=predictor.prepare(vocabulary).examples).save(arguments.file)
     count = sum(map(len, vocabulary.examples))
     print(f"{arguments.file}: holds what this model sees in {count} example{'s' * (count > 1)}")
+
+
+_BEGIN: dict[str, Callable[[argparse.Namespace, Vocabulary | None], None]] = {"words": _add_words, "add": _add}
+_OTHERS: dict[str, Callable[[argparse.Namespace, Vocabulary], None]] = {
+    LIST: _list, "remove": _remove, "prepare": _prepare,
+}  # fmt: skip
