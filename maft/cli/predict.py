@@ -15,10 +15,14 @@ import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from maft.cli.arguments import add_model, model_config, numbers, split_overrides
 from maft.errors import ToolParser, UserError, first_line
+
+if TYPE_CHECKING:
+    from maft.predictor.words import ClassNames
 
 EXAMPLES = """examples:
   maft predict photo.jpg --model maft-vitb16 --words cat "coffee table" window
@@ -46,6 +50,7 @@ def parser() -> ToolParser:
         "--words", "--class-names", nargs="+", metavar="NAME", help="your words (default: those of the training)"
     )
     words.add_argument("--label-set", metavar="NAME", help="the words of a label set, such as ade20k_150")
+    words.add_argument("--vocabulary", metavar="FILE", help="words and examples of a file of maft vocabulary")
     countable = tool.add_mutually_exclusive_group()
     countable.add_argument(
         "--things", nargs="+", metavar="NAME", help="segments and instances too: which of the words are countable"
@@ -82,7 +87,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     tool = parser()
     arguments = _parsed(tool, argv)
 
-    from maft.data.label_sets import label_set
     from maft.data.outputs import check_outputs
     from maft.predictor import Predictor, thing_flags
     from maft.predictor.calibrated import rejection_of
@@ -107,6 +111,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     endings = [ending for kind in formats for ending in ENDINGS[kind]]
     outputs = [arguments.output / (name + ending) for name, ending in itertools.product(names, endings)]
     check_outputs(outputs, images, "--output")
+    # Words that cannot be used are no fault of an image, nor of the model.
+    words = _words(arguments)
     predictor = Predictor(model_config(arguments, arguments.opts), device=arguments.device)
     if arguments.box or arguments.point:
         # A model that takes none is no fault of the image.
@@ -114,11 +120,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         averaged = test.AUG.ENABLED or test.SLIDING_WINDOW.ENABLED
         check_asked(predictor.model.proposer, averaged=averaged, several=False, things=things)
     predictor.model.proposer.check_records([{"file_name": image} for image in images])
-    # Nor are words that cannot be used.
-    words = label_set(arguments.label_set).names() if arguments.label_set else arguments.words
-    if arguments.words and len(arguments.words) == 1 and len(parts := arguments.words[0].split(",")) > 1:
-        listed = " ".join(shlex.quote(part.strip()) for part in parts)
-        print(f"One class of {len(parts)} synonyms; for {len(parts)} classes write --words {listed}", file=sys.stderr)
     vocabulary = predictor.prepare(words)
     # No image has a part in what a calibration bounds.
     rejection_of(predictor, vocabulary, arguments.none_below, arguments.alpha)
@@ -129,7 +130,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         prediction = None
         try:
             prediction = predictor(
-                image, words, things, none_below=arguments.none_below, alpha=arguments.alpha,
+                image, vocabulary, things, none_below=arguments.none_below, alpha=arguments.alpha,
                 boxes=arguments.box, points=arguments.point,
             )  # fmt: skip
             prediction.save(arguments.output, name, formats)
@@ -157,6 +158,20 @@ def _parsed(tool: ToolParser, argv: Sequence[str] | None) -> argparse.Namespace:
     if not 0 < arguments.alpha <= 1:
         tool.error(f"argument --alpha: {arguments.alpha} does not lie above 0 and up to 1")
     return arguments
+
+
+def _words(arguments: argparse.Namespace) -> ClassNames | None:
+    from maft.data.label_sets import label_set
+    from maft.vocabulary import Vocabulary
+
+    if arguments.vocabulary:
+        return Vocabulary.load(arguments.vocabulary)
+    if arguments.label_set:
+        return label_set(arguments.label_set).names()
+    if arguments.words and len(arguments.words) == 1 and len(parts := arguments.words[0].split(",")) > 1:
+        listed = " ".join(shlex.quote(part.strip()) for part in parts)
+        print(f"One class of {len(parts)} synonyms; for {len(parts)} classes write --words {listed}", file=sys.stderr)
+    return arguments.words
 
 
 def find_images(inputs: Sequence[str]) -> list[str]:

@@ -1,5 +1,7 @@
 """A vocabulary file is made, shown and changed by commands, and nothing in it is lost."""
 
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -101,6 +103,45 @@ def test_sam_is_asked_in_the_place_of_the_models_own_masks(file, photo, tiny_sam
     maft("add", file, "gift", *shown)
     of_sam, of_the_model = Vocabulary.load(file).of(0)
     assert of_sam.image.tobytes() == of_the_model.image.tobytes() and of_sam != of_the_model
+
+
+def test_a_prepared_file_holds_what_the_model_sees_and_names_the_same(file, photo, labels, tmp_path, capsys):
+    maft("words", file, "sand", "cloud", "flag")
+    maft("add", file, "drawn", "--no-words", "--image", photo, "--mask", labels, "--value", GIFT)
+    ask = "predict", str(photo), "--model", "miniature", "--vocabulary", str(file), "--format", "labels"
+    cli.run([*ask, "--output", str(tmp_path / "before")])
+    before = Vocabulary.load(file)
+    maft("prepare", file, "--model", "miniature")
+    after = Vocabulary.load(file)
+    assert after == before and after.seen is None and len(after.of(3)[0].looks) == 1 and not before.of(3)[0].looks
+    assert "holds what this model sees in 1 example\n" in capsys.readouterr().out
+    maft("prepare", file, "--model", "miniature", "INPUT.MIN_SIZE_TEST", "128")
+    assert len(Vocabulary.load(file).of(3)[0].looks) == 2, "nothing of the first is lost"
+    cli.run([*ask, "--output", str(tmp_path / "after")])
+    name = f"{photo.stem}_labels.png"
+    found = np.asarray(Image.open(tmp_path / "after" / name))
+    np.testing.assert_array_equal(found, np.asarray(Image.open(tmp_path / "before" / name)))
+    assert (found == 3)[SCENE.sem_seg == GIFT].mean() > 0.5, "the class without a word is found where it was shown"
+
+
+def test_an_index_is_asked_with_a_prepared_file(file, photo, labels, tmp_path, capsys):
+    """It has no image tower to look at examples with."""
+    index = str(tmp_path / "index")
+    cli.run(["index", str(photo), "--model", "miniature", "--output", index])
+    maft("words", file, "sand", "cloud")
+    maft("add", file, "drawn", "--no-words", "--image", photo, "--mask", labels, "--value", GIFT)
+    with pytest.raises(UserError, match="has not looked at the examples of 'drawn'.* maft vocabulary prepare"):
+        cli.run(["ask", index, "--vocabulary", str(file)])
+    maft("prepare", file, "--model", "miniature")
+    capsys.readouterr()
+    cli.run(["ask", index, "--vocabulary", str(file), "--areas"])
+    assert re.search(r"^drawn +\d+ pixels", capsys.readouterr().out, re.MULTILINE)
+
+
+def test_what_has_no_examples_needs_no_preparation(file):
+    maft("words", file, "sand")
+    with pytest.raises(UserError, match="has no examples to look at: add some with maft vocabulary add"):
+        maft("prepare", file, "--model", "miniature")
 
 
 @pytest.mark.parametrize(("words", "message"), [
