@@ -142,7 +142,7 @@ class Vocabulary:
             if any(example.look(fingerprint) is None for example in examples):
                 raise UserError(
                     f"This model has not looked at the examples of {name!r}, which takes its image tower: "
-                    "write what it sees into the file with maft vocabulary prepare, or save what Predictor.prepare returns."
+                    "write that into the file with maft vocabulary prepare, or save what Predictor.prepare returns."
                 )
         return replace(self, examples=tuple(tuple(one.seen_by(fingerprint) for one in of) for of in self.examples))
 
