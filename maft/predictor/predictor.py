@@ -99,8 +99,8 @@ class Predictor(ExampleSource, ExampleLooks, ModelResults):
             of_regions(words.in_words(), self.model.clip)
         return self.with_looks(words)
 
-    def _asked(self, class_names: ClassNames | None) -> Vocabulary:
-        """A vocabulary as the model takes it."""
+    def asked(self, class_names: ClassNames | None) -> Vocabulary:
+        """A vocabulary as the model takes it: with what the model, and no other one, sees of examples."""
         words = self.vocabulary(class_names)
         return self.with_looks(words).seen_by(self.fingerprint) if words.examples else words
 
@@ -178,7 +178,7 @@ class Predictor(ExampleSource, ExampleLooks, ModelResults):
                     "alpha bounds words that are looked for in a whole picture, and boxes and points show objects that "
                     "are there: leave one of them out."
                 )
-            words = self._asked(class_names)
+            words = self.asked(class_names)
             unknown = self.model.clip.unknown_words(words.in_words().names)
             rejection = rejection_of(self, words, none_below, alpha)
             return self._prediction(image, words, None, rejection, unknown, (boxes, points))
@@ -206,7 +206,7 @@ class Predictor(ExampleSource, ExampleLooks, ModelResults):
         Raises:
             UserError: at once for the words, and for an image when it is its turn.
         """
-        words = self._asked(class_names)
+        words = self.asked(class_names)
         rejection = rejection_of(self, words, none_below, alpha)
         flags = None if things is None else thing_flags(words, things)
         if flags is not None and isinstance(self._infer, AveragedInference):
