@@ -42,7 +42,7 @@ from maft.examples import ExampleEmbeddings
 from maft.structures import Classification, EmbeddedMasks, RowLogits, Vocabulary
 
 # In logits: e to this is how many times as probable as another one a class is at its examples.
-MARGIN = 4.0
+MARGIN = 2.0
 SHARPNESS = 8.0
 RIDGE = 0.3
 SLOPE, LEVEL = 1.25, 0.8
