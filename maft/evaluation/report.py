@@ -74,11 +74,15 @@ def expected_table(expected: Sequence[tuple[str, float]], results: Results) -> s
 
 def write_results(folder: Path, results: Results, facts: Mapping[str, Any]) -> None:
     """Writes ``results.json``: ``facts`` about the run and all numbers; what is undefined (NaN) becomes null."""
-    numbers = {
+    write_json_atomic(folder / "results.json", {**facts, "results": numbers(results)})
+
+
+def numbers(results: Results) -> dict[str, dict[str, float | None]]:
+    """Results as JSON has them: what is undefined (NaN) is null."""
+    return {
         task: {name: None if math.isnan(value) else value for name, value in values.items()}
         for task, values in results.items()
     }
-    write_json_atomic(folder / "results.json", {**facts, "results": numbers})
 
 
 def write_per_class(path: Path, results: Results, classes: Sequence[Mapping[str, Any]]) -> None:
@@ -101,8 +105,8 @@ def write_per_class(path: Path, results: Results, classes: Sequence[Mapping[str,
     times = Counter(metric for _, metric in metrics)
     writer.writerow([*classes[0], *(f"{task}/{one}" if times[one] > 1 else one for task, one in metrics)])
     for row in classes:
-        numbers = [results[task].get(f"{metric}-{row['name']}", math.nan) for task, metric in metrics]
-        writer.writerow([*row.values(), *("" if math.isnan(number) else number for number in numbers)])
+        values = [results[task].get(f"{metric}-{row['name']}", math.nan) for task, metric in metrics]
+        writer.writerow([*row.values(), *("" if math.isnan(value) else value for value in values)])
     write_text_atomic(path, text.getvalue())
 
 
