@@ -29,11 +29,14 @@ def shapley(values: Tensor) -> Tensor:
     Returns:
         (5, ...) float64.
     """
-    inside = members().double()
-    size, most = inside.sum(dim=1).long(), len(STAGES)
-    # Of all orders, the share in which exactly the others of a coalition come before a stage.
+    inside, most = members(), len(STAGES)
+    # Of all orders, the share in which exactly the members of a coalition come before a stage.
     shares = [factorial(before) * factorial(most - 1 - before) / factorial(most) for before in range(most)]
-    orders = torch.tensor(shares, dtype=torch.float64)
-    joined, left = orders[(size - 1).clamp(min=0)], orders[size.clamp(max=most - 1)]
-    weights = inside * joined[:, None] - (1 - inside) * left[:, None]
-    return torch.tensordot(weights.T.to(values.device), values.double(), dims=1)
+    coalitions, parts = torch.arange(COALITIONS), []
+    for stage in range(most):
+        without = coalitions[~inside[:, stage]]
+        weights = torch.tensor(shares, dtype=torch.float64)[inside[without].sum(dim=1)].to(values.device)
+        # Where a stage changes nothing, its part is zero to the last bit.
+        gains = values[without + 2**stage].double() - values[without].double()
+        parts.append(torch.tensordot(weights, gains, dims=1))
+    return torch.stack(parts)
