@@ -136,7 +136,7 @@ def _similarity(explanation: Explanation) -> Markup:
         for one in bins
     ]
     low, high = bins[0].low, bins[-1].high
-    ticks = [round(low + (high - low) * place / 4, 3) for place in range(5)]
+    ticks = [round(low + (high - low) * place / 4, 2) for place in range(5)]
     return figure(
         title,
         bar_plot(title, bars, "cosine of the texts of two classes", "% of pixels so confused", ticks),

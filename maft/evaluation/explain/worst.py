@@ -40,6 +40,8 @@ class WorstMasks:
 
     def add(self, evidence: Evidence, cover: Cover, coalitions: Coalitions) -> None:
         """Looks at one image."""
+        if not self.most:
+            return
         scores = evidence.scores(self.rule)
         reached = self._reached(cover, own_logits(self.rule, scores), coalitions.final)
         regions = self._regions(evidence, cover, coalitions, reached)

@@ -1,11 +1,18 @@
-"""The page of an explanation in a real browser, opened from the disk."""
+"""The page of an explanation in a real browser, opened from the disk.
 
+``MAFT_SCREENSHOTS=docs/images python -m pytest tests/evaluation/explain/test_page_browser.py`` writes the pictures of
+the documentation, of all 200 scenes.
+"""
+
+import os
 import shutil
+from pathlib import Path
 
 import pytest
 
 from maft.evaluation.explain.page import write_page
 
+from .explained import explained
 from .hand_made import explanation
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
@@ -87,3 +94,19 @@ def test_a_script_in_a_name_would_not_run_even_unescaped(browser, file, tmp_path
     page.goto((tmp_path / "bad.html").as_uri())
     assert page.title() != "run"
     page.close()
+
+
+def test_a_real_explanation_is_shown_and_photographed_for_the_documentation(browser, tmp_path):
+    folder = os.environ.get("MAFT_SCREENSHOTS")
+    file = explained(tmp_path, 200 if folder else 4) / "explanation.html"
+    for name, width, size in (("desktop", 1100, 2), ("phone", 375, 2)):
+        page = browser.new_page(viewport={"width": width, "height": 760}, device_scale_factor=size)
+        page.goto(file.as_uri())
+        scrolled, there = page.evaluate(WIDTHS)
+        assert scrolled <= there
+        if folder:
+            page.screenshot(path=Path(folder) / f"explain_{name}.png")
+        if folder and name == "desktop":
+            page.locator("section", has=page.locator("#masks")).screenshot(path=Path(folder) / "explain_masks.png")
+            page.locator("section", has=page.locator("#worst")).screenshot(path=Path(folder) / "explain_worst.png")
+        page.close()
