@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
@@ -20,6 +21,7 @@ from maft.config import load_config
 from maft.data.label_sets import overlap
 from maft.errors import UserError, shown
 from maft.exports.coco import encoded_masks
+from maft.index.format import ImageEntry
 from maft.index.questions import Question
 from maft.index.ranking import FoundMask, best_first, candidates, check_asked, different_objects
 from maft.index.reading import StoredIndex
@@ -82,12 +84,17 @@ class Index:
         """Path of each image, as it was indexed."""
         return tuple(entry.file for shard in self.stored.shards() for entry in shard.header.images)
 
+    def entry(self, image: int) -> ImageEntry:
+        """What the index says of an image besides its masks."""
+        number, place = self.stored.place(image)
+        return self.stored.shard(number).header.images[place]
+
     def vocabulary(self, words: Words) -> Vocabulary:
         """Words as a vocabulary, each seen or unseen in training.
 
         Raises:
-            UserError: there are none, they are no texts, two of them are alike for CLIP, or the masks of the index
-                depend on other words.
+            UserError: there are none, they are no texts, two of them are alike for CLIP, the masks of the index
+                depend on other words, or its model has not looked at their examples.
         """
         vocabulary, bound = self._named(words), self.stored.settings.words
         if self.stored.contents.bound and vocabulary.names != bound:
@@ -100,12 +107,13 @@ class Index:
         return vocabulary
 
     def _named(self, words: Words) -> Vocabulary:
-        if isinstance(words, Vocabulary):
-            return words
         if isinstance(words, str):
             raise UserError(f"Words are a list of texts, not {shown(words)}: write [{shown(words)}].")
-        names = Vocabulary(tuple(words)).names
-        return Vocabulary(names, overlap(names, self.training.names if self.training else ()))
+        vocabulary = words if isinstance(words, Vocabulary) else Vocabulary(tuple(words))
+        if vocabulary.seen is None:
+            seen = overlap(vocabulary.names, self.training.names if self.training else ())
+            vocabulary = replace(vocabulary, seen=seen)
+        return vocabulary.seen_by(self.stored.settings.model)
 
     def _tell_of_other_words(self, words: Vocabulary) -> None:
         found_with = self.stored.settings.words
@@ -187,8 +195,8 @@ class Index:
         The words compete with each other, with those of ``not_words`` and with those ``beside`` them: the joint
         probabilities p of all of them are those that labels are made of, the ensemble and what the proposer leaves to
         "no object" included. The score of a mask is the sum of p over ``words``. A mask of which one of ``not_words``
-        is likelier than each of ``words`` is left out, and so is one that overlaps a better one of its image with an
-        intersection over union above one half, which shows the same object.
+        is likelier than each of ``words`` is left out, and so is one that shows the object of a better one of its
+        image (`maft.index.ranking.different_objects`).
 
         Args:
             words: what is asked for.
@@ -204,12 +212,12 @@ class Index:
                 and `maft.index.search.nearest`.
         """
         check_asked(top, engine)
-        question = self._question(words, not_words, beside)
+        question = self.question(words, not_words, beside)
         rows = None
         if engine == "faiss":
             rows = nearest(self.stored, self._text_rows(question), candidates(top))
         scores, best = question_scores(self.model, self.rows, question, rows)
-        ranked = self._different(scores, top)
+        ranked = self._different(scores, best, top)
         names = [question.vocabulary.names[column] for column in question.asked]
         return self._found([(row, names[int(best[row])], float(scores[row])) for row in ranked])
 
@@ -232,10 +240,12 @@ class Index:
         if given is not None:
             # Before all others, it keeps them from showing its object again.
             scores[given] = torch.inf
-        ranked = self._different(scores, top + (given is not None))
+        no_words = torch.zeros_like(scores, dtype=torch.int64)
+        ranked = self._different(scores, no_words, top + (given is not None))
         return self._found([(row, "", float(scores[row])) for row in ranked if row != given])
 
-    def _question(self, words: Words, not_words: Words, beside: Words | None) -> Question:
+    def question(self, words: Words, not_words: Words = (), beside: Words | None = None) -> Question:
+        """Words and what they compete with, see `ask`."""
         asked = self._named(words)
         against = self._named(not_words) if len(not_words) else None
         if self.stored.contents.bound:
@@ -245,14 +255,28 @@ class Index:
         return Question.of(asked, against, others)
 
     @torch.no_grad()
+    def prepare(self, words: Words) -> Vocabulary:
+        """Encodes words, which questions with the same words then find ready.
+
+        Raises:
+            UserError: a word is too long for the text tower, or see `vocabulary`.
+        """
+        vocabulary = self._named(words)
+        self.model.vocabulary_encoder(vocabulary.in_words(), self.model.clip)
+        self.model.classifier_text(vocabulary)
+        return vocabulary
+
+    @torch.no_grad()
     def _text_rows(self, question: Question) -> Tensor:
         """(n, D) what the words that are asked for are compared with."""
         text = self.model.classifier_text(question.vocabulary)
         return text.embeddings[torch.isin(text.row_class, torch.tensor(question.asked).to(text.row_class))].cpu()
 
-    def _different(self, scores: Tensor, top: int) -> list[int]:
-        shown = different_objects(best_first(scores), lambda row: self.rows.image(row)[0], self.rows.runs)
-        return list(islice(shown, top))
+    def _different(self, scores: Tensor, words: Tensor, top: int) -> list[int]:
+        def of(row: int) -> tuple[int, int]:
+            return self.rows.image(row)[0], int(words[row])
+
+        return list(islice(different_objects(best_first(scores), of, self.rows.runs), top))
 
     def _found(self, ranked: Sequence[tuple[int, str, float]]) -> list[FoundMask]:
         """Masks as they are shown, given rows, words and scores; the masks of each image are decoded once."""

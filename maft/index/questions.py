@@ -2,13 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import chain
-from typing import Any
+from typing import NamedTuple
 
 from maft.errors import UserError, closest, shown
+from maft.examples import Example
 from maft.structures import Vocabulary, as_clip_reads
+
+
+class _Class(NamedTuple):
+    """One class of a vocabulary."""
+
+    name: str
+    seen: bool
+    examples: tuple[Example, ...]
+    has_words: bool
+
+    @property
+    def reads(self) -> set[str]:
+        """Its synonyms, as CLIP reads them."""
+        return {as_clip_reads(part) for part in self.name.split(",") if part.strip()}
 
 
 @dataclass(frozen=True)
@@ -26,81 +40,74 @@ class Question:
     against: tuple[int, ...]
 
     @classmethod
-    def among(cls, words: Vocabulary, not_words: Vocabulary | None, bound: Vocabulary) -> Question:
-        """Words of an index that knows no others.
-
-        Raises:
-            UserError: one is none of them.
-        """
-        places = {as_clip_reads(name): place for place, name in enumerate(bound.names)}
-
-        def found(names: Sequence[str]) -> tuple[int, ...]:
-            for name in names:
-                if as_clip_reads(name) not in places:
-                    raise UserError(
-                        f"The masks of the index depend on the words that it was made with, and {shown(name)} is none "
-                        f"of them.{closest(name, bound.names)} Index the images again with yours."
-                    )
-            return tuple(places[as_clip_reads(name)] for name in names)
-
-        question = cls(bound, found(words.names), found(not_words.names if not_words else ()))
-        question._check()
-        return question
-
-    @classmethod
     def of(cls, words: Vocabulary, not_words: Vocabulary | None, beside: Vocabulary | None) -> Question:
         """Words of any kind.
+
+        Args:
+            beside: without the classes that share a synonym with a word. Those that have examples are what the word
+                means.
 
         Raises:
             UserError: a word is on both sides, or a single one has nothing to compete with.
         """
-        parts = [words, *([not_words] if not_words else [])]
-        asked, against = range(len(words)), range(len(words), sum(map(len, parts)))
-        # Before the vocabulary says that a name occurs twice, which would not say why.
-        if not_words and (both := [name for name in not_words.names if _reads(name) & _all_reads(words)]):
-            raise UserError(f"{shown(both[0])} is asked for and ruled out at once: name it on one side.")
-        if beside:
-            named = _all_reads(*parts)
-            others = [place for place, name in enumerate(beside.names) if not _reads(name) & named]
-            parts += [_chosen(beside, others)] if others else []
-        vocabulary = parts[0] if len(parts) == 1 else _joined(parts)
-        if len(vocabulary) == 1:
+        others = _classes(beside) if beside else []
+        by_examples = {read: one for one in others if one.examples for read in one.reads}
+        asked, against = (
+            [one if one.examples else by_examples.get(as_clip_reads(one.name), one) for one in _classes(given)]
+            for given in (words, not_words)
+        )
+        _check_sides(asked, against)
+        named = set().union(*(one.reads for one in (*asked, *against)))
+        classes = [*asked, *against, *(one for one in others if not one.reads & named)]
+        if len(classes) == 1:
             raise UserError(
-                f"{shown(vocabulary.names[0])} alone has nothing to compete with, and every mask would show it: add "
-                "words that it is taken for with --not, or ask for several."
+                f"{shown(classes[0].name)} alone has nothing to compete with, and every mask would show it: add words "
+                "that it is taken for with --not, or ask for several."
             )
-        return cls(vocabulary, tuple(asked), tuple(against))
+        end = len(asked) + len(against)
+        return cls(_vocabulary(classes), tuple(range(len(asked))), tuple(range(len(asked), end)))
 
-    def _check(self) -> None:
-        if both := set(self.asked) & set(self.against):
-            name = self.vocabulary.names[min(both)]
-            raise UserError(f"{shown(name)} is asked for and ruled out at once: name it on one side.")
+    @classmethod
+    def among(cls, words: Vocabulary, not_words: Vocabulary | None, bound: Vocabulary) -> Question:
+        """Words of an index that knows no others.
 
+        Raises:
+            UserError: one is none of them, or on both sides.
+        """
+        places = {as_clip_reads(name): place for place, name in enumerate(bound.names)}
+        _check_sides(_classes(words), _classes(not_words))
+        for name in (*words.names, *(not_words.names if not_words else ())):
+            if as_clip_reads(name) not in places:
+                raise UserError(
+                    f"The masks of the index depend on the words that it was made with, and {shown(name)} is none of "
+                    f"them.{closest(name, bound.names)} Index the images again with yours."
+                )
+        asked, against = (
+            tuple(places[as_clip_reads(one.name)] for one in _classes(given)) for given in (words, not_words)
+        )
+        return cls(bound, asked, against)
 
-def _reads(name: str) -> set[str]:
-    return {as_clip_reads(part) for part in name.split(",") if part.strip()}
-
-
-def _all_reads(*vocabularies: Vocabulary) -> set[str]:
-    return set().union(*(_reads(name) for vocabulary in vocabularies for name in vocabulary.names))
-
-
-def _columns(vocabulary: Vocabulary) -> dict[str, tuple[Any, ...]]:
-    """What a vocabulary holds of each class, by attribute."""
-    count = len(vocabulary)
-    return {
-        "names": vocabulary.names,
-        "seen": vocabulary.seen or (False,) * count,
-        "examples": vocabulary.examples or ((),) * count,
-        "words": vocabulary.words or (True,) * count,
-    }
-
-
-def _joined(vocabularies: Sequence[Vocabulary]) -> Vocabulary:
-    parts = [_columns(vocabulary) for vocabulary in vocabularies]
-    return Vocabulary(**{key: tuple(chain.from_iterable(part[key] for part in parts)) for key in parts[0]})
+    def named(self, *, beside: bool) -> Vocabulary:
+        """The words that were named, with those beside them or without."""
+        classes = _classes(self.vocabulary)
+        return self.vocabulary if beside else _vocabulary([classes[place] for place in (*self.asked, *self.against)])
 
 
-def _chosen(vocabulary: Vocabulary, places: Sequence[int]) -> Vocabulary:
-    columns = _columns(vocabulary).items()
-    return Vocabulary(**{key: tuple(values[place] for place in places) for key, values in columns})
+def _classes(vocabulary: Vocabulary | None) -> list[_Class]:
+    if vocabulary is None:
+        return []
+    seen = vocabulary.seen or (False,) * len(vocabulary)
+    return [
+        _Class(name, seen[place], vocabulary.of(place), vocabulary.has_words(place))
+        for place, name in enumerate(vocabulary.names)
+    ]
+
+
+def _vocabulary(classes: Iterable[_Class]) -> Vocabulary:
+    return Vocabulary(*zip(*classes))
+
+
+def _check_sides(asked: Sequence[_Class], against: Sequence[_Class]) -> None:
+    wanted = set().union(*(one.reads for one in asked))
+    if both := [one.name for one in against if one.reads & wanted]:
+        raise UserError(f"{shown(both[0])} is asked for and ruled out at once: name it on one side.")

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from pycocotools import mask as coco_mask
 from torch import Tensor
@@ -16,8 +17,9 @@ from torch import Tensor
 from maft.errors import UserError, shown
 from maft.index.search import ENGINES
 
-# Masks of one image that overlap more, intersection over union, show the same object.
-SAME_OBJECT = 0.5
+# Intersection over union from which on two masks of one image show the same object, and the share of a mask within
+# another one of the same word.
+SAME_OBJECT, WITHIN = 0.5, 0.8
 # So many masks of a ranking become Python numbers at a time.
 _BLOCK = 4096
 # A vector index is asked for so many times the masks that are wanted, as its order is not that of the model.
@@ -70,21 +72,31 @@ def any_of(probabilities: Tensor, asked: Tensor, against: Tensor) -> tuple[Tenso
 
 
 def different_objects(
-    ranked: Iterable[int], image_of: Callable[[int], int], runs_of: Callable[[int], dict[str, Any]]
+    ranked: Iterable[int], of: Callable[[int], tuple[int, int]], runs_of: Callable[[int], dict[str, Any]]
 ) -> Iterator[int]:
-    """The masks of a ranking without those that show the object of a better one.
+    """The masks of a ranking without those that show the object of a better one of their image.
+
+    That is so where they overlap with an intersection over union above one half, or where four fifths of one lie within
+    a better one of the same word, as a part of it or what is left of it.
 
     Args:
         ranked: masks, best first.
-        image_of: the image of a mask.
-        runs_of: its run lengths; of masks of one image at one size.
+        of: the image of a mask, and its word.
+        runs_of: run lengths of a mask; those of one image are of one size.
     """
-    shown: dict[int, list[dict[str, Any]]] = {}
+    shown: dict[int, list[tuple[int, dict[str, Any]]]] = {}
     for mask in ranked:
-        code, before = runs_of(mask), shown.setdefault(image_of(mask), [])
-        if before and coco_mask.iou([code], before, [0] * len(before)).max() > SAME_OBJECT:
-            continue
-        before.append(code)
+        image, word = of(mask)
+        code, before = runs_of(mask), shown.setdefault(image, [])
+        if before:
+            codes = [other for _, other in before]
+            # Against a "crowd" the intersection is divided by the area of the mask alone.
+            overlap = coco_mask.iou([code], codes, [0] * len(codes))[0]
+            within = coco_mask.iou([code], codes, [1] * len(codes))[0]
+            same_word = np.array([other == word for other, _ in before])
+            if ((overlap > SAME_OBJECT) | ((within >= WITHIN) & same_word)).any():
+                continue
+        before.append((word, code))
         yield mask
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -56,3 +58,16 @@ def merged(proposals: Proposals, probabilities: Tensor, things: Tensor) -> tuple
         valid &= proposals.valid[0]
     segments = replace(proposals, masks=shown[None], are_logits=False, valid=valid[None])
     return segments, replace(segments, valid=(valid & countable)[None])
+
+
+def merged_results(
+    combined: Callable[..., dict[str, Any]], proposals: Proposals, probabilities: Tensor, things: Tensor
+) -> dict[str, Any]:
+    """Panoptic and instance results of `merged` proposals.
+
+    Args:
+        combined: results of proposals under changed options of ``MODEL.INFERENCE``.
+        proposals, probabilities, things: see `merged`.
+    """
+    segments, objects = merged(proposals, probabilities, things)
+    return combined(segments, semantic=False, panoptic=True) | combined(objects, semantic=False, instance=True)

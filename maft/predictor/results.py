@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from maft.data.pixels import ImageLike
 from maft.errors import UserError, first_line
 from maft.predictor.loaded import LoadedModel
-from maft.predictor.merging import merged
+from maft.predictor.merging import merged_results
 from maft.predictor.objects import shown_objects
 from maft.structures import Prompts, Proposals, Vocabulary
 from maft.test_time import AveragedInference
@@ -96,6 +96,4 @@ class ModelResults(LoadedModel):
         if self._of_objects:
             return result | combined(proposals, semantic=False, panoptic=True, instance=True)
         probabilities = model.class_probabilities(proposals, classification, words)[0]
-        segments, objects = merged(proposals, probabilities, torch.tensor(things, device=model.device))
-        result |= combined(segments, semantic=False, panoptic=True)
-        return result | combined(objects, semantic=False, instance=True)
+        return result | merged_results(combined, proposals, probabilities, torch.tensor(things, device=model.device))
