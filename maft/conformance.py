@@ -15,14 +15,17 @@ from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from maft.backbones import backbone_from_config
 from maft.clip import CLIPEncoder, VocabularyEncoder, load_clip
 from maft.config_keys import default_config
+from maft.examples import Example, ExampleEmbeddings
 from maft.interfaces import BuildContext, ClassScores, MaskClassifier, Proposer, TrainingStep
 from maft.registry import CLASSIFIERS, ENSEMBLES, LOSSES, PROPOSERS, Registry
+from maft.sharpening import sharpened
 from maft.structures import Images, Proposals, Targets, TextClassifier, Vocabulary
 
 SIZES = [(64, 96), (96, 64)]
@@ -237,6 +240,34 @@ class ClassifierConformance(_ModuleConformance):
         for names in (NAMES, ("brick",)):
             found = classifier.compare(embedded, texts(clip, names), clip).logits
             torch.testing.assert_close(found, self.logits(classifier, images, predictions(images), names=names))
+
+    @torch.no_grad()
+    def test_examples_raise_their_class_where_they_are_and_change_no_other(self, tmp_path: Path) -> None:
+        classifier, images, clip = self.build(tmp_path), batch(SIZES[0]), tiny_clip(self.clip)
+        seen = classifier.embed(images, predictions(images), clip)
+        look = ExampleEmbeddings(
+            seen.embeddings[0], torch.arange(5) == 0, {name: values[0] for name, values in seen.context.items()}
+        )
+        pixels = np.zeros((4, 4, 3), np.uint8)
+        example = Example(pixels, np.eye(4, dtype=bool)).with_look(self.name, look)
+        for vocabulary in (
+            Vocabulary(NAMES).add(NAMES[1], [example]),
+            Vocabulary(NAMES).add("mug", [example], words=False),
+        ):
+            for void in (True, False):
+                text = texts(clip, vocabulary.in_words().names, void=void)
+                words = classifier.compare(seen, text, clip)
+                found = sharpened(words, seen, vocabulary, lambda one: classifier.compare(one, text, clip))  # noqa: B023
+                assert found.logits.isfinite().all() and found.has_void == words.has_void
+                assert found.logits.shape[-1] == len(vocabulary) + found.has_void
+                torch.testing.assert_close(found.logits[..., [0, 2]], words.logits[..., [0, 2]], rtol=0, atol=0)
+                if seen.valid is not None and not seen.valid.all():
+                    continue
+                if vocabulary.words:
+                    assert found.logits[0, :, len(NAMES)].argmax() == 0
+                else:
+                    change = (found.logits - words.logits)[0, :, 1]
+                    assert change[0] >= change[1:].mean() - 1e-4
 
     @torch.no_grad()
     def test_no_mask_an_empty_mask_and_one_class_are_enough(self, tmp_path: Path) -> None:
