@@ -150,23 +150,30 @@ class Vocabulary:
         """Whether the name of one class takes part."""
         return not self.words or self.words[index]
 
+    def find(self, name: str) -> int | None:
+        """Position of a class, given its name as CLIP reads it, in full or up to its first comma; None if none is."""
+        asked = as_clip_reads(name)
+        for known in (self.names, [one.partition(",")[0] for one in self.names]):
+            if asked in (reads := [as_clip_reads(one) for one in known]):
+                return reads.index(asked)
+        return None
+
     def index(self, name: str) -> int:
-        """Position of a class, given its name as CLIP reads it, in full or up to the first comma.
+        """The same.
 
         Raises:
             UserError: there is none.
         """
-        asked = as_clip_reads(name)
-        for position, known in enumerate(self.names):
-            if asked in (as_clip_reads(known), as_clip_reads(known.partition(",")[0])):
-                return position
-        raise UserError(f"The vocabulary has no class {name!r}.{closest(name, self.names)}")
+        if (found := self.find(name)) is None:
+            raise UserError(f"The vocabulary has no class {name!r}.{closest(name, self.names)}")
+        return found
 
     def add(self, name: str, masks: Sequence[Example], *, words: bool = True, seen: bool | None = None) -> Vocabulary:
         """A vocabulary in which examples show a class.
 
         Args:
-            name: of a class that is there, which they sharpen beside its words; or of a new one, which comes last.
+            name: of a class that is there (see `find`), which they sharpen beside its words; or of a new one, which
+                comes last.
             masks: 1 to 5 examples.
             words: False for a new class whose name takes no part: nothing but the examples defines it.
             seen: whether a new class counts as seen in training, by default not; that of one that is there stays.
@@ -179,8 +186,8 @@ class Vocabulary:
         if not listed or not all(isinstance(one, Example) for one in listed):
             raise UserError(f"Examples of {name!r} are a list of 1 to {MOST_EXAMPLES} maft.examples.Example.")
         _check_number(name, listed)
-        if as_clip_reads(name) in map(as_clip_reads, self.names):
-            return self._sharpened(self.index(name), listed, words)
+        if (at := self.find(name)) is not None:
+            return self._sharpened(at, listed, words)
         return Vocabulary(
             (*self.names, name),
             None if self.seen is None else (*self.seen, bool(seen)),
