@@ -215,7 +215,7 @@ class Index:
         question = self.question(words, not_words, beside)
         rows = None
         if engine == "faiss":
-            rows = nearest(self.stored, self._text_rows(question), candidates(top))
+            rows = nearest(self.stored, self._looked_for(question), candidates(top))
         scores, best = question_scores(self.model, self.rows, question, rows)
         ranked = self._different(scores, best, top)
         names = [question.vocabulary.names[column] for column in question.asked]
@@ -267,10 +267,14 @@ class Index:
         return vocabulary
 
     @torch.no_grad()
-    def _text_rows(self, question: Question) -> Tensor:
-        """(n, D) what the words that are asked for are compared with."""
-        text = self.model.classifier_text(question.vocabulary)
-        return text.embeddings[torch.isin(text.row_class, torch.tensor(question.asked).to(text.row_class))].cpu()
+    def _looked_for(self, question: Question) -> Tensor:
+        """(n, D) embeddings of the texts and of the examples of the words that are asked for."""
+        vocabulary = question.vocabulary
+        text = self.model.classifier_text(vocabulary)
+        in_words = torch.tensor([place for place in range(len(vocabulary)) if vocabulary.has_words(place)])
+        asked = torch.isin(in_words[text.row_class.cpu()], torch.tensor(question.asked))
+        shown = [look.embeddings[:1] for place in question.asked for look in vocabulary.looks(place)]
+        return torch.cat([text.embeddings.cpu()[asked], *shown])
 
     def _different(self, scores: Tensor, words: Tensor, top: int) -> list[int]:
         def of(row: int) -> tuple[int, int]:
