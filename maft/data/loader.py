@@ -237,10 +237,13 @@ def build_train_loader(
     return TrainingLoader(samples, sampler, cfg.DATALOADER.NUM_WORKERS, names)
 
 
-def build_test_loader(records: list[Record], mapper: Mapper, *, workers: int = 0, skip: int = 0) -> Batches:
+def build_test_loader(
+    records: list[Record], mapper: Mapper, *, workers: int = 0, skip: int = 0, order: Sequence[int] | None = None
+) -> Batches:
     """Batches of one record each over the records of one dataset, each image in exactly one process.
 
     Args:
+        order: places of this process' records; None: the processes share them evenly.
         skip: leave out so many of this process' first images (an evaluation that is resumed).
 
     Raises:
@@ -251,7 +254,7 @@ def build_test_loader(records: list[Record], mapper: Mapper, *, workers: int = 0
         DataLoader(
             MappedRecords(DatasetFromList(records, copy=False), mapper),
             batch_size=1,
-            sampler=list(InferenceSampler(len(records)))[skip:],
+            sampler=list(InferenceSampler(len(records)) if order is None else order)[skip:],
             num_workers=workers,
             collate_fn=list,
             worker_init_fn=start_worker,

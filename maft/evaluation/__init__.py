@@ -5,7 +5,7 @@ from maft.evaluation.instance import InstanceEvaluator
 from maft.evaluation.mask_accuracy import MaskAccuracyEvaluator
 from maft.evaluation.panoptic import PanopticEvaluator
 from maft.evaluation.pictures import draw_predictions
-from maft.evaluation.runner import check_evaluation, evaluate, evaluate_dataset
+from maft.evaluation.runner import check_evaluation, evaluate, evaluate_dataset, evaluate_index, index_config
 from maft.evaluation.semantic import SemanticEvaluator
 
 __all__ = [
@@ -18,4 +18,6 @@ __all__ = [
     "draw_predictions",
     "evaluate",
     "evaluate_dataset",
+    "evaluate_index",
+    "index_config",
 ]

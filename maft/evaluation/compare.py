@@ -92,7 +92,7 @@ def compare_runs(first: Path, second: Path) -> Comparison:
         counts[0].of.protocol,
         {one.task: differences(one, two) for one, two in pairs},
         {one.task: ImageScores(counts[0].of.names, _of_each(one), _of_each(two)) for one, two in pairs},
-        {part: said[0][part] == said[1][part] for part in _PROVENANCE if part in said[0] and part in said[1]},
+        {part: said[0][part] == said[1][part] for part in _PROVENANCE if said[0].get(part) and said[1].get(part)},
     )
 
 

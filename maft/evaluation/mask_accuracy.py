@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -15,12 +15,15 @@ from maft.data.reading import Record, read_panoptic_ids
 from maft.errors import UserError
 from maft.evaluation.confusion import SemanticScores, sum_over_processes
 from maft.evaluation.semantic import SemanticEvaluator
+from maft.index.stored import StoredImage
 from maft.segmentor import OpenVocabSegmentor
-from maft.structures import Classification, proposals_of_masks
+from maft.structures import Classification, Vocabulary, proposals_of_masks
 from maft.test_time import averaging
 
 # Elements of the full-size masks that are resized together.
 _MOST_ELEMENTS = 32 * 1024 * 1024
+# What an output may hold of the annotated masks of its image that an index keeps: (n,) names and (n,) classes.
+TRUE_MASKS = "true_masks"
 
 
 def true_masks(labels: Tensor, values: Tensor, size: tuple[int, int]) -> Tensor:
@@ -42,8 +45,16 @@ def true_masks(labels: Tensor, values: Tensor, size: tuple[int, int]) -> Tensor:
     return torch.cat(resized)
 
 
+def named_truth(model: OpenVocabSegmentor, seen: StoredImage, words: Vocabulary) -> Mapping[str, tuple[Tensor, Tensor]]:
+    """`TRUE_MASKS` of an image: (n,) name of each, -1 for none, and (n,) its class; nothing where there are none."""
+    if seen.true_masks is None:
+        return {}
+    names = _names(model.named(seen.true_masks, words))
+    return {TRUE_MASKS: (names, torch.tensor(seen.true_classes, device=names.device))}
+
+
 def mask_accuracy_evaluators(
-    cfg: CfgNode, row: DatasetRow, model: OpenVocabSegmentor, records: Sequence[Record], chosen: Sequence[str]
+    cfg: CfgNode, row: DatasetRow, model: OpenVocabSegmentor | None, records: Sequence[Record], chosen: Sequence[str]
 ) -> dict[str, MaskAccuracyEvaluator]:
     """One for each kind of masks that a dataset has, among the results that are measured on it (``chosen``)."""
     images = [record["file_name"] for record in records]
@@ -90,7 +101,8 @@ class MaskAccuracyEvaluator(SemanticEvaluator):
     and no void takes part. A mask that the classifier says it cannot see counts as wrong.
 
     Args:
-        model: the model, with the names of the offered classes as its vocabulary; None: counts are loaded, not made.
+        model: the model, with the names of the offered classes as its vocabulary; None: only `TRUE_MASKS` of outputs
+            are counted, which an index has.
         panoptic: whether masks are those of panoptic maps.
         arguments, options: of `SemanticEvaluator`.
     """
@@ -109,30 +121,23 @@ class MaskAccuracyEvaluator(SemanticEvaluator):
         Args:
             records: mapped, with ``"image"`` and ``"sem_seg_file_name"``, or ``"pan_seg_file_name"`` and
                 ``"segments_info"``.
-            outputs: not used.
+            outputs: dicts that may hold `TRUE_MASKS`, of the masks of label maps; other entries are not used.
         """
-        assert self.model is not None, "only a model names masks"
-        for record in records:
-            labels, values, classes = self._truth(record)
-            if len(values):
-                images = self.model.padded([record])
-                masks = true_masks(labels.to(self.model.device), values.to(self.model.device), images.sizes[0])
-                classification = self.model.classify(images, proposals_of_masks([masks], images))
-                assert classification is not None
-                self.count(classification, classes, record["file_name"])
+        for record, output in zip(records, outputs, strict=True):
+            if TRUE_MASKS in output and not self.panoptic:
+                names, classes = output[TRUE_MASKS]
+                self.add(names, classes, record["file_name"], record["file_name"])
+            elif self.model is not None:
+                self._name(record, self.model)
 
-    def count(self, classification: Classification, classes: Tensor, image: str) -> None:
-        """Counts the true masks of one image, a batch of one.
-
-        Args:
-            classification: of these masks.
-            classes: (n,) of the dataset.
-            image: file name.
-        """
-        names = classification.class_logits[0].argmax(-1)
-        if classification.valid is not None:
-            names = names.masked_fill(~classification.valid[0], -1)
-        self.add(names, classes, image, image)
+    def _name(self, record: Record, model: OpenVocabSegmentor) -> None:
+        labels, values, classes = self._truth(record)
+        if len(values):
+            images = model.padded([record])
+            masks = true_masks(labels.to(model.device), values.to(model.device), images.sizes[0])
+            classification = model.classify(images, proposals_of_masks([masks], images))
+            assert classification is not None
+            self.add(_names(classification), classes, record["file_name"], record["file_name"])
 
     def _truth(self, record: Record) -> tuple[Tensor, Tensor, Tensor]:
         """(H, W) map, (n,) its values that are masks, and (n,) their classes."""
@@ -165,3 +170,9 @@ class MaskAccuracyEvaluator(SemanticEvaluator):
 def _means(scores: SemanticScores) -> dict[str, float]:
     means = scores.means()
     return {"mMaskAcc": means["mACC"], "MaskAcc": means["pACC"]}
+
+
+def _names(classification: Classification) -> Tensor:
+    """(n,) best class of each mask of one image, -1 for one that was not seen."""
+    names = classification.class_logits[0].argmax(-1)
+    return names if classification.valid is None else names.masked_fill(~classification.valid[0], -1)

@@ -88,14 +88,14 @@ def _bytes(digest: str) -> Tensor:
 
 
 def provenance(
-    cfg: CfgNode, weights: str, names: Sequence[str], pictures: Tensor, annotations: Tensor
+    cfg: CfgNode, weights: str | None, names: Sequence[str], pictures: Tensor, annotations: Tensor
 ) -> dict[str, Any]:
     """What ``results.json`` says of where its numbers come from: SHA-256 in hexadecimal.
 
     - ``config``: every key that says what is computed, see `config_digest`.
     - ``data``: names and files of the images and their annotations, see `data_digest`.
     - ``code``: of this package, see `code`.
-    - ``weights``: of the model as it was evaluated, see `maft.checkpoint.fingerprint.fingerprint`.
+    - ``weights``: of the model as it was evaluated, see `maft.checkpoint.fingerprint.fingerprint`; null of an index.
 
     Args:
         weights: their hash.
@@ -106,9 +106,11 @@ def provenance(
 
 
 def config_digest(cfg: CfgNode) -> str:
-    """SHA-256 of a config as YAML, without where it runs and writes, and where its weights come from."""
+    """SHA-256 of a config as YAML, without where it runs, what it writes beside numbers, and where weights come from."""
     own = self_contained(cfg)
-    own.OUTPUT_DIR, own.MODEL.DEVICE, own.DATALOADER.NUM_WORKERS, own.TEST.RESUME = "", "", 0, False
+    own.OUTPUT_DIR, own.MODEL.DEVICE, own.DATALOADER.NUM_WORKERS, own.DATASETS.TEST = "", "", 0, []
+    own.TEST.RESUME = own.TEST.SAVE_INDEX = own.TEST.SAVE_PREDICTIONS = False
+    own.TEST.VISUALIZE = 0
     return hashlib.sha256(own.dump().encode()).hexdigest()
 
 

@@ -1,48 +1,30 @@
-"""Evaluates a model on a dataset: vocabulary, loader, evaluators, progress, pictures and reports."""
+"""Evaluates a model on datasets, or what an index keeps of it."""
 
 from __future__ import annotations
 
-import functools
-import logging
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any
+from collections.abc import Sequence
 
-import torch
 from detectron2.config import CfgNode
-from detectron2.evaluation import inference_context
-from detectron2.utils import comm
 
-from maft.checkpoint.fingerprint import fingerprint
-from maft.data.catalog import DatasetRow, class_names, dataset
-from maft.data.loader import build_test_loader
-from maft.data.mappers import SegmentationMapper
-from maft.data.reading import Record
+from maft.config import load_config
+from maft.data.catalog import dataset
 from maft.data.records import load_records
 from maft.errors import UserError
 from maft.evaluation.cityscapes import CityscapesInstanceEvaluator
-from maft.evaluation.counts import Counts, Evaluated, gathered_tables, image_names, write_counts
-from maft.evaluation.evaluators import asked_kinds, build_evaluators, chosen_evaluators
-from maft.evaluation.mask_accuracy import check_mask_accuracy, mask_accuracy_evaluators
-from maft.evaluation.pictures import picture, write_picture
-from maft.evaluation.predictions import PredictionWriter
-from maft.evaluation.progress import Clock, EvaluationState
-from maft.evaluation.provenance import DataDigests, json_digest, provenance
-from maft.evaluation.report import (
-    Results,
-    definition,
-    expected_table,
-    metrics,
-    results_table,
-    write_per_class,
-    write_results,
-)
-from maft.evaluation.runs import results_folder
-from maft.evaluation.semantic import SemanticEvaluator, seen_classes, test_vocabulary
+from maft.evaluation.evaluators import chosen_evaluators
+from maft.evaluation.mask_accuracy import check_mask_accuracy
+from maft.evaluation.measuring import measure
+from maft.evaluation.report import Results, definition, metrics
+from maft.evaluation.runs import INDEX, results_folder
+from maft.evaluation.semantic import SemanticEvaluator
+from maft.evaluation.sources import IndexSource, ModelSource
+from maft.index.index import Index
+from maft.index.looking import check_look
 from maft.segmentor import OpenVocabSegmentor
-from maft.test_time import averaging, check_test_time, inference_of
+from maft.test_time import check_test_time
 
-logger = logging.getLogger(__name__)
+# Keys of what is done with masks and their names once they are there.
+_AFTERWARDS = ("TEST.", "MODEL.INFERENCE.", "MODEL.VOCABULARY.CLASS_NAMES", "MODEL.VOCABULARY.SEEN")
 
 
 def evaluate(cfg: CfgNode, model: OpenVocabSegmentor) -> dict[str, Results]:
@@ -50,8 +32,8 @@ def evaluate(cfg: CfgNode, model: OpenVocabSegmentor) -> dict[str, Results]:
 
     Reports go to ``OUTPUT_DIR/inference/<dataset>/``: ``results.json``, ``per_class.csv``, the counts of each image
     behind them ``counts.safetensors`` (see `maft.evaluation.counts`), with ``TEST.VISUALIZE`` ``pictures/`` and with
-    ``TEST.SAVE_PREDICTIONS`` ``predictions/`` (see `PredictionWriter`). The model's vocabulary and training mode are as
-    before afterwards.
+    ``TEST.SAVE_PREDICTIONS`` ``predictions/`` (see `PredictionWriter`), with ``TEST.SAVE_INDEX`` ``index/`` (see
+    `maft.index`). The model's vocabulary and training mode are as before afterwards.
 
     Returns:
         dataset -> task ("sem_seg", "panoptic_seg", "segm", with ``TEST.MASK_ACCURACY`` also "mask_accuracy" and
@@ -84,6 +66,8 @@ def check_evaluation(cfg: CfgNode, names: Sequence[str]) -> None:
         chosen = chosen_evaluators(cfg, row)
         if "semantic" in chosen:
             SemanticEvaluator.of_dataset(cfg, row)
+        if cfg.TEST.SAVE_INDEX:
+            check_look(cfg)
         if cfg.TEST.MASK_ACCURACY:
             check_mask_accuracy(cfg, chosen, name)
         if "instance" in chosen and row.instance_suffix:
@@ -92,109 +76,52 @@ def check_evaluation(cfg: CfgNode, names: Sequence[str]) -> None:
 
 def evaluate_dataset(cfg: CfgNode, model: OpenVocabSegmentor, name: str) -> Results:
     """Evaluates on one dataset, see `evaluate`."""
-    row = dataset(name)
-    records = load_records([name], "DATASETS.TEST")
-    evaluators = build_evaluators(cfg, row, records)
-    words, things = test_vocabulary(cfg, row, name)
-    folder = results_folder(cfg.OUTPUT_DIR, name)
-    facts = {
-        "dataset": name,
-        "protocol": cfg.TEST.PROTOCOL,
-        "panoptic_rule": cfg.TEST.PANOPTIC_RULE,
-        "weights": cfg.MODEL.WEIGHTS,
-        "start_from": [dict(entry) for entry in cfg.MODEL.START_FROM],
-        "vocabulary": list(words.names),
-        "test_size": [cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST],
-        **averaging(cfg),
-    }
-    # The weights themselves are part of the fingerprint; where they came from and where they run is not.
-    parts = {key: value for key, value in cfg.MODEL.items() if key not in ("WEIGHTS", "START_FROM", "DEVICE")}
-    weights = functools.cache(lambda: fingerprint(model, {}))
-    identity = {
-        **facts,
-        "weights": "",
-        "start_from": [],
-        "model": parts,
-        "labels": class_names(name),
-        "save_predictions": cfg.TEST.SAVE_PREDICTIONS,
-        "mask_accuracy": cfg.TEST.MASK_ACCURACY,
-        "images": [record["file_name"] for record in records],
-        "kept": "counts of each image",
-    }
-    semantic = evaluators.get("sem_seg")
-    if cfg.TEST.MASK_ACCURACY:
-        evaluators |= mask_accuracy_evaluators(cfg, row, model, records, chosen_evaluators(cfg, row))
-    if cfg.TEST.SAVE_PREDICTIONS:
-        offered = semantic.offered.tolist() if semantic is not None else range(len(words))
-        kinds = [kind for kind, on in asked_kinds(cfg).items() if on]
-        evaluators["predictions"] = PredictionWriter(folder / "predictions", row, records, offered, kinds)
-    evaluators["digests"] = digests = DataDigests(records)
-    state = EvaluationState(
-        folder / f"unfinished_{comm.get_rank()}_of_{comm.get_world_size()}.safetensors",
-        evaluators,
-        lambda: json_digest({**identity, "state_dict": weights()}),
-    )
-    done = state.restore() if cfg.TEST.RESUME else 0
-    mapper = SegmentationMapper.from_config(
-        cfg, False, targets=cfg.INPUT.MAPPER if model.proposer.needs_targets else None, datasets=[name]
-    )
-    loader = build_test_loader(records, mapper, workers=cfg.DATALOADER.NUM_WORKERS, skip=done)
-    pictures = cfg.TEST.VISUALIZE if comm.is_main_process() else 0
-    clock = Clock(len(loader), cfg.MODEL.DEVICE)
-    infer = inference_of(cfg, model)
-    with model.using_vocabulary(words, things), inference_context(model), torch.no_grad():
-        for index, batch in enumerate(clock.images(loader), start=done):
-            with clock.measuring("model"):
-                outputs = infer(batch)
-            with clock.measuring("evaluator"):
-                for evaluator in evaluators.values():
-                    evaluator.process(batch, outputs)
-            if index < pictures and semantic is not None:
-                drawn = picture(batch[0], outputs[0], semantic.class_names, semantic.offered)
-                write_picture(folder / "pictures", batch[0], drawn)
-            state.save_if_due(index + 1)
-    comm.synchronize()
-    results: Results = {}
-    for evaluator in evaluators.values():
-        results.update(evaluator.evaluate())
-    tables, taken = gathered_tables(evaluators.values()), digests.gathered()
-    if comm.is_main_process():
-        counts = Counts(_evaluated(cfg, row, name, records), tables, taken["picture"], taken["annotation"])
-        write_counts(folder, counts)
-        facts |= {"images": len(records), "seconds_per_image": clock.per_image()}
-        facts["provenance"] = provenance(cfg, weights(), counts.of.names, counts.pictures, counts.annotations)
-        _report(cfg, row, name, folder, results, facts)
-    state.discard()
-    return results
+    row, records = dataset(name), load_records([name], "DATASETS.TEST")
+    index = results_folder(cfg.OUTPUT_DIR, name) / INDEX if cfg.TEST.SAVE_INDEX else None
+    truth = SemanticEvaluator.of_dataset(cfg, row) if index and "semantic" in chosen_evaluators(cfg, row) else None
+    return measure(cfg, ModelSource(cfg, model, records, name, index=index, truth=truth), name, records)
 
 
-def _evaluated(cfg: CfgNode, row: DatasetRow, name: str, records: Sequence[Record]) -> Evaluated:
-    files = [record["file_name"] for record in records]
-    return Evaluated(
-        dataset=name,
-        protocol=cfg.TEST.PROTOCOL,
-        class_names=tuple(class_names(name)),
-        ignore_label=row.ignore_label,
-        seen=seen_classes(cfg, row),
-        things=row.things,
-        files=tuple(files),
-        names=tuple(image_names(files)),
-        ids=tuple(record["image_id"] for record in records),
-    )
+def evaluate_index(cfg: CfgNode, index: Index, name: str) -> Results:
+    """Evaluates what a model saw of a dataset, as `evaluate_dataset` does the model itself; no image is looked at.
+
+    Args:
+        cfg: config of the index with the options of the evaluation, see `index_config`.
+        index: that holds the images of the dataset, as ``maft index`` or ``TEST.SAVE_INDEX`` make it.
+        name: of the dataset; its classes are the words.
+
+    Raises:
+        UserError: see `evaluate` and `IndexSource`; or the index holds no annotated masks for ``TEST.MASK_ACCURACY``.
+    """
+    check_evaluation(cfg, [name])
+    check_look(cfg)
+    stored = index.stored
+    if cfg.TEST.MASK_ACCURACY and not (stored.settings.true_masks and stored.settings.dataset == name):
+        raise UserError(
+            f"The index {stored.folder} keeps no annotated masks of {name}, which TEST.MASK_ACCURACY needs: make it "
+            f"with maft index --dataset {name}, or set TEST.MASK_ACCURACY False."
+        )
+    records = load_records([name], "--dataset")
+    return measure(cfg, IndexSource(cfg, index, records), name, records)
 
 
-def _report(cfg: CfgNode, row: DatasetRow, name: str, folder: Path, results: Results, facts: Mapping[str, Any]) -> None:
-    same = {row.name, *row.aliases, name}
-    expected = [(metric, float(value)) for owner, metric, value in cfg.TEST.EXPECTED if owner in same]
-    logger.info("Results on %s (%s):\n%s", name, cfg.TEST.PROTOCOL, results_table(results))
-    classes: list[dict[str, Any]] = [{"class": index, "name": word} for index, word in enumerate(class_names(name))]
-    if (seen := seen_classes(cfg, row)) is not None and not row.seen_only:
-        for columns, flag in zip(classes, seen):
-            columns["seen"] = int(flag)
-    write_results(folder, results, {**facts, "expected": [list(pair) for pair in expected]})
-    write_per_class(folder / "per_class.csv", results, classes)
-    logger.info("All numbers: %s; per class: %s", folder / "results.json", folder / "per_class.csv")
-    if cfg.TEST.SAVE_PREDICTIONS:
-        logger.info("Predictions: %s", folder / "predictions")
-    if expected:
-        logger.info("%s, measured and published:\n%s", cfg.TEST.REPRODUCES or name, expected_table(expected, results))
+def index_config(index: Index, overrides: Sequence[str]) -> CfgNode:
+    """The config of an index's model with other options of evaluation.
+
+    Args:
+        overrides: KEY VALUE pairs.
+
+    Raises:
+        UserError: a key does not exist, or says how images are seen, which an index does not do again.
+    """
+    for key in overrides[::2]:
+        if not key.startswith(_AFTERWARDS):
+            raise UserError(
+                f"{key} cannot be changed with --index, which keeps what the model saw of the images: only "
+                f"{', '.join(_AFTERWARDS)} can; evaluate the model itself instead."
+            )
+    cfg = load_config(index.stored.config_file, [*overrides], trusted=False)
+    cfg.defrost()
+    # Of the evaluation that may have made it.
+    cfg.TEST.SAVE_INDEX, cfg.DATASETS.TEST, cfg.MODEL.DEVICE = False, [], str(index.model.device)
+    return cfg

@@ -11,6 +11,8 @@ from maft.errors import UserError, first_line
 from maft.files import read_json
 
 _INFERENCE = "inference"
+# In the folder of a dataset's results, where TEST.SAVE_INDEX is on.
+INDEX = "index"
 
 
 def results_folder(output: str | os.PathLike[str], dataset: str) -> Path:

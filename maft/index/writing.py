@@ -40,6 +40,12 @@ from maft.segmentor import OpenVocabSegmentor
 from maft.structures import Vocabulary
 
 _LOCK = ".lock"
+# Of a config, what says nothing of the model.
+_OF_THE_RUN = (
+    ("MODEL", "DEVICE"),
+    ("DATALOADER", "NUM_WORKERS"),
+    ("TEST", "RESUME", "SAVE_INDEX", "SAVE_PREDICTIONS", "VISUALIZE"),
+)
 # In whose words a difference is told: what is of something else.
 _DIFFERENCES = {
     "model": "another model (its weights, its config, or the size at which it sees images)",
@@ -63,11 +69,13 @@ class IndexWriter:
         rank, world: shard k is made by process k modulo ``world``.
 
     Attributes:
+        own: positions of all images that this process stands for, ascending.
         kept: images that whole shards of an interrupted run already stand for, over all processes.
     """
 
     def __init__(self, folder: Path, settings: Settings, rank: int = 0, world: int = 1) -> None:
         self.folder, self.settings = folder, settings
+        self.own = [place for number in range(rank, settings.shards, world) for place in positions(settings, number)]
         whole = [number for number in range(settings.shards) if self._is_whole(number)]
         self.kept = sum(len(positions(settings, number)) for number in whole)
         self._open = {
@@ -124,10 +132,7 @@ class IndexWriter:
             contents, first = self._contents()
             if first is None:
                 raise self._nothing(contents)
-            own = self_contained(cfg)
-            # Where a model ran, and what was written beside the index, is no part of it.
-            own.MODEL.DEVICE, own.OUTPUT_DIR = default_config().MODEL.DEVICE, default_config().OUTPUT_DIR
-            write_text_atomic(self.folder / CONFIG_FILE, own.dump())
+            write_text_atomic(self.folder / CONFIG_FILE, _config_of_model(cfg).dump())
             write_safetensors(self.folder / WEIGHTS_FILE, asked_tensors(model, first, vocabulary))
             write_text_atomic(self.folder / INDEX_FILE, written(Manifest(self.settings, contents)) + "\n")
         return next(found for found in comm.all_gather(contents) if found is not None)
@@ -212,6 +217,16 @@ def writing_index(folder: str | os.PathLike[str], settings: Settings) -> Iterato
         yield IndexWriter(place, settings, 0, comm.get_world_size())
         # An index is the same whoever wrote it.
         (place / _LOCK).unlink(missing_ok=True)
+
+
+def _config_of_model(cfg: CfgNode) -> CfgNode:
+    """The config without weights, where the model ran, and what was written beside the index."""
+    own, default = self_contained(cfg), default_config()
+    for group, *keys in _OF_THE_RUN:
+        for key in keys:
+            own[group][key] = default[group][key]
+    own.OUTPUT_DIR, own.MODEL.VOCABULARY.CACHE_DIR = default.OUTPUT_DIR, default.MODEL.VOCABULARY.CACHE_DIR
+    return own
 
 
 def _check(folder: Path, settings: Settings) -> None:
