@@ -20,7 +20,7 @@ from maft.evaluation.explain.explainer import Explainer
 from maft.evaluation.explain.explanation import Explanation, MaskAccuracy
 from maft.evaluation.explain.sources import Source
 from maft.evaluation.explain.statistics import class_cosines
-from maft.evaluation.mask_accuracy import MaskAccuracyEvaluator
+from maft.evaluation.mask_accuracy import MaskAccuracyEvaluator, named_truth
 from maft.evaluation.semantic import SemanticEvaluator, test_vocabulary
 from maft.index.index import Index
 
@@ -113,13 +113,12 @@ def _mask_accuracy(index: Index, source: Source) -> MaskAccuracy | None:
         return None
     row = dataset(source.dataset)
     words, _ = test_vocabulary(index.cfg, row, source.dataset)
-    evaluator = MaskAccuracyEvaluator.of_dataset(index.cfg, row, model=index.model)
+    evaluator = MaskAccuracyEvaluator.of_dataset(index.cfg, row, model=None)
     for place in range(len(index)):
         stored = index.stored.image(place)
-        if stored.true_masks is not None and stored.true_classes:
-            with torch.no_grad():
-                named = index.model.named(stored.true_masks, words)
-            evaluator.count(named, torch.tensor(stored.true_classes), stored.file)
+        with torch.no_grad():
+            named = named_truth(index.model, stored, words)
+        evaluator.process([{"file_name": stored.file}], [dict(named)])
     results = evaluator.evaluate()["mask_accuracy"]
     by_class = {
         name.removeprefix("MaskAcc-"): value
