@@ -170,14 +170,14 @@ class Predictor(ExampleSource, ExampleLooks, ModelResults):
         """
         several = isinstance(image, (list, tuple)) or _is_folder(image)
         if boxes is not None or points is not None:
-            check_asked(
-                self.model.proposer, averaged=isinstance(self._infer, AveragedInference), several=several, things=things
-            )
             if alpha != 1:
                 raise UserError(
                     "alpha bounds words that are looked for in a whole picture, and boxes and points show objects that "
                     "are there: leave one of them out."
                 )
+            check_asked(
+                self.model.proposer, averaged=isinstance(self._infer, AveragedInference), several=several, things=things
+            )
             words = self.asked(class_names)
             unknown = self.model.clip.unknown_words(words.in_words().names)
             rejection = rejection_of(self, words, none_below, alpha)
