@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-SCENES = 24
+SCENES = 16
 
 
 @pytest.fixture(scope="session")
@@ -12,7 +12,7 @@ def world(tmp_path_factory):
     from maft.miniature import materialise
 
     root = tmp_path_factory.mktemp("datasets")
-    materialise(root, "val", SCENES)
+    materialise(root / "miniature", "val", SCENES)
     return root
 
 
@@ -65,7 +65,5 @@ def true_world(shipped):
             logits[0, torch.arange(len(labels)), labels] += 6
         height, width = one.truth.shape
         proposals = Proposals(masks[None], (height, width), class_logits=proposer)
-        true.append(
-            replace(one, proposals=proposals, classification=Classification(classifier), size=(height, width))
-        )
+        true.append(replace(one, proposals=proposals, classification=Classification(classifier), size=(height, width)))
     return rule, true
