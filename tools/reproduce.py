@@ -5,6 +5,7 @@ demo         as maft demo: frozen CLIP against MAFT, one seed, with pictures and
 classifiers  every mask classifier side by side, on proposals and on true masks, with what an image costs
 miniature    what the parts of MAFT and the stages of OVSeg are worth, on proposals and on ground-truth masks
 none_of_these  whether alpha bounds false alarms, what that costs, and whether confidence is a probability
+show_once    what one, three or five examples of each unseen class are worth, with every classifier
 tune         how the hyper-parameters were chosen: the same scores on held-out seen classes
 
 Finished runs are kept and interrupted ones continued when the command is repeated.
@@ -18,7 +19,9 @@ from maft.errors import ToolParser, run_tool
 
 def parse_arguments() -> argparse.Namespace:
     parser = ToolParser(description=__doc__)
-    parser.add_argument("experiment", choices=["demo", "classifiers", "miniature", "none_of_these", "tune"])
+    parser.add_argument(
+        "experiment", choices=["demo", "classifiers", "miniature", "none_of_these", "show_once", "tune"]
+    )
     parser.add_argument("--output", type=Path, metavar="DIR", help="default: output/<experiment>")
     parser.add_argument("--methods", nargs="+", default=[], metavar="WORD", help="for all but demo: only rows named so")
     parser.add_argument(
@@ -27,7 +30,7 @@ def parse_arguments() -> argparse.Namespace:
         nargs="+",
         default=[1, 2, 3],
         metavar="N",
-        help="for classifiers, miniature and none_of_these",
+        help="for all but demo and tune",
     )
     parser.add_argument(
         "--pages",
@@ -48,6 +51,7 @@ def main() -> None:
     from maft.reproduction.miniature import demo, reproduce, tune
     from maft.reproduction.none_of_these import MODELS, none_of_these
     from maft.reproduction.pages import put_table
+    from maft.reproduction.show_once import methods, show_once
 
     output = arguments.output or Path("output") / arguments.experiment
     if arguments.experiment == "classifiers":
@@ -56,6 +60,8 @@ def main() -> None:
         table = reproduce(output, choose(TABLE, arguments.methods), arguments.seeds)
     elif arguments.experiment == "none_of_these":
         table = none_of_these(output, choose(MODELS, arguments.methods), arguments.seeds)
+    elif arguments.experiment == "show_once":
+        table = show_once(output, choose(methods(), arguments.methods), arguments.seeds)
     elif arguments.experiment == "tune":
         table = tune(output, choose(TUNING_TABLE, arguments.methods))
     else:

@@ -47,6 +47,11 @@ class Setting:
     shots: int
     words: bool
 
+    def described(self) -> str:
+        """As the table has it."""
+        examples = f"{self.shots} example{'s' if self.shots > 1 else ''}"
+        return " and ".join([*([examples] if self.shots else []), *(["words"] if self.words else [])])
+
     def vocabulary(self, words: Vocabulary, examples: dict[str, list[Example]]) -> Vocabulary:
         """All classes; those without words come last."""
         if not self.words:
@@ -75,8 +80,8 @@ def show_once(folder: Path, rows: Sequence[Method], seeds: Sequence[int] = (1, 2
     prepare()
     measured = {row.name: [_once(folder, row, seed) for seed in seeds] for row in rows}
     text = table([line for name, found in measured.items() for line in _lines(name, found)])
-    write_json_atomic(folder / "show_once.json", measured)
-    write_text_atomic(folder / "show_once.md", text + "\n")
+    write_json_atomic(folder / "table.json", measured)
+    write_text_atomic(folder / "table.md", text + "\n")
     return text
 
 
@@ -165,9 +170,7 @@ def _lines(name: str, seeds: Sequence[list[dict[str, Any]]]) -> Iterator[dict[st
         changes = [[mean(after, flag) - mean(before, flag) for before, after in pairs] for flag in (True, False)]
         yield {
             "classifier": name,
-            "unseen classes are known by": (f"{setting.shots} examples" if setting.shots else "")
-            + (" and " if setting.shots and setting.words else "")
-            + ("words" if setting.words else ""),
+            "unseen classes are known by": setting.described(),
             "unseen mIoU": spread([mean(after, True) for _, after in pairs]),
             "change": spread(changes[0]) if number else "",
             "mIoU of the others": spread([mean(after, False) for _, after in pairs]),
