@@ -114,6 +114,7 @@ class Confusion:
         pixels: of the class under such masks, of each mask.
         share: of all pixels of the class under right masks, in 0..1.
         similarity: cosine of the texts of both, the largest over their texts; None where texts were not given.
+        relation: what ``named`` is to ``true`` by its name, see `maft.evaluation.explain.relations`.
     """
 
     true: str
@@ -121,6 +122,7 @@ class Confusion:
     pixels: int
     share: float
     similarity: float | None
+    relation: str
 
 
 @dataclass(frozen=True)

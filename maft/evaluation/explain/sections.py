@@ -9,7 +9,7 @@ from pathlib import Path
 from maft.evaluation.explain.explanation import Confusion, Explanation, ImageLoss, Parts
 from maft.evaluation.explain.markup import Markup, Number, joined, table, tag
 from maft.evaluation.explain.plots import stacked_bars
-from maft.evaluation.explain.relations import RELATIONS, relation
+from maft.evaluation.explain.relations import RELATIONS
 
 CAUSES = {
     "masks": "no good mask",
@@ -99,11 +99,11 @@ def classes(explanation: Explanation) -> Markup:
 
 def names(explanation: Explanation) -> Markup:
     """Right masks with wrong names, and how these are related to the true ones."""
-    found = [(one, relation(one.true, one.named)) for one in explanation.confusions]
+    found = explanation.confusions
     if not found:
         return section("names", "Wrong names", tag("p", "No right mask has a wrong name."))
-    pixels = sum(one.pixels for one, _ in found)
-    counts = {kind: sum(one.pixels for one, its in found if its == kind) for kind in RELATIONS}
+    pixels = sum(one.pixels for one in found)
+    counts = {kind: sum(one.pixels for one in found if one.relation == kind) for kind in RELATIONS}
     summary = [
         [kind, RELATIONS[kind], Number(count, ",d"), Number(100 * count / pixels)] for kind, count in counts.items()
     ]
@@ -122,17 +122,17 @@ def names(explanation: Explanation) -> Markup:
         table(
             f"The {min(len(found), _CONFUSIONS)} pairs with the most pixels, of {len(found)}",
             ["true class", "named", "the name is its", "pixels", "% of the class", "cosine of the texts"],
-            [_confused(*pair) for pair in found[:_CONFUSIONS]],
+            [_confused(one) for one in found[:_CONFUSIONS]],
             sortable=True,
         ),
     )
 
 
-def _confused(one: Confusion, kind: str) -> list[object]:
+def _confused(one: Confusion) -> list[object]:
     return [
         one.true,
         one.named,
-        kind,
+        one.relation,
         Number(one.pixels, ",d"),
         Number(100 * one.share),
         Number(one.similarity, ".2f"),

@@ -11,6 +11,7 @@ from torch import Tensor
 from maft.evaluation.explain.coalitions import Coalitions
 from maft.evaluation.explain.evidence import Evidence
 from maft.evaluation.explain.explanation import Calibration, Confusion, NameRanks, ReliabilityBin, SimilarityBin
+from maft.evaluation.explain.relations import relation
 from maft.evaluation.explain.stages import Cover, named
 from maft.structures import TextClassifier
 
@@ -62,6 +63,7 @@ class NameStatistics:
             Confusion(
                 self.names[true], self.names[other], int(wrong[true, other]), float(shares[true, other]),
                 None if cosines is None else float(cosines[true, other]),
+                relation(self.names[true], self.names[other]),
             )
             for true, other in zip((places // len(self.names)).tolist(), (places % len(self.names)).tolist())
         )  # fmt: skip

@@ -80,9 +80,9 @@ def explanation(folder, *, more_name=SCRIPT, count=24):
         ),
         name_ranks=NameRanks((50, 20, 10, 5, 3, 2, 1, 1, 0, 0, 1), (5000, 1500, 900, 300, 90, 80, 70, 0, 0, 0, 20)),
         confusions=(
-            Confusion("floor-wood", "floor-other", 900, 0.4, 0.93),
-            Confusion("rug", "carpet", 700, 0.3, 0.88),
-            Confusion(names[0], more_name, 120, 0.1, None),
+            Confusion("floor-wood", "floor-other", 900, 0.4, 0.93, "parent"),
+            Confusion("rug", "carpet", 700, 0.3, 0.88, "synonym"),
+            Confusion(names[0], more_name, 120, 0.1, None, "other"),
         ),
         similarity=tuple(SimilarityBin(0.4 + 0.1 * k, 0.5 + 0.1 * k, 40 - 6 * k, 0.01 * 2**k) for k in range(6)),
         calibration=Calibration(tuple(bins), 0.081),
