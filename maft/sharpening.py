@@ -23,7 +23,8 @@ which is the logit of a typical right name for a mask that is so like the exampl
 another mask to 1 for an example. In the proposer's own scores such a class is as probable as the best other class, so
 that ensembles leave the choice to the classifier, and a mask that the proposer takes for no object stays none.
 
-The constants were chosen on seen classes of other scenes than those of any table, see the page on examples.
+The constants are one choice for all classifiers, made on seen classes in other scenes than those of any table, with
+three frozen classifiers: the largest gain with which other classes lost little more than a point of mIoU in any draw.
 
 Shape letters: B images, Q proposals, C classes, W those with words, T texts, D width of the joint space.
 """
