@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
-"""Draws docs/images/ask.png: the masks of drawn scenes that show a donut, as an index of the shipped model finds them."""
+"""Draws docs/images/ask.png: masks of drawn scenes that show a donut, as an index of the shipped model finds them."""
 
 import tempfile
 from pathlib import Path
 
 from maft.data.photos import PhotoMapper
 from maft.errors import run_tool
-from maft.index.index import Index
+from maft.index import Index
 from maft.index.making import Collection, make_index
 from maft.miniature.dataset import materialise
 from maft.predictor import Predictor

@@ -32,7 +32,7 @@ def main() -> None:
     import torch
 
     from maft.data.photos import PhotoMapper
-    from maft.index.index import Index
+    from maft.index import Index
     from maft.index.making import Collection, make_index
     from maft.miniature.dataset import materialise
     from maft.predictor import Predictor

@@ -83,7 +83,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         tool.error("--like finds masks, which have no words: leave --areas and formats with words out")
 
     started = time.perf_counter()
-    from maft.index.index import Index
+    from maft.index import Index
 
     index = Index(arguments.index, device=arguments.device)
     seconds = {"opening": time.perf_counter() - started}

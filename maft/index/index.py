@@ -41,7 +41,7 @@ class Index:
     """What a model saw of a collection of images, asked with any words.
 
     ```python
-    from maft.index.index import Index
+    from maft.index import Index
 
     index = Index("photos.index")
     labels = index.labels(0, ["bear", "tree", "sky"])
@@ -292,5 +292,5 @@ class Index:
             left, top, width, height = map(int, coco_mask.toBbox(code))
             box = (left, top, left + width, top + height)
             area = int(coco_mask.area(code))
-            found.append(FoundMask(image, self.files[image], number, word, score, area, box, code))
+            found.append(FoundMask(image, self.entry(image).file, number, word, score, area, box, code))
         return found

@@ -17,7 +17,7 @@ from maft.data.pixels import pixels_of
 from maft.errors import UserError
 from maft.exports.cut_outs import cut_out
 from maft.files import atomic_path, sha256
-from maft.index.index import Index
+from maft.index import Index
 from maft.index.ranking import FoundMask
 from maft.inference import label_options
 from maft.predictor.merging import merged_results
