@@ -1,5 +1,7 @@
 """Whatever model looked, an index says of its images what the model says."""
 
+import shutil
+
 import numpy as np
 import pytest
 import torch
@@ -92,3 +94,22 @@ def test_a_shard_that_is_missing_is_said(config, made, photos, tmp_path):
     next((folder / "shards").iterdir()).unlink()
     with pytest.raises(UserError, match="Shard .* is missing: run the same maft index command again"):
         Index(folder).ask(WORDS)
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "said"),
+    [
+        ("model/text.safetensors", b"", "text.safetensors"),
+        ("model/text.safetensors", None, "text.safetensors"),
+        ("model/config.yaml", None, "config.yaml"),
+        ("model/config.yaml", b"MODEL: [", "config.yaml"),
+        ("index.json", b'{"version": 7}', "of version 1, which is read here, but of 7"),
+    ],
+)
+def test_files_that_are_damaged_or_missing_are_said(index_folder, tmp_path, file, content, said):
+    folder = shutil.copytree(index_folder, tmp_path / "index")
+    (folder / file).unlink()
+    if content is not None:
+        (folder / file).write_bytes(content)
+    with pytest.raises(UserError, match=said):
+        Index(folder)
