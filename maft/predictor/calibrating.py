@@ -39,7 +39,6 @@ Annotated = tuple[ImageLike, NDArray[np.integer]]
 
 # Every fourth picture is for the temperature, so that thresholds come from pictures that it does not know.
 _FOURTH = 4
-_LEAST = 2 * _FOURTH
 
 
 @dataclass(frozen=True)
@@ -94,8 +93,8 @@ def held_out(predictor: Predictor, name: str, images: int | None = None) -> Held
         raise UserError(f"{name} has {len(records)} images, fewer than {images}: ask for as many at most.")
     if images is not None:
         records = [records[place * len(records) // images] for place in range(images)]
-    if len(records) < _LEAST:
-        raise UserError(f"A calibration takes at least {_LEAST} images, and these are {len(records)}: give more.")
+    if len(records) < _FOURTH:
+        raise UserError(f"A calibration takes at least {_FOURTH} images, and these are {len(records)}: give more.")
     return Held(name, records)
 
 

@@ -50,7 +50,7 @@ def test_a_model_is_calibrated_and_answers_under_a_bound(world, tmp_path, capsys
     [
         (["--dataset", "miniature_val"], "miniature is kept for everybody .* say with --output"),
         (["--dataset", "miniature_train"], r"those that the model was trained on \(miniature_train_seen\)"),
-        (["--dataset", "miniature_val", "--images", "4"], "at least 8 images, and these are 4"),
+        (["--dataset", "miniature_val", "--images", "3"], "at least 4 images, and these are 3"),
         (["--dataset", "miniature_val", "--images", "400"], "has 24 images, fewer than 400"),
         (["--dataset", "miniature_vat"], "miniature_vat"),
         (["--dataset", "miniature_val", "--absent", "bee"], "'bee' occurs twice"),
