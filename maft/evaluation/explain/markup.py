@@ -56,11 +56,9 @@ def table(caption: str, headers: Sequence[str], rows: Iterable[Sequence[object]]
 
 
 def _cell(value: object, scope: str | None) -> Markup:
-    name = "th" if scope else "td"
-    number = isinstance(value, Number)
-    return tag(
-        name, value, scope=scope, class_="number" if number else None, data_value=value.value if number else None
-    )
+    number = value.value if isinstance(value, Number) else None
+    style = "number" if number is not None else None
+    return tag("th" if scope else "td", value, scope=scope, class_=style, data_value=number)
 
 
 class Number(str):

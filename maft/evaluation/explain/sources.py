@@ -59,7 +59,7 @@ def find_source(run: str | os.PathLike[str], dataset: str | None = None) -> Sour
             f"{folder} keeps no index of what the model saw: evaluate again with TEST.SAVE_INDEX True, or explain an "
             f"index that maft index --dataset {name} makes with the same model."
         )
-    facts = {key: report[key] for key in ("weights", "test_size", "provenance") if key in report}
+    facts: dict[str, Any] = {key: report[key] for key in ("weights", "test_size", "provenance") if key in report}
     return Source(folder / INDEX, name, folder / _EXPLANATION, {**facts, **_facts(folder / INDEX)})
 
 
