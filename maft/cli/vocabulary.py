@@ -192,10 +192,12 @@ def _example(arguments: argparse.Namespace) -> Example:
     if arguments.mask is not None:
         return masked_example(arguments.image, arguments.mask, arguments.value)
     predictor = _predictor(arguments)
+    # Where masks depend on words, the name says what to look for unless a training has said what there is.
+    words = None if predictor.cfg.DATASETS.TRAIN else [arguments.name]
     if arguments.box:
-        return predictor.example(arguments.image, box=arguments.box)
+        return predictor.example(arguments.image, box=arguments.box, class_names=words)
     points = [*arguments.point, *([*point, 0] for point in arguments.not_point)]
-    return predictor.example(arguments.image, points=points)
+    return predictor.example(arguments.image, points=points, class_names=words)
 
 
 def _predictor(arguments: argparse.Namespace) -> Predictor:
