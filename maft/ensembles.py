@@ -13,6 +13,18 @@ from torch import Tensor
 from maft.interfaces import ClassScores, Ensemble
 from maft.options import Fraction
 from maft.registry import ENSEMBLES
+from maft.structures import Classification, Proposals
+
+
+def class_scores(proposals: Proposals, classification: Classification | None, seen: Tensor) -> ClassScores:
+    """What an ensemble is given of a batch; ``seen`` (C,) bool, classes of the training vocabulary."""
+    everything = proposals.masks.new_ones(proposals.masks.shape[:2], dtype=torch.bool)
+    scores = ClassScores(proposals.class_logits, None, None, everything, seen)
+    if classification is not None:
+        scores.classifier = classification.class_logits
+        scores.classifier_void = classification.logits[..., -1:] if classification.has_void else None
+        scores.valid = everything if classification.valid is None else classification.valid
+    return scores
 
 
 @ENSEMBLES.register()

@@ -15,10 +15,10 @@ from torch import Tensor, nn
 
 from maft.answers import check_answers
 from maft.clip import CLIPEncoder, VocabularyEncoder
+from maft.ensembles import class_scores
 from maft.errors import UserError
 from maft.inference import has_background, image_result
 from maft.interfaces import (
-    ClassScores,
     Ensemble,
     Loss,
     MaskClassifier,
@@ -299,22 +299,11 @@ class OpenVocabSegmentor(Trainable):
         self, proposals: Proposals, classification: Classification | None, vocabulary: Vocabulary | None = None
     ) -> Tensor:
         """(B, Q, C) or (B, Q, C + 1) joint class probabilities; zero rows for padding slots."""
-        batch, queries = proposals.masks.shape[:2]
         names = vocabulary or self.vocabulary
-        scores = ClassScores(
-            proposer=proposals.class_logits,
-            classifier=None,
-            classifier_void=None,
-            valid=proposals.masks.new_ones((batch, queries), dtype=torch.bool),
-            seen=torch.tensor(names.seen or [False] * len(names), device=self.device),
-        )
-        if classification is not None:
-            scores.classifier = classification.class_logits
-            scores.classifier_void = classification.logits[..., -1:] if classification.has_void else None
-            scores.valid = scores.valid if classification.valid is None else classification.valid
-        else:
+        if classification is None:
             check_no_examples(names)
-        probabilities = self.ensemble(scores)
+        seen = torch.tensor(names.seen or [False] * len(names), device=self.device)
+        probabilities = self.ensemble(class_scores(proposals, classification, seen))
         if proposals.valid is not None:
             probabilities = probabilities * proposals.valid[..., None]
         return probabilities

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from maft.ensembles import ClassifierAlone, ProposerAlone
+from maft.ensembles import ClassifierAlone, ProposerAlone, class_scores
 from maft.errors import UserError
 from maft.inference import has_background
 from maft.interfaces import ClassScores, Ensemble
@@ -133,14 +133,7 @@ class Evidence:
 
     def scores(self, rule: Rule) -> ClassScores:
         """What the ensemble joins, for a batch of one."""
-        proposer, classification = self.proposals.class_logits, self.classification
-        everything = self.proposals.masks.new_ones((1, self.proposals.masks.shape[1]), dtype=torch.bool)
-        scores = ClassScores(proposer, None, None, everything, rule.seen.to(everything.device))
-        if classification is not None:
-            scores.classifier = classification.class_logits
-            scores.classifier_void = classification.logits[..., -1:] if classification.has_void else None
-            scores.valid = everything if classification.valid is None else classification.valid
-        return scores
+        return class_scores(self.proposals, self.classification, rule.seen.to(self.proposals.masks.device))
 
     def strips(self, rule: Rule) -> Iterator[Strip]:
         """The masks over the output, strip after strip from the top, in the model's own arithmetic."""

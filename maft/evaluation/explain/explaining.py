@@ -23,6 +23,7 @@ from maft.evaluation.explain.statistics import class_cosines
 from maft.evaluation.mask_accuracy import MaskAccuracyEvaluator, named_truth
 from maft.evaluation.semantic import SemanticEvaluator, test_vocabulary
 from maft.index.index import Index
+from maft.structures import Vocabulary
 
 logger = logging.getLogger(__name__)
 
@@ -43,12 +44,12 @@ def explain(source: Source, *, worst: int = 24) -> Explanation:
     index, row = Index(source.index), dataset(source.dataset)
     if "semantic" not in row.evaluators:
         raise UserError(f"{row.name} has no label maps, and the loss of mIoU is explained: choose another dataset.")
-    words, _ = test_vocabulary(index.cfg, row, source.dataset)
+    words = index.vocabulary(test_vocabulary(index.cfg, row, source.dataset)[0])
     evaluator = SemanticEvaluator.of_dataset(index.cfg, row)
     records = _records(index, source)
     names = [evaluator.class_names[place] for place in evaluator.offered.tolist()]
     split = evaluator.seen if evaluator.protocol == "generalized" else None
-    text = None if index.model.classifier is None else index.model.classifier_text(index.vocabulary(words))
+    text = None if index.model.classifier is None else index.model.classifier_text(words)
     explainer = Explainer(
         Rule(index.model.ensemble, index.model.inference_options, words),
         names,
@@ -64,7 +65,7 @@ def explain(source: Source, *, worst: int = 24) -> Explanation:
         line = f"Explained {place + 1} of {len(records)} images."
         log_every_n_seconds(logging.INFO, line, _LOG_SECONDS)
     facts = {"dataset": source.dataset, "protocol": evaluator.protocol, **source.facts}
-    return explainer.explanation(facts, _mask_accuracy(index, source))
+    return explainer.explanation(facts, _mask_accuracy(index, source, words))
 
 
 def _records(index: Index, source: Source) -> list[Record]:
@@ -107,13 +108,11 @@ def _segments(record: Record, evaluator: SemanticEvaluator, truth: Tensor) -> tu
     return torch.from_numpy(numbers), classes[classes >= 0]
 
 
-def _mask_accuracy(index: Index, source: Source) -> MaskAccuracy | None:
+def _mask_accuracy(index: Index, source: Source, words: Vocabulary) -> MaskAccuracy | None:
     """That of the true masks that an index holds; None where it holds none."""
     if not index.stored.settings.true_masks or index.model.classifier is None:
         return None
-    row = dataset(source.dataset)
-    words, _ = test_vocabulary(index.cfg, row, source.dataset)
-    evaluator = MaskAccuracyEvaluator.of_dataset(index.cfg, row, model=None)
+    evaluator = MaskAccuracyEvaluator.of_dataset(index.cfg, dataset(source.dataset), model=None)
     for place in range(len(index)):
         stored = index.stored.image(place)
         with torch.no_grad():
