@@ -16,7 +16,7 @@ from torch import Tensor
 
 from maft.errors import UserError
 from maft.layers.crops import tight_boxes
-from maft.layers.score_maps import Tile, View, averaged_strips, output_strips, resized_rows, source_rows
+from maft.layers.score_maps import Tile, View, averaged_strips, best_classes, output_strips, resized_rows, source_rows
 from maft.structures import RowLogits, Vocabulary, as_clip_reads
 from maft.summed_logits import pixel_probabilities, summing_tile
 
@@ -193,7 +193,7 @@ def labels_of_scores(
     """
     total = scores.sum(dim=0)
     covered = total > 0 if covered is None else covered
-    best, labels = (scores if penalty is None else scores - penalty[:, None, None]).max(dim=0)
+    best, labels = best_classes(scores if penalty is None else scores - penalty[:, None, None])
     if penalty is not None:
         best = best + penalty[labels]
     if background_below:

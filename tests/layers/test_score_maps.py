@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from maft.layers import score_maps
-from maft.layers.score_maps import Tile, View, averaged_strips, resized_rows, source_rows, window_starts
+from maft.layers.score_maps import Tile, View, averaged_strips, best_classes, resized_rows, source_rows, window_starts
 
 
 @pytest.mark.parametrize("align_corners", [False, True])
@@ -108,3 +108,12 @@ def test_the_scores_of_a_large_photograph_are_never_in_memory_at_once():
     assert done.returncode == 0, done.stderr
     # Kilobytes; one map of all classes at this size has 40 GB.
     assert int(done.stdout) < 600_000
+
+
+@pytest.mark.parametrize("classes", [1, 255, 256, 257, 1000])
+def test_the_best_of_many_classes_is_that_of_the_plain_maximum_ties_included(classes):
+    scores = torch.randint(0, 40, (classes, 9, 11)) / 40
+    best, index = best_classes(scores)
+    expected = scores.max(dim=0)
+    assert torch.equal(best, expected.values)
+    assert torch.equal(index, expected.indices)
