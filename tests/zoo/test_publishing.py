@@ -46,6 +46,12 @@ def test_what_is_published_can_be_fetched_and_describes_itself(hub_server, check
     assert "| my_val    | mIoU     | 51.25 | mean IoU over the classes in the ground truth |" in card.text
 
 
+def test_a_calibration_goes_along_and_comes_back(hub_server, checkpoint):
+    (checkpoint / "calibration.json").write_text("{}")
+    push_to_hub(checkpoint, "org/mine")
+    assert (pretrained("org/mine") / "calibration.json").read_text() == "{}"
+
+
 def test_code_and_a_licence_that_nobody_gave_are_said_to_be_missing(hub_server, checkpoint, tmp_path):
     config = yaml.safe_load((checkpoint / "config.yaml").read_text())
     (checkpoint / "config.yaml").write_text(yaml.safe_dump({**config, "IMPORTS": [str(tmp_path / "parts.py")]}))
