@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 from detectron2.config import CfgNode
 from detectron2.evaluation import DatasetEvaluator
 from torch import Tensor
@@ -106,12 +107,13 @@ def provenance(
 
 
 def config_digest(cfg: CfgNode) -> str:
-    """SHA-256 of a config as YAML, without where it runs, what it writes beside numbers, and where weights come from."""
+    """SHA-256 of a config as JSON, without where it runs, what it writes beside numbers, and whence its weights."""
     own = self_contained(cfg)
     own.OUTPUT_DIR, own.MODEL.DEVICE, own.DATALOADER.NUM_WORKERS, own.DATASETS.TEST = "", "", 0, []
     own.TEST.RESUME = own.TEST.SAVE_INDEX = own.TEST.SAVE_PREDICTIONS = False
     own.TEST.VISUALIZE = 0
-    return hashlib.sha256(own.dump().encode()).hexdigest()
+    # The same values may be written in several ways, where two keys share a list.
+    return json_digest(yaml.safe_load(own.dump()))
 
 
 def data_digest(names: Sequence[str], pictures: Tensor, annotations: Tensor) -> str:

@@ -125,7 +125,8 @@ class ModelSource(Source):
             order, left = self._writer.own, set(self._writer.pending)
             if left & set(order[:done]):
                 raise UserError(
-                    f"{self.index}, the index of the half-finished evaluation, is gone: set TEST.RESUME False."
+                    f"{self.index}, the index of the half-finished evaluation, lacks images that it had seen: set "
+                    "TEST.RESUME False."
                 )
             self._left = left
         return build_test_loader(self.records, mapper, workers=self.cfg.DATALOADER.NUM_WORKERS, skip=done, order=order)
