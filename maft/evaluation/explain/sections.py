@@ -91,7 +91,7 @@ def classes(explanation: Explanation) -> Markup:
         tag(
             "details",
             tag("summary", f"All {len(rows)} classes in numbers"),
-            table("Percentages; click a heading to sort by it", headers, rows, sortable=True),
+            table("Pixels, and percentages; a click on a heading sorts by it", headers, rows, sortable=True),
         ),
         tag("p", f"No pixel of the dataset is of: {'; '.join(absent)}.") if absent else "",
     )
