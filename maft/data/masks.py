@@ -33,7 +33,7 @@ def mask_of(mask: MaskLike, size: tuple[int, int], value: int | None = None) -> 
         value: of a label map, whose pixels are compared with it; None: a mask.
 
     Raises:
-        UserError: it is none of these, cannot be read, is of another size or empty, or ``value`` is nowhere in it.
+        UserError: it is none of these, cannot be read, is of another size, empty or full, or nowhere has ``value``.
     """
     if value is not None and (isinstance(value, bool) or not isinstance(value, (int, np.integer))):
         raise UserError(f"The value of a label map is a whole number, not {shown(value)}: give one that occurs in it.")
@@ -45,6 +45,10 @@ def mask_of(mask: MaskLike, size: tuple[int, int], value: int | None = None) -> 
         found = _inside(_values(mask, size), value)
     if not found.any():
         raise UserError(f"{_named(mask)} is empty: mark at least one pixel of the object.")
+    if found.all():
+        raise UserError(
+            f"{_named(mask)} marks every pixel: leave out what is not the object; of a label map, say which value it has."
+        )
     return found
 
 

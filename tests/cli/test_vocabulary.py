@@ -165,7 +165,7 @@ def test_what_has_no_examples_needs_no_preparation(file):
     (["add", "FILE", "x", "--image", "PHOTO", "--mask", "EMPTY"], "Mask EMPTY is empty: mark at least one pixel"),
     (["add", "FILE", "x", "--image", "PHOTO", "--mask", "SMALL"], "SMALL.png: it has 60x40 pixels, .* has 96x96"),
     (["add", "FILE", "x", "--image", "PHOTO", "--mask", "LABELS", "--value", "200"], "no pixel of the value 200"),
-    (["add", "FILE", "x", "--image", "PHOTO", "--mask", "LABELS"], "covers its whole image"),
+    (["add", "FILE", "x", "--image", "PHOTO", "--mask", "LABELS"], "marks every pixel: .* of a label map"),
     (["add", "FILE", "x", "--no-words", "--image", "PHOTO", "--point", "48,60", "--model", "miniature"], "with words"),
     (["add", "FILE", "x", "--image", "PHOTO", "--box", "1,2,97,9", "--model", "miniature"], "reaches outside the pic"),
     (["add", "FILE", "x", "--image", "PHOTO", "--point", "96,9", "--model", "miniature"], "lies outside the picture"),

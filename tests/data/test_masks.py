@@ -93,6 +93,8 @@ EMPTY = np.zeros(SIZE, bool)
 @pytest.mark.parametrize(("mask", "value", "message"), [
     (EMPTY, None, "The mask is empty: mark at least one pixel"),
     ([[2, 1, 2, 1, 2, 1]], None, "The mask is empty"),
+    (np.where(MASK, 3, 7), None, "The mask marks every pixel: .*; of a label map, say which value it has"),
+    (np.where(MASK, 3, 3), 3, "The mask marks every pixel"),
     (np.ones((6, 9), bool), None, "The mask has 9x6 pixels, but its image, as it is shown, has 8x6: give the mask"),
     (np.ones((8, 6), bool), None, "has 6x8 pixels, but .* has 8x6: turn the mask as the image's EXIF orientation"),
     ({"size": [8, 6], "counts": [48]}, None, "The mask of the example is 6x8, but its image is 8x6"),
