@@ -47,7 +47,7 @@ def mask_of(mask: MaskLike, size: tuple[int, int], value: int | None = None) -> 
         raise UserError(f"{_named(mask)} is empty: mark at least one pixel of the object.")
     if found.all():
         raise UserError(
-            f"{_named(mask)} marks every pixel: leave out what is not the object; of a label map, say which value it has."
+            f"{_named(mask)} marks every pixel: leave out what is beside it; of a label map, say which value it has."
         )
     return found
 
