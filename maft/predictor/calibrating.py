@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from tqdm import tqdm
 
 import maft
 from maft.calibration import GROUPS, Calibration
@@ -56,7 +57,7 @@ class Held:
     def annotated(self, records: Sequence[Record]) -> Iterable[Annotated]:
         """Images, by their paths, and label maps of some records, as they are asked for."""
         row = dataset(self.name)
-        for record in records:
+        for record in tqdm(records, desc=f"looking at {self.name}", unit="image", disable=None):
             path = record["sem_seg_file_name"]
             labels = read_labels(path)
             check_labels(labels, row.num_classes, row.ignore_label, path)
