@@ -43,8 +43,8 @@ ABSENT = (
 )  # fmt: skip
 OFFERED = {"24 classes": (), "and 24 absent words": ABSENT}
 _FOR_TEMPERATURE, _FOR_THRESHOLDS, _FOR_TEST = range(0, 50), range(50, 200), range(200, 600)
-# The alpha of the pictures, and how many scenes they show.
-_DRAWN, _PICTURES = 0.02, 3
+# The alpha of the pictures, how many scenes they show, and from how many these are taken.
+_DRAWN, _PICTURES, _LOOKED_AT = 0.02, 3, 60
 
 
 def none_of_these(folder: Path, models: Sequence[Method] = MODELS, seeds: Sequence[int] = (1, 2, 3)) -> str:
@@ -65,7 +65,8 @@ def none_of_these(folder: Path, models: Sequence[Method] = MODELS, seeds: Sequen
     text = f"{table(_errors(rows))}\n\n{table(_alarms(rows))}"
     write_json_atomic(folder / "table.json", rows)
     write_text_atomic(folder / "table.md", text + "\n")
-    _draw(folder / "picture.png")
+    if not (folder / "picture.png").is_file():
+        _draw(folder / "picture.png")
     return text
 
 
@@ -160,7 +161,7 @@ def _draw(file: Path) -> None:
     rule = calibration_from(predictor, words, "world 1", temperature, len(_FOR_TEMPERATURE), held)
     rejection = rule.rejection(_DRAWN, seen_flags(words).tolist())
     found = []
-    for image, truth in _scenes(range(200, 260), 1):
+    for image, truth in _scenes(_FOR_TEST[:_LOOKED_AT], 1):
         assert isinstance(image, np.ndarray)
         result = predictor.result(image, image, words, None, temperature=temperature)
         before = result["sem_seg_labels"]
