@@ -85,8 +85,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     started = time.perf_counter()
     from maft.index import Index
 
+    seconds = {"imports": time.perf_counter() - started}
     index = Index(arguments.index, device=arguments.device)
-    seconds = {"opening": time.perf_counter() - started}
+    seconds["opening"] = time.perf_counter() - started - seconds["imports"]
     if arguments.like:
         found, labelled = _like(tool, arguments, index), None
         seconds["comparing masks"] = time.perf_counter() - started - sum(seconds.values())

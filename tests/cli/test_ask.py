@@ -39,7 +39,7 @@ def test_it_prints_masks_and_areas(index, capsys):
     assert len([line for line in lines if "mask " in line and "box" in line]) == 3
     assert lines[0].split()[0] == "1" and float(lines[0].split()[1]) > 0.5
     assert sum(int(line.split(" pixels")[0].split()[-1]) for line in lines if "%, in " in line) == 4 * 96 * 96
-    assert lines[-1].startswith("80 masks of 4 images; seconds: opening ")
+    assert lines[-1].startswith("80 masks of 4 images; seconds: imports ")
 
 
 def test_it_writes_the_masks_as_a_ranking_a_picture_and_for_coco(index, tmp_path):
