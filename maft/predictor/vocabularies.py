@@ -8,7 +8,7 @@ from itertools import compress
 
 from maft.errors import UserError
 from maft.examples import Example
-from maft.vocabulary import Vocabulary, as_clip_reads
+from maft.vocabulary import Vocabulary
 
 
 def with_words(vocabulary: Vocabulary | None, names: Sequence[str]) -> Vocabulary:
@@ -41,10 +41,8 @@ def with_example(vocabulary: Vocabulary | None, name: str, example: Example, *, 
     """
     if vocabulary is None:
         return Vocabulary((name,), None, ((example,),), (words,), (True,))
-    known = [as_clip_reads(form) for one in vocabulary.names for form in (one, one.partition(",")[0])]
-    if as_clip_reads(name) not in known:
+    if (at := vocabulary.find(name)) is None:
         return vocabulary.add(name, [example], words=words)
-    at = vocabulary.index(name)
     if not vocabulary.of(at) or (vocabulary.has_words(at) and not words):
         return vocabulary.add(vocabulary.names[at], [example], words=words)
     return replace(
