@@ -32,13 +32,12 @@ def cut_out(image: Picture, mask: NDArray[np.bool_], side: int = 240) -> Picture
     top = max(0, min((top + bottom - longest) // 2, image.shape[0] - longest))
     left = max(0, min((left + right - longest) // 2, image.shape[1] - longest))
     window = slice(top, top + longest), slice(left, left + longest)
-    part, inside = image[window], mask[window].astype(np.uint8)
-    scale = side / longest
-    size = max(1, round(part.shape[1] * scale)), max(1, round(part.shape[0] * scale))
-    part = cv2.resize(part, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_NEAREST)
-    inside = cv2.resize(inside, size, interpolation=cv2.INTER_NEAREST)
-    shaded = np.where(inside[..., None] > 0, part, (part * _SHADE).astype(np.uint8))
-    lines, _ = cv2.findContours(inside, cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
+    part = image[window]
+    size = max(1, round(part.shape[1] * side / longest)), max(1, round(part.shape[0] * side / longest))
+    shown = cv2.resize(part, size, interpolation=cv2.INTER_AREA if longest > side else cv2.INTER_NEAREST)
+    inside = cv2.resize(mask[window].astype(np.uint8), size, interpolation=cv2.INTER_NEAREST)
+    shaded = np.where(inside[..., None] > 0, shown, (shown * _SHADE).astype(np.uint8))
+    lines, _ = cv2.findContours(np.asarray(inside), cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
     drawn = cv2.drawContours(np.ascontiguousarray(shaded), lines, -1, _OUTLINE, 2)
     sheet = np.full((side, side, 3), 255, np.uint8)
     sheet[: drawn.shape[0], : drawn.shape[1]] = drawn[:side, :side]
