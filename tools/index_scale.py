@@ -81,7 +81,7 @@ def measured(name: str, predictor: "Predictor", files: Sequence[str], masks_of: 
     own = [packed(0, one, "binary") for one in seen]
     count = sum(image.entry.masks for image in own)
     parts = _bytes(own)
-    width = seen[0].embedded.embeddings.shape[-1] if seen[0].embedded else seen[0].proposals.queries.shape[-1]
+    width = next(own[0].parts[part].shape[-1] for part in ("embeddings", "queries") if part in own[0].parts)
     others = _bytes(images)
     stand = sum(image.entry.masks for image in images)
     named = ("embeddings", "queries", "runs", "values")

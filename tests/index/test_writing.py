@@ -103,6 +103,13 @@ def test_two_processes_write_the_index_of_one(scenes, whole, tmp_path):
     assert contents_of(tmp_path / "index") == contents_of(whole)
 
 
+def test_where_a_model_ran_is_not_in_its_index(scenes, whole, tmp_path):
+    changed = ["DATALOADER.NUM_WORKERS", "1", "TEST.RESUME", "True", "TEST.SAVE_INDEX", "True"]
+    changed += ["OUTPUT_DIR", str(tmp_path / "run"), "MODEL.VOCABULARY.CACHE_DIR", str(tmp_path / "texts")]
+    index_of(Predictor.from_pretrained("miniature", changed), scenes, tmp_path / "index")
+    assert contents_of(tmp_path / "index") == contents_of(whole)
+
+
 def test_processes_share_shards_and_leave_none_out(whole):
     settings = StoredIndex(whole).settings
     empty = [IndexWriter(whole / "nowhere", settings, rank, 3).pending for rank in range(3)]
