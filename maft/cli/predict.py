@@ -94,19 +94,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     from maft.predictor.prompts import check_asked
 
     things = "all" if arguments.all_things else arguments.things
-    formats = arguments.format or [kind for kind in ENDINGS if kind != "panoptic" or things is not None]
-    if strangers := sorted(set(formats) - ENDINGS.keys()):
-        tool.error(f"argument --format: there is no {strangers[0]!r}, choose some of {', '.join(ENDINGS)}")
-    if "panoptic" in formats and things is None:
-        tool.error("argument --format: panoptic segments need --things or --all-things")
+    formats = _formats(tool, arguments, things is not None)
     images = find_images(arguments.images + arguments.input)
     if arguments.box or arguments.point:
-        if len(images) > 1:
-            tool.error(f"--box and --point show objects of one image, and there are {len(images)}")
-        if things is not None:
-            tool.error("--box and --point show one object each: leave --things and --all-things out")
-        if arguments.alpha != 1:
-            tool.error("--alpha bounds words that are looked for, and --box and --point show objects: leave it out")
+        _check_shown(tool, arguments, len(images), things is not None)
     names = output_names(images)
     endings = [ending for kind in formats for ending in ENDINGS[kind]]
     outputs = [arguments.output / (name + ending) for name, ending in itertools.product(names, endings)]
@@ -158,6 +149,28 @@ def _parsed(tool: ToolParser, argv: Sequence[str] | None) -> argparse.Namespace:
     if not 0 < arguments.alpha <= 1:
         tool.error(f"argument --alpha: {arguments.alpha} does not lie above 0 and up to 1")
     return arguments
+
+
+def _formats(tool: ToolParser, arguments: argparse.Namespace, segments: bool) -> list[str]:
+    """What to write; ``segments``: whether things are named."""
+    from maft.predictor.prediction import ENDINGS
+
+    formats: list[str] = arguments.format or [kind for kind in ENDINGS if kind != "panoptic" or segments]
+    if strangers := sorted(set(formats) - ENDINGS.keys()):
+        tool.error(f"argument --format: there is no {strangers[0]!r}, choose some of {', '.join(ENDINGS)}")
+    if "panoptic" in formats and not segments:
+        tool.error("argument --format: panoptic segments need --things or --all-things")
+    return formats
+
+
+def _check_shown(tool: ToolParser, arguments: argparse.Namespace, images: int, segments: bool) -> None:
+    """Whether objects that boxes and points show can be asked for."""
+    if images > 1:
+        tool.error(f"--box and --point show objects of one image, and there are {images}")
+    if segments:
+        tool.error("--box and --point show one object each: leave --things and --all-things out")
+    if arguments.alpha != 1:
+        tool.error("--alpha bounds words that are looked for, and --box and --point show objects: leave it out")
 
 
 def _words(arguments: argparse.Namespace) -> ClassNames | None:
