@@ -12,7 +12,7 @@ from maft.errors import ToolParser
 EXAMPLES = """examples:
   maft evaluate quickstart/maft MODEL.WEIGHTS output/quickstart/maft/model_final TEST.VISUALIZE 20
   maft evaluate quickstart/maft --resume                    the last checkpoint of a training
-  maft evaluate --index ade.index --dataset ade20k_847_val --output output/ade847
+  maft evaluate --index pascal.index --dataset pascal_context_459_val --output output/pascal
                                                             other words for masks that were seen once
 """
 

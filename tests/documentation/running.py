@@ -191,7 +191,7 @@ def _check_command(words: list[str], block: Block) -> None:
         # --help ends here.
         assert not end.code, block.place
         return
-    if words[0] in ("train", "evaluate"):
+    if words[0] in ("train", "evaluate") and getattr(arguments, "index", None) is None:
         from maft.cli.arguments import config_and_overrides
         from maft.config import load_config
 

@@ -54,7 +54,7 @@ def run(
     with tempfile.TemporaryDirectory() as folder:
         entry = {"file_name": "image.png", "sem_seg_file_name": str(Path(folder) / "labels.png")}
         Image.fromarray(truth.numpy().astype(np.uint16)).save(entry["sem_seg_file_name"])
-        ours, theirs = _ours(classes, entry), _detectron2(classes, entry)
+        ours, keeping, theirs = _ours(classes, entry), _ours(classes, entry, keep=True), _detectron2(classes, entry)
         comparisons = [
             compare(
                 "evaluator",
@@ -81,6 +81,9 @@ def run(
                 f"alone, {setting}",
                 [
                     Form("given a label map, as the model makes it", lambda: ours({"sem_seg_labels": labels})),
+                    Form(
+                        "and keeping the counts of the image", lambda: keeping({"sem_seg_labels": labels}), tolerance=0
+                    ),
                     Form("given a score map", lambda: ours({"sem_seg": scores}), tolerance=0),
                     Form("Detectron2's, given a score map", lambda: theirs({"sem_seg": scores}), tolerance=0),
                 ],
@@ -91,8 +94,9 @@ def run(
     return comparisons
 
 
-def _ours(classes: int, entry: dict[str, str]) -> Callable[[dict[str, Any]], Tensor]:
-    evaluator = SemanticEvaluator([f"class {index}" for index in range(classes)], _IGNORED)
+def _ours(classes: int, entry: dict[str, str], keep: bool = False) -> Callable[[dict[str, Any]], Tensor]:
+    images = [entry["file_name"]] if keep else []
+    evaluator = SemanticEvaluator([f"class {index}" for index in range(classes)], _IGNORED, images=images)
 
     def count(output: dict[str, Any]) -> Tensor:
         evaluator.reset()
