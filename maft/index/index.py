@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from itertools import islice
@@ -217,9 +217,9 @@ class Index:
         if engine == "faiss":
             rows = nearest(self.stored, self._looked_for(question), candidates(top))
         scores, best = question_scores(self.model, self.rows, question, rows)
-        ranked = self._different(scores, best, top)
         names = [question.vocabulary.names[column] for column in question.asked]
-        return self._found([(row, names[int(best[row])], float(scores[row])) for row in ranked])
+        ranked = self._different(scores, best)
+        return self._found(((row, names[int(best[row])], float(scores[row])) for row in ranked), top)
 
     def nearest(self, mask: tuple[int, int] | Tensor, *, top: int = 20, engine: Engine = "exact") -> list[FoundMask]:
         """The masks of all images that are most like one, by the cosine of their embeddings, each object once.
@@ -241,8 +241,8 @@ class Index:
             # Before all others, it keeps them from showing its object again.
             scores[given] = torch.inf
         no_words = torch.zeros_like(scores, dtype=torch.int64)
-        ranked = self._different(scores, no_words, top + (given is not None))
-        return self._found([(row, "", float(scores[row])) for row in ranked if row != given])
+        ranked = self._different(scores, no_words)
+        return self._found(((row, "", float(scores[row])) for row in ranked if row != given), top)
 
     def question(self, words: Words, not_words: Words = (), beside: Words | None = None) -> Question:
         """Words and what they compete with, see `ask`."""
@@ -276,21 +276,27 @@ class Index:
         shown = [look.embeddings[:1] for place in question.asked for look in vocabulary.looks(place)]
         return torch.cat([text.embeddings.cpu()[asked], *shown])
 
-    def _different(self, scores: Tensor, words: Tensor, top: int) -> list[int]:
+    def _different(self, scores: Tensor, words: Tensor) -> Iterator[int]:
         def of(row: int) -> tuple[int, int]:
             return self.rows.image(row)[0], int(words[row])
 
-        return list(islice(different_objects(best_first(scores), of, self.rows.runs), top))
+        return different_objects(best_first(scores), of, self.rows.runs)
 
-    def _found(self, ranked: Sequence[tuple[int, str, float]]) -> list[FoundMask]:
-        """Masks as they are shown, given rows, words and scores; the masks of each image are decoded once."""
-        places = [self.rows.image(row) for row, _, _ in ranked]
-        codes: dict[int, list[dict[str, Any]]] = {image: self.masks(image) for image, _ in places}
-        found = []
-        for (_, word, score), (image, number) in zip(ranked, places):
-            code = codes[image][number]
-            left, top, width, height = map(int, coco_mask.toBbox(code))
-            box = (left, top, left + width, top + height)
-            area = int(coco_mask.area(code))
-            found.append(FoundMask(image, self.entry(image).file, number, word, score, area, box, code))
-        return found
+    def _found(self, ranked: Iterable[tuple[int, str, float]], top: int) -> list[FoundMask]:
+        """The first masks as they are shown, given rows, words and scores."""
+        # The masks of an image are decoded once.
+        codes: dict[int, list[dict[str, Any]]] = {}
+
+        def with_pixels() -> Iterator[FoundMask]:
+            for row, word, score in ranked:
+                image, number = self.rows.image(row)
+                if image not in codes:
+                    codes[image] = self.masks(image)
+                code = codes[image][number]
+                # A mask may have an inside where it was proposed, and none at the pixels of its image.
+                if area := int(coco_mask.area(code)):
+                    x0, y0, width, height = map(int, coco_mask.toBbox(code))
+                    box = (x0, y0, x0 + width, y0 + height)
+                    yield FoundMask(image, self.entry(image).file, number, word, score, area, box, code)
+
+        return list(islice(with_pixels(), top))

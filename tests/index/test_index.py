@@ -78,6 +78,11 @@ def test_area_and_box_are_those_of_the_mask_in_its_image(index):
     assert index.masks(one.image)[one.mask] == one.segmentation
 
 
+def test_a_mask_that_has_no_pixel_at_the_size_of_its_image_is_no_answer(index):
+    everything = [*index.ask(["donut"], top=500), *index.nearest((0, 0), top=500)]
+    assert min(mask.area for mask in everything) > 0
+
+
 def test_a_mask_that_rather_shows_a_word_against_is_left_out(index):
     both = index.ask(["bear", "tree"], beside=[], top=500)
     bears = index.ask(["bear"], not_words=["tree"], beside=[], top=500)
