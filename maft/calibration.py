@@ -11,7 +11,7 @@ Fisch, Lei and Schuster, 2024) applies. With the mean loss R(t) over n held-out 
 **The assumption**: the new picture is exchangeable with the calibration pictures and words are offered alike, in both
 ways that absent words come about: drawn from the same kind of pictures, annotated by the same rule, with the same kind
 and share of absent words. The expectation is over calibration pictures and new picture together; it says nothing of one
-picture, of one word, or of the share of pixels. The temperature is fitted on other pictures than the thresholds, since
+picture, of one word, or of the share of pixels. Confidence is calibrated on other pictures than the thresholds, since
 the theorem wants scores that do not know the calibration pictures.
 """
 
@@ -31,11 +31,12 @@ from numpy.typing import NDArray
 from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 
+from maft.confidence import CalibratedConfidence
 from maft.errors import UserError, first_line
 from maft.files import read_json, write_text_atomic
 from maft.structures import as_clip_reads
 
-VERSION = 1
+VERSION = 2
 FILE = "calibration.json"
 GROUPS = ("seen", "unseen")
 # Sums in another order differ so much, and a bound that is met exactly is met.
@@ -110,8 +111,8 @@ class Calibration:
         facts: what else its answers depend on: config keys and their values.
         dataset: its name.
         words: all that were offered.
-        temperature_images: pictures that the temperature was fitted on, other ones than those of the curves.
-        temperature: T of `maft.inference.tempered_confidence`.
+        confidence: how it is calibrated.
+        confidence_images: pictures that it was fitted on, other ones than those of the curves.
         groups: "seen" and "unseen", where pictures had absent words of the group.
     """
 
@@ -119,13 +120,13 @@ class Calibration:
     facts: dict[str, Any]
     dataset: str
     words: tuple[str, ...]
-    temperature_images: int
-    temperature: float
+    confidence: CalibratedConfidence
+    confidence_images: int
     groups: dict[str, RiskCurve]
 
     def rejection(self, alpha: float, seen: Sequence[bool], none_below: float = 0.0) -> Rejection:
         """What is unknown under a bound; arguments and errors as of `thresholds` and `Rejection`."""
-        return Rejection(tuple(self.thresholds(alpha, seen)), none_below, alpha, self.temperature)
+        return Rejection(tuple(self.thresholds(alpha, seen)), none_below, alpha, self.confidence)
 
     def thresholds(self, alpha: float, seen: Sequence[bool]) -> list[float]:
         """The least confidence of each word's pixels.
@@ -201,8 +202,9 @@ class Calibration:
             found = TypeAdapter(cls).validate_python(content)
             for curve in found.groups.values():
                 curve.check()
-            if not 0 < found.temperature < math.inf or not found.groups.keys() <= set(GROUPS):
-                raise ValueError("its temperature or groups are none")
+            found.confidence.check()
+            if not found.groups.keys() <= set(GROUPS):
+                raise ValueError("its groups are none")
         except (ValidationError, ValueError) as error:
             raise UserError(f"{path} holds no calibration ({first_line(error)}): {again}") from error
         return found
@@ -216,20 +218,31 @@ class Rejection:
         least: (C,) the least confidence of each word's pixels.
         none_below: the least confidence of any pixel.
         alpha: what ``least`` bounds, 1 for nothing.
-        temperature: of the confidence that is compared; None: as the model gives it.
+        calibrated: the confidence that is compared; None: as the model gives it.
     """
 
     least: tuple[float, ...]
     none_below: float = 0.0
     alpha: float = 1.0
-    temperature: float | None = None
+    calibrated: CalibratedConfidence | None = None
+
+    @property
+    def temperature(self) -> float | None:
+        """What `maft.inference.semantic_result` is asked for."""
+        return None if self.calibrated is None else self.calibrated.temperature
+
+    def confidence(self, result: Mapping[str, Tensor]) -> Tensor:
+        """(H, W) float32, the confidence that is compared, from a semantic result at `temperature`."""
+        if self.calibrated is None:
+            return result["sem_seg_confidence"]
+        return self.calibrated.of(result["sem_seg_tempered"])
 
     def apply(self, labels: Tensor, confidence: Tensor) -> Tensor:
         """(H, W) labels, -1 where the confidence is too low.
 
         Args:
             labels: (H, W) int64, -1 for none.
-            confidence: (H, W) float32, the calibrated one where ``least`` are thresholds of a `Calibration`.
+            confidence: (H, W) float32, see `confidence`.
         """
         least = torch.tensor((*self.least, 0.0), dtype=torch.float32, device=labels.device)
         # The label -1 finds the entry behind the last word.

@@ -136,9 +136,9 @@ def semantic_result(
     Args:
         size: (H, W) of the output.
         penalty, background_below, background: see `labels_of_scores`.
-        temperature: adds "sem_seg_calibrated" (H, W), see `tempered_confidence`; None leaves it out.
+        temperature: adds "sem_seg_tempered" (H, W), see `tempered_confidence`; None leaves it out.
     """
-    labels, confidence, calibrated, kept = [], [], [], []
+    labels, confidence, tempered, kept = [], [], [], []
     row_class = views[0].exposures[0][1][0].row_class
     for _, scores in averaged_strips(views, size):
         covered = None
@@ -148,13 +148,13 @@ def semantic_result(
         labels.append(found)
         confidence.append(sure)
         if temperature is not None:
-            calibrated.append(tempered_confidence(scores, found, temperature))
+            tempered.append(tempered_confidence(scores, found, temperature))
         if not labels_only:
             kept.append(scores if penalty is None else scores - penalty[:, None, None])
     # An argmax over the scores could not tell a pixel that no mask covers from one of the first class.
     result = {"sem_seg_labels": torch.cat(labels), "sem_seg_confidence": torch.cat(confidence)}
     if temperature is not None:
-        result["sem_seg_calibrated"] = torch.cat(calibrated)
+        result["sem_seg_tempered"] = torch.cat(tempered)
     return result if labels_only else {**result, "sem_seg": torch.cat(kept, dim=1)}
 
 

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from maft.calibration import Calibration, Rejection, RiskCurve, calibration_path
+from maft.confidence import CalibratedConfidence
 from maft.errors import UserError
 
 # Highest confidences of absent words, -1 for words that are not answered.
@@ -83,8 +84,8 @@ def calibration(**changes):
         "facts": {"INPUT.MIN_SIZE_TEST": 640, "MODEL.VOCABULARY.TEMPLATES": ["a {}."]},
         "dataset": "held_out",
         "words": ("cat", "dog"),
-        "temperature_images": 5,
-        "temperature": 0.4,
+        "confidence": CalibratedConfidence(0.4, 1.1, 0.9, -0.2),
+        "confidence_images": 5,
         "groups": {"seen": curve},
     }
     return Calibration(**{**parts, **changes})
@@ -95,14 +96,14 @@ def test_what_is_written_is_read(tmp_path):
     assert Calibration.read(tmp_path / "calibration.json") == calibration()
 
 
-@pytest.mark.parametrize("change", ["temperature", "version", "checksum", "groups"])
+@pytest.mark.parametrize("change", ["confidence", "version", "checksum", "groups"])
 def test_files_that_are_not_what_was_written(tmp_path, change):
     path = tmp_path / "calibration.json"
     calibration().write(path)
     content = json.loads(path.read_text())
-    content[change] = {"temperature": 0.5, "version": 2, "checksum": None, "groups": {}}[change]
+    content[change] = {"confidence": {}, "version": 1, "checksum": None, "groups": {}}[change]
     path.write_text(json.dumps(content))
-    sentence = "has the version 2, not 1" if change == "version" else "was changed after it was written"
+    sentence = "has the version 1, not 2" if change == "version" else "was changed after it was written"
     with pytest.raises(UserError, match=f"{sentence}.*calibrate again"):
         Calibration.read(path)
 
@@ -120,6 +121,12 @@ def test_files_that_hold_no_calibration(tmp_path, text):
 )
 def test_numbers_that_are_no_risk_curve(tmp_path, thresholds, risks):
     calibration(groups={"seen": RiskCurve(3, thresholds, risks)}).write(tmp_path / "calibration.json")
+    with pytest.raises(UserError, match="holds no calibration"):
+        Calibration.read(tmp_path / "calibration.json")
+
+
+def test_a_confidence_that_does_not_rise(tmp_path):
+    calibration(confidence=CalibratedConfidence(0.4, -1.0, 1.0, 0.0)).write(tmp_path / "calibration.json")
     with pytest.raises(UserError, match="holds no calibration"):
         Calibration.read(tmp_path / "calibration.json")
 
@@ -145,6 +152,15 @@ def test_pixels_below_the_threshold_of_their_word_lose_it():
     assert Rejection((0.4, 0.2)).apply(labels, confidence).tolist() == [[-1, 0, 1, -1, -1]]
     assert Rejection((0.4, 0.2), none_below=0.35).apply(labels, confidence).tolist() == [[-1, 0, -1, -1, -1]]
     assert torch.equal(Rejection((0.0, 0.0)).apply(labels, confidence), labels)
+
+
+def test_confidence_is_the_plain_one_or_the_calibrated_one():
+    result = {"sem_seg_confidence": torch.tensor([[0.3]]), "sem_seg_tempered": torch.tensor([[0.6]])}
+    assert Rejection((0.0,)).confidence(result) is result["sem_seg_confidence"]
+    calibrated = CalibratedConfidence(0.4, 2.0, 1.0, -0.5)
+    rejection = Rejection((0.0,), calibrated=calibrated)
+    assert rejection.temperature == 0.4
+    assert torch.equal(rejection.confidence(result), calibrated.of(result["sem_seg_tempered"]))
 
 
 def test_a_calibration_lies_beside_its_checkpoint(tmp_path):

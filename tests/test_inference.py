@@ -287,7 +287,7 @@ def test_a_temperature_adds_a_confidence_and_changes_nothing_else(thin_strips):
     view = View((20, 6), [(False, [_tile(probabilities, masks)])], False)
     plain = semantic_result([view], (20, 6), None, labels_only=True)
     found = semantic_result([view], (20, 6), None, labels_only=True, temperature=0.5)
-    calibrated = found.pop("sem_seg_calibrated")
+    tempered = found.pop("sem_seg_tempered")
     assert found.keys() == plain.keys() and all(torch.equal(found[name], plain[name]) for name in plain)
     scores = semantic_result([view], (20, 6), None, labels_only=False)["sem_seg"]
-    assert torch.equal(calibrated, tempered_confidence(scores, found["sem_seg_labels"], 0.5))
+    assert torch.equal(tempered, tempered_confidence(scores, found["sem_seg_labels"], 0.5))

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from maft.cli.arguments import split_overrides
 from maft.errors import ToolParser, UserError
 
 if TYPE_CHECKING:
@@ -21,6 +22,10 @@ EXAMPLES = """examples:
   maft calibrate --model output/quickstart/maft/model_final --dataset miniature_val
   maft calibrate --model miniature --dataset miniature_val --absent cat dog horse --output output/calibrated
   maft calibrate --model maft-vitb16 --dataset ade20k_150_val --images 500 --output output/maft-vitb16
+  maft calibrate --model output/my_run/model_final --dataset ade20k_150_val TEST.SLIDING_WINDOW.ENABLED True
+
+A calibration is that of one config: give maft predict the same overrides (KEY VALUE ...), or the folder of --output,
+which holds them.
 """
 
 
@@ -42,12 +47,14 @@ def parser() -> ToolParser:
         "--output", type=Path, metavar="FOLDER", help="write the checkpoint with its calibration here, not beside it"
     )
     tool.add_argument("--device", metavar="NAME", help="cpu, cuda, cuda:1, mps (default: the config's)")
+    tool.add_argument("opts", nargs="*", metavar="KEY VALUE", help="config overrides, such as INPUT.MIN_SIZE_TEST 800")
     return tool
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     tool = parser()
-    arguments = tool.parse_args(argv)
+    arguments = tool.parse_intermixed_args(argv)
+    overrides = arguments.opts + split_overrides(arguments, ["absent"])
     if arguments.images is not None and arguments.images < 1:
         tool.error(f"argument --images: {arguments.images} is no number of images")
 
@@ -55,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     from maft.predictor import Predictor
     from maft.predictor.calibrating import calibrate, held_out, is_shared
 
-    predictor = Predictor.from_pretrained(arguments.model, device=arguments.device)
+    predictor = Predictor.from_pretrained(arguments.model, overrides, device=arguments.device)
     target = calibration_path(Path(predictor.cfg.MODEL.WEIGHTS))
     if arguments.output is None and is_shared(arguments.model):
         raise UserError(
@@ -74,7 +81,7 @@ def described(report: Report) -> str:
     """What a calibration says, as tables."""
     from tabulate import tabulate
 
-    calibration = report.calibration
+    calibration, confidence = report.calibration, report.calibration.confidence
     rows = [
         _row(calibration, alpha, group, None if found is None else found.get(group))
         for alpha, found in report.measured.items()
@@ -85,7 +92,8 @@ def described(report: Report) -> str:
         f"{curve.images} images that lack {group} words" for group, curve in calibration.groups.items()
     )
     return (
-        f"Temperature {calibration.temperature:.3f}, from {calibration.temperature_images} images of "
+        f"Confidence: temperature {confidence.temperature:.3f}, then beta calibration with a {confidence.a:.2f}, "
+        f"b {confidence.b:.2f}, c {confidence.c:.2f}, from {calibration.confidence_images} images of "
         f"{calibration.dataset}; calibration error on the others {100 * report.error_before:.1f} % before, "
         f"{100 * report.error_after:.1f} % after.\n"
         f"Thresholds from {images}. Rates and mIoU: thresholds from half of these images, used on the other half.\n\n"

@@ -1,25 +1,21 @@
-"""Fits a calibration to held-out pictures, and measures on others what it is worth.
+"""Measures on held-out pictures what a calibration is worth.
 
-Temperature, calibration error, IoU and the share of pixels are taken from pixels on a grid (`grid`); which words are
+Calibration error, IoU and the share of pixels are taken from pixels on a grid (`grid`); which words are
 answered, and thus the risk curves, from all pixels.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.optimize import minimize_scalar
 from torch import Tensor
 
 from maft.calibration import GROUPS, RiskCurve
-from maft.errors import UserError
 from maft.evaluation.confusion import ConfusionMatrix, SemanticScores
-from maft.inference import tempered_confidence
 
 BINS = 15
 # Points of the grid on a side of a picture, at most.
@@ -63,36 +59,6 @@ class Observed:
         return cls(
             highest[1:].cpu().numpy(), ~present.cpu().numpy(), taken[0], taken[1].long(), taken[2], taken[3]
         )  # fmt: skip
-
-
-def fit_temperature(samples: Iterable[tuple[Tensor, Tensor, Tensor]]) -> float:
-    """The temperature under which `tempered_confidence` is likeliest to be the chance that an answer is right.
-
-    Args:
-        samples: of each picture the scores (C, n) of all classes at some pixels, their labels (n,) and true classes
-            (n,), -1 for none.
-
-    Raises:
-        UserError: no pixel has both a label and an annotation.
-    """
-    counted = []
-    for scores, labels, truth in samples:
-        used = (labels >= 0) & (truth >= 0)
-        if used.any():
-            counted.append((scores[:, used], labels[used], (labels == truth)[used].double()))
-    if not counted:
-        raise UserError("No annotated pixel has an answer, so that no temperature can be fitted: give other images.")
-
-    def loss(log_temperature: float) -> float:
-        total, pixels = 0.0, 0
-        for scores, labels, right in counted:
-            sure = tempered_confidence(scores, labels, math.exp(log_temperature)).double().clamp(1e-6, 1 - 1e-6)
-            total -= float((right * sure.log() + (1 - right) * (1 - sure).log()).sum())
-            pixels += len(right)
-        return total / pixels
-
-    lowest, highest = map(math.log, _TEMPERATURES)
-    return math.exp(minimize_scalar(loss, bounds=(lowest, highest), method="bounded", options={"xatol": 1e-3}).x)
 
 
 def calibration_error(pictures: Sequence[Observed], *, calibrated: bool) -> float:

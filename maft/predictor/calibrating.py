@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 from tqdm import tqdm
 
 import maft
 from maft.calibration import GROUPS, Calibration
 from maft.checkpoint.fingerprint import fingerprint
+from maft.confidence import CalibratedConfidence
 from maft.data.catalog import class_names, dataset
 from maft.data.mappers import check_labels
 from maft.data.pairs import PAIRS_PREFIX
@@ -27,18 +27,18 @@ from maft.evaluation.calibrate import (
     GroupMeasured,
     Observed,
     calibration_error,
-    fit_temperature,
     grid,
     measured,
     risk_curves,
 )
+from maft.evaluation.calibrate_confidence import Sample, fit_confidence
 from maft.predictor.predictor import Predictor
 from maft.structures import Vocabulary
 
 # An image and its (H, W) label map, -1 where nothing is annotated.
 Annotated = tuple[ImageLike, NDArray[np.integer]]
 
-# Every fourth picture is for the temperature, so that thresholds come from pictures that it does not know.
+# Confidence is calibrated on every fourth picture, so that thresholds come from pictures that it does not know.
 _FOURTH = 4
 
 
@@ -100,14 +100,12 @@ def held_out(predictor: Predictor, name: str, images: int | None = None) -> Held
 
 
 @torch.no_grad()
-def fitted_temperature(predictor: Predictor, words: Vocabulary, pictures: Iterable[Annotated]) -> float:
-    """The temperature of a model on some pictures, see `maft.evaluation.calibrate.fit_temperature`."""
-    return fit_temperature(_sample(predictor, words, *picture) for picture in pictures)
+def fitted_confidence(predictor: Predictor, words: Vocabulary, pictures: Iterable[Annotated]) -> CalibratedConfidence:
+    """The calibrated confidence of a model on some pictures, see `fit_confidence`."""
+    return fit_confidence(_sample(predictor, words, *picture) for picture in pictures)
 
 
-def _sample(
-    predictor: Predictor, words: Vocabulary, image: ImageLike, truth: NDArray[np.integer]
-) -> tuple[Tensor, Tensor, Tensor]:
+def _sample(predictor: Predictor, words: Vocabulary, image: ImageLike, truth: NDArray[np.integer]) -> Sample:
     pixels = _pixels(image, truth)
     rows, columns = grid((truth.shape[0], truth.shape[1]))
     scores, labels = predictor.scores(image, pixels, words, (len(rows), len(columns)))
@@ -116,15 +114,15 @@ def _sample(
 
 @torch.no_grad()
 def observed(
-    predictor: Predictor, words: Vocabulary, pictures: Iterable[Annotated], temperature: float
+    predictor: Predictor, words: Vocabulary, pictures: Iterable[Annotated], confidence: CalibratedConfidence
 ) -> list[Observed]:
     """What a model answers of some pictures, whose label maps number the first of the words."""
     found = []
     for image, truth in pictures:
-        result = predictor.result(image, _pixels(image, truth), words, None, temperature=temperature)
-        labels, confidence, calibrated = (result[f"sem_seg_{part}"] for part in ("labels", "confidence", "calibrated"))
+        result = predictor.result(image, _pixels(image, truth), words, None, temperature=confidence.temperature)
+        labels, plain, tempered = (result[f"sem_seg_{part}"] for part in ("labels", "confidence", "tempered"))
         annotated = torch.from_numpy(truth).to(labels.device)
-        found.append(Observed.of(labels, confidence, calibrated, annotated, len(words)))
+        found.append(Observed.of(labels, plain, confidence.of(tempered), annotated, len(words)))
     return found
 
 
@@ -143,7 +141,7 @@ class Report:
 
     Attributes:
         calibration: of all pictures.
-        error_before, error_after: expected calibration error on the pictures that the temperature was not fitted on.
+        error_before, error_after: expected calibration error on the pictures that confidence was not fitted on.
         measured: alpha -> group -> what thresholds of one half of these pictures do on the other, both ways together;
             None where a half has too few for the alpha.
     """
@@ -172,9 +170,9 @@ def calibrate(
     words = predictor.prepare([*class_names(held.name, predictor.cfg.MODEL.VOCABULARY.CLASS_NAMES), *absent])
     fourth = held.records[::_FOURTH]
     rest = [record for place, record in enumerate(held.records) if place % _FOURTH]
-    temperature = fitted_temperature(predictor, words, held.annotated(fourth))
-    pictures = observed(predictor, words, held.annotated(rest), temperature)
-    calibration = calibration_from(predictor, words, held.name, temperature, len(fourth), pictures)
+    confidence = fitted_confidence(predictor, words, held.annotated(fourth))
+    pictures = observed(predictor, words, held.annotated(rest), confidence)
+    calibration = calibration_from(predictor, words, held.name, confidence, len(fourth), pictures)
     return Report(
         calibration,
         calibration_error(pictures, calibrated=False),
@@ -187,11 +185,11 @@ def calibration_from(
     predictor: Predictor,
     words: Vocabulary,
     name: str,
-    temperature: float,
-    temperature_images: int,
+    confidence: CalibratedConfidence,
+    confidence_images: int,
     pictures: Sequence[Observed],
 ) -> Calibration:
-    """The calibration of what was observed at a temperature of other pictures.
+    """The calibration of what was observed with a confidence that was fitted on other pictures.
 
     Args:
         name: of the dataset.
@@ -210,8 +208,8 @@ def calibration_from(
         facts=predictor.calibration_facts(),
         dataset=name,
         words=words.names,
-        temperature_images=temperature_images,
-        temperature=temperature,
+        confidence=confidence,
+        confidence_images=confidence_images,
         groups=curves,
     )
 

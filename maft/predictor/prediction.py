@@ -63,7 +63,7 @@ class Prediction:
         confidence: (H, W) float32 in 0..1: the share of the label at each pixel. With s_c, the sum over proposals of
             p(class c | proposal) times mask, it is s_label / max(1, sum over all classes c of s_c): what the proposals
             leave to "no object" counts as the rest. With ``alpha`` below 1 the calibrated one, see
-            `maft.inference.tempered_confidence`.
+            `maft.confidence.CalibratedConfidence`.
         class_names: the user's words.
         segment_ids: (H, W) int32 panoptic segments, 0 where there is none; None unless things were named.
         segments: of each segment ``id``, ``label`` (index into ``class_names``), ``name``, ``isthing``, ``area`` in
@@ -89,7 +89,7 @@ class Prediction:
 
     def described(self) -> str:
         """The largest classes and their shares of the image, in words."""
-        shares = [(short_name(row["name"]), row["share"]) for row in self.summary()]
+        shares = [(short_name(row["name"]), row["share"]) for row in self._classes()]
         parts = [f"{name} {share:.0%}" for name, share in shares[:_SHOWN]]
         if len(shares) > _SHOWN:
             parts.append(f"{len(shares) - _SHOWN} more")
@@ -103,7 +103,18 @@ class Prediction:
         return float((self.labels < 0).mean())
 
     def summary(self) -> list[dict[str, Any]]:
-        """The classes found, largest first: name, area in pixels, share of the image, mean confidence (``score``)."""
+        """The classes found, largest first: name, area in pixels, share of the image, mean confidence (``score``).
+
+        Where some of the image has no label, the last row says so: its ``label`` is -1 and its ``name`` "unknown".
+        """
+        found = self._classes()
+        if area := int((self.labels < 0).sum()):
+            score = float(self.confidence[self.labels < 0].mean())
+            found.append({"name": "unknown", "label": -1, "area": area, "share": self.unknown, "score": score})
+        return found
+
+    def _classes(self) -> list[dict[str, Any]]:
+        """The rows of `summary` that have a word."""
         found = self.labels >= 0
         labels, classes = self.labels[found], len(self.class_names)
         areas = np.bincount(labels, minlength=classes)
@@ -173,7 +184,7 @@ class Prediction:
         elif self.segment_ids is not None:
             yield from ((part["label"], part["score"], self.segment_ids == part["id"]) for part in self.segments)
         else:
-            yield from ((row["label"], row["score"], self.labels == row["label"]) for row in self.summary())
+            yield from ((row["label"], row["score"], self.labels == row["label"]) for row in self._classes())
 
     def to_coco(self, image_id: int | str = 1) -> list[dict[str, Any]]:
         """Results as pycocotools reads them (``COCO.loadRes``), one for each instance.
@@ -192,7 +203,7 @@ class Prediction:
             by_id = encoded_regions(self.segment_ids)
             codes = [by_id[part["id"]] for part in self.segments]
         else:
-            rows, by_label = self.summary(), encoded_regions(self.labels)
+            rows, by_label = self._classes(), encoded_regions(self.labels)
             labels, scores = [row["label"] for row in rows], [row["score"] for row in rows]
             codes = [by_label[label] for label in labels]
         return object_results(codes, labels, scores, image_id)
@@ -202,10 +213,10 @@ class Prediction:
 
         Returns:
             ``width`` and ``height`` of the image; ``class_names``; ``unknown_words``; ``alpha``; ``unknown``, the share
-            of the image without a label; ``classes``, the rows of `summary`; ``segments`` (None without things), of
-            each ``id``, ``label``, ``name``, ``isthing``, ``area`` and ``score``; ``instances`` (None without things),
-            of each ``label``, ``name``, ``score`` and ``box`` (x0, y0, x1, y1). Each class, segment and instance has
-            its mask as ``segmentation``, see `to_coco`.
+            of the image without a label; ``classes``, the rows of `summary` but for that of unknown; ``segments`` (None
+            without things), of each ``id``, ``label``, ``name``, ``isthing``, ``area`` and ``score``; ``instances``
+            (None without things), of each ``label``, ``name``, ``score`` and ``box`` (x0, y0, x1, y1). Each class,
+            segment and instance has its mask as ``segmentation``, see `to_coco`.
         """
         height, width = self.labels.shape
         segments = instances = None
@@ -231,7 +242,7 @@ class Prediction:
             "unknown_words": list(self.unknown_words),
             "alpha": self.alpha,
             "unknown": self.unknown,
-            "classes": [{**row, "segmentation": by_label[row["label"]]} for row in self.summary()],
+            "classes": [{**row, "segmentation": by_label[row["label"]]} for row in self._classes()],
             "segments": segments,
             "instances": instances,
         }

@@ -237,7 +237,7 @@ class Predictor(ExampleSource, ExampleLooks, ModelResults):
         pixels = pixels_of(image)
         prompts = None if shown is None else prompts_of(*shown, pixels.shape[:2])
         result = self.result(image, pixels, words, things, prompts, rejection.temperature)
-        confidence = result["sem_seg_confidence" if rejection.temperature is None else "sem_seg_calibrated"]
+        confidence = rejection.confidence(result)
         labels = rejection.apply(result["sem_seg_labels"], confidence)
         known: dict[str, Any] = {
             "image": pixels,
@@ -250,7 +250,7 @@ class Predictor(ExampleSource, ExampleLooks, ModelResults):
         if things is None:
             return Prediction(**known, instances=result.get("objects"))
         # A word that no pixel keeps is answered nowhere.
-        answered = None if rejection.temperature is None else words_in(labels, len(words))
+        answered = None if rejection.calibrated is None else words_in(labels, len(words))
         ids, segments = segments_of(result["panoptic_seg"], words, rejection.none_below, answered)
         return Prediction(
             **known,

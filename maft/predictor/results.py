@@ -36,7 +36,7 @@ class ModelResults(LoadedModel):
             pixels: (H, W, 3) uint8.
             things: of the words, for segments and instances as well; None: labels alone.
             prompts: in pixels of the picture; then "objects" has an instance for each.
-            temperature: adds "sem_seg_calibrated", see `maft.inference.semantic_result`.
+            temperature: adds "sem_seg_tempered", see `maft.inference.semantic_result`.
 
         Raises:
             UserError: it does not fit into the memory.

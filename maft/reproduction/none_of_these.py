@@ -1,6 +1,6 @@
 """Whether alpha bounds false alarms on the miniature world, what it costs, and whether confidence is a probability.
 
-Each world of scenes, of a seed of its own, calibrates a model on 200 scenes (50 for the temperature, 150 for the
+Each world of scenes, of a seed of its own, calibrates a model on 200 scenes (50 for confidence, 150 for the
 thresholds) and tests it on 400 others. Offered are the 24 classes, of which each scene lacks some twenty, or 24 further
 words beside them that are in no scene.
 """
@@ -21,7 +21,7 @@ from maft.evaluation.calibrate import GroupMeasured, calibration_error, measured
 from maft.files import atomic_path, read_json, write_json_atomic, write_text_atomic
 from maft.miniature import miniature_classes, render_scene
 from maft.predictor import Predictor
-from maft.predictor.calibrating import Annotated, calibration_from, fitted_temperature, observed, seen_flags
+from maft.predictor.calibrating import Annotated, calibration_from, fitted_confidence, observed, seen_flags
 from maft.reproduction.methods import Method
 from maft.reproduction.report import spread, table
 from maft.reproduction.runs import QUICKSTART
@@ -42,7 +42,7 @@ ABSENT = (
     "kite", "bottle", "cup", "fork", "knife", "spoon", "bowl", "banana", "chair", "laptop", "book", "clock",
 )  # fmt: skip
 OFFERED = {"24 classes": (), "and 24 absent words": ABSENT}
-_FOR_TEMPERATURE, _FOR_THRESHOLDS, _FOR_TEST = range(0, 50), range(50, 200), range(200, 600)
+_FOR_CONFIDENCE, _FOR_THRESHOLDS, _FOR_TEST = range(0, 50), range(50, 200), range(200, 600)
 # The alpha of the pictures, how many scenes they show, and from how many these are taken.
 _DRAWN, _PICTURES, _LOOKED_AT = 0.02, 3, 60
 
@@ -86,14 +86,14 @@ def _world(predictor: Predictor, seed: int, offered: str) -> dict[str, Any]:
     """What one world of scenes says of a model."""
     words = predictor.prepare([*miniature_classes().names, *OFFERED[offered]])
     seen = seen_flags(words)
-    temperature = fitted_temperature(predictor, words, _scenes(_FOR_TEMPERATURE, seed))
-    held = observed(predictor, words, _scenes(_FOR_THRESHOLDS, seed), temperature)
-    test = observed(predictor, words, _scenes(_FOR_TEST, seed), temperature)
-    found = calibration_from(predictor, words, f"world {seed}", temperature, len(_FOR_TEMPERATURE), held)
+    confidence = fitted_confidence(predictor, words, _scenes(_FOR_CONFIDENCE, seed))
+    held = observed(predictor, words, _scenes(_FOR_THRESHOLDS, seed), confidence)
+    test = observed(predictor, words, _scenes(_FOR_TEST, seed), confidence)
+    found = calibration_from(predictor, words, f"world {seed}", confidence, len(_FOR_CONFIDENCE), held)
     return {
         "words": offered,
         "seed": seed,
-        "temperature": temperature,
+        "temperature": confidence.temperature,
         "error_before": calibration_error(test, calibrated=False),
         "error_after": calibration_error(test, calibrated=True),
         "measured": {
@@ -156,16 +156,16 @@ def _draw(file: Path) -> None:
     """Scenes of which most is unknown under a bound, with the frozen CLIP: image, truth, answer without and with it."""
     predictor = _predictor(_FROZEN)
     words = predictor.prepare(miniature_classes().names)
-    temperature = fitted_temperature(predictor, words, _scenes(_FOR_TEMPERATURE, 1))
-    held = observed(predictor, words, _scenes(_FOR_THRESHOLDS, 1), temperature)
-    rule = calibration_from(predictor, words, "world 1", temperature, len(_FOR_TEMPERATURE), held)
+    confidence = fitted_confidence(predictor, words, _scenes(_FOR_CONFIDENCE, 1))
+    held = observed(predictor, words, _scenes(_FOR_THRESHOLDS, 1), confidence)
+    rule = calibration_from(predictor, words, "world 1", confidence, len(_FOR_CONFIDENCE), held)
     rejection = rule.rejection(_DRAWN, seen_flags(words).tolist())
     found = []
     for image, truth in _scenes(_FOR_TEST[:_LOOKED_AT], 1):
         assert isinstance(image, np.ndarray)
-        result = predictor.result(image, image, words, None, temperature=temperature)
+        result = predictor.result(image, image, words, None, temperature=confidence.temperature)
         before = result["sem_seg_labels"]
-        after = rejection.apply(before, result["sem_seg_calibrated"])
+        after = rejection.apply(before, rejection.confidence(result))
         # A good picture shows false alarms that go.
         gone = ((after < 0) & (before.numpy() != truth)).float().mean()
         found.append((float(gone), image, truth, before.numpy(), after.numpy()))

@@ -29,6 +29,7 @@ def test_a_model_is_calibrated_and_answers_under_a_bound(world, tmp_path, capsys
     main(["--model", "miniature", "--dataset", "miniature_val", "--images", "16", "--output", str(output)])
     said = capsys.readouterr().out
     assert "from 4 images of miniature_val; calibration error on the others" in said
+    assert "then beta calibration with a" in said
     assert "Thresholds from 12 images that lack seen words and 12 images that lack unseen words" in said
     assert said.count("too few images") == 2 and f"Written: {output / 'calibration.json'}" in said
     content = json.loads((output / "calibration.json").read_text())
@@ -43,6 +44,21 @@ def test_a_model_is_calibrated_and_answers_under_a_bound(world, tmp_path, capsys
     before = (output / "calibration.json").read_bytes()
     main(["--model", str(output), "--dataset", "miniature_val", "--images", "12", "--absent", "cat"])
     assert (output / "calibration.json").read_bytes() != before
+
+
+def test_a_calibration_is_that_of_the_overrides(world, tmp_path):
+    output, overrides = tmp_path / "calibrated", ["INPUT.MIN_SIZE_TEST", "64"]
+    image = str(world / "miniature/val/images/000001.png")
+    # Behind a list of words they are no words.
+    arguments = ["--model", "miniature", "--dataset", "miniature_val", "--images", "16", "--output", str(output)]
+    main([*arguments, "--absent", "cat", *overrides])
+    content = json.loads((output / "calibration.json").read_text())
+    assert content["facts"]["INPUT.MIN_SIZE_TEST"] == 64 and content["words"][-1] == "cat"
+    # The folder holds them, too.
+    arguments = [image, "--model", str(output), "--output", str(tmp_path / "out"), "--alpha", "0.1"]
+    assert predict(arguments) == 0
+    with pytest.raises(UserError, match="with INPUT.MIN_SIZE_TEST 64, not 96: calibrate this model"):
+        predict([*arguments, "INPUT.MIN_SIZE_TEST", "96"])
 
 
 @pytest.mark.parametrize(

@@ -1,11 +1,10 @@
-"""Temperature, calibration error and what thresholds do, against cases that can be counted by hand."""
+"""Calibration error and what thresholds do, against cases that can be counted by hand."""
 
 import numpy as np
 import pytest
 import torch
 
-from maft.errors import UserError
-from maft.evaluation.calibrate import Observed, calibration_error, fit_temperature, grid, measured, risk_curves
+from maft.evaluation.calibrate import Observed, calibration_error, grid, measured, risk_curves
 
 SEEN = np.array([True, True, False, False])
 
@@ -44,20 +43,6 @@ def test_risk_curves_count_the_pictures_that_lack_words_of_a_group():
     assert curves["seen"].images == curves["unseen"].images == 1
     assert curves["seen"].risks == (0.0,)
     assert curves["unseen"].risks == (0.5, 0.0)
-
-
-def test_a_temperature_makes_confidence_the_share_of_right_answers():
-    torch.manual_seed(0)
-    logits = 2 * torch.randn(6, 20_000)
-    truth = torch.distributions.Categorical(logits=logits.T).sample()
-    # The scores are those of a model three times too unsure.
-    scores = (logits / 3).softmax(0)
-    assert fit_temperature([(scores, logits.argmax(0), truth)]) == pytest.approx(1 / 3, rel=0.05)
-
-
-def test_no_temperature_without_an_annotated_answer():
-    with pytest.raises(UserError, match="No annotated pixel has an answer"):
-        fit_temperature([(torch.rand(3, 2), torch.tensor([-1, 0]), torch.tensor([1, -1]))])
 
 
 def test_calibration_error_is_the_mean_gap_of_confidence_and_accuracy():

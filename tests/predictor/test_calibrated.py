@@ -12,11 +12,12 @@ from maft.calibration import Calibration, RiskCurve
 from maft.errors import UserError
 from maft.miniature import miniature_classes, render_scene
 from maft.predictor import Predictor
-from maft.predictor.calibrating import calibration_from, fitted_temperature, observed
+from maft.predictor.calibrating import calibration_from, fitted_confidence, observed
 
 WORDS = list(miniature_classes().names)
 # Of the calibration that the tests use: every second word of a group goes with the first of these alphas.
 LOW, HIGH = 0.2, 0.9
+LEAST = 0.97
 
 
 def scenes(numbers):
@@ -31,11 +32,11 @@ def folder(tmp_path_factory):
     predictor = Predictor.from_pretrained("miniature")
     folder = predictor.save_pretrained(tmp_path_factory.mktemp("calibrated"))
     words = predictor.vocabulary(WORDS)
-    temperature = fitted_temperature(predictor, words, scenes(range(4)))
+    confidence = fitted_confidence(predictor, words, scenes(range(4)))
     found = calibration_from(
-        predictor, words, "scenes", temperature, 4, observed(predictor, words, scenes(range(4, 10)), temperature)
+        predictor, words, "scenes", confidence, 4, observed(predictor, words, scenes(range(4, 10)), confidence)
     )
-    strict = RiskCurve(19, (0.0, 0.97), (0.5, 0.0))
+    strict = RiskCurve(19, (0.0, LEAST), (0.5, 0.0))
     dataclasses.replace(found, groups={"seen": strict, "unseen": strict}).write(folder / "calibration.json")
     return folder
 
@@ -69,11 +70,14 @@ def test_alpha_1_is_the_answer_without_a_calibration_bit_for_bit(calibrated, sce
 def test_a_bound_takes_unsure_pixels_and_changes_no_other_label(calibrated, scene):
     plain, loose, strict = (calibrated(scene, WORDS, alpha=alpha) for alpha in (1, HIGH, LOW))
     assert np.array_equal(loose.labels, plain.labels) and not np.array_equal(loose.confidence, plain.confidence)
-    kept = strict.confidence >= np.float32(0.97)
+    kept = strict.confidence >= np.float32(LEAST)
     assert 0.01 < strict.unknown < 0.99 and np.array_equal(strict.labels, np.where(kept, plain.labels, -1))
     assert np.array_equal(strict.confidence, loose.confidence)
     assert strict.to_json()["alpha"] == LOW and strict.to_json()["unknown"] == strict.unknown == (~kept).mean()
     assert f"unknown {strict.unknown:.0%}" in strict.described()
+    last = strict.summary()[-1]
+    assert (last["name"], last["label"], last["share"], last["area"]) == ("unknown", -1, strict.unknown, (~kept).sum())
+    assert all(row["label"] >= 0 for row in [*plain.summary(), *strict.to_json()["classes"]])
 
 
 def test_segments_and_instances_of_words_that_no_pixel_keeps_go(calibrated, scene):
@@ -103,9 +107,9 @@ def test_averaged_inference_is_calibrated_as_it_is_used(folder, scene):
     with pytest.raises(UserError, match="with TEST.AUG.ENABLED False, not True: calibrate this model"):
         averaged(scene, WORDS, alpha=LOW)
     words = averaged.vocabulary(WORDS)
-    temperature = fitted_temperature(averaged, words, scenes(range(2)))
-    pictures = observed(averaged, words, scenes(range(2, 6)), temperature)
-    averaged.calibration = calibration_from(averaged, words, "scenes", temperature, 2, pictures)
+    confidence = fitted_confidence(averaged, words, scenes(range(2)))
+    pictures = observed(averaged, words, scenes(range(2, 6)), confidence)
+    averaged.calibration = calibration_from(averaged, words, "scenes", confidence, 2, pictures)
     found = averaged(scene, WORDS, alpha=0.5)
     assert ((found.confidence > 0) & (found.confidence <= 1)).all()
 
@@ -167,3 +171,16 @@ def test_words_that_were_never_offered_are_warned_of_once(calibrated, scene, cap
     with caplog.at_level(logging.WARNING):
         calibrated(scene, ["red", "bee"], alpha=LOW)
     assert sum("calibration" in record.getMessage() for record in caplog.records) == 1
+
+
+def test_a_class_that_examples_show_is_bounded_as_one_of_words(calibrated, scene):
+    largest = np.bincount(render_scene(13, "val", 5).sem_seg.flatten()).argmax()
+    others = [name for index, name in enumerate(WORDS) if index != largest]
+    masks = [calibrated.example(scene, mask=render_scene(13, "val", 5).sem_seg == largest)]
+    words = calibrated.vocabulary(others).add("shown", masks, words=False)
+    plain, strict = (calibrated(scene, words, alpha=alpha) for alpha in (1, LOW))
+    assert strict.class_names == (*others, "shown") and (plain.labels == len(others)).any()
+    kept = strict.confidence >= np.float32(LEAST)
+    assert kept.any() and np.array_equal(strict.labels, np.where(kept, plain.labels, -1))
+    without = calibrated(scene, words.remove("shown"), alpha=LOW)
+    assert np.array_equal(without.labels, calibrated(scene, others, alpha=LOW).labels)
