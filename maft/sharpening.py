@@ -2,29 +2,35 @@
 
 Nothing is trained and no other class changes. Let l_k be the logits by which words name a mask and c a class with
 examples. Known masks x_i are its examples and, of the masks that the model proposes in the same images, those that lie
-elsewhere. With m_i the best logit of another class at x_i, what l_c lacks there for a lead of ``MARGIN`` is
+elsewhere. With m_i the best logit of another class at x_i, what l_c lacks there for a lead of ``margin`` is
 
-    r_i = max(0, m_i + MARGIN - l_c(x_i))  at examples,    r_i = - max(0, l_c(x_i) + MARGIN - m_i)  elsewhere,
+    r_i = max(0, m_i + margin - l_c(x_i))  at examples,    r_i = - max(0, l_c(x_i) + margin - m_i)  elsewhere,
 
 nothing where words are right already. Kernel ridge regression on embeddings carries it to other masks:
 
-    L_c(x) = l_c(x) + sum_i a_i k(x, x_i),    a = (K + RIDGE I)^-1 r,    k(x, y) = exp(- SHARPNESS (1 - cos(x, y)) / d),
+    L_c(x) = l_c(x) + min(m(x), max(0, m(x) - caution t s(x))),    m(x) = sum_i a_i k(x, x_i),
+    a = (K + ridge I)^-1 r,    k(x, y) = exp(- sharpness (1 - cos(x, y)) / d),
 
 d being the mean of 1 - cos between examples and other masks, the unit in which this classifier tells masks apart:
 cosines of images with images have another range than those with words, and another one for each tower. The kernel is
 Tip-Adapter's (Zhang et al., ECCV 2022), which adds labels where this adds what is lacking.
 
+One example says little of how far its class reaches. The regression is the mean of a Gaussian process (Rasmussen and
+Williams, 2006, equations 2.25 and 2.26), whose deviation s(x)^2 = 1 - k(x)^T (K + ridge I)^-1 k(x) is small near known
+masks alone, and the smaller the more of them there are; t, the root mean square of r at the examples, is its unit. What
+is added is a lower bound: as much as is sure, and nothing where that is nothing.
+
 The words of a class without a name say nothing. In the place of l_c stands, with v the mean of its examples, and with
 the means over the other known masks of: u all logits, w the best one of each, and s the cosine with v,
 
-    w + SLOPE (w - u) (z(x) - LEVEL),    z(x) = (cos(x, v) - s) / (1 - s),
+    w + slope (w - u) (z(x) - level),    z(x) = (cos(x, v) - s) / (1 - s),
 
-which is the logit of a typical right name for a mask that is so like the examples as ``LEVEL`` says, from 0 for
+which is the logit of a typical right name for a mask that is so like the examples as ``level`` says, from 0 for
 another mask to 1 for an example. In the proposer's own scores such a class is as probable as the best other class, so
 that ensembles leave the choice to the classifier, and a mask that the proposer takes for no object stays none.
 
-The constants are one choice for all classifiers, made on seen classes in other scenes than those of any table, with
-three frozen classifiers: the largest gain with which other classes lost little more than a point of mIoU in any draw.
+The constants, `Constants`, are one choice for all classifiers, made on seen classes in other scenes than those of any
+table: ``tools/reproduce.py tune_show_once`` repeats it.
 
 Shape letters: B images, Q proposals, C classes, W those with words, T texts, D width of the joint space.
 """
@@ -42,19 +48,43 @@ from maft.errors import UserError
 from maft.examples import ExampleEmbeddings
 from maft.structures import Classification, EmbeddedMasks, RowLogits, Vocabulary
 
-# In logits: e to this is how many times as probable as another one a class is at its examples.
-MARGIN = 2.0
-SHARPNESS = 8.0
-RIDGE = 0.3
-SLOPE, LEVEL = 1.25, 0.8
 # Masks of which at most this share lies on an example show something else.
 ELSEWHERE = 0.2
 
 Compare = Callable[[EmbeddedMasks], Classification]
 
 
+@dataclass(frozen=True)
+class Constants:
+    """What the equations above leave open.
+
+    Attributes:
+        margin: in logits; e to this is how many times as probable as another one a class is at its examples.
+        sharpness: how fast likeness falls with distance.
+        ridge: the variance of what words lack at a known mask that says nothing of other masks, 1 being the rest of it.
+        caution: how many deviations below the mean the bound lies.
+        slope, level: of classes without words.
+    """
+
+    margin: float = 2.0
+    sharpness: float = 8.0
+    ridge: float = 0.1
+    caution: float = 0.2
+    slope: float = 1.25
+    level: float = 0.8
+
+
+CONSTANTS = Constants()
+
+
 @torch.no_grad()
-def sharpened(named: Classification, seen: EmbeddedMasks, vocabulary: Vocabulary, compare: Compare) -> Classification:
+def sharpened(
+    named: Classification,
+    seen: EmbeddedMasks,
+    vocabulary: Vocabulary,
+    compare: Compare,
+    constants: Constants = CONSTANTS,
+) -> Classification:
     """What examples make of the names of masks.
 
     Args:
@@ -62,6 +92,7 @@ def sharpened(named: Classification, seen: EmbeddedMasks, vocabulary: Vocabulary
         seen: the masks as the classifier saw them.
         vocabulary: C classes, whose examples have what this model saw of them.
         compare: names masks with the words of the W classes.
+        constants: others are for choosing them.
 
     Returns:
         logits (B, Q, C), or (B, Q, C + 1) with void last.
@@ -78,7 +109,8 @@ def sharpened(named: Classification, seen: EmbeddedMasks, vocabulary: Vocabulary
         for index in range(len(vocabulary)):
             if looks := vocabulary.looks(index):
                 own = in_words.index(index) if index in columns else None
-                found = _KnownMasks.of(looks, compare, masks.device).logits(masks, words, own, seen.valid)
+                known = _KnownMasks.of(looks, compare, constants, masks.device)
+                found = known.logits(masks, words, own, seen.valid)
                 changes[index] = found if own is None else found - columns[index]
                 columns[index] = found
     logits = torch.stack([columns[index] for index in range(len(vocabulary))], dim=-1)
@@ -95,14 +127,18 @@ class _KnownMasks:
         embeddings: (n, D) of unit length.
         words: (n, W) their logits.
         shows: (n,) bool, whether each is an example.
+        constants: of the equations.
     """
 
     embeddings: Tensor
     words: Tensor
     shows: Tensor
+    constants: Constants
 
     @classmethod
-    def of(cls, looks: tuple[ExampleEmbeddings, ...], compare: Compare, device: torch.device) -> _KnownMasks:
+    def of(
+        cls, looks: tuple[ExampleEmbeddings, ...], compare: Compare, constants: Constants, device: torch.device
+    ) -> _KnownMasks:
         embeddings, words, shows = [], [], []
         for look in looks:
             seen = EmbeddedMasks(
@@ -115,7 +151,7 @@ class _KnownMasks:
             embeddings.append(F.normalize(seen.embeddings[0].float(), dim=-1)[used])
             words.append(compare(seen).class_logits[0].float()[used])
             shows.append(is_example.to(device)[used])
-        return cls(torch.cat(embeddings), torch.cat(words), torch.cat(shows))
+        return cls(torch.cat(embeddings), torch.cat(words), torch.cat(shows), constants)
 
     def logits(self, masks: Tensor, words: Tensor, own: int | None, valid: Tensor | None) -> Tensor:
         """(B, Q) logits of the class.
@@ -135,7 +171,8 @@ class _KnownMasks:
             known, start = self._stand_in(self.embeddings, best), self._stand_in(masks, best)
         else:
             known, start = self.words[:, own], words[..., own]
-        lacking = torch.where(self.shows, (best + MARGIN - known).clamp(min=0), -(known + MARGIN - best).clamp(min=0))
+        margin = self.constants.margin
+        lacking = torch.where(self.shows, (best + margin - known).clamp(min=0), -(known + margin - best).clamp(min=0))
         found = start + self._carried(masks, lacking)
         if valid is None:
             return found
@@ -147,20 +184,25 @@ class _KnownMasks:
         mean = F.normalize(self.embeddings[self.shows].mean(0), dim=0)
         elsewhere = (self.embeddings[~self.shows] @ mean).mean()
         likeness = (masks @ mean - elsewhere) / (1 - elsewhere).clamp(min=1e-6)
-        return typical + SLOPE * (typical - lowest) * (likeness - LEVEL)
+        return typical + self.constants.slope * (typical - lowest) * (likeness - self.constants.level)
 
     def _carried(self, masks: Tensor, lacking: Tensor) -> Tensor:
-        """(..., D) -> (...), what the known masks lack, at others."""
+        """(..., D) -> (...), what the known masks lack, at others, as far as it is sure."""
         among = self.embeddings @ self.embeddings.T
         unit = (1 - among[self.shows][:, ~self.shows]).mean().clamp(min=1e-6)
 
         def kernel(cosines: Tensor) -> Tensor:
-            return torch.exp(-SHARPNESS * (1 - cosines) / unit)
+            # A kernel matrix of near twins is close to singular.
+            return torch.exp(-self.constants.sharpness * (1 - cosines.double()) / unit)
 
-        # A kernel matrix of near twins is close to singular.
-        system = kernel(among).double() + RIDGE * torch.eye(len(among), dtype=torch.float64, device=among.device)
-        shares = torch.linalg.solve(system, lacking.double()).float()
-        return kernel(masks @ self.embeddings.T) @ shares
+        system = kernel(among) + self.constants.ridge * torch.eye(len(among), dtype=torch.float64, device=among.device)
+        inverse = torch.linalg.inv(system)
+        likeness = kernel(masks @ self.embeddings.T)
+        mean = likeness @ (inverse @ lacking.double())
+        deviation = (1 - ((likeness @ inverse) * likeness).sum(-1)).clamp(min=0).sqrt()
+        scale = lacking[self.shows].double().square().mean().sqrt()
+        sure = (mean - self.constants.caution * scale * deviation).clamp(min=0)
+        return torch.minimum(mean, sure).float()
 
 
 def _sharpened_rows(rows: RowLogits, in_words: list[int], changes: dict[int, Tensor]) -> RowLogits:

@@ -1,6 +1,7 @@
 """What examples add to the logits of their class."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ import torch.nn.functional as F
 
 from maft.errors import UserError
 from maft.examples import Example, ExampleEmbeddings
-from maft.sharpening import MARGIN, RIDGE, SHARPNESS, check_no_examples, sharpened, with_wordless_classes
+from maft.sharpening import CONSTANTS, check_no_examples, sharpened, with_wordless_classes
 from maft.structures import Classification, EmbeddedMasks, RowLogits, Vocabulary
 
 WORDS = Vocabulary(("cat", "dog", "sky"))
@@ -48,19 +49,25 @@ def by_definition(mask, examples, at):
     for i, is_example in enumerate(shows):
         best = max(words[k][i] for k in range(3) if k != at)
         lead = words[at][i] - best
-        lacking.append(max(0.0, float(MARGIN - lead)) if is_example else -max(0.0, float(lead + MARGIN)))
+        lacking.append(
+            max(0.0, float(CONSTANTS.margin - lead)) if is_example else -max(0.0, float(lead + CONSTANTS.margin))
+        )
     pairs = [1 - float(a @ b) for a in masks[shows] for b in masks[~shows]]
     unit = sum(pairs) / len(pairs)
 
     def kernel(a, b):
-        return math.exp(-SHARPNESS * (1 - float(a @ b)) / unit)
+        return math.exp(-CONSTANTS.sharpness * (1 - float(a @ b)) / unit)
 
-    system = torch.tensor([[kernel(a, b) + RIDGE * (a is b) for b in list(masks)] for a in list(masks)])
-    for i in range(len(masks)):
-        system[i, i] = 1 + RIDGE
-    shares = torch.linalg.solve(system.double(), torch.tensor(lacking).double())
+    system = torch.tensor([[kernel(a, b) for b in masks] for a in masks]).double()
+    system += CONSTANTS.ridge * torch.eye(len(masks)).double()
+    lacking = torch.tensor(lacking).double()
     mask = F.normalize(mask, dim=0)
-    return float(20 * mask @ TEXTS[at]) + sum(float(s) * kernel(mask, m) for s, m in zip(shares, masks, strict=True))
+    likeness = torch.tensor([kernel(mask, other) for other in masks]).double()
+    mean = float(likeness @ torch.linalg.solve(system, lacking))
+    deviation = math.sqrt(1 - float(likeness @ torch.linalg.solve(system, likeness)))
+    scale = math.sqrt(float((lacking[shows] ** 2).mean()))
+    sure = mean - CONSTANTS.caution * scale * deviation
+    return float(20 * mask @ TEXTS[at]) + (mean if mean < 0 else max(0.0, sure))
 
 
 @pytest.mark.parametrize("shots", [1, 3])
@@ -92,9 +99,39 @@ def test_an_example_wins_its_own_mask_and_nothing_far_from_it():
         words, found = compare(seen).logits, sharpened(compare(seen), seen, vocabulary, compare).logits
         # A ridge keeps a little back of what is lacking.
         lead = found[0, 0, column] - found[0, 0, [k for k in range(3) if k != column]].max()
-        assert lead > MARGIN - 0.3 * (MARGIN + 20)
+        assert lead > CONSTANTS.margin - 0.3 * (CONSTANTS.margin + 20)
         if column == 1:
             torch.testing.assert_close(found[0, len(at), 1], words[0, len(at), 1], rtol=0, atol=0.05)
+
+
+def added(masks, examples, constants=CONSTANTS):
+    seen = EmbeddedMasks(masks[None])
+    words = compare(seen)
+    found = sharpened(words, seen, WORDS.add("dog", examples), compare, constants).logits
+    return (found - words.logits)[0, :, 1]
+
+
+def test_caution_adds_less_and_takes_away_the_same():
+    masks, bold = draws(200, 8), replace(CONSTANTS, caution=0.0)
+    examples = [example(number) for number in range(2)]
+    sure, mean = added(masks, examples), added(masks, examples, bold)
+    assert (mean > 0.1).any() and (mean < -0.1).any()
+    torch.testing.assert_close(sure[mean <= 0], mean[mean <= 0])
+    assert (sure[mean > 1e-4] < mean[mean > 1e-4]).all() and (sure[mean > 0] >= 0).all()
+
+
+def test_examples_that_agree_are_surer_than_one():
+    """Three pictures of the same thing, with the same lack: between them more is added, of the same mean."""
+    one = example()
+    embeddings, shares = one.looks[0][1].embeddings, one.looks[0][1].shares
+    others = [
+        Example(np.full((4, 5, 3), 50 + number, np.uint8), one.mask).with_look(
+            "model", ExampleEmbeddings(embeddings + 0.05 * draws(*embeddings.shape, seed=number), shares)
+        )
+        for number in range(2)
+    ]
+    near = embeddings[:1] + 0.3 * draws(20, 8)
+    assert (added(near, [one, *others]) >= added(near, [one])).float().mean() > 0.9
 
 
 def test_words_that_are_right_by_the_margin_stay_as_they_are():

@@ -7,6 +7,7 @@ miniature    what the parts of MAFT and the stages of OVSeg are worth, on propos
 none_of_these  whether alpha bounds false alarms, what that costs, and whether confidence is a probability
 show_once    what one, three or five examples of each unseen class are worth, with every classifier
 tune         how the hyper-parameters were chosen: the same scores on held-out seen classes
+tune_show_once  how the constants of examples were chosen: what they are worth on held-out seen classes
 
 Finished runs are kept and interrupted ones continued when the command is repeated.
 """
@@ -20,7 +21,8 @@ from maft.errors import ToolParser, run_tool
 def parse_arguments() -> argparse.Namespace:
     parser = ToolParser(description=__doc__)
     parser.add_argument(
-        "experiment", choices=["demo", "classifiers", "miniature", "none_of_these", "show_once", "tune"]
+        "experiment",
+        choices=["demo", "classifiers", "miniature", "none_of_these", "show_once", "tune", "tune_show_once"],
     )
     parser.add_argument("--output", type=Path, metavar="DIR", help="default: output/<experiment>")
     parser.add_argument("--methods", nargs="+", default=[], metavar="WORD", help="for all but demo: only rows named so")
@@ -30,7 +32,7 @@ def parse_arguments() -> argparse.Namespace:
         nargs="+",
         default=[1, 2, 3],
         metavar="N",
-        help="for all but demo and tune",
+        help="for all but demo and those that tune",
     )
     parser.add_argument(
         "--pages",
@@ -52,6 +54,7 @@ def main() -> None:
     from maft.reproduction.none_of_these import MODELS, none_of_these
     from maft.reproduction.pages import put_table
     from maft.reproduction.show_once import methods, show_once
+    from maft.reproduction.show_once_tuning import tune_show_once, tuning_methods
 
     output = arguments.output or Path("output") / arguments.experiment
     if arguments.experiment == "classifiers":
@@ -64,6 +67,8 @@ def main() -> None:
         table = show_once(output, choose(methods(), arguments.methods), arguments.seeds)
     elif arguments.experiment == "tune":
         table = tune(output, choose(TUNING_TABLE, arguments.methods))
+    elif arguments.experiment == "tune_show_once":
+        table = tune_show_once(output, choose(tuning_methods(), arguments.methods))
     else:
         table = demo(output)
     for page in arguments.pages:

@@ -68,49 +68,49 @@ OVSEG_TABLE = (
 )
 TABLE = (*MAFT_TABLE, *SIGLIP_TABLE, *MASK_ADAPTER_TABLE, *OVSEG_TABLE)
 
-_TUNING = ("DATASETS.TRAIN", "['miniature_train_seen_tuning']", "DATASETS.TEST", "['miniature_val_tuning']")
+TUNING = ("DATASETS.TRAIN", "['miniature_train_seen_tuning']", "DATASETS.TEST", "['miniature_val_tuning']")
 _START_LAYER = "MODEL.CLASSIFIER.IPCLIP.START_LAYER"
 # Hyper-parameters are chosen where four SEEN classes take the place of the unseen ones.
 TUNING_TABLE = (
     *(
-        Method(f"Frozen CLIP, start layer {layer}", "frozen_clip.yaml", (*_TUNING, _START_LAYER, str(layer)), False)
+        Method(f"Frozen CLIP, start layer {layer}", "frozen_clip.yaml", (*TUNING, _START_LAYER, str(layer)), False)
         for layer in (0, 1, 2, 3)
     ),
     *(
         Method(
             f"MAFT, start layer {layer}, learning rate {rate}",
             "maft.yaml",
-            (*_TUNING, _START_LAYER, str(layer), "SOLVER.BASE_LR", str(rate)),
+            (*TUNING, _START_LAYER, str(layer), "SOLVER.BASE_LR", str(rate)),
         )
         for layer, rate in ((0, 0.0003), (0, 0.0005), (0, 0.001), (1, 0.0005), (2, 0.0005))
     ),
-    Method("Frozen CLIP, SigLIP tower", "frozen_siglip.yaml", _TUNING, False),
+    Method("Frozen CLIP, SigLIP tower", "frozen_siglip.yaml", TUNING, False),
     *(
         Method(
             f"MAFT, SigLIP tower, learning rate {rate}",
             "maft_siglip.yaml",
-            (*_TUNING, "SOLVER.BASE_LR", str(rate)),
+            (*TUNING, "SOLVER.BASE_LR", str(rate)),
         )
         for rate in (0.0002, 0.0005, 0.001)
     ),
-    Method("Mask pooling", "mask_pooling.yaml", _TUNING, False),
+    Method("Mask pooling", "mask_pooling.yaml", TUNING, False),
     *(
         Method(
             f"Mask-Adapter, learning rate {rate}, {iterations} iterations",
             "mask_adapter.yaml",
-            (*_TUNING, "SOLVER.BASE_LR", str(rate), "SOLVER.MAX_ITER", str(iterations)),
+            (*TUNING, "SOLVER.BASE_LR", str(rate), "SOLVER.MAX_ITER", str(iterations)),
         )
         for rate, iterations in ((0.002, 100), (0.002, 300), (0.005, 300))
     ),
     *(
-        Method(f"MAFT+, learning rate {rate}", "maft_plus.yaml", (*_TUNING, "SOLVER.BASE_LR", str(rate)))
+        Method(f"MAFT+, learning rate {rate}", "maft_plus.yaml", (*TUNING, "SOLVER.BASE_LR", str(rate)))
         for rate in (0.00003, 0.0001, 0.0003, 0.001)
     ),
     *(
         Method(
             f"OVSeg, frozen, mask threshold {threshold}",
             "masked_crops.yaml",
-            (*_TUNING, "MODEL.CLASSIFIER.MaskedCrops.MASK_THRESHOLD", str(threshold)),
+            (*TUNING, "MODEL.CLASSIFIER.MaskedCrops.MASK_THRESHOLD", str(threshold)),
             False,
         )
         for threshold in (0.3, 0.5)
@@ -120,7 +120,7 @@ TUNING_TABLE = (
         Method(
             f"OVSeg, {stage.name}, learning rate {rate}",
             "masked_crops.yaml",
-            _TUNING,
+            TUNING,
             stages=(Stage(f"{stage.name}, learning rate {rate}", stage.config, ("SOLVER.BASE_LR", str(rate))),),
         )
         for stage, rates in ((FINE_TUNING, (0.0003, 0.001, 0.002)), (PROMPTS, (0.03, 0.1)))
@@ -130,7 +130,7 @@ TUNING_TABLE = (
         Method(
             f"OVSeg, fine-tuning then prompts, learning rate {rate}",
             "masked_crops.yaml",
-            _TUNING,
+            TUNING,
             stages=(
                 FINE_TUNING,
                 Stage(f"prompts, learning rate {rate}", PROMPTS.config, ("SOLVER.BASE_LR", str(rate))),

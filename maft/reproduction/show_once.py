@@ -19,13 +19,16 @@ from maft.data.records import load_records
 from maft.examples import Example
 from maft.files import read_json, write_json_atomic, write_text_atomic
 from maft.miniature import miniature_classes, render_scene
+from maft.miniature.scene import Scene
 from maft.predictor import Predictor
 from maft.reproduction.classifiers import classifier_rows
 from maft.reproduction.methods import Method
 from maft.reproduction.miniature import TEST_SET, prepare
 from maft.reproduction.report import spread, table
 from maft.reproduction.runs import execute, trained
-from maft.structures import Vocabulary
+from maft.segmentor import OpenVocabSegmentor
+from maft.sharpening import CONSTANTS, Constants, sharpened
+from maft.structures import Classification, EmbeddedMasks, Images, Proposals, Vocabulary
 
 # Rows of the table of classifiers, which runs of it in the same folder serve.
 NAMES = ("IP-CLIP, frozen", "IP-CLIP, MAFT", "Masked crops", "Mask pooling", "Mask-Adapter")
@@ -33,6 +36,7 @@ SHOTS = (1, 3, 5)
 _TRAINING_SCENES = 4000
 # Of a scene, in pixels; less of an object is hidden behind others than seen.
 _LEAST_MASK = 80
+_BATCH = 20
 
 
 @dataclass(frozen=True)
@@ -96,14 +100,14 @@ def _once(folder: Path, row: Method, seed: int) -> list[dict[str, Any]]:
     return read_json(file)
 
 
-def drawn_examples(names: Sequence[str], seed: int, most: int = max(SHOTS)) -> dict[str, list[Example]]:
+def drawn_examples(names: Sequence[str], seed: int, most: int = max(SHOTS), world: int = 0) -> dict[str, list[Example]]:
     """Examples of classes, the first so many scenes of the training split that show them in an order of the seed."""
     classes = {name: miniature_classes().names.index(name) for name in names}
     found: dict[str, list[Example]] = {name: [] for name in names}
     for number in np.random.default_rng(seed).permutation(_TRAINING_SCENES):
         if all(len(masks) == most for masks in found.values()):
             break
-        scene = render_scene(int(number), "train")
+        scene = render_scene(int(number), "train", world)
         for name, index in classes.items():
             mask = scene.sem_seg == index
             if mask.sum() >= _LEAST_MASK and not mask.all() and len(found[name]) < most:
@@ -116,47 +120,84 @@ def _measured(predictor: Predictor, seed: int) -> list[dict[str, Any]]:
     names, unseen = miniature_classes().names, miniature_classes().unseen[0]
     words = Vocabulary(names, tuple(name not in unseen for name in names))
     examples = drawn_examples(unseen, seed)
-    asked = [predictor.asked(setting.vocabulary(words, examples)) for setting in SETTINGS]
-    # Of each setting, the class of the dataset that each of its labels stands for.
-    meant = [np.array([names.index(name) for name in vocabulary.names]) for vocabulary in asked]
-    counts = np.zeros((len(SETTINGS), len(names), len(names) + 1), np.int64)
-    for truth, record in _scenes():
-        for number, labels in enumerate(_labels(predictor, record, asked)):
-            found = np.where(labels < 0, len(names), meant[number][labels])
-            np.add.at(counts[number], (truth, found), 1)
+    scenes = [render_scene(number, "val") for number in range(len(load_records([TEST_SET])))]
+    batches = list(looked_at(predictor, scenes))
     return [
-        {"shots": setting.shots, "words": setting.words, "iou": _ious(confusion, names)}
-        for setting, confusion in zip(SETTINGS, counts, strict=True)
+        {
+            "shots": setting.shots,
+            "words": setting.words,
+            "iou": ious(predictor.model, batches, predictor.asked(setting.vocabulary(words, examples))),
+        }
+        for setting in SETTINGS
     ]
 
 
-def _scenes() -> Iterator[tuple[NDArray[np.uint8], NDArray[np.uint8]]]:
-    """Labels and pixels of the test set."""
-    for number in range(len(load_records([TEST_SET]))):
-        scene = render_scene(number, "val")
-        yield scene.sem_seg, scene.image
+@dataclass(frozen=True)
+class LookedAt:
+    """Scenes that a model has looked at, to be named with any words.
+
+    Attributes:
+        truths: (B, H, W) class indices.
+        records: B mapped records.
+        images, proposals, seen: of the model.
+    """
+
+    truths: NDArray[np.int64]
+    records: list[dict[str, Any]]
+    images: Images
+    proposals: Proposals
+    seen: EmbeddedMasks
 
 
-def _labels(
-    predictor: Predictor, pixels: NDArray[np.uint8], asked: Sequence[Vocabulary]
-) -> Iterator[NDArray[np.int64]]:
-    """Labels with each vocabulary, of one look."""
-    model, record = predictor.model, predictor._record(None, pixels)
-    images = model.padded([record])
-    proposals = model.propose(images, [record], asked[0])
+def looked_at(predictor: Predictor, scenes: Sequence[Scene]) -> Iterator[LookedAt]:
+    """Batches of scenes."""
+    model, words = predictor.model, Vocabulary(miniature_classes().names)
     assert model.classifier is not None
-    seen = model.classifier.embed(images, proposals, model.clip)
-    for vocabulary in asked:
-        named = model.named(seen, vocabulary)
-        result = model.combine(images, model.scored(proposals, vocabulary), named, [record], vocabulary)
-        yield result[0]["sem_seg_labels"].cpu().numpy()
+    for first in range(0, len(scenes), _BATCH):
+        batch = scenes[first : first + _BATCH]
+        records = [predictor._record(None, scene.image) for scene in batch]
+        images = model.padded(records)
+        proposals = model.propose(images, records, words)
+        seen = model.classifier.embed(images, proposals, model.clip)
+        truths = np.stack([scene.sem_seg for scene in batch]).astype(np.int64)
+        yield LookedAt(truths, records, images, proposals, seen)
 
 
-def _ious(confusion: NDArray[np.int64], names: Sequence[str]) -> dict[str, float]:
-    """In percent; the last column holds pixels without a label."""
+def ious(
+    model: OpenVocabSegmentor, batches: Sequence[LookedAt], vocabulary: Vocabulary, constants: Constants = CONSTANTS
+) -> dict[str, float]:
+    """IoU of each class of the miniature world, in percent; a class that is not there and is not found has none.
+
+    Args:
+        vocabulary: all the classes, in any order, as a predictor has asked for them.
+        constants: of what examples add.
+    """
+    names, classifier = miniature_classes().names, model.classifier
+    assert classifier is not None
+    # The class of the dataset that each label stands for.
+    meant = np.array([names.index(name) for name in vocabulary.names])
+    text = model.classifier_text(vocabulary)
+
+    def compare(seen: EmbeddedMasks) -> Classification:
+        return classifier.compare(seen, text, model.clip)
+
+    confusion = np.zeros((len(names), len(names) + 1), np.int64)
+    for batch in batches:
+        named = compare(batch.seen)
+        if vocabulary.examples:
+            named = sharpened(named, batch.seen, vocabulary, compare, constants)
+        proposals = model.scored(batch.proposals, vocabulary)
+        results = model.combine(batch.images, proposals, named, batch.records, vocabulary)
+        labels = torch.stack([result["sem_seg_labels"] for result in results]).cpu().numpy()
+        np.add.at(confusion, (batch.truths, np.where(labels < 0, len(names), meant[labels])), 1)
+    return ious_of(confusion, names)
+
+
+def ious_of(confusion: NDArray[np.int64], names: Sequence[str]) -> dict[str, float]:
+    """In percent, of classes that have any; the last column holds pixels without a label."""
     hits = confusion[:, :-1].diagonal()
     union = confusion.sum(1) + confusion[:, :-1].sum(0) - hits
-    return dict(zip(names, (100 * hits / union).tolist(), strict=True))
+    return {name: float(100 * hit / total) for name, hit, total in zip(names, hits, union, strict=True) if total}
 
 
 def _lines(name: str, seeds: Sequence[list[dict[str, Any]]]) -> Iterator[dict[str, str]]:

@@ -3,7 +3,7 @@
 import numpy as np
 
 from maft.miniature import miniature_classes
-from maft.reproduction.show_once import NAMES, SETTINGS, Setting, _ious, _lines, drawn_examples, methods
+from maft.reproduction.show_once import NAMES, SETTINGS, Setting, _lines, drawn_examples, ious_of, methods
 from maft.structures import Vocabulary
 
 WORDS = Vocabulary(("apple", "sand"), (False, True))
@@ -29,7 +29,7 @@ def test_a_setting_says_what_is_asked():
 
 def test_pixels_without_a_label_count_as_missed():
     confusion = np.array([[6, 2, 2], [0, 5, 5]])
-    assert _ious(confusion, ("a", "b")) == {"a": 60.0, "b": 100 * 5 / 12}
+    assert ious_of(confusion, ("a", "b")) == {"a": 60.0, "b": 100 * 5 / 12}
 
 
 def test_the_table_says_what_changes():
