@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -13,35 +14,34 @@ from torch import Tensor
 class CalibratedConfidence:
     """Confidence as the chance that a label is right; it rises with that of before and changes no label.
 
-    With s, the `maft.inference.tempered_confidence` at T, it is the beta calibration of Kull, Silva Filho and Flach
-    (2017, equation 4), which may bend at both ends, as a temperature cannot:
-
-        1 / (1 + exp(-(a ln s - b ln(1 - s) + c))), and 0 where s is 0.
+    The `maft.inference.tempered_confidence` at T, mapped by lines between knots.
 
     Attributes:
         temperature: T, above 0.
-        a, b: above 0, so that no two confidences become one.
-        c: finite.
+        knots: tempered confidences, ascending from 0 to 1.
+        chances: what becomes of each, in 0..1 and ascending, so that no two confidences become one.
     """
 
     temperature: float
-    a: float
-    b: float
-    c: float
+    knots: tuple[float, ...]
+    chances: tuple[float, ...]
 
     def of(self, tempered: Tensor) -> Tensor:
         """(...) float32 in 0..1.
 
         Args:
-            tempered: s, (...) float32 in 0..1.
+            tempered: (...) float32 in 0..1.
         """
-        # Half the step below 1 stands for 1, whose logarithm is infinite.
-        rest = (1 - tempered).clamp(min=2.0**-25)
-        odds = self.a * tempered.clamp(min=torch.finfo(tempered.dtype).tiny).log() - self.b * rest.log() + self.c
-        return odds.sigmoid() * (tempered > 0)
+        knots, chances = (torch.tensor(part, device=tempered.device) for part in (self.knots, self.chances))
+        right = torch.searchsorted(knots, tempered.contiguous()).clamp(1, len(knots) - 1)
+        share = (tempered - knots[right - 1]) / (knots[right] - knots[right - 1])
+        return torch.lerp(chances[right - 1], chances[right], share)
 
     def check(self) -> None:
         """Raises ValueError where these are no numbers of such a map."""
-        rising = min(self.temperature, self.a, self.b) > 0
-        if not rising or not all(map(math.isfinite, (self.temperature, self.a, self.b, self.c))):
+        knots, chances = np.array(self.knots, np.float32), np.array(self.chances)
+        if len(knots) != len(chances) or len(knots) < 2 or (knots[0], knots[-1]) != (0, 1):
+            raise ValueError("its confidence is not mapped from 0 to 1")
+        rising = (np.diff(knots) > 0).all() and (np.diff(chances) > 0).all() and chances[0] >= 0 and chances[-1] <= 1
+        if not rising or not 0 < self.temperature < math.inf:
             raise ValueError("its confidence does not rise")

@@ -84,7 +84,7 @@ def calibration(**changes):
         "facts": {"INPUT.MIN_SIZE_TEST": 640, "MODEL.VOCABULARY.TEMPLATES": ["a {}."]},
         "dataset": "held_out",
         "words": ("cat", "dog"),
-        "confidence": CalibratedConfidence(0.4, 1.1, 0.9, -0.2),
+        "confidence": CalibratedConfidence(0.4, (0.0, 0.5, 1.0), (0.0, 0.2, 0.9)),
         "confidence_images": 5,
         "groups": {"seen": curve},
     }
@@ -126,7 +126,7 @@ def test_numbers_that_are_no_risk_curve(tmp_path, thresholds, risks):
 
 
 def test_a_confidence_that_does_not_rise(tmp_path):
-    calibration(confidence=CalibratedConfidence(0.4, -1.0, 1.0, 0.0)).write(tmp_path / "calibration.json")
+    calibration(confidence=CalibratedConfidence(0.4, (0.0, 1.0), (0.9, 0.1))).write(tmp_path / "calibration.json")
     with pytest.raises(UserError, match="holds no calibration"):
         Calibration.read(tmp_path / "calibration.json")
 
@@ -157,7 +157,7 @@ def test_pixels_below_the_threshold_of_their_word_lose_it():
 def test_confidence_is_the_plain_one_or_the_calibrated_one():
     result = {"sem_seg_confidence": torch.tensor([[0.3]]), "sem_seg_tempered": torch.tensor([[0.6]])}
     assert Rejection((0.0,)).confidence(result) is result["sem_seg_confidence"]
-    calibrated = CalibratedConfidence(0.4, 2.0, 1.0, -0.5)
+    calibrated = CalibratedConfidence(0.4, (0.0, 1.0), (0.1, 0.7))
     rejection = Rejection((0.0,), calibrated=calibrated)
     assert rejection.temperature == 0.4
     assert torch.equal(rejection.confidence(result), calibrated.of(result["sem_seg_tempered"]))

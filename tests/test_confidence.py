@@ -1,40 +1,44 @@
-"""Calibrated confidence against its formula, and that it orders pixels as before."""
+"""Calibrated confidence is the map of its knots, and orders pixels as before."""
 
 import math
 
+import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 
 from maft.confidence import CalibratedConfidence
 
-slopes = st.floats(0.05, 2)
+KNOTS, CHANCES = (0.0, 0.2, 0.5, 1.0), (0.01, 0.3, 0.31, 0.95)
 
 
-@given(slopes, slopes, st.floats(-1, 1))
-def test_confidence_rises_and_is_that_of_the_formula(a, b, c):
-    tempered = torch.linspace(0, 0.99, 100)
-    found = CalibratedConfidence(0.5, a, b, c).of(tempered)
-    assert found[0] == 0 and (found.diff() > 0).all() and found.dtype == torch.float32
-    s = 0.37
-    assert float(found[37]) == pytest.approx(1 / (1 + math.exp(-c) * (1 - s) ** b / s**a), rel=1e-4)
+def test_confidence_lies_on_lines_between_the_knots_and_rises():
+    tempered = torch.linspace(0, 1, 1001).view(7, 143)
+    found = CalibratedConfidence(0.5, KNOTS, CHANCES).of(tempered)
+    assert found.dtype == torch.float32 and found.shape == tempered.shape
+    assert (found.flatten().diff() > 0).all()
+    np.testing.assert_allclose(found, np.interp(tempered, KNOTS, CHANCES), atol=1e-6)
 
 
-def test_a_beta_calibration_of_ones_changes_nothing():
+def test_the_knots_of_nothing_change_nothing():
     tempered = torch.rand(1000)
-    torch.testing.assert_close(CalibratedConfidence(1, 1.0, 1.0, 0.0).of(tempered), tempered)
-
-
-def test_the_ends_have_a_finite_confidence():
-    found = CalibratedConfidence(1, 0.5, 0.3, 0.0).of(torch.tensor([0.0, 1e-38, 1 - 2**-24, 1.0]))
-    assert found[0] == 0 and found[1] > 0 and found[2] < found[3] < 1
+    assert torch.equal(CalibratedConfidence(1, (0.0, 1.0), (0.0, 1.0)).of(tempered), tempered)
 
 
 @pytest.mark.parametrize(
-    "numbers", [(0, 1, 1, 0), (1, 0, 1, 0), (1, 1, -1, 0), (1, 1, 1, math.inf), (math.nan, 1, 1, 0)]
+    ("temperature", "knots", "chances"),
+    [
+        (0, KNOTS, CHANCES),
+        (math.nan, KNOTS, CHANCES),
+        (1, KNOTS[1:], CHANCES[1:]),
+        (1, KNOTS, CHANCES[1:]),
+        (1, (), ()),
+        (1, (0.0, 0.5, 0.5 + 1e-12, 1.0), CHANCES),
+        (1, KNOTS, (0.1, 0.3, 0.3, 0.9)),
+        (1, KNOTS, (0.1, 0.2, 0.3, 1.1)),
+        (1, KNOTS, (0.1, math.nan, 0.3, 0.9)),
+    ],
 )
-def test_numbers_under_which_confidence_does_not_rise(numbers):
-    CalibratedConfidence(1, 1, 1, 0).check()
-    with pytest.raises(ValueError, match="does not rise"):
-        CalibratedConfidence(*numbers).check()
+def test_numbers_that_are_no_rising_map(temperature, knots, chances):
+    CalibratedConfidence(1, KNOTS, CHANCES).check()
+    with pytest.raises(ValueError, match="its confidence"):
+        CalibratedConfidence(temperature, knots, chances).check()

@@ -92,9 +92,9 @@ def described(report: Report) -> str:
         f"{curve.images} images that lack {group} words" for group, curve in calibration.groups.items()
     )
     return (
-        f"Confidence: temperature {confidence.temperature:.3f}, then beta calibration with a {confidence.a:.2f}, "
-        f"b {confidence.b:.2f}, c {confidence.c:.2f}, from {calibration.confidence_images} images of "
-        f"{calibration.dataset}; calibration error on the others {100 * report.error_before:.1f} % before, "
+        f"Confidence: temperature {confidence.temperature:.3f}, then isotonic regression ({len(confidence.knots)} "
+        f"knots), from {calibration.confidence_images} images of {calibration.dataset}; calibration error on the "
+        f"others {100 * report.error_before:.1f} % before, "
         f"{100 * report.error_after:.1f} % after.\n"
         f"Thresholds from {images}. Rates and mIoU: thresholds from half of these images, used on the other half.\n\n"
         + tabulate(rows, headers=columns, tablefmt="github", disable_numparse=True, stralign="right")

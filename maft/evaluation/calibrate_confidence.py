@@ -1,12 +1,14 @@
-"""Fits confidence to how often a model is right on held-out pictures: a temperature, then a beta calibration."""
+"""Fits confidence to how often a model is right on held-out pictures: a temperature, then isotonic regression."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
 
+import numpy as np
 import torch
-from scipy.optimize import minimize, minimize_scalar
+from numpy.typing import NDArray
+from scipy.optimize import isotonic_regression, minimize_scalar
 from torch import Tensor
 
 from maft.confidence import CalibratedConfidence
@@ -15,8 +17,10 @@ from maft.inference import tempered_confidence
 
 # Where the likelihood of the temperature is searched.
 _TEMPERATURES = (0.02, 50.0)
-# Likewise of a and b, so that confidence rises, and of c.
-_SLOPES, _OFFSETS = (0.01, 100.0), (-100.0, 100.0)
+# How much of the way to its neighbours a block of isotonic regression rises.
+_RISE = 0.1
+# Chances of blocks are told apart so far.
+_STEP = 1e-6
 
 # The scores (C, n) of all classes at some pixels of a picture, their labels (n,) and true classes (n,), -1 for none.
 Sample = tuple[Tensor, Tensor, Tensor]
@@ -40,7 +44,7 @@ def fit_confidence(samples: Iterable[Sample]) -> CalibratedConfidence:
     right = torch.cat([hits for *_, hits in counted]).double()
     temperature = _temperature([(scores, labels) for scores, labels, _ in counted], right)
     tempered = torch.cat([tempered_confidence(scores, labels, temperature) for scores, labels, _ in counted])
-    return CalibratedConfidence(temperature, *_beta(tempered.double(), right))
+    return CalibratedConfidence(temperature, *_isotonic(tempered.double().numpy(), right.numpy()))
 
 
 def _temperature(answered: Sequence[tuple[Tensor, Tensor]], right: Tensor) -> float:
@@ -53,23 +57,24 @@ def _temperature(answered: Sequence[tuple[Tensor, Tensor]], right: Tensor) -> fl
     return math.exp(minimize_scalar(loss, bounds=(lowest, highest), method="bounded", options={"xatol": 1e-3}).x)
 
 
-def _beta(tempered: Tensor, right: Tensor) -> tuple[float, float, float]:
-    """a, b and c of `CalibratedConfidence` for confidences (n,) and whether each is right (n,), both float64."""
-    rest = (1 - tempered).clamp(min=2.0**-25)
-    features = torch.stack(
-        [tempered.clamp(min=torch.finfo(torch.float32).tiny).log(), -rest.log(), torch.ones_like(rest)]
-    )
-    # Platt (1999), equation 2.2.1: where all are right, no finite number would be likeliest.
-    hits = right.sum()
-    target = torch.where(right > 0, (hits + 1) / (hits + 2), 1 / (len(right) - hits + 2))
+def _isotonic(tempered: NDArray[np.float64], right: NDArray[np.float64]) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Knots and chances of confidences (n,) and whether each is right (n,), by isotonic regression.
 
-    def loss(numbers: Sequence[float]) -> tuple[float, list[float]]:
-        odds = torch.as_tensor(numbers, dtype=torch.float64) @ features
-        gradient = features @ (odds.sigmoid() - target) / len(target)
-        value = torch.nn.functional.binary_cross_entropy_with_logits(odds, target)
-        return float(value), gradient.tolist()
-
-    bounds, exact = (_SLOPES, _SLOPES, _OFFSETS), {"gtol": 1e-9, "ftol": 1e-13}
-    found = minimize(loss, (1.0, 1.0, 0.0), jac=True, method="L-BFGS-B", bounds=bounds, options=exact)
-    a, b, c = found.x.tolist()
-    return a, b, c
+    Zadrozny and Elkan (2002): the rising function with the least squared error is constant in blocks. Here each block
+    rises by a tenth of the way to its neighbours, so that confidences stay apart.
+    """
+    values, place, pixels = np.unique(tempered, return_inverse=True, return_counts=True)
+    # Platt (1999), section 2.2: where all are right, a chance of 1 says more than so many pixels can.
+    hits, misses = right.sum(), (1 - right).sum()
+    lowest, highest = 1 / (misses + 2), (hits + 1) / (hits + 2)
+    shares = lowest + (highest - lowest) * np.bincount(place, right) / pixels
+    rising = isotonic_regression(shares, weights=pixels).x
+    # Blocks that differ by rounding alone are one.
+    chances, first = np.unique(rising.clip(_STEP, 1 - _STEP).round(6), return_index=True)
+    last = np.append(first[1:], len(rising)) - 1
+    gaps = np.diff([0, *chances, 1])
+    ends = np.stack([values[first], values[last]], axis=1).ravel()
+    levels = np.stack([chances - _RISE * gaps[:-1], chances + _RISE * gaps[1:]], axis=1).ravel()
+    # A block of one value has one knot.
+    knots, kept = np.unique([0, *ends, 1], return_index=True)
+    return tuple(knots.tolist()), tuple(np.array([0, *levels, 1])[kept].tolist())

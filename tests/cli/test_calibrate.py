@@ -29,7 +29,7 @@ def test_a_model_is_calibrated_and_answers_under_a_bound(world, tmp_path, capsys
     main(["--model", "miniature", "--dataset", "miniature_val", "--images", "16", "--output", str(output)])
     said = capsys.readouterr().out
     assert "from 4 images of miniature_val; calibration error on the others" in said
-    assert "then beta calibration with a" in said
+    assert "then isotonic regression (" in said
     assert "Thresholds from 12 images that lack seen words and 12 images that lack unseen words" in said
     assert said.count("too few images") == 2 and f"Written: {output / 'calibration.json'}" in said
     content = json.loads((output / "calibration.json").read_text())
