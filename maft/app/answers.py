@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from maft.app.photos import Photo
+from maft.app.shown import Shown
 from maft.app.words import looks_like_a_list, split_names
 from maft.errors import UserError
 from maft.predictor import Prediction, Predictor, thing_flags
@@ -16,6 +17,7 @@ from maft.predictor import Prediction, Predictor, thing_flags
 # Each costs a passage through the text encoder, and others wait meanwhile.
 MOST_WORDS = 5000
 MOST_CLICKS = 50
+_NOTHING_SHOWN = Shown()
 
 Field = Literal["photo", "words", "things", "result"]
 
@@ -65,6 +67,8 @@ def ask(
     things: str,
     progress: Callable[[float, str], object],
     clicks: str = "",
+    shown: Shown = _NOTHING_SHOWN,
+    alpha: float = 1.0,
 ) -> Answer:
     """Labels a photo, or the objects at places of it.
 
@@ -72,6 +76,8 @@ def ask(
         words: classes, one a line.
         things: the countable ones among them, one a line; every one when it is blank.
         clicks: JSON of places, see `clicked_points`; blank for the whole photo.
+        shown: classes with examples, which join the words.
+        alpha: see `Predictor`.
         progress: is told the share that is done, and what comes next.
 
     Raises:
@@ -83,22 +89,22 @@ def ask(
     if len(names) > MOST_WORDS:
         raise FieldError("words", f"There are {len(names)} words, and this app takes {MOST_WORDS}: write fewer.")
     with _about("words"):
-        vocabulary = predictor.vocabulary(names)
+        vocabulary = shown.beside(predictor.vocabulary(names))
     countable: list[str] | Literal["all"] = split_names(things) or "all"
     with _about("things"):
         thing_flags(vocabulary, countable)
     points = clicked_points(clicks, photo)
     progress(0.1, f"Encoding {len(names)} {'word' if len(names) == 1 else 'words'}")
     with _about("words"):
-        predictor.prepare(names)
+        vocabulary = predictor.prepare(vocabulary)
     progress(0.3, "Labelling the picture")
     with _about("photo"):
         pixels = photo.pixels()
     with _about("result"):
         if points:
-            prediction = predictor(pixels, names, points=points)
+            prediction = predictor(pixels, vocabulary, points=points)
         else:
-            prediction = predictor(pixels, names, things=None if averages(predictor) else countable)
+            prediction = predictor(pixels, vocabulary, things=None if averages(predictor) else countable, alpha=alpha)
     remarks = tuple(_remarks(names, prediction.unknown_words))
     return Answer(prediction, vocabulary.seen, remarks, clicked=bool(points))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import anyio
 import anyio.to_thread
@@ -14,6 +14,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from maft.app.answers import Answer
 from maft.app.downloads import DOWNLOADS, Wish
+from maft.app.explanations import ExplanationPage
 from maft.app.memory import Memory
 from maft.app.photos import Examples, Limits, Photo, read_photo
 from maft.app.regions import VIEWS, regions
@@ -23,6 +24,11 @@ from maft.errors import UserError
 _POLICY = (
     "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:; connect-src 'self'; form-action 'self'; "
     "base-uri 'self'; frame-ancestors 'self'"
+)
+# A page that needs nothing but itself, and reaches nothing of the app: the sandbox gives it an origin of its own.
+_ALONE = (
+    "sandbox allow-scripts; default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'; "
+    "frame-ancestors 'self'"
 )
 # Of all pictures that are arriving or wait to be decoded, in files of the largest size.
 _MOST_WAITING = 8
@@ -38,10 +44,13 @@ class Routes:
         memory: holds `Photo` and `Answer`.
         examples: pictures to choose from.
         limits: what a visitor may send.
+        explanations: pages to show.
     """
 
-    def __init__(self, memory: Memory, examples: Examples, limits: Limits) -> None:
-        self.memory, self.examples, self.limits = memory, examples, limits
+    def __init__(
+        self, memory: Memory, examples: Examples, limits: Limits, explanations: Sequence[ExplanationPage] = ()
+    ) -> None:
+        self.memory, self.examples, self.limits, self.explanations = memory, examples, limits, explanations
         self._thumbnails: dict[str, bytes] = {}
         self._waiting = 0
         # Decoding takes memory: what waits costs nothing but its file.
@@ -54,6 +63,7 @@ class Routes:
             Route("/maft/photos/{token}", self.show_photo),
             Route("/maft/examples/{number}", self.take_example, methods=["POST"]),
             Route("/maft/examples/{number}", self.show_example),
+            Route("/maft/explanations/{number}", self.show_explanation),
             Route("/maft/answers/{token}/regions/{view}", self.show_regions),
             Route("/maft/answers/{token}/{file}", self.download),
         ]
@@ -119,6 +129,14 @@ class Routes:
                 return JSONResponse({"error": str(error)}, 404)
         return Response(self._thumbnails[number], media_type="image/png")
 
+    def show_explanation(self, request: Request) -> Response:
+        """A page of ``maft explain``, which may do nothing beside showing itself."""
+        pages = {str(number): one.page for number, one in enumerate(self.explanations)}
+        page = pages.get(request.path_params["number"])
+        if page is None:
+            return JSONResponse({"error": "There is no such explanation: reload the page."}, 404)
+        return Response(page, media_type="text/html", headers={**_NOT_STORED, "Content-Security-Policy": _ALONE})
+
     def show_regions(self, request: Request) -> Response:
         """What `Regions.packed` writes of a view."""
         answer, view = self.memory.get(request.path_params["token"]), request.path_params["view"]
@@ -156,7 +174,8 @@ class Policy:
         async def with_policy(message: Message) -> None:
             if message["type"] == "http.response.start":
                 headers = MutableHeaders(scope=message)
-                headers["Content-Security-Policy"], headers["Referrer-Policy"] = _POLICY, "no-referrer"
+                headers.setdefault("Content-Security-Policy", _POLICY)
+                headers["Referrer-Policy"] = "no-referrer"
             await send(message)
 
         closed = scope["type"] == "http" and scope["path"].rstrip("/").endswith("/upload")

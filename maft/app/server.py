@@ -6,9 +6,11 @@ import atexit
 import os
 import shutil
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from maft.app.explanations import ExplanationPage
 from maft.app.models import Models
 from maft.app.photos import Examples, Limits
 from maft.errors import UserError
@@ -17,7 +19,15 @@ if TYPE_CHECKING:
     import gradio
 
 
-def serve(models: Models, examples: Examples, limits: Limits, *, host: str, port: int | None) -> gradio.Blocks:
+def serve(
+    models: Models,
+    examples: Examples,
+    limits: Limits,
+    *,
+    host: str,
+    port: int | None,
+    explanations: Sequence[ExplanationPage] = (),
+) -> gradio.Blocks:
     """Opens the app and returns at once.
 
     Args:
@@ -25,6 +35,7 @@ def serve(models: Models, examples: Examples, limits: Limits, *, host: str, port
         examples: pictures to choose from.
         limits: what visitors may send.
         port: None takes a free one.
+        explanations: pages of ``maft explain`` to show.
 
     Returns:
         Gradio's page, with its address as ``local_url``, ``block_thread()`` and ``close()``.
@@ -44,7 +55,7 @@ def serve(models: Models, examples: Examples, limits: Limits, *, host: str, port
     from maft.app.routes import Policy, Routes
 
     memory = Memory()
-    page = build(models, memory, examples, limits)
+    page = build(models, memory, examples, limits, [one.title for one in explanations])
     try:
         page.launch(
             server_name=host,
@@ -62,7 +73,7 @@ def serve(models: Models, examples: Examples, limits: Limits, *, host: str, port
             # Not as css: Gradio would rewrite its selectors.
             head=f"<style>{(Path(__file__).parent / 'page.css').read_text(encoding='utf-8')}</style>",
             app_kwargs={
-                "routes": Routes(memory, examples, limits).all(),
+                "routes": Routes(memory, examples, limits, explanations).all(),
                 "middleware": [Middleware(Policy)],
                 "docs_url": None,
                 "redoc_url": None,

@@ -1,4 +1,4 @@
-// Second half of the viewer: draws the regions of an answer over the photo, and names what is under the pointer.
+// Second part of the viewer: draws the regions of an answer over the photo, and names what is under the pointer.
 
 watch("value", () => {
   const value = props.value;

@@ -1,5 +1,5 @@
-// First half of the viewer: what both halves share, and how a photo is taken in.
-// Gradio runs the two as one, with `element`, `props` and `watch`; `routes.py` has what they fetch.
+// First part of the viewer: what all parts share, and how a photo is taken in.
+// Gradio runs the three as one, with `element`, `props` and `watch`; `routes.py` has what they fetch.
 const part = (name) => element.querySelector(`[data-part="${name}"]`);
 const root = window.location.href.split(/[?#]/)[0].replace(/\/?$/, "/") + "maft/";
 const state = { photo: null, answer: null, view: "semantic", ids: null, confidence: null, hidden: new Set(), over: 0 };
@@ -35,8 +35,10 @@ async function take(address, body) {
   part("empty").hidden = true;
   const click = state.takesClicks ? " Click an object to find it." : "";
   part("note").textContent = `${reply.width} × ${reply.height} pixels.${click} ${reply.remark}`;
-  // What the button asks about, see `layout.py`.
+  // What the button asks about, see `tabs/label.py`.
   part("stage").dataset.photo = reply.photo;
+  part("stage").dataset.mark = "";
+  part("mark").style.display = "none";
 }
 
 function forget() {
@@ -94,7 +96,8 @@ for (const [number, title] of props.examples.entries()) {
 // ---- clicks, for models that find the object at a place -------------------------------------------------------------
 
 part("stage").addEventListener("click", (event) => {
-  if (!state.photo || !state.takesClicks) return;
+  // Another tab marks examples, see `viewer_mark.js`.
+  if (!state.photo || !state.takesClicks || part("stage").dataset.marking) return;
   const frame = part("photo").getBoundingClientRect();
   const place = [(event.clientX - frame.left) / frame.width, (event.clientY - frame.top) / frame.height];
   if (!place.every((share) => share >= 0 && share < 1)) return;
@@ -102,5 +105,5 @@ part("stage").addEventListener("click", (event) => {
   part("stage").dataset.clicks = JSON.stringify(state.clicks);
   document.querySelector("#maft-go").click();
 });
-// What the button asks of the whole picture takes the clicks back, see `layout.py`.
+// What the button asks of the whole picture takes the clicks back, see `tabs/label.py`.
 part("stage").addEventListener("whole", () => (state.clicks = []));

@@ -23,6 +23,9 @@ def parser() -> ToolParser:
     )  # fmt: skip
     tool.add_argument("--config-file", metavar="CONFIG", help="the same for one config or checkpoint")
     tool.add_argument("--examples", metavar="FOLDER", help="pictures to choose from (default: drawn scenes)")
+    tool.add_argument(
+        "--explanation", action="append", default=[], metavar="DIR", help="what maft explain wrote; may be repeated"
+    )
     tool.add_argument("--host", default="127.0.0.1", help="0.0.0.0 lets other machines in (default: %(default)s)")
     tool.add_argument("--port", type=int, default=7860, help="default: %(default)s")
     tool.add_argument(
@@ -42,6 +45,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             raise UserError(f"--{name.replace('_', '-')} is {getattr(arguments, name)}: give a number above 0.")
     if not 0 < arguments.port < 65536:
         raise UserError(f"--port is {arguments.port}: give a number from 1 to 65535.")
+    from maft.app.explanations import explanation_page
     from maft.app.models import Models, sources
     from maft.app.photos import Limits, drawn_examples, folder_examples
     from maft.app.server import serve
@@ -50,8 +54,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     models = Models(sources(given, arguments.opts))
     examples = folder_examples(arguments.examples) if arguments.examples else drawn_examples()
     limits = Limits(arguments.max_megabytes, arguments.max_megapixels)
+    explanations = [explanation_page(path) for path in arguments.explanation]
     print(f"Loading {models.names[0]} ...", flush=True)
-    page = serve(models, examples, limits, host=arguments.host, port=arguments.port)
+    page = serve(models, examples, limits, host=arguments.host, port=arguments.port, explanations=explanations)
     print(f"Open {page.local_url} in a browser; Ctrl-C ends it.", flush=True)
     # Ended by a service manager, it leaves no files behind, either.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))

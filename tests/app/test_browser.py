@@ -334,3 +334,37 @@ def test_a_click_finds_and_names_its_object(visit):
     page.wait_for_selector("[data-view=panoptic]:enabled")
     click_on(page, 0.5, 0.5)
     page.wait_for_function(COUNTED, arg=1)
+
+
+def test_an_outline_is_drawn_added_as_an_example_and_removed(visit):
+    page = visit()
+    choose(page)
+    page.get_by_role("tab", name="Show it once").click()
+    page.get_by_role("button", name="Add example").click()
+    page.get_by_text("Nothing is marked yet").wait_for()
+    page.get_by_label("Draw its outline").check()
+    page.wait_for_function("document.querySelector('[data-part=stage]').dataset.marking === 'outline'")
+    part(page, "photo").scroll_into_view_if_needed()
+    box = part(page, "photo").bounding_box()
+    corners = [
+        (box["x"] + x * box["width"], box["y"] + y * box["height"]) for x, y in ((0.3, 0.3), (0.6, 0.3), (0.4, 0.6))
+    ]
+    page.mouse.move(*corners[0])
+    page.mouse.down()
+    for corner in corners[1:]:
+        page.mouse.move(*corner)
+    page.mouse.up()
+    page.get_by_text("This is marked").wait_for()
+    page.locator("#maft-shown-name").locator("input, textarea").fill("mug")
+    page.get_by_role("button", name="Add example").click()
+    page.get_by_role("button", name="Remove mug").click()
+    page.get_by_role("button", name="Remove mug").wait_for(state="detached")
+
+
+def test_a_bound_says_its_thresholds_and_labels_the_picture(visit):
+    page = visit()
+    choose(page)
+    page.get_by_role("tab", name="None of these").click()
+    page.get_by_text("Calibrated on miniature_val").wait_for()
+    page.get_by_role("button", name="Label, or none of these").click()
+    assert legend(page)

@@ -1,0 +1,1 @@
+"""The tabs beside the picture, each a file; each has a function that builds it."""
