@@ -51,13 +51,15 @@ def _add_up(folder: Path, output: Path | None) -> int:
     from maft.evaluation.report import numbers, results_table
     from maft.files import write_json_atomic
 
-    results, differing = added_up(folder)
+    results, differing, uncounted = added_up(folder)
     print(results_table(results))
     if output:
         write_json_atomic(output, {"results": numbers(results)})
     total = sum(map(len, results.values()))
+    if uncounted:
+        print(f"Not added up, as no counts of images are kept: {', '.join(uncounted)}.")
     if not differing:
-        print(f"All {total} numbers are those of {folder / 'results.json'}.")
+        print(f"All {total} numbers of {', '.join(results)} are those of {folder / 'results.json'}.")
         return 0
     task, metric, ours, stated = differing[0]
     print(

@@ -86,7 +86,7 @@ def compare_runs(first: Path, second: Path) -> Comparison:
             f"The runs have no results of one kind: the first counted {', '.join(counts[0].tables) or 'nothing'}, the "
             f"second {', '.join(counts[1].tables) or 'nothing'}."
         )
-    said = [read_results(folder).get("provenance", {}) for folder in (first, second)]
+    said: list[Mapping[str, Any]] = [read_results(folder).get("provenance", {}) for folder in (first, second)]
     return Comparison(
         counts[0].of.dataset,
         counts[0].of.protocol,
@@ -285,7 +285,12 @@ def differing_numbers(results: Results, report: Mapping[str, Any]) -> list[tuple
     return sorted(differing)
 
 
-def added_up(folder: Path) -> tuple[Results, list[tuple[str, str, float, float]]]:
-    """A run's numbers from the counts of its images, and where ``results.json`` has others, see `differing_numbers`."""
-    results = read_counts(folder).results()
-    return results, differing_numbers(results, read_results(folder))
+def added_up(folder: Path) -> tuple[Results, list[tuple[str, str, float, float]], list[str]]:
+    """A run's numbers from the counts of its images, and what ``results.json`` has beside them.
+
+    Returns:
+        the numbers; where that file has others, see `differing_numbers`; and the kinds of results that it has and no
+        counts are kept of.
+    """
+    results, report = read_counts(folder).results(), read_results(folder)
+    return results, differing_numbers(results, report), [task for task in report["results"] if task not in results]

@@ -20,7 +20,8 @@ from maft.evaluation.report import Results
 from maft.evaluation.semantic import SemanticEvaluator
 
 FILE = "counts.safetensors"
-_FORMAT, _VERSION = "maft counts of images", "1"
+# One entry of the file's metadata, as safetensors writes several in a random order.
+_METADATA, _VERSION = "maft.counts", 1
 # Tables by task, and their columns beside "image".
 _CELLS = ("predicted", "true", "count")
 _COLUMNS = {
@@ -79,6 +80,11 @@ class Counts:
     annotations: Tensor
 
     @property
+    def digests(self) -> tuple[Tensor, Tensor]:
+        """``pictures`` and ``annotations``."""
+        return self.pictures, self.annotations
+
+    @property
     def offered(self) -> list[int]:
         """The classes that were offered to the model, in label order."""
         seen = self.of.seen or (False,) * len(self.of.class_names)
@@ -126,20 +132,30 @@ def gathered_tables(evaluators: Iterable[Any]) -> dict[str, dict[str, Tensor]]:
 
 
 def image_names(files: Sequence[str]) -> list[str]:
-    """A name for the results of each image: that of its file, with its folders where names occur twice."""
+    """A name for the results of each image: that of its file, with its folders where names occur twice.
+
+    Where names still do, they keep their endings.
+    """
     names = [Path(file).stem for file in files]
-    if len(set(names)) == len(names):
+    if _differ(names):
         return names
-    folder = os.path.commonpath([os.path.dirname(file) for file in files])
-    return [os.path.splitext(os.path.relpath(file, folder))[0] for file in files]
+    paths = [os.path.abspath(file) for file in files]
+    folder = os.path.commonpath([os.path.dirname(path) for path in paths])
+    whole = [os.path.relpath(path, folder) for path in paths]
+    names = [os.path.splitext(name)[0] for name in whole]
+    return names if _differ(names) else whole
+
+
+def _differ(names: Sequence[str]) -> bool:
+    return len(set(names)) == len(names)
 
 
 def write_counts(folder: Path, counts: Counts) -> None:
     """Writes ``counts.safetensors`` into the folder of a dataset's results, whole or not at all."""
     tensors = {f"{task}/{name}": values for task, table in counts.tables.items() for name, values in table.items()}
     tensors |= {"pictures": counts.pictures, "annotations": counts.annotations}
-    facts = {name: json.dumps(value) for name, value in asdict(counts.of).items()}
-    write_safetensors(folder / FILE, tensors, {"format": _FORMAT, "version": _VERSION, **facts})
+    facts = {"version": _VERSION, **asdict(counts.of)}
+    write_safetensors(folder / FILE, tensors, {_METADATA: json.dumps(facts)})
 
 
 def read_counts(folder: str | os.PathLike[str]) -> Counts:
@@ -156,10 +172,11 @@ def read_counts(folder: str | os.PathLike[str]) -> Counts:
         raise UserError(f"There is no {path}: evaluate again, which keeps the counts of each image.")
     tensors = read_state_dict(path)
     metadata = read_metadata(path)
-    if metadata.get("format") != _FORMAT or metadata.get("version") != _VERSION:
-        raise UserError(f"{path} is not a file of counts that this version reads: evaluate again.")
     try:
-        values: dict[str, Any] = {field.name: json.loads(metadata[field.name]) for field in fields(Evaluated)}
+        facts = json.loads(metadata.get(_METADATA, "{}"))
+        if facts.get("version") != _VERSION:
+            raise UserError(f"{path} is not a file of counts that this version reads: evaluate again.")
+        values: dict[str, Any] = {field.name: facts[field.name] for field in fields(Evaluated)}
         values = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
         of = Evaluated(**values)
         tables = {
@@ -169,7 +186,7 @@ def read_counts(folder: str | os.PathLike[str]) -> Counts:
         }
         counts = Counts(of, tables, tensors["pictures"], tensors["annotations"])
         _check(counts)
-    except (KeyError, TypeError, ValueError, RecursionError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise UserError(f"{path} is damaged ({first_line(error)}): evaluate again, or copy it again.") from None
     return counts
 
@@ -182,8 +199,14 @@ def _check(counts: Counts) -> None:
         for name, values in table.items():
             if values.shape != table["image"].shape or values.dim() != 1:
                 raise ValueError(f"the columns of {task} have several lengths")
+            if values.is_floating_point() != (name == "iou") or values.dtype == torch.bool:
+                raise ValueError(f"column {name} of {task} holds numbers of type {values.dtype}")
             if len(values) and not 0 <= values.min() <= values.max() < limits.get(name, float("inf")):
                 raise ValueError(f"column {name} of {task} holds {values.min()} to {values.max()}")
     per_image = [len(counts.of.names), len(counts.of.ids), len(counts.pictures), len(counts.annotations)]
     if per_image != [images] * 4 or any(len(flags) != classes for flags in (counts.of.things, counts.of.seen) if flags):
         raise ValueError("its lists have several lengths")
+    if any(digests.shape != (images, 32) or digests.dtype != torch.uint8 for digests in counts.digests):
+        raise ValueError("its hashes have another form")
+    if not _differ(counts.of.names):
+        raise ValueError("two images have one name")

@@ -110,6 +110,7 @@ def config_digest(cfg: CfgNode) -> str:
     """SHA-256 of a config as JSON, without where it runs, what it writes beside numbers, and whence its weights."""
     own = self_contained(cfg)
     own.OUTPUT_DIR, own.MODEL.DEVICE, own.DATALOADER.NUM_WORKERS, own.DATASETS.TEST = "", "", 0, []
+    own.MODEL.VOCABULARY.CACHE_DIR = ""
     own.TEST.RESUME = own.TEST.SAVE_INDEX = own.TEST.SAVE_PREDICTIONS = False
     own.TEST.VISUALIZE = 0
     # The same values may be written in several ways, where two keys share a list.

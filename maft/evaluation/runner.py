@@ -115,7 +115,7 @@ def index_config(index: Index, overrides: Sequence[str]) -> CfgNode:
         UserError: a key does not exist, or says how images are seen, which an index does not do again.
     """
     for key in overrides[::2]:
-        if not key.startswith(_AFTERWARDS):
+        if not key.startswith(_AFTERWARDS) or key == "TEST.SAVE_INDEX":
             raise UserError(
                 f"{key} cannot be changed with --index, which keeps what the model saw of the images: only "
                 f"{', '.join(_AFTERWARDS)} can; evaluate the model itself instead."

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,8 @@ def find_results(run: str | os.PathLike[str], dataset: str | None = None) -> Pat
     if path.name == "results.json":
         path = path.parent
     if (path / "results.json").is_file():
+        if dataset not in (None, own := _dataset(path)):
+            raise UserError(f"{path} is an evaluation on {own}, not on {dataset}: leave --dataset out.")
         return path
     found = sorted(file.parent for file in (path / _INFERENCE).glob("*/results.json"))
     if not found:
@@ -58,11 +61,23 @@ def read_results(folder: Path) -> dict[str, Any]:
     path = folder / "results.json"
     try:
         report = read_json(path)
-        if not isinstance(report["results"], dict):
-            raise ValueError("its results are no table")
+        _check(report)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path} cannot be read ({first_line(error)}): evaluate again.") from None
     return report
+
+
+def _check(report: Mapping[str, Any]) -> None:
+    """Raises ValueError or TypeError where a report does not have the form that evaluations write."""
+    tables = report["results"]
+    if not isinstance(tables, dict) or not all(isinstance(table, dict) for table in tables.values()):
+        raise ValueError("its results are no tables")
+    for table in tables.values():
+        for name, value in table.items():
+            if value is not None and (isinstance(value, bool) or not isinstance(value, (int, float))):
+                raise ValueError(f"its {name} is no number")
+    if not isinstance(report.get("provenance", {}), dict):
+        raise ValueError("its provenance is no table")
 
 
 def _dataset(folder: Path) -> str:

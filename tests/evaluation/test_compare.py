@@ -64,7 +64,7 @@ def test_one_run_is_added_up_again(folders, capsys):
     output = folders / "table.json"
     assert main([str(folders / "good" / "inference" / "somewhere_val"), "--output", str(output)]) == 0
     text = capsys.readouterr().out
-    assert "numbers are those of" in text and "mean IoU over the classes in the ground truth" in text
+    assert "numbers of sem_seg are those of" in text and "mean IoU over the classes in the ground truth" in text
     path = folders / "good/inference/somewhere_val/results.json"
     report = json.loads(path.read_text())
     assert json.loads(output.read_text())["results"] == report["results"]
@@ -72,6 +72,37 @@ def test_one_run_is_added_up_again(folders, capsys):
     path.write_text(json.dumps(report))
     assert main([str(path)]) == 1
     assert "1 of " in (text := capsys.readouterr().out) and "the first is mIoU of sem_seg" in text
+
+
+def test_what_no_counts_are_kept_of_is_named(folders, capsys):
+    path = folders / "good/inference/somewhere_val/results.json"
+    report = json.loads(path.read_text())
+    path.write_text(json.dumps({**report, "results": {**report["results"], "segm": {"AP": 12.0}}}))
+    assert main([str(path)]) == 0
+    text = capsys.readouterr().out
+    assert "Not added up, as no counts of images are kept: segm." in text and "numbers of sem_seg are those of" in text
+
+
+@pytest.mark.parametrize(
+    ("damage", "sentence"),
+    [
+        ({"provenance": None}, "its provenance is no table"),
+        ({"provenance": ["a"]}, "its provenance is no table"),
+        ({"results": {"sem_seg": {"mIoU": "abc"}}}, "its mIoU is no number"),
+        ({"results": {"sem_seg": [1]}}, "its results are no tables"),
+    ],
+)
+def test_damaged_results_are_one_sentence(folders, damage, sentence):
+    path = folders / "good/inference/somewhere_val/results.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **damage}))
+    for arguments in ([str(folders / "good")], [str(folders / "good"), str(folders / "bad")]):
+        with pytest.raises(UserError, match=sentence):
+            main(arguments)
+
+
+def test_another_dataset_than_that_of_the_folder_is_refused(folders):
+    with pytest.raises(UserError, match="is an evaluation on somewhere_val, not on nonsense"):
+        main([str(folders / "good/inference/somewhere_val"), "--dataset", "nonsense"])
 
 
 def reordered(counts, order):

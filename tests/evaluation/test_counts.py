@@ -111,9 +111,9 @@ def damaged(path, change):
     from safetensors import safe_open
 
     with safe_open(path, framework="pt") as file:
-        metadata = dict(file.metadata())
+        metadata = json.loads(file.metadata()["maft.counts"])
     change(tensors, metadata)
-    save_file(tensors, path, metadata=metadata)
+    save_file(tensors, path, metadata={"maft.counts": json.dumps(metadata)})
 
 
 @pytest.mark.parametrize(
@@ -124,11 +124,14 @@ def damaged(path, change):
         lambda tensors, metadata: tensors["sem_seg/image"].fill_(-1),
         lambda tensors, metadata: tensors.update({"sem_seg/count": tensors["sem_seg/count"][1:].clone()}),
         lambda tensors, metadata: tensors.update({"pictures": tensors["pictures"][1:].clone()}),
+        lambda tensors, metadata: tensors.update({"pictures": tensors["pictures"][:, :16].clone()}),
+        lambda tensors, metadata: tensors.update({"sem_seg/predicted": tensors["sem_seg/predicted"] + 0.7}),
+        lambda tensors, metadata: metadata.update(names=["same"] * len(FILES)),
         lambda tensors, metadata: metadata.update(names="["),
-        lambda tensors, metadata: metadata.update(names="3"),
-        lambda tensors, metadata: metadata.update(things="[true]"),
+        lambda tensors, metadata: metadata.update(names=3),
+        lambda tensors, metadata: metadata.update(things=[True]),
         lambda tensors, metadata: metadata.pop("seen"),
-        lambda tensors, metadata: metadata.update(files="[" * 100000),
+        lambda tensors, metadata: metadata.update(files=["["] * 100000),
     ],
 )
 def test_a_damaged_file_is_one_sentence(tmp_path, change):
@@ -137,6 +140,14 @@ def test_a_damaged_file_is_one_sentence(tmp_path, change):
     with pytest.raises(UserError, match="counts.safetensors is damaged .*: evaluate again") as error:
         read_counts(tmp_path)
     assert "\n" not in str(error.value)
+
+
+def test_the_same_counts_are_the_same_bytes(tmp_path):
+    counts = counts_of(measured()[0])
+    files = [tmp_path / str(number) / "counts.safetensors" for number in range(4)]
+    for file in files:
+        write_counts(file.parent, counts)
+    assert len({file.read_bytes() for file in files}) == 1
 
 
 def test_files_that_are_no_counts_are_refused(tmp_path):
@@ -153,6 +164,8 @@ def test_files_that_are_no_counts_are_refused(tmp_path):
 def test_images_are_named_by_their_files_and_by_folders_where_these_are_alike():
     assert image_names(["/data/x/1.jpg", "/data/y/2.jpg"]) == ["1", "2"]
     assert image_names(["/data/x/1.jpg", "/data/y/1.jpg"]) == ["x/1", "y/1"]
+    assert image_names(["/data/x/1.jpg", "/data/x/1.png"]) == ["1.jpg", "1.png"]
+    assert len(set(image_names(["x/1.jpg", "/data/x/1.jpg"]))) == 2
 
 
 def test_results_are_found_from_any_of_their_paths(tmp_path):

@@ -21,7 +21,7 @@ def record(tmp_path):
 def test_a_config_is_the_same_wherever_it_runs_and_another_when_it_computes_something_else(plain_cfg):
     before = config_digest(plain_cfg)
     plain_cfg.OUTPUT_DIR, plain_cfg.MODEL.DEVICE, plain_cfg.DATALOADER.NUM_WORKERS = "elsewhere", "cuda", 7
-    plain_cfg.TEST.RESUME, plain_cfg.MODEL.WEIGHTS = True, "somewhere"
+    plain_cfg.TEST.RESUME, plain_cfg.MODEL.WEIGHTS, plain_cfg.MODEL.VOCABULARY.CACHE_DIR = True, "somewhere", "texts"
     assert config_digest(plain_cfg) == before
     plain_cfg.INPUT.MIN_SIZE_TEST += 1
     assert config_digest(plain_cfg) != before

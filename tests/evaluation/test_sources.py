@@ -189,6 +189,8 @@ def test_only_what_comes_after_the_look_can_be_changed(index):
     assert index_config(asked, ["TEST.PROTOCOL", "unseen_only"]).TEST.PROTOCOL == "unseen_only"
     with pytest.raises(UserError, match="INPUT.MIN_SIZE_TEST cannot be changed with --index"):
         index_config(asked, ["INPUT.MIN_SIZE_TEST", "64"])
+    with pytest.raises(UserError, match="TEST.SAVE_INDEX cannot be changed with --index"):
+        index_config(asked, ["TEST.SAVE_INDEX", "True"])
     cfg = index_config(asked, ["TEST.MASK_ACCURACY", "True"])
     with pytest.raises(UserError, match="keeps no annotated masks of miniature_train"):
         evaluate_index(cfg, asked, "miniature_train")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -65,7 +66,15 @@ def explain(source: Source, *, worst: int = 24) -> Explanation:
         line = f"Explained {place + 1} of {len(records)} images."
         log_every_n_seconds(logging.INFO, line, _LOG_SECONDS)
     facts = {"dataset": source.dataset, "protocol": evaluator.protocol, **source.facts}
-    return explainer.explanation(facts, _mask_accuracy(index, source, words))
+    found = explainer.explanation(facts, _mask_accuracy(index, source, words))
+    # Without TEST.SAVE_INDEX an evaluation leaves the index of an earlier one where it was.
+    if source.measured is not None and not math.isclose(found.miou, source.measured, rel_tol=1e-9):
+        raise UserError(
+            f"The index {source.index} is not of the evaluation beside it: it gives {found.miou:.3f} % mIoU, and "
+            f"{source.output.parent / 'results.json'} has {source.measured:.3f} %. Evaluate again with TEST.SAVE_INDEX "
+            "True, or explain the index by itself."
+        )
+    return found
 
 
 def _records(index: Index, source: Source) -> list[Record]:

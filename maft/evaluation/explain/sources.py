@@ -26,12 +26,14 @@ class Source:
         dataset: whose truth it is held against.
         output: folder beside it for the explanation.
         facts: what is known of the evaluation: its "weights", "provenance", ...; of an index, its "model" and "images".
+        measured: the mIoU of the evaluation that is explained, in percent; None where there was none.
     """
 
     index: Path
     dataset: str
     output: Path
     facts: dict[str, Any]
+    measured: float | None = None
 
 
 def find_source(run: str | os.PathLike[str], dataset: str | None = None) -> Source:
@@ -52,15 +54,14 @@ def find_source(run: str | os.PathLike[str], dataset: str | None = None) -> Sour
     folder = find_results(path, dataset)
     report = read_results(folder)
     name = str(report.get("dataset", folder.name))
-    if dataset not in (None, name):
-        raise UserError(f"{folder} is an evaluation on {name}, not on {dataset}: leave --dataset out.")
     if not (folder / INDEX / INDEX_FILE).is_file():
         raise UserError(
             f"{folder} keeps no index of what the model saw: evaluate again with TEST.SAVE_INDEX True, or explain an "
             f"index that maft index --dataset {name} makes with the same model."
         )
     facts: dict[str, Any] = {key: report[key] for key in ("weights", "test_size", "provenance") if key in report}
-    return Source(folder / INDEX, name, folder / _EXPLANATION, {**facts, **_facts(folder / INDEX)})
+    measured = report["results"].get("sem_seg", {}).get("mIoU")
+    return Source(folder / INDEX, name, folder / _EXPLANATION, {**facts, **_facts(folder / INDEX)}, measured)
 
 
 def _of_index(path: Path, dataset: str | None) -> Source:

@@ -1,6 +1,7 @@
 """An index of a dataset explains the score that the model has on it, to the last digit."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -93,3 +94,12 @@ def test_an_index_that_lacks_images_is_refused(index, tmp_path, world, monkeypat
     monkeypatch.setattr(explaining, "load_records", lambda *_: more)
     with pytest.raises(UserError, match=r"lacks 1 of the \d+ images of miniature_val, such as one_more.png"):
         explain(find_source(index[0]))
+
+
+def test_the_index_of_an_earlier_evaluation_explains_no_other_score(index, world, monkeypatch):
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(world))
+    folder, results = index
+    source, miou = find_source(folder), results["sem_seg"]["mIoU"]
+    assert explain(replace(source, measured=miou)).miou == miou
+    with pytest.raises(UserError, match=r"is not of the evaluation beside it: it gives .* Evaluate again with"):
+        explain(replace(source, measured=miou - 0.5))

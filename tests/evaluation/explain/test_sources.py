@@ -9,19 +9,21 @@ from maft.cli.explain import described, main
 from maft.errors import UserError
 from maft.evaluation.explain.sections import CAUSES
 from maft.evaluation.explain.sources import find_source
-from maft.index.format import INDEX_FILE, Contents, Manifest, Settings, written
+from maft.index.format import INDEX_FILE, Contents, Manifest, Settings, ShardFacts, written
 
 from .hand_made import explanation
 
 
 @pytest.fixture
 def empty_index():
-    """Function: the list of an index without images."""
+    """Function: the list of an index without masks."""
 
     def write(folder, dataset):
         folder.mkdir(parents=True)
-        settings = Settings(model="aa", images=0, files="bb", dataset=dataset)
-        (folder / INDEX_FILE).write_text(written(Manifest(settings, Contents(0, 0, False, (), {}))))
+        settings = Settings(model="aa", images=1, files="bb", dataset=dataset)
+        (folder / INDEX_FILE).write_text(
+            written(Manifest(settings, Contents(1, 0, False, (ShardFacts(1, 0, 0, 0),), {})))
+        )
         return folder
 
     return write
