@@ -16,6 +16,8 @@ from maft.errors import UserError, shown
 MOST_EXAMPLES = 5
 # A phone's largest photographs.
 MOST_PIXELS = 64_000_000
+# Masks of which at most this share lies on an example show something else.
+ELSEWHERE = 0.2
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,6 +35,11 @@ class ExampleEmbeddings:
     embeddings: Tensor
     shares: Tensor
     context: Mapping[str, Tensor] = field(default_factory=dict)
+
+    @property
+    def elsewhere(self) -> Tensor:
+        """(1 + K,) bool, masks that show something else. Where there is none, nothing says what the example is not."""
+        return self.shares <= ELSEWHERE
 
 
 @dataclass(frozen=True, eq=False)

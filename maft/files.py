@@ -194,6 +194,31 @@ def held(folder: str | os.PathLike[str], *parts: str) -> Iterator[None]:
         yield
 
 
+@contextmanager
+def changing(path: str | os.PathLike[str]) -> Iterator[None]:
+    """While the block reads a file and writes it anew, whoever else changes it waits; the lock goes with the process.
+
+    Raises:
+        UserError: the folder cannot be created or written to.
+    """
+    target = Path(path)
+    _check_writable(unfinished_path(target))
+    # A lock on the folder leaves no file behind.
+    try:
+        folder = os.open(target.parent, os.O_RDONLY)
+    except OSError as error:
+        raise UserError(
+            f"cannot read folder {target.parent}: {error.strerror}; choose a folder you can read"
+        ) from error
+    try:
+        # Some network file systems have no locks.
+        with suppress(OSError):
+            fcntl.flock(folder, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(folder)
+
+
 def raise_errors(handler: logging.Handler) -> None:
     """Has a handler raise what keeps it from writing a line; logging prints a traceback for each line instead.
 

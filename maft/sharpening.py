@@ -48,9 +48,6 @@ from maft.errors import UserError
 from maft.examples import ExampleEmbeddings
 from maft.structures import Classification, EmbeddedMasks, RowLogits, Vocabulary
 
-# Masks of which at most this share lies on an example show something else.
-ELSEWHERE = 0.2
-
 Compare = Callable[[EmbeddedMasks], Classification]
 
 
@@ -98,7 +95,7 @@ def sharpened(
         logits (B, Q, C), or (B, Q, C + 1) with void last.
 
     Raises:
-        UserError: see `Vocabulary.seen_by`.
+        UserError: see `Vocabulary.looks`.
     """
     with torch.autocast(seen.embeddings.device.type, enabled=False):
         masks = F.normalize(seen.embeddings.float(), dim=-1)
@@ -107,7 +104,7 @@ def sharpened(
         columns = dict(zip(in_words, words.unbind(-1), strict=True))
         changes: dict[int, Tensor] = {}
         for index in range(len(vocabulary)):
-            if looks := vocabulary.looks(index):
+            if looks := vocabulary.looks(index, masks.shape[-1], seen.context):
                 own = in_words.index(index) if index in columns else None
                 known = _KnownMasks.of(looks, compare, constants, masks.device)
                 found = known.logits(masks, words, own, seen.valid)
@@ -147,7 +144,7 @@ class _KnownMasks:
                 {name: [value.to(device)] for name, value in look.context.items()},
             )
             is_example = torch.arange(len(look.shares)) == 0
-            used = (is_example | (look.shares <= ELSEWHERE)).to(device)
+            used = (is_example | look.elsewhere).to(device)
             embeddings.append(F.normalize(seen.embeddings[0].float(), dim=-1)[used])
             words.append(compare(seen).class_logits[0].float()[used])
             shows.append(is_example.to(device)[used])

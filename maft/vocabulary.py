@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import unicodedata
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import compress
+
+from torch import Tensor
 
 from maft.errors import UserError, closest, shown
 from maft.examples import MOST_EXAMPLES, Example, ExampleEmbeddings
@@ -114,18 +116,27 @@ class Vocabulary:
         """The examples of one class."""
         return self.examples[index] if self.examples else ()
 
-    def looks(self, index: int) -> tuple[ExampleEmbeddings, ...]:
+    def looks(
+        self, index: int, width: int, context: Mapping[str, Sequence[Tensor]] | None = None
+    ) -> tuple[ExampleEmbeddings, ...]:
         """What the model in use saw of the examples of one class; of a vocabulary that `seen_by` gave.
 
+        Args:
+            width: D of its embeddings.
+            context: of any images, see `maft.structures.EmbeddedMasks`; None: it is not needed.
+
         Raises:
-            UserError: it was given by something else.
+            UserError: it was given by something else, or holds what this model cannot have seen.
         """
         if any(len(example.looks) != 1 for example in self.of(index)):
             raise UserError(
                 f"It is open what this model saw of the examples of {self.names[index]!r}: give the vocabulary to a "
                 "Predictor, or take Vocabulary.seen_by."
             )
-        return tuple(look for example in self.of(index) for _, look in example.looks)
+        looks = tuple(look for example in self.of(index) for _, look in example.looks)
+        for look in looks:
+            _check_look(look, self.names[index], width, context)
+        return looks
 
     def seen_by(self, fingerprint: str) -> Vocabulary:
         """The same with what one model saw of the examples, which it names masks with, and nothing of other models.
@@ -252,6 +263,19 @@ class Vocabulary:
             tuple(compress(self.words, flags)),
             tuple(compress(self.added, flags)),
         )
+
+
+def _check_look(look: ExampleEmbeddings, name: str, width: int, context: Mapping[str, Sequence[Tensor]] | None) -> None:
+    of = f"What was kept of an example of {name!r}"
+    again = "remove the examples of the class and add them again."
+    if (kept := look.embeddings.shape[-1]) != width:
+        raise UserError(f"{of} has width {kept}, and this model's have {width}: {again}")
+    if context is None:
+        return
+    # The last two are the size of the image.
+    expected = {key: (values[0].ndim, *values[0].shape[:-2]) for key, values in context.items()}
+    if {key: (value.ndim, *value.shape[:-2]) for key, value in look.context.items()} != expected:
+        raise UserError(f"{of} beside its embeddings is of another form than what this model keeps of images: {again}")
 
 
 def _check_number(name: str, examples: Sequence[Example]) -> None:

@@ -1,8 +1,8 @@
 """A vocabulary with its examples as one safetensors file that people can share.
 
-The metadata hold ``format`` "maft.vocabulary", ``version`` "1" and ``classes``, a JSON list with an entry a class:
-``name``, ``seen`` (true, false or null), ``words``, ``added`` and the number of its ``examples``. Numbered from 0 over
-all classes, example i has the tensors
+The metadata have one entry, ``maft.vocabulary``, a JSON object of ``version``, 1, and ``classes``, a list with an entry
+a class: ``name``, ``seen`` (true, false or null), ``words``, ``added`` and the number of its ``examples``. Numbered
+from 0 over all classes, example i has the tensors
 
     example.i.image                     (n,) uint8, the bytes of a PNG file
     example.i.mask                      (H, ceil(W / 8)) uint8, the rows of the mask, eight pixels a byte
@@ -29,11 +29,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from maft.errors import UserError, first_line
+from maft.errors import UserError, first_line, shown
 from maft.examples import MOST_EXAMPLES, MOST_PIXELS, Example, ExampleEmbeddings
 from maft.files import atomic_path
 
-FORMAT, VERSION = "maft.vocabulary", "1"
+# Of several entries, safetensors would leave the order to chance.
+METADATA, VERSION = "maft.vocabulary", 1
 # Five photographs of each of some dozen classes; a header that claims more would fill the memory.
 _MOST_BYTES = 1 << 30
 _EMBEDDINGS, _SHARES, _CONTEXT = "embeddings.", "shares.", "context."
@@ -68,7 +69,7 @@ def write_vocabulary(
         for number, example in enumerate(listed)
         for name, tensor in _tensors_of(example)
     }
-    metadata = {"format": FORMAT, "version": VERSION, "classes": json.dumps(classes, ensure_ascii=False)}
+    metadata = {METADATA: json.dumps({"version": VERSION, "classes": classes}, ensure_ascii=False)}
     with atomic_path(path) as temporary:
         save_file(tensors, str(temporary), metadata=metadata)
 
@@ -92,34 +93,43 @@ def read_vocabulary(path: str | os.PathLike[str]) -> dict[str, Any]:
         UserError: the file cannot be read, is none of these or of a later version, or is damaged.
     """
     file = os.fspath(path)
-    if not os.path.isfile(file):
+    if not os.path.exists(file):
         raise UserError(f"The vocabulary file {file} does not exist: check its path.")
+    if not os.path.isfile(file):
+        kind = "a folder" if os.path.isdir(file) else "no regular file"
+        raise UserError(f"{file} is {kind}: give the path of a vocabulary file.")
     if (size := os.path.getsize(file)) > _MOST_BYTES:
         raise UserError(f"{file} has {size} bytes, and a vocabulary file at most {_MOST_BYTES}: use fewer examples.")
     try:
         with safe_open(file, framework="pt") as content:
-            metadata = dict(content.metadata() or {})
-            _check_kind(metadata, file)
+            header = _header(content.metadata() or {}, file)
             tensors = {name: content.get_tensor(name) for name in content.keys()}  # noqa: SIM118
-        return _fields(json.loads(metadata["classes"]), tensors)
+        return _fields(header["classes"], tensors)
     except (SafetensorError, OSError) as error:
         raise UserError(
             f"{file} is no readable vocabulary file ({first_line(error)}): copy it again, or write it with "
             "Vocabulary.save."
         ) from error
     except (KeyError, TypeError, ValueError, RecursionError) as error:
-        raise UserError(
-            f"The vocabulary file {file} is damaged ({first_line(error) or type(error).__name__}): copy it again."
-        ) from error
+        reason = f"it has no {error}" if isinstance(error, KeyError) else first_line(error)
+        raise UserError(f"The vocabulary file {file} is damaged ({reason}): copy it again.") from error
 
 
-def _check_kind(metadata: Mapping[str, str], file: str) -> None:
-    if metadata.get("format") != FORMAT:
+def _header(metadata: Mapping[str, str], file: str) -> dict[str, Any]:
+    if METADATA not in metadata:
         raise UserError(f"{file} is a safetensors file, but no vocabulary: write one with Vocabulary.save.")
-    if (version := metadata.get("version")) != VERSION:
+    try:
+        header = json.loads(metadata[METADATA])
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+    if not isinstance(header, dict):
+        raise ValueError("its metadata are no JSON object")
+    if type(version := header["version"]) is not int or version != VERSION:
         raise UserError(
-            f"{file} is a vocabulary file of version {version}, and this program reads version {VERSION}: update it."
+            f"{file} is a vocabulary file of version {shown(version)}, and this program reads version {VERSION}: "
+            "update it."
         )
+    return header
 
 
 def _fields(classes: Any, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
@@ -144,13 +154,10 @@ def _fields(classes: Any, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
 
 
 def _example(number: int, tensors: Mapping[str, Tensor]) -> Example:
-    own = {
-        name.removeprefix(f"example.{number}."): tensor
-        for name, tensor in tensors.items()
-        if name.startswith(f"example.{number}.")
-    }
-    image = _decoded(own["image"])
-    mask = own["mask"]
+    place = f"example.{number}."
+    own = {name.removeprefix(place): tensor for name, tensor in tensors.items() if name.startswith(place)}
+    image = _decoded(tensors[place + "image"], number)
+    mask = tensors[place + "mask"]
     height, width = image.shape[:2]
     if mask.dtype != torch.uint8 or mask.shape != (height, -(-width // 8)):
         raise ValueError(f"the mask of example {number} is not of the size of its image")
@@ -159,25 +166,44 @@ def _example(number: int, tensors: Mapping[str, Tensor]) -> Example:
     return Example(image, unpacked, tuple((fingerprint, _look(fingerprint, own, number)) for fingerprint in known))
 
 
-def _decoded(content: Tensor) -> NDArray[np.uint8]:
+def _decoded(content: Tensor, number: int) -> NDArray[np.uint8]:
     if content.dtype != torch.uint8 or content.ndim != 1:
-        raise ValueError("an image is no list of bytes")
+        raise ValueError(f"the image of example {number} is no list of bytes")
     try:
         with Image.open(io.BytesIO(content.numpy().tobytes()), formats=["PNG"]) as image:
             if image.width * image.height > MOST_PIXELS or image.mode != "RGB":
-                raise ValueError(f"an image has {image.width}x{image.height} pixels of mode {image.mode}")
+                raise ValueError(
+                    f"the image of example {number} has {image.width}x{image.height} pixels of mode {image.mode}"
+                )
             return np.asarray(image)
     except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-        raise ValueError(first_line(error)) from error
+        raise ValueError(f"the image of example {number} is no PNG file that can be read") from error
 
 
 def _look(fingerprint: str, own: Mapping[str, Tensor], number: int) -> ExampleEmbeddings:
-    embeddings, shares = own[_EMBEDDINGS + fingerprint], own[_SHARES + fingerprint]
+    if (name := _SHARES + fingerprint) not in own:
+        raise KeyError(f"example.{number}.{name}")
+    embeddings, shares = own[_EMBEDDINGS + fingerprint], own[name]
     prefix = f"{_CONTEXT}{fingerprint}."
     context = {name.removeprefix(prefix): value for name, value in own.items() if name.startswith(prefix)}
     if embeddings.ndim != 2 or not embeddings.numel() or shares.shape != embeddings.shape[:1]:
         raise ValueError(f"the embeddings of example {number} do not fit each other")
     for value in (embeddings, shares, *context.values()):
-        if value.dtype != torch.float32 or not value.isfinite().all():
-            raise ValueError(f"the embeddings of example {number} are no finite numbers")
-    return ExampleEmbeddings(embeddings, shares, context)
+        _check_numbers(value, number)
+    if shares[0] != 1 or not ((shares >= 0) & (shares <= 1)).all():
+        raise ValueError(f"the shares of example {number} are not 1 and others from 0 to 1")
+    look = ExampleEmbeddings(embeddings, shares, context)
+    if not look.elsewhere.any():
+        raise ValueError(f"a model saw nothing but example {number}")
+    return look
+
+
+def _check_numbers(value: Tensor, number: int) -> None:
+    if value.dtype != torch.float32:
+        raise ValueError(
+            f"the embeddings of example {number} are {str(value.dtype).removeprefix('torch.')}, not float32"
+        )
+    if not value.numel():
+        raise ValueError(f"the embeddings of example {number} are empty")
+    if not value.isfinite().all():
+        raise ValueError(f"the embeddings of example {number} are no finite numbers")

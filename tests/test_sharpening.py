@@ -142,6 +142,21 @@ def test_words_that_are_right_by_the_margin_stay_as_they_are():
     assert torch.equal(found.logits, compare(seen).logits)
 
 
+def test_what_another_model_would_have_seen_is_one_sentence():
+    wide, dense = EmbeddedMasks(draws(1, 6, 9)), EmbeddedMasks(draws(1, 6, 8), None, {"dense": [draws(8, 2, 3)]})
+    for seen, sentence in (
+        (wide, "'dog' has width 8, and this model's have 9"),
+        (dense, "'dog' beside .* another form"),
+    ):
+        words = Classification(draws(1, 6, 3))
+        with pytest.raises(UserError, match=sentence):
+            sharpened(words, seen, WORDS.add("dog", [example()]), compare)
+    shown = example()
+    look = replace(shown.looks[0][1], context={"dense": draws(8, 5, 4)})
+    shown = Example(shown.image, shown.mask).with_look("model", look)
+    assert sharpened(words, dense, WORDS.add("dog", [shown]), compare).logits.isfinite().all()
+
+
 def test_proposals_on_the_example_are_not_taken_for_something_else():
     near = example(shares=torch.tensor([1.0, 0.9, 0.21, 0.0]))
     only = Example(near.image, near.mask).with_look(

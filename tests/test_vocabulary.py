@@ -101,7 +101,7 @@ def test_each_class_is_removed_by_itself():
         (lambda: Vocabulary(("a",), None, ((example(),),), (False,)), "No class of the vocabulary has words"),
         (lambda: Vocabulary(("a", "b"), None, ((example(),),)), "2 names but 'examples' of 1"),
         (lambda: WORDS.add("mug", [example()]).seen_by("a"), "has not looked at the examples of 'mug'"),
-        (lambda: WORDS.add("mug", [example()]).looks(2), "It is open what this model saw"),
+        (lambda: WORDS.add("mug", [example()]).looks(2, 4), "It is open what this model saw"),
     ],
 )
 def test_what_cannot_be_is_one_sentence(change, sentence):
@@ -112,7 +112,7 @@ def test_what_cannot_be_is_one_sentence(change, sentence):
 def test_what_another_model_saw_is_left_aside():
     first, second = look(1), look(2)
     grown = WORDS.add("mug", [example().with_look("a", first).with_look("b", second)])
-    assert grown.seen_by("a").looks(2) == (first,) and grown.seen_by("b").looks(2) == (second,)
+    assert grown.seen_by("a").looks(2, 4) == (first,) and grown.seen_by("b").looks(2, 4) == (second,)
     assert WORDS.seen_by("a") is WORDS
 
 
@@ -153,27 +153,56 @@ def parts(tmp_path):
     return tensors, metadata, write
 
 
-def changed_classes(metadata, **values):
-    classes = json.loads(metadata["classes"])
+def changed(metadata, **values):
+    return {"maft.vocabulary": json.dumps(json.loads(metadata["maft.vocabulary"]) | values)}
+
+
+def changed_class(metadata, **values):
+    classes = json.loads(metadata["maft.vocabulary"])["classes"]
     classes[-1] |= values
-    return {**metadata, "classes": json.dumps(classes)}
+    return changed(metadata, classes=[{key: one for key, one in of.items() if one != "gone"} for of in classes])
+
+
+def without(tensors, name):
+    return {key: value for key, value in tensors.items() if key != f"example.0.{name}"}
+
+
+def cut_to_itself(tensors):
+    return {f"example.0.{name}.a": tensors[f"example.0.{name}.a"][:1] for name in ("embeddings", "shares")}
+
+
+JPEG = np.frombuffer(b"\xff\xd8\xff\xe0" + bytes(60), np.uint8).copy()
 
 
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        (lambda t, m: (t, {**m, "format": "pt"}), "is a safetensors file, but no vocabulary"),
-        (lambda t, m: (t, {**m, "version": "9"}), "of version 9, and this program reads version 1"),
-        (lambda t, m: (t, {**m, "classes": "[" * 9000}), "damaged"),
-        (lambda t, m: (t, {**m, "classes": "[3]"}), "its classes are no list"),
-        (lambda t, m: (t, changed_classes(m, examples=7)), "from 0 to 5"),
-        (lambda t, m: (t, changed_classes(m, examples=2)), "damaged .*example.1|damaged"),
-        (lambda t, m: (t, changed_classes(m, words="no")), "a flag is neither"),
-        (lambda t, m: (t, changed_classes(m, name=" ")), "is blank"),
-        (lambda t, m: ({**t, "example.0.image": t["example.0.image"][:40]}, m), "damaged"),
+        (lambda t, m: (t, {"format": "pt"}), "is a safetensors file, but no vocabulary"),
+        (lambda t, m: (t, changed(m, version=9)), "of version 9, and this program reads version 1"),
+        (lambda t, m: (t, {"maft.vocabulary": "[" * 9000}), "damaged .it is nested too deeply"),
+        (lambda t, m: (t, {"maft.vocabulary": "[3]"}), "damaged .its metadata are no JSON object"),
+        (lambda t, m: (t, {"maft.vocabulary": '{"version": 1}'}), "damaged .it has no 'classes'"),
+        (lambda t, m: (t, changed(m, classes=[3])), "its classes are no list"),
+        (lambda t, m: (t, changed_class(m, examples=7)), "from 0 to 5"),
+        (lambda t, m: (t, changed_class(m, examples=2)), "damaged .it has no 'example.1.image'"),
+        (lambda t, m: (t, changed_class(m, words="no")), "a flag is neither"),
+        (lambda t, m: (t, changed_class(m, words="gone")), "damaged .it has no 'words'"),
+        (lambda t, m: (t, changed_class(m, name=" ")), "is blank"),
+        (lambda t, m: ({**t, "example.0.image": t["example.0.image"][:40]}, m), "image of example 0 is no PNG file"),
+        (lambda t, m: ({**t, "example.0.image": torch.from_numpy(JPEG)}, m), "image of example 0 is no PNG file"),
+        (lambda t, m: (without(t, "image"), m), "damaged .it has no 'example.0.image'"),
+        (lambda t, m: (without(t, "mask"), m), "damaged .it has no 'example.0.mask'"),
+        (lambda t, m: (without(t, "shares.a"), m), "damaged .it has no 'example.0.shares.a'"),
         (lambda t, m: ({**t, "example.0.mask": t["example.0.mask"][:2]}, m), "mask of example 0 is not of the size"),
         (lambda t, m: ({**t, "example.0.shares.a": t["example.0.shares.a"][:1]}, m), "do not fit each other"),
         (lambda t, m: ({**t, "example.0.embeddings.a": torch.full((3, 4), torch.nan)}, m), "no finite numbers"),
+        (lambda t, m: ({**t, "example.0.embeddings.a": torch.ones(3, 4).bfloat16()}, m), "bfloat16, not float32"),
+        (lambda t, m: ({**t, "example.0.context.a.dense": torch.ones(0, 4)}, m), "example 0 are empty"),
+        (lambda t, m: ({**t, **cut_to_itself(t)}, m), "nothing but example 0"),
+        (lambda t, m: ({**t, "example.0.shares.a": torch.tensor([1.0, 0.5, 0.3])}, m), "nothing but example 0"),
+        (lambda t, m: ({**t, "example.0.shares.a": torch.full((3,), 2.0)}, m), "shares of example 0 are not"),
+        (lambda t, m: ({**t, "example.0.shares.a": torch.tensor([0.9, 0.5, 0.0])}, m), "shares of example 0 are not"),
+        (lambda t, m: ({**t, "example.0.shares.a": torch.tensor([1.0, -0.5, 0.0])}, m), "shares of example 0 are not"),
     ],
 )
 def test_damaged_files_are_one_sentence(parts, change, sentence):
@@ -183,7 +212,19 @@ def test_damaged_files_are_one_sentence(parts, change, sentence):
     assert "\n" not in str(error.value)
 
 
+def test_a_vocabulary_has_one_file_to_the_byte(parts, tmp_path):
+    grown = WORDS.add("mug", [example().with_look("a", look())])
+    for name in ("one", "other"):
+        grown.save(tmp_path / name)
+    assert (tmp_path / "one").read_bytes() == (tmp_path / "other").read_bytes()
+    # Of several entries the order would be left to chance.
+    assert list(parts[1]) == ["maft.vocabulary"]
+
+
 def test_files_that_are_none_are_one_sentence(tmp_path):
+    for place, sentence in ((tmp_path, "is a folder"), ("/dev/null", "is no regular file")):
+        with pytest.raises(UserError, match=sentence):
+            Vocabulary.load(place)
     with pytest.raises(UserError, match="does not exist"):
         Vocabulary.load(tmp_path / "v.safetensors")
     Path(tmp_path / "v.safetensors").write_bytes(b"\x80\x04cos\nsystem\n" * 9)

@@ -108,13 +108,17 @@ def main(argv: Sequence[str] | None = None) -> None:
     if arguments.action == "add":
         _check_shown(tool, arguments)
 
+    # What cannot be done is said before a model is loaded, or a folder made.
+    vocabulary = _begun(arguments.file)
+    if vocabulary is None and arguments.action not in ("words", "add"):
+        raise UserError(f"The vocabulary file {arguments.file} does not exist: check its path.")
+    _ACTIONS[arguments.action](arguments)
+
+
+def _begun(file: Path) -> Vocabulary | None:
     from maft.vocabulary import Vocabulary
 
-    # What cannot be done is said before a model is loaded.
-    if arguments.action in _BEGIN:
-        _BEGIN[arguments.action](arguments, Vocabulary.load(arguments.file) if os.path.exists(arguments.file) else None)
-    else:
-        _OTHERS[arguments.action](arguments, Vocabulary.load(arguments.file))
+    return Vocabulary.load(file) if os.path.exists(file) else None
 
 
 def _check_shown(tool: ToolParser, arguments: argparse.Namespace) -> None:
@@ -129,9 +133,12 @@ def _check_shown(tool: ToolParser, arguments: argparse.Namespace) -> None:
         tool.error("a mask needs no model: leave --model and --config-file out")
 
 
-def _list(arguments: argparse.Namespace, vocabulary: Vocabulary) -> None:
+def _list(arguments: argparse.Namespace) -> None:
     from tabulate import tabulate
 
+    from maft.vocabulary import Vocabulary
+
+    vocabulary = Vocabulary.load(arguments.file)
     rows = []
     for index, name in enumerate(vocabulary.names):
         examples = vocabulary.of(index)
@@ -163,23 +170,24 @@ def _draw(vocabulary: Vocabulary, folder: Path) -> list[Path]:
     return files
 
 
-def _add_words(arguments: argparse.Namespace, vocabulary: Vocabulary | None) -> None:
+def _add_words(arguments: argparse.Namespace) -> None:
+    from maft.files import changing
     from maft.predictor.vocabularies import with_words
 
-    changed = with_words(vocabulary, arguments.names)
-    changed.save(arguments.file)
+    with changing(arguments.file):
+        changed = with_words(_begun(arguments.file), arguments.names)
+        changed.save(arguments.file)
     print(f"{arguments.file}: {len(changed)} classes, {len(arguments.names)} of them new")
 
 
-def _add(arguments: argparse.Namespace, vocabulary: Vocabulary | None) -> None:
+def _add(arguments: argparse.Namespace) -> None:
+    from maft.files import changing
     from maft.predictor.vocabularies import with_example
-    from maft.vocabulary import Vocabulary
 
     example = _example(arguments)
-    # A model takes seconds to load, in which another command may have written the file.
-    vocabulary = Vocabulary.load(arguments.file) if os.path.exists(arguments.file) else None
-    changed = with_example(vocabulary, arguments.name, example, words=not arguments.no_words)
-    changed.save(arguments.file)
+    with changing(arguments.file):
+        changed = with_example(_begun(arguments.file), arguments.name, example, words=not arguments.no_words)
+        changed.save(arguments.file)
     at = changed.index(arguments.name)
     count, mask = len(changed.of(at)), example.mask
     examples = f"{count} example{'s' * (count > 1)}, the new one {mask.sum()} of {mask.size} pixels"
@@ -206,32 +214,40 @@ def _predictor(arguments: argparse.Namespace) -> Predictor:
     return Predictor(model_config(arguments, arguments.overrides), device=arguments.device)
 
 
-def _remove(arguments: argparse.Namespace, vocabulary: Vocabulary) -> None:
+def _remove(arguments: argparse.Namespace) -> None:
+    from maft.files import changing
     from maft.predictor.vocabularies import without
+    from maft.vocabulary import Vocabulary
 
-    name = vocabulary.names[vocabulary.index(arguments.name)]
-    changed = without(vocabulary, name)
-    changed.save(arguments.file)
+    with changing(arguments.file):
+        vocabulary = Vocabulary.load(arguments.file)
+        name = vocabulary.names[vocabulary.index(arguments.name)]
+        changed = without(vocabulary, name)
+        changed.save(arguments.file)
     gone = "is shown by no example any more, its words stay" if name in changed.names else "is removed"
     print(f"{arguments.file}: {name} {gone}; {len(changed)} classes")
 
 
-def _prepare(arguments: argparse.Namespace, vocabulary: Vocabulary) -> None:
+def _prepare(arguments: argparse.Namespace) -> None:
     from dataclasses import replace
 
+    from maft.files import changing
     from maft.vocabulary import Vocabulary
 
+    vocabulary = Vocabulary.load(arguments.file)
     if not vocabulary.examples:
         raise UserError(f"{arguments.file} has no examples to look at: add some with maft vocabulary add.")
     predictor = _predictor(arguments)
-    vocabulary = Vocabulary.load(arguments.file)
-    # Which words a model has learned is for each to say.
-    replace(vocabulary, examples=predictor.prepare(vocabulary).examples).save(arguments.file)
+    # What it sees is kept, and nobody waits while it looks.
+    predictor.prepare(vocabulary)
+    with changing(arguments.file):
+        vocabulary = Vocabulary.load(arguments.file)
+        # Which words a model has learned is for each to say.
+        replace(vocabulary, examples=predictor.prepare(vocabulary).examples).save(arguments.file)
     count = sum(map(len, vocabulary.examples))
     print(f"{arguments.file}: holds what this model sees in {count} example{'s' * (count > 1)}")
 
 
-_BEGIN: dict[str, Callable[[argparse.Namespace, Vocabulary | None], None]] = {"words": _add_words, "add": _add}
-_OTHERS: dict[str, Callable[[argparse.Namespace, Vocabulary], None]] = {
-    LIST: _list, "remove": _remove, "prepare": _prepare,
+_ACTIONS: dict[str, Callable[[argparse.Namespace], None]] = {
+    LIST: _list, "words": _add_words, "add": _add, "remove": _remove, "prepare": _prepare,
 }  # fmt: skip

@@ -273,7 +273,8 @@ class Index:
         text = self.model.classifier_text(vocabulary)
         in_words = torch.tensor([place for place in range(len(vocabulary)) if vocabulary.has_words(place)])
         asked = torch.isin(in_words[text.row_class.cpu()], torch.tensor(question.asked))
-        shown = [look.embeddings[:1] for place in question.asked for look in vocabulary.looks(place)]
+        width = text.embeddings.shape[-1]
+        shown = [look.embeddings[:1] for place in question.asked for look in vocabulary.looks(place, width)]
         return torch.cat([text.embeddings.cpu()[asked], *shown])
 
     def _different(self, scores: Tensor, words: Tensor) -> Iterator[int]:

@@ -25,8 +25,6 @@ from maft.structures import Images, Prompts, Proposals, Vocabulary
 
 # Least IoU of a box and the tight box of the mask that is taken for what it shows.
 _LEAST_OVERLAP = 0.5
-# Of a model without a vocabulary of its own whose masks depend on no words.
-_ANYTHING = Vocabulary(("object",))
 
 
 def masked_example(image: ImageLike, mask: MaskLike, value: int | None = None) -> Example:
@@ -102,7 +100,7 @@ class ExampleSource(LoadedModel):
             return vocabulary_of(class_names, self._training)
         if self._training is None and self.model.proposer.reads_words:
             raise UserError("What this model proposes depends on words: say what to look for by class names.")
-        return self._training or _ANYTHING
+        return self._known_words
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ from maft.predictor.calibrated import calibration_facts, calibration_of
 from maft.predictor.devices import compile_parts, device_of, precision_of
 from maft.predictor.sources import checked_overrides, path_of, pretrained_config
 from maft.segmentor import OpenVocabSegmentor
-from maft.structures import Prompts
+from maft.structures import Prompts, Vocabulary
 from maft.test_time import inference_of
 from maft.zoo.cache import ORIGIN
 
@@ -107,6 +107,11 @@ class LoadedModel:
             height, width = record["image"].shape[-2:]
             record["prompts"] = prompts.resized(width / pixels.shape[1], height / pixels.shape[0])
         return record
+
+    @property
+    def _known_words(self) -> Vocabulary:
+        """The training vocabulary; of a model without one a word, for a proposer whose masks depend on none."""
+        return self._training or Vocabulary(("object",))
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast(

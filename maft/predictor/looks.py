@@ -15,8 +15,6 @@ from maft.index.looking import model_fingerprint
 from maft.predictor.loaded import LoadedModel
 from maft.structures import EmbeddedMasks, Images, Proposals, Vocabulary, proposals_of_masks
 
-# Of a model without a vocabulary of its own.
-_ANYTHING = Vocabulary(("object",))
 # Examples whose looks are kept ready, those used last.
 _MOST_KEPT = 256
 # Held for moments, while a look is found or put away.
@@ -40,7 +38,7 @@ class ExampleLooks(LoadedModel):
 
         Raises:
             UserError: the model has no mask classifier, its classifier looks and names in one step, or a mask is too
-                small for it.
+                small for it or leaves nothing else to see.
         """
         if not vocabulary.examples:
             return vocabulary
@@ -82,17 +80,22 @@ class ExampleLooks(LoadedModel):
                 )
             others = [proposals_of_masks([~mask[None]], images)]
             if model.proposer.sees_pixels:
-                words = self._training or _ANYTHING
-                others.append(model.propose(images, [record], words))
+                others.append(model.propose(images, [record], self._known_words))
             seen = [model.classifier.embed(images, one, model.clip) for one in others]
         shown = [_visible(one, found) for one, found in zip(others, seen, strict=True)]
         shares = [_shares(one, mask, images)[visible] for one, visible in zip(others, shown, strict=True)]
         embeddings = [found.embeddings[0][visible] for found, visible in zip(seen, shown, strict=True)]
-        return ExampleEmbeddings(
+        look = ExampleEmbeddings(
             torch.cat([own.embeddings[0], *embeddings]).float().cpu(),
             torch.cat([mask.new_ones(1).float(), *shares]).cpu(),
             {key: values[0].float().cpu() for key, values in own.context.items()},
         )
+        if not look.elsewhere.any():
+            raise UserError(
+                f"The model sees nothing beside an example of {name!r} that is anything else: give an image with more "
+                "around it."
+            )
+        return look
 
 
 def _resized(mask: Tensor, images: Images) -> Tensor:

@@ -1,6 +1,9 @@
 """A vocabulary file is made, shown and changed by commands, and nothing in it is lost."""
 
+import os
 import re
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -10,6 +13,7 @@ from PIL import Image
 from maft import cli
 from maft.errors import UserError
 from maft.miniature import render_scene
+from maft.predictor.looks import ExampleLooks
 from maft.vocabulary import Vocabulary
 
 SCENE = render_scene(0, "val")
@@ -61,6 +65,43 @@ def test_a_file_grows_by_words_and_examples_and_shrinks_again(file, photo, label
     assert "cloud, fluff is shown by no example any more, its words stay; 2 classes" in capsys.readouterr().out
     maft("remove", file, "cloud")
     assert Vocabulary.load(file) == Vocabulary(("sand",))
+
+
+def test_what_two_commands_add_at_once_is_all_there(file, photo, labels, monkeypatch):
+    maft("words", file, "sand", "beach")
+    load = Vocabulary.load
+
+    def slow(path):
+        held = load(path)
+        time.sleep(0.05)
+        return held
+
+    monkeypatch.setattr(Vocabulary, "load", slow)
+    shown = "--image", photo, "--mask", labels, "--value"
+    commands = [("add", file, "gift", *shown, label) for label in (GIFT, BUOY)]
+    commands += [("words", file, "cloud"), ("words", file, "brick"), ("remove", file, "beach")]
+    with ThreadPoolExecutor(len(commands)) as pool:
+        list(pool.map(lambda command: maft(*command), commands))
+    held = load(file)
+    assert set(held.names) == {"sand", "gift", "cloud", "brick"} and len(held.of(held.index("gift"))) == 2
+    assert os.listdir(file.parent).count(file.name) == 1 and not list(file.parent.glob(".*"))
+
+
+def test_what_is_added_while_a_model_looks_is_kept_and_looked_at(file, photo, labels, monkeypatch):
+    shown = "--image", photo, "--mask", labels, "--value"
+    maft("words", file, "sand")
+    maft("add", file, "gift", *shown, GIFT)
+    look = ExampleLooks._look
+
+    def interrupted(self, example, name):
+        if name == "gift" and len(Vocabulary.load(file)) == 2:
+            maft("add", file, "buoy", *shown, BUOY)
+        return look(self, example, name)
+
+    monkeypatch.setattr(ExampleLooks, "_look", interrupted)
+    maft("prepare", file, "--model", "miniature")
+    held = Vocabulary.load(file)
+    assert [len(one.looks) for examples in held.examples for one in examples] == [1, 1]
 
 
 def test_the_table_and_the_pictures_show_what_is_in_it(file, photo, labels, tmp_path, capsys):

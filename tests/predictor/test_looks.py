@@ -8,10 +8,11 @@ from itertools import islice
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from maft.data.photos import PhotoMapper
 from maft.errors import UserError
-from maft.examples import Example
+from maft.examples import Example, ExampleEmbeddings
 from maft.index.index import Index
 from maft.index.making import Collection, make_index
 from maft.miniature import materialise, miniature_classes, render_scene
@@ -159,6 +160,25 @@ def test_a_mask_that_the_model_cannot_see_is_refused(predictor):
     shown = Example(np.zeros((2000, 2000, 3), np.uint8), mask)
     with pytest.raises(UserError, match="'mug' is too small for the model to see"):
         predictor.prepare(predictor.vocabulary(["tree"]).add("mug", [shown]))
+
+
+def test_an_example_beside_which_the_model_sees_nothing_is_refused(predictor, examples):
+    """The one pixel beside it vanishes at the size at which the model looks."""
+    image = np.asarray(Image.fromarray(examples[0].image).resize((960, 960)))
+    mask = np.ones((960, 960), bool)
+    mask[0, 0] = False
+    with pytest.raises(UserError, match="beside an example of 'mug' .* give an image with more around it"):
+        predictor(examples[0].image, predictor.vocabulary(["tree"]).add("mug", [Example(image, mask)]))
+
+
+def test_a_look_of_another_width_is_one_sentence(predictor, examples):
+    look = ExampleEmbeddings(torch.randn(3, 7), torch.tensor([1.0, 0.0, 0.0]))
+    for words in (True, False):
+        grown = predictor.vocabulary(["tree"]).add(
+            "mug", [examples[0].with_look(predictor.fingerprint, look)], words=words
+        )
+        with pytest.raises(UserError, match="'mug' .* width 7, and this model's have 128"):
+            predictor(examples[0].image, grown)
 
 
 def test_a_model_without_a_classifier_refuses_examples(examples):
