@@ -17,9 +17,9 @@ import json
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError
 
 from maft.errors import UserError, first_line
 
@@ -31,7 +31,9 @@ METADATA = "maft.index"
 IMAGES_PER_SHARD = 64
 
 Masks = Literal["exact", "binary"]
-Size = tuple[int, int]
+Count = Annotated[int, Field(ge=0)]
+Positive = Annotated[int, Field(ge=1)]
+Size = tuple[Count, Count]
 
 
 @dataclass(frozen=True)
@@ -51,13 +53,13 @@ class Settings:
     """
 
     model: str
-    images: int
+    images: Positive
     files: str
     dataset: str = ""
     true_masks: bool = False
     masks: Masks = "exact"
     words: tuple[str, ...] = ()
-    images_per_shard: int = IMAGES_PER_SHARD
+    images_per_shard: Positive = IMAGES_PER_SHARD
     software: dict[str, str] = field(default_factory=dict)
 
     @cached_property
@@ -75,7 +77,7 @@ class Settings:
 class Unreadable:
     """An image that could not be read, and why."""
 
-    position: int
+    position: Count
     file: str
     reason: str
 
@@ -84,10 +86,10 @@ class Unreadable:
 class ShardFacts:
     """What a whole index knows of one of its shards: images and masks in it, its bytes, and CRC-32 of its header."""
 
-    images: int
-    masks: int
-    bytes: int
-    header: int
+    images: Count
+    masks: Count
+    bytes: Count
+    header: Count
 
 
 @dataclass(frozen=True)
@@ -100,14 +102,16 @@ class Contents:
         shards: in order.
         bytes: by part of a shard, as written; see docs/index_format.md.
         unreadable: images that are left out.
+        files: CRC-32 of what is of the model, by its place in the folder.
     """
 
-    images: int
-    masks: int
+    images: Positive
+    masks: Count
     bound: bool
     shards: tuple[ShardFacts, ...]
-    bytes: dict[str, int]
+    bytes: dict[str, Count]
     unreadable: tuple[Unreadable, ...] = ()
+    files: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -136,22 +140,22 @@ class ImageEntry:
         checks: CRC-32 of this image's share of a part.
     """
 
-    position: int
+    position: Count
     file: str
     digest: str
     output_size: Size
     size: Size
-    masks: int
+    masks: Count
     mask_size: Size
     padded_size: Size
     own_size: Size | None
     are_logits: bool
     align_corners: bool
     valid: tuple[str, ...] = ()
-    values: int = 0
-    context: dict[str, tuple[int, ...]] = field(default_factory=dict)
-    true_masks: int | None = None
-    true_context: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    values: Count = 0
+    context: dict[str, tuple[Count, ...]] = field(default_factory=dict)
+    true_masks: Count | None = None
+    true_context: dict[str, tuple[Count, ...]] = field(default_factory=dict)
     checks: dict[str, int] = field(default_factory=dict)
 
 
@@ -211,7 +215,9 @@ def _read(adapter: TypeAdapter[Any], text: str | bytes, fault: str, advice: str)
     try:
         plain = json.loads(text)
         version = plain.get("version") if isinstance(plain, dict) else None
-        if isinstance(version, int) and version != VERSION:
+        if type(version) is not int:
+            raise ValueError("it names no version")
+        if version != VERSION:
             raise UserError(
                 f"{fault} of version {VERSION}, which is read here, but of {version}: index the images again, or use "
                 "the release of maft that made it."

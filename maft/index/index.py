@@ -19,7 +19,7 @@ from torch import Tensor
 
 from maft.config import load_config
 from maft.data.label_sets import overlap
-from maft.errors import UserError, shown
+from maft.errors import UserError, closest, shown
 from maft.exports.coco import encoded_masks
 from maft.index.format import ImageEntry
 from maft.index.questions import Question
@@ -30,6 +30,7 @@ from maft.index.scoring import on_device, question_scores
 from maft.index.search import Engine, nearest
 from maft.index.words import asking_model
 from maft.inference import label_options
+from maft.layers.devices import device_of
 from maft.structures import Classification, Images, Proposals, Vocabulary
 
 Words = Vocabulary | Sequence[str]
@@ -64,12 +65,13 @@ class Index:
         training: the training vocabulary of the model, None where it has none.
 
     Raises:
-        UserError: there is no index, it is not whole, damaged or of another version, or its model cannot be built.
+        UserError: there is no index, it is not whole, damaged or of another version, its model cannot be built, or
+            the device is not there.
     """
 
     def __init__(self, path: str | os.PathLike[str], *, device: str | torch.device = "cpu") -> None:
         self.stored = StoredIndex(path)
-        cfg = load_config(self.stored.config_file, ["MODEL.DEVICE", str(device)], trusted=False)
+        cfg = load_config(self.stored.config_file, ["MODEL.DEVICE", str(device_of(device))], trusted=False)
         tensors = {name: tensor.to(device) for name, tensor in self.stored.weights().items()}
         self.model = asking_model(cfg, tensors, str(Path(path) / "model"), proposer=self.stored.has_queries)
         self.cfg = cfg
@@ -145,9 +147,14 @@ class Index:
                 are made, as a `Predictor` without things makes them.
 
         Raises:
-            UserError: see `vocabulary`; the shard of the image is missing or damaged.
+            UserError: see `vocabulary`; there is no such image or option; the shard of the image is missing or damaged.
         """
         vocabulary = self.vocabulary(words)
+        for name in options or {}:
+            if name not in self.model.inference_options:
+                raise UserError(
+                    f"There is no option {shown(name)} of results.{closest(name, self.model.inference_options)}"
+                )
         images, proposals, named, record = self.said(image, vocabulary)
         changed = {**label_options(self.model.inference_options), **(options or {})}
         return self.model.combine(images, proposals, named, [record], vocabulary, things, changed)[0]
@@ -230,11 +237,11 @@ class Index:
             engine: "exact" compares all masks, "faiss" those that the vector index finds.
 
         Raises:
-            UserError: there is no such mask, the index has no embeddings, or see `maft.index.search.nearest`.
+            UserError: there is no such mask, it shows nothing, the embedding is of another form, the index has no
+                embeddings, or see `maft.index.search.nearest`.
         """
         check_asked(top, engine)
-        given = None if isinstance(mask, Tensor) else self.rows.row(*mask)
-        query = mask[None] if isinstance(mask, Tensor) else self.rows.units(torch.tensor([given]))
+        query, given = self.rows.query(mask)
         rows = nearest(self.stored, query, candidates(top)) if engine == "faiss" else None
         scores = self.rows.cosines(query, rows)
         if given is not None:

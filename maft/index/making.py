@@ -13,6 +13,7 @@ from datetime import timedelta
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import DatasetFromList
+from detectron2.utils import comm
 from detectron2.utils.logger import log_every_n_seconds
 from torch.utils.data import DataLoader
 
@@ -20,7 +21,7 @@ import maft
 from maft.data.loader import MappedRecords, Mapper
 from maft.data.reading import Record
 from maft.data.workers import start_worker
-from maft.errors import UserError
+from maft.errors import UserError, shown
 from maft.index.format import IMAGES_PER_SHARD, Contents, Masks, Settings, Unreadable
 from maft.index.looking import Truth, check_look, look, model_fingerprint
 from maft.index.writing import IndexWriter, writing_index
@@ -133,6 +134,7 @@ def make_index(
     check_look(cfg)
     if not collection.records:
         raise UserError("There is no image to index.")
+    _check_names(collection.records)
     if model.proposer.needs_targets and not collection.dataset:
         raise UserError(
             f"The proposer {type(model.proposer).__name__} needs annotated images, which pictures of no dataset are "
@@ -147,10 +149,21 @@ def make_index(
     )  # fmt: skip
     same_everywhere({"the index": settings.digest}, "start all with the same images, model and options")
     with writing_index(folder, settings) as writer:
-        if writer.kept:
-            logger.info("%d of %d images are in the index already.", writer.kept, settings.images)
+        if kept := sum(comm.all_gather(writer.kept)):
+            logger.info("%d of %d images are in the index already.", kept, settings.images)
         _look_at_all(cfg, model, writer, collection, vocabulary)
         return writer.finish(cfg, model, vocabulary)
+
+
+def _check_names(records: Sequence[Record]) -> None:
+    for record in records:
+        try:
+            str(record["file_name"]).encode()
+        except UnicodeEncodeError:
+            raise UserError(
+                f"The name of the file {shown(record['file_name'])} is no UTF-8, in which an index "
+                "keeps names: rename it."
+            ) from None
 
 
 def _look_at_all(

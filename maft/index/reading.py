@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import zlib
 from bisect import bisect_right
 from collections.abc import Iterator
 from itertools import accumulate
@@ -19,6 +20,7 @@ from maft.index.format import (
     Contents,
     Manifest,
     Settings,
+    positions,
     read_manifest,
     shard_path,
 )
@@ -50,7 +52,7 @@ class StoredIndex:
             raise UserError(f"The index {self.folder} is not finished: run the same maft index command again.")
         self.settings: Settings = manifest.settings
         self.contents: Contents = manifest.contents
-        if len(self.contents.shards) != self.settings.shards:
+        if not _agrees(self.settings, self.contents):
             raise UserError(f"{self.folder / INDEX_FILE} is damaged: run the same maft index command again.")
         self._starts = [0, *accumulate(facts.images for facts in self.contents.shards)]
         self._shards: dict[int, Shard] = {}
@@ -63,7 +65,9 @@ class StoredIndex:
         if number not in self._shards:
             shard = Shard(shard_path(self.folder, number), self.settings.digest)
             facts = self.contents.shards[number]
-            if (shard.header.shard, shard.check) != (number, facts.header):
+            if (shard.header.shard, len(shard), shard.masks, shard.check) != (
+                number, facts.images, facts.masks, facts.header,
+            ):  # fmt: skip
                 raise UserError(f"Shard {shard.path} is not the one that the index was made with: {AGAIN}.")
             self._shards[number] = shard
         return self._shards[number]
@@ -73,9 +77,9 @@ class StoredIndex:
         return map(self.shard, range(self.settings.shards))
 
     def place(self, index: int) -> tuple[int, int]:
-        """Shard of an image, and which of the shard's images it is."""
+        """Shard of an image, and which of the shard's images it is; raises `UserError` where there is no such image."""
         if not 0 <= index < len(self):
-            raise IndexError(f"image {index} of an index of {len(self)}")
+            raise UserError(f"There is no image {index}: the index holds {len(self)}, numbered from 0.")
         number = bisect_right(self._starts, index) - 1
         return number, index - self._starts[number]
 
@@ -95,12 +99,45 @@ class StoredIndex:
 
     @property
     def config_file(self) -> Path:
-        """Config of the model."""
-        return self.folder / CONFIG_FILE
+        """Config of the model; raises `UserError` where it is missing, damaged or another one."""
+        return self._checked(CONFIG_FILE)
 
     def weights(self) -> dict[str, Tensor]:
-        """What asking needs of the model, see `maft.index.words.asked_tensors`."""
-        return read_state_dict(self.folder / WEIGHTS_FILE)
+        """What asking needs of the model, see `maft.index.words.asked_tensors`; raises as ``config_file`` does."""
+        return read_state_dict(self._checked(WEIGHTS_FILE))
+
+    def _checked(self, name: str) -> Path:
+        path = self.folder / name
+        again = "run the same maft index command again, which writes it anew"
+        try:
+            check = file_check(path)
+        except OSError as error:
+            raise UserError(f"{path}, which the index needs, cannot be read ({error.strerror}): {again}.") from error
+        if check != self.contents.files.get(name):
+            raise UserError(f"{path} is damaged, or of another index: {again}.")
+        return path
+
+
+def _agrees(settings: Settings, contents: Contents) -> bool:
+    """Whether what stands in ``index.json`` can stand together."""
+    shards = contents.shards
+    return (
+        len(shards) == settings.shards
+        and all(facts.images <= len(positions(settings, number)) for number, facts in enumerate(shards))
+        and contents.images == sum(facts.images for facts in shards)
+        and contents.images + len(contents.unreadable) == settings.images
+        and contents.masks == sum(facts.masks for facts in shards)
+        and sum(contents.bytes.values()) == sum(facts.bytes for facts in shards)
+    )
+
+
+def file_check(path: Path) -> int:
+    """CRC-32 of a file."""
+    check = 0
+    with path.open("rb") as file:
+        while block := file.read(2**20):
+            check = zlib.crc32(block, check)
+    return check
 
 
 def manifest_of(folder: Path) -> Manifest | None:

@@ -6,13 +6,13 @@ from bisect import bisect_right
 from collections.abc import Iterator
 from functools import cached_property
 from itertools import accumulate
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from maft.errors import UserError
+from maft.errors import UserError, shown
 from maft.index.reading import StoredIndex
 from maft.index.search import unit_embeddings
 from maft.index.shard import Shard
@@ -48,8 +48,6 @@ class MaskRows:
         Raises:
             UserError: there is no such image or mask.
         """
-        if not 0 <= image < len(self._stored):
-            raise UserError(f"There is no image {image}: the index holds {len(self._stored)}, numbered from 0.")
         number, place = self._stored.place(image)
         rows = self._stored.shard(number).rows(place)
         if not 0 <= mask < rows.stop - rows.start:
@@ -76,6 +74,33 @@ class MaskRows:
         """(n, D) embeddings of ascending rows, of unit length; raises `UserError` where the index has none."""
         return torch.cat([unit_embeddings(shard)[local] for shard, _, local in self.by_shard(rows)])
 
+    def query(self, mask: object) -> tuple[Tensor, int | None]:
+        """The embedding (1, D) of what others are to be like, and its row where it is a mask of the index.
+
+        Args:
+            mask: image and number of a mask, or an embedding (D,).
+
+        Raises:
+            UserError: it is neither, there is no such mask, it shows nothing, or the index has no embeddings.
+        """
+        if _is_pair(mask):
+            row = self.row(*mask)
+            if not self.visible[row]:
+                raise UserError(
+                    f"Mask {mask[1]} of image {mask[0]} shows nothing that others could be like: give another."
+                )
+            return self.units(torch.tensor([row])), row
+        width = unit_embeddings(self._stored.shard(0)).shape[1]
+        if not isinstance(mask, Tensor) or mask.shape != (width,) or not mask.is_floating_point():
+            form = f"{mask.dtype} {tuple(mask.shape)}" if isinstance(mask, Tensor) else " ".join(shown(mask).split())
+            raise UserError(
+                f"What masks are compared with is {form}: give the numbers of an image and a mask, or a tensor of "
+                f"{width} real numbers."
+            )
+        if not mask.isfinite().all() or not mask.any():
+            raise UserError("The embedding that masks are compared with is zero or not finite: give another.")
+        return mask.detach().float().cpu()[None], None
+
     def cosines(self, queries: Tensor, rows: Tensor | None = None) -> Tensor:
         """(M,) cosine of each mask with the nearest of some embeddings, minus infinity of masks that show nothing.
 
@@ -93,6 +118,10 @@ class MaskRows:
     def visible(self) -> Tensor:
         """(M,) bool, masks with a pixel inside that the classifier could see."""
         return torch.cat([shard.valid & (shard.areas > 0) for shard in self._stored.shards()])
+
+
+def _is_pair(mask: object) -> TypeGuard[tuple[int, int]]:
+    return isinstance(mask, tuple) and len(mask) == 2 and all(isinstance(number, int) for number in mask)
 
 
 @torch.no_grad()

@@ -5,6 +5,7 @@ Shape letters: M masks of an index, D width of embeddings.
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -66,12 +67,13 @@ def nearest(stored: StoredIndex, queries: Tensor, most: int) -> Tensor:
 def vector_index(stored: StoredIndex) -> Any:
     """The faiss index of the embeddings of an index, read from its folder, or built and written there."""
     faiss = _faiss()
-    path = stored.folder / "search" / f"{stored.settings.digest[:16]}.faiss"
+    path = stored.folder / "search" / f"{_key(stored)}.faiss"
     masks = stored.contents.masks
     if not path.is_file():
         index = built(lambda: map(unit_embeddings, stored.shards()), masks)
         with atomic_path(path) as temporary:
             faiss.write_index(index, str(temporary))
+        _remove_others(path)
         return index
     try:
         index = faiss.read_index(str(path))
@@ -79,7 +81,21 @@ def vector_index(stored: StoredIndex) -> Any:
         raise _damaged(path, first_line(error)[:120]) from error
     if index.ntotal != masks:
         raise _damaged(path, f"it holds {index.ntotal} masks, not {masks}")
+    if index.d != (width := unit_embeddings(stored.shard(0)).shape[1]):
+        raise _damaged(path, f"its embeddings are {index.d} wide, not {width}")
     return _ready(index)
+
+
+def _key(stored: StoredIndex) -> str:
+    """Of the embeddings: the header of a shard, of which this is the CRC-32, holds those of its tensors."""
+    headers = [facts.header for facts in stored.contents.shards]
+    return hashlib.sha256(f"{stored.settings.digest} {headers}".encode()).hexdigest()[:16]
+
+
+def _remove_others(path: Path) -> None:
+    for other in path.parent.glob(f"*{path.suffix}"):
+        if other != path:
+            other.unlink(missing_ok=True)
 
 
 def built(chunks: Callable[[], Iterable[Tensor]], masks: int, *, most_flat: int = MOST_FLAT) -> Any:

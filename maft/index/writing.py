@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from detectron2.config import CfgNode
@@ -15,7 +17,7 @@ from maft.checkpoint.io import write_safetensors
 from maft.config import self_contained
 from maft.config_keys import default_config
 from maft.errors import UserError
-from maft.files import atomic_path, held, write_text_atomic
+from maft.files import atomic_path, held, sha256, write_text_atomic
 from maft.index.format import (
     CONFIG_FILE,
     INDEX_FILE,
@@ -23,6 +25,7 @@ from maft.index.format import (
     SHARDS,
     WEIGHTS_FILE,
     Contents,
+    ImageEntry,
     Manifest,
     Settings,
     ShardFacts,
@@ -32,12 +35,14 @@ from maft.index.format import (
     written,
 )
 from maft.index.packing import Packed, joined, packed
-from maft.index.reading import manifest_of
+from maft.index.reading import file_check, manifest_of
 from maft.index.shard import Shard
 from maft.index.stored import StoredImage
 from maft.index.words import asked_tensors
 from maft.segmentor import OpenVocabSegmentor
 from maft.structures import Vocabulary
+
+logger = logging.getLogger(__name__)
 
 _LOCK = ".lock"
 # Of a config, what says nothing of the model.
@@ -70,19 +75,18 @@ class IndexWriter:
 
     Attributes:
         own: positions of all images that this process stands for, ascending.
-        kept: images that whole shards of an interrupted run already stand for, over all processes.
+        kept: how many of them whole shards of an earlier run already stand for.
     """
 
     def __init__(self, folder: Path, settings: Settings, rank: int = 0, world: int = 1) -> None:
         self.folder, self.settings = folder, settings
         self.own = [place for number in range(rank, settings.shards, world) for place in positions(settings, number)]
-        whole = [number for number in range(settings.shards) if self._is_whole(number)]
-        self.kept = sum(len(positions(settings, number)) for number in whole)
         self._open = {
             number: dict[int, Packed | Unreadable]()
             for number in range(rank, settings.shards, world)
-            if number not in whole
+            if not self._is_whole(number)
         }
+        self.kept = len(self.own) - len(self.pending)
 
     @property
     def pending(self) -> list[int]:
@@ -134,6 +138,8 @@ class IndexWriter:
                 raise self._nothing(contents)
             write_text_atomic(self.folder / CONFIG_FILE, _config_of_model(cfg).dump())
             write_safetensors(self.folder / WEIGHTS_FILE, asked_tensors(model, first, vocabulary))
+            files = {name: file_check(self.folder / name) for name in (CONFIG_FILE, WEIGHTS_FILE)}
+            contents = replace(contents, files=files)
             write_text_atomic(self.folder / INDEX_FILE, written(Manifest(self.settings, contents)) + "\n")
         return next(found for found in comm.all_gather(contents) if found is not None)
 
@@ -150,21 +156,26 @@ class IndexWriter:
     def _is_whole(self, number: int) -> bool:
         path = shard_path(self.folder, number)
         try:
-            return path.is_file() and Shard(path, self.settings.digest).header.shard == number
+            shard = Shard(path, self.settings.digest) if path.is_file() else None
         except UserError:
             # Of other settings, or damaged: it is made again.
             return False
+        if shard is None or shard.header.shard != number:
+            return False
+        if changed := next((entry.file for entry in shard.header.images if _has_changed(entry)), None):
+            logger.warning("%s has changed since it was indexed: it is looked at again.", changed)
+        return changed is None
 
     def _contents(self) -> tuple[Contents, StoredImage | None]:
         """What all shards hold, and the first image of all."""
-        facts, unreadable, sizes = list[ShardFacts](), list[Unreadable](), dict[str, int]()
+        unreadable, sizes = list[Unreadable](), dict[str, int]()
+        facts = list[ShardFacts]()
         first, bound = None, False
         for number in range(self.settings.shards):
             shard = Shard(shard_path(self.folder, number), self.settings.digest)
-            size = shard.path.stat().st_size
-            facts.append(ShardFacts(len(shard), shard.masks, size, shard.check))
+            facts.append(ShardFacts(len(shard), shard.masks, shard.path.stat().st_size, shard.check))
             unreadable += shard.header.unreadable
-            others = size - sum(shard.header.bytes.values())
+            others = facts[-1].bytes - sum(shard.header.bytes.values())
             for part, count in {**shard.header.bytes, "headers": others}.items():
                 sizes[part] = sizes.get(part, 0) + count
             if first is None and len(shard):
@@ -196,6 +207,7 @@ def writing_index(folder: str | os.PathLike[str], settings: Settings) -> Iterato
     """An index to write to, or to go on with; all processes of a run have to enter the block.
 
     The same folder and settings after a run was killed, however that happened, give the bytes of a run that was not.
+    Shards with an image whose file has changed are made again; of a file that is gone, what was seen of it is kept.
 
     Args:
         folder: a new or empty one, or an index of the same settings, whole or not.
@@ -217,6 +229,14 @@ def writing_index(folder: str | os.PathLike[str], settings: Settings) -> Iterato
         yield IndexWriter(place, settings, 0, comm.get_world_size())
         # An index is the same whoever wrote it.
         (place / _LOCK).unlink(missing_ok=True)
+
+
+def _has_changed(entry: ImageEntry) -> bool:
+    try:
+        return sha256(entry.file) != entry.digest
+    except OSError:
+        # What the model saw of an image outlives it.
+        return False
 
 
 def _config_of_model(cfg: CfgNode) -> CfgNode:

@@ -23,8 +23,9 @@ from maft.data.photos import photo_record, resize_at_test
 from maft.errors import UserError, first_line, shown
 from maft.files import write_text_atomic
 from maft.inference import label_options
+from maft.layers.devices import device_of
 from maft.predictor.calibrated import calibration_facts, calibration_of
-from maft.predictor.devices import compile_parts, device_of, precision_of
+from maft.predictor.devices import compile_parts, precision_of
 from maft.predictor.sources import checked_overrides, path_of, pretrained_config
 from maft.segmentor import OpenVocabSegmentor
 from maft.structures import Prompts, Vocabulary

@@ -111,7 +111,51 @@ def test_masks_like_a_mask(index):
     assert (again.image, again.mask) == (best.image, best.mask)
 
 
+def test_embeddings_of_any_precision_find_the_same_masks(index):
+    query = index.stored.shard(0).embeddings[7]
+    expected = [(one.image, one.mask) for one in index.nearest(query, top=3)]
+    for embedding in (query.double(), query.clone().requires_grad_()):
+        assert [(one.image, one.mask) for one in index.nearest(embedding, top=3)] == expected
+    assert len(index.nearest(query.half(), top=3)) == 3
+
+
+def test_what_is_no_embedding_is_said(index):
+    query = index.stored.shard(0).embeddings[7]
+    for embedding in (query[:-1], query[None], query.long(), query[0]):
+        with pytest.raises(
+            UserError, match=f"What masks are compared with is torch.*: give .* {len(query)} real numbers"
+        ):
+            index.nearest(embedding)
+    with pytest.raises(UserError, match="What masks are compared with is array.*: give the numbers of an image and a"):
+        index.nearest(query.numpy())
+    for embedding in (0 * query, torch.inf * query):
+        with pytest.raises(UserError, match="is zero or not finite: give another"):
+            index.nearest(embedding)
+    for pair in ((0,), (0, 1, 2), (0.0, 1), ("0", "1")):
+        with pytest.raises(UserError, match="What masks are compared with is .*: give the numbers of an image and a"):
+            index.nearest(pair)
+
+
+def test_a_mask_that_shows_nothing_is_like_no_other(index, monkeypatch):
+    visible = index.rows.visible.clone()
+    visible[3] = False
+    monkeypatch.setitem(index.rows.__dict__, "visible", visible)
+    with pytest.raises(UserError, match="Mask 3 of image 0 shows nothing that others could be like: give another"):
+        index.nearest((0, 3))
+
+
+def test_a_device_that_is_not_there_is_said(index_folder, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    with pytest.raises(UserError, match="The device is cuda, but PyTorch sees 0 GPUs here: use cpu"):
+        Index(index_folder, device="cuda")
+
+
 def test_what_cannot_be_asked_is_said(index):
+    for ask in (lambda: index.labels(99, ["bear", "tree"]), lambda: index.masks(99), lambda: index.entry(-1)):
+        with pytest.raises(UserError, match="There is no image .*: the index holds 10, numbered from 0"):
+            ask()
+    with pytest.raises(UserError, match="no option 'semantics' of results. Did you mean semantic?"):
+        index.result(0, ["bear", "tree"], options={"semantics": True})
     with pytest.raises(UserError, match="vocabulary is empty"):
         index.ask([])
     with pytest.raises(UserError, match="masks to be found is 0"):

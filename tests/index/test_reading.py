@@ -53,7 +53,7 @@ def test_what_is_no_index_is_refused(tmp_path):
         StoredIndex(tmp_path)
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{}", "\0", '{"version": 1, "settings": 3}', "[" * 100_000])
+@pytest.mark.parametrize("text", ["", "[]", "{}", "\0", '{"version": 1, "settings": 3}', "[" * 100_000, "[1]"])
 def test_a_list_that_is_none_is_refused(folder, text):
     (folder / "index.json").write_text(text)
     with pytest.raises(UserError, match="index.json is no list of an index .*: index the images again"):
@@ -64,6 +64,90 @@ def test_another_version_is_refused(folder):
     changed_manifest(folder, lambda content: content.update(version=2))
     with pytest.raises(UserError, match="of version 1, which is read here, but of 2: index the images again, or use"):
         StoredIndex(folder)
+
+
+@pytest.mark.parametrize("version", [None, True, "1", 1.0])
+def test_no_version_is_refused(folder, version):
+    changed_manifest(folder, lambda content: content.update(version=version))
+    with pytest.raises(UserError, match="index.json is no list of an index .it names no version.: index the images"):
+        StoredIndex(folder)
+
+
+def _set(*keys, to):
+    def change(content):
+        for key in keys[:-1]:
+            content = content[key]
+        content[keys[-1]] = to
+
+    return change
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        _set("contents", "shards", 0, "images", to=5),
+        _set("contents", "shards", 0, "images", to=50),
+        _set("contents", "shards", 0, "images", to=-1),
+        _set("contents", "shards", 0, "masks", to=7),
+        _set("contents", "shards", 0, "masks", to=700),
+        _set("contents", "images", to=50),
+        _set("contents", "images", to=0),
+        _set("contents", "masks", to=10**9),
+        _set("settings", "images_per_shard", to=0),
+        _set("settings", "images_per_shard", to=-64),
+        _set("settings", "images", to=0),
+        _set("settings", "images", to=11),
+        _set("contents", "bytes", to={}),
+        lambda content: content["contents"]["bytes"].pop("queries"),
+        lambda content: content["contents"].update(shards=[], images=0, masks=0, bytes={}),
+    ],
+)
+def test_numbers_that_cannot_stand_together_are_refused(folder, change):
+    changed_manifest(folder, change)
+    with pytest.raises(UserError, match="index.json is (damaged|no list of an index)"):
+        StoredIndex(folder)
+
+
+def test_numbers_of_a_shard_that_is_another_one_are_refused(folder):
+    def change(content):
+        for facts in (content["contents"], content["contents"]["shards"][0]):
+            facts["masks"] += 1
+
+    changed_manifest(folder, change)
+    with pytest.raises(UserError, match="is not the one that the index was made with"):
+        StoredIndex(folder).shard(0)
+
+
+@pytest.mark.parametrize(("name", "part"), [("config.yaml", "config_file"), ("text.safetensors", "weights")])
+def test_a_model_that_is_another_one_is_refused(folder, name, part):
+    def used():
+        found = getattr(StoredIndex(folder), part)
+        return found() if callable(found) else found
+
+    used()
+    file = folder / "model" / name
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+    with pytest.raises(UserError, match=rf"{name} is damaged, or of another index: run the same maft index command"):
+        used()
+    file.unlink()
+    with pytest.raises(
+        UserError, match=rf"{name}, which the index needs, cannot be read \(No such file.*: run the same"
+    ):
+        used()
+
+
+def test_an_index_that_says_nothing_of_its_model_is_refused(folder):
+    changed_manifest(folder, lambda content: content["contents"].pop("files"))
+    with pytest.raises(UserError, match="text.safetensors is damaged, or of another index"):
+        StoredIndex(folder).weights()
+
+
+@pytest.mark.parametrize("image", [-1, 10, 99])
+def test_an_image_that_is_not_there_is_said(folder, image):
+    with pytest.raises(UserError, match=f"There is no image {image}: the index holds 10, numbered from 0"):
+        StoredIndex(folder).image(image)
 
 
 def test_a_list_of_other_shards_is_refused(folder):

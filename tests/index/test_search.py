@@ -2,6 +2,7 @@
 
 import shutil
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -79,6 +80,30 @@ def test_a_damaged_one_is_said(index, folder):
     path.unlink()
     with pytest.raises(UserError, match="holds 200 masks, not 201"):
         [vector_index(index.stored) for _ in range(2)]
+
+
+def test_one_of_other_embeddings_is_said(index):
+    import faiss
+
+    path = Path(vector_index(index.stored) and next((index.stored.folder / "search").iterdir()))
+    other = faiss.IndexFlatIP(5)
+    other.add(torch.ones(len(index.rows), 5).numpy())
+    faiss.write_index(other, str(path))
+    with pytest.raises(UserError, match="faiss is damaged .its embeddings are 5 wide, not .*: delete it"):
+        index.ask(["tree"], engine="faiss")
+
+
+def test_one_of_an_earlier_index_at_its_place_is_built_again(made, predictor, scenes, tmp_path):
+    files = [shutil.copy(scene, tmp_path / f"{place}.png") for place, scene in enumerate(scenes[:2])]
+    folder = made(predictor, list(map(str, files)), tmp_path / "index")
+    vector_index(Index(folder).stored)
+    before = [path.name for path in (folder / "search").iterdir()]
+    shutil.copy(scenes[5], files[0])
+    made(predictor, list(map(str, files)), folder)
+    index = Index(folder)
+    assert index.nearest((0, 0), engine="faiss") == index.nearest((0, 0))
+    after = [path.name for path in (folder / "search").iterdir()]
+    assert len(after) == 1 and after != before
 
 
 def test_without_faiss_it_says_what_to_install(index, monkeypatch):

@@ -98,6 +98,33 @@ def test_lost_shards_are_made_again(predictor, scenes, whole, tmp_path):
     assert contents_of(folder) == contents_of(whole)
 
 
+def test_photos_that_have_changed_are_looked_at_again(predictor, scenes, tmp_path, caplog):
+    photos = [shutil.copy(scene, tmp_path / f"{place}.png") for place, scene in enumerate(scenes[:7])]
+    files = [str(photo) for photo in photos]
+    index_of(predictor, files, tmp_path / "index")
+    before = contents_of(tmp_path / "index")
+    shutil.copy(scenes[8], files[4])
+    # What was seen of a photo outlives it.
+    os.rename(files[6], tmp_path / "elsewhere.png")
+    index_of(predictor, files, tmp_path / "index")
+    assert f"{files[4]} has changed since it was indexed: it is looked at again" in caplog.text
+    after = contents_of(tmp_path / "index")
+    changed = {name for name in before if after[name] != before[name]}
+    assert changed == {"shards/00001.safetensors", "index.json"}
+    os.rename(tmp_path / "elsewhere.png", files[6])
+    index_of(predictor, files, tmp_path / "again")
+    assert after == contents_of(tmp_path / "again")
+
+
+def test_a_name_that_is_no_utf8_is_said_before_anything_is_looked_at(predictor, scenes, tmp_path, monkeypatch):
+    strange = os.fsdecode(os.fsencode(tmp_path) + b"/\xff.png")
+    shutil.copy(scenes[0], strange)
+    monkeypatch.setattr(PhotoMapper, "__call__", lambda self, record: pytest.fail("nothing needs to be read"))
+    with pytest.raises(UserError, match=r"The name of the file '.*\\udcff.png' is no UTF-8, .*: rename it"):
+        index_of(predictor, [scenes[0], strange], tmp_path / "index")
+    assert not (tmp_path / "index").exists()
+
+
 def test_two_processes_write_the_index_of_one(scenes, whole, tmp_path):
     launch(in_each_process, (scenes, tmp_path / "index"), Processes("cpu", per_machine=2))
     assert contents_of(tmp_path / "index") == contents_of(whole)
