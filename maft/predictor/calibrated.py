@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from functools import lru_cache
+from itertools import compress
 from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -84,8 +85,10 @@ def rejection_of(predictor: LoadedModel, words: Vocabulary, none_below: Any, alp
     if alpha == 1:
         return Rejection((0.0,) * len(words), least)
     calibration = predictor.calibration
-    if not calibration.offers(words.names):
+    if not calibration.offers(words.in_words().names):
         _warn_of_other_words(calibration.dataset, words.names)
+    if words.examples:
+        _warn_of_examples(calibration.dataset, tuple(compress(words.names, words.examples)))
     seen = words.seen or (False,) * len(words)
     return calibration.rejection(float(alpha), seen, least)
 
@@ -98,6 +101,17 @@ def _warn_of_other_words(dataset: str, names: tuple[str, ...]) -> None:
         "offered alike. Calibrate with yours: maft calibrate --absent WORD ...",
         some(list(names)),
         dataset,
+    )
+
+
+@lru_cache
+def _warn_of_examples(dataset: str, names: tuple[str, ...]) -> None:
+    """Once for the same classes."""
+    log.warning(
+        "The calibration on %s saw words alone, and %s %s examples: alpha is no bound for what examples name.",
+        dataset,
+        some(list(names)),
+        "has" if len(names) == 1 else "have",
     )
 
 

@@ -173,6 +173,22 @@ def test_words_that_were_never_offered_are_warned_of_once(calibrated, scene, cap
     assert sum("calibration" in record.getMessage() for record in caplog.records) == 1
 
 
+def test_classes_with_examples_are_warned_of_once(calibrated, scene, caplog):
+    """The calibration saw words alone, and a class without words is none of those that it was made with."""
+    labels = render_scene(13, "val", 5).sem_seg
+    masks = [calibrated.example(scene, mask=labels == labels[0, 0])]
+    grown = calibrated.vocabulary(["bee", "sand"]).add("fan", masks, words=False)
+    with caplog.at_level(logging.WARNING):
+        calibrated(scene, grown, alpha=1)
+        assert not caplog.messages
+        for _ in range(2):
+            calibrated(scene, grown, alpha=LOW)
+        (warning,) = caplog.messages
+        assert "saw words alone, and fan has examples" in warning
+        calibrated(scene, calibrated.vocabulary(["green", "pink"]).add("fan", masks, words=False), alpha=LOW)
+    assert any("None of the words" in message for message in caplog.messages)
+
+
 def test_a_class_that_examples_show_is_bounded_as_one_of_words(calibrated, scene):
     largest = np.bincount(render_scene(13, "val", 5).sem_seg.flatten()).argmax()
     others = [name for index, name in enumerate(WORDS) if index != largest]
