@@ -38,6 +38,17 @@ def shown(value: object, length: int = 200) -> str:
     return text if len(text) <= length else f"{text[:half]} ... {text[-half:]} ({len(text)} characters)"
 
 
+def printable(text: str, *, lines: bool = False) -> str:
+    """A text for a terminal, on which names of files and words can neither move the cursor nor begin a line.
+
+    Args:
+        lines: whether it may have several lines.
+    """
+    if text.isprintable():
+        return text
+    return "".join(one if one.isprintable() or (lines and one == "\n") else ascii(one)[1:-1] for one in text)
+
+
 def first_line(error: BaseException) -> str:
     """What an exception says, without its further lines; the name of its type when it says nothing."""
     return next(iter(str(error).splitlines()), "") or type(error).__name__
@@ -79,7 +90,7 @@ def run_tool(main: Callable[[], int | None]) -> NoReturn:
         if sys.stdout:
             sys.stdout.flush()
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {printable(str(error), lines=True)}", file=sys.stderr)
         sys.exit(1)
     except ModuleNotFoundError as error:
         # The one requirement that installing the package does not bring.
@@ -99,7 +110,7 @@ def run_tool(main: Callable[[], int | None]) -> NoReturn:
             sys.stdout.flush()
         except OSError:
             discard(sys.stdout)
-        place = error.filename or "a file or the output"
+        place = printable(str(error.filename or "a file or the output"))
         print(f"error: {place}: {error.strerror or error}; check its path, rights and the space left", file=sys.stderr)
         sys.exit(1)
     sys.exit(0 if status is None else status)

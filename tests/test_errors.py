@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from maft.errors import ToolParser, UserError, closest, run_tool
+from maft.errors import ToolParser, UserError, closest, printable, run_tool
 
 
 @pytest.mark.parametrize(("returned", "status"), [(None, 0), (0, 0), (3, 3)])
@@ -84,6 +84,18 @@ def test_a_closed_pipe_and_a_full_output_have_no_traceback(tmp_path, end, status
     assert done.returncode == status
     sentence = "error: a file or the output: No space left on device; check its path, rights and the space left\n"
     assert done.stderr == (sentence if status == 1 else "")
+
+
+def test_names_move_no_cursor_and_begin_no_line(capsys):
+    assert printable("a\x1b[2J\nb\udcff é 猫") == r"a\x1b[2J\nb\udcff é 猫"
+    assert printable("a\nb\x07", lines=True) == "a\nb\\x07"
+
+    def fails():
+        raise UserError("x\x1b[31m.png is damaged.")
+
+    with pytest.raises(SystemExit):
+        run_tool(fails)
+    assert capsys.readouterr().err == "error: x\\x1b[31m.png is damaged.\n"
 
 
 def test_a_word_of_thousands_of_characters_is_cut():

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from maft.cli.predict import output_names
-from maft.errors import ToolParser, UserError
+from maft.errors import ToolParser, UserError, printable, shown
 
 if TYPE_CHECKING:
     from maft.index.index import Index
@@ -79,12 +79,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     formats = _formats(tool, arguments)
     if bool(arguments.like) == bool(arguments.words or arguments.label_set or arguments.vocabulary):
         tool.error("say what to find: WORDS, --label-set or --vocabulary; or a mask with --like")
-    if arguments.like and (arguments.areas or set(formats) - set(_RANKING)):
-        tool.error("--like finds masks, which have no words: leave --areas and formats with words out")
+    _check_fit(tool, arguments, formats)
 
     started = time.perf_counter()
     from maft.index import Index
 
+    if arguments.output:
+        _check_folder(arguments)
     seconds = {"imports": time.perf_counter() - started}
     index = Index(arguments.index, device=arguments.device)
     seconds["opening"] = time.perf_counter() - started - seconds["imports"]
@@ -94,6 +95,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     else:
         found, labelled = _asked(arguments, index, seconds, started)
     print(*_ranking_lines(found), sep="\n")
+    if labelled is not None and (arguments.areas or set(formats) & set(_OF_IMAGES)):
+        _tell_of_one_word(labelled)
     if arguments.areas and labelled is not None:
         print(*_area_lines(index, labelled), sep="\n")
         seconds["labels"] = time.perf_counter() - started - sum(seconds.values())
@@ -117,6 +120,29 @@ def _formats(tool: ToolParser, arguments: argparse.Namespace) -> list[str]:
     if "panoptic" in formats and not (arguments.things or arguments.all_things):
         tool.error("argument --format: panoptic segments need --things or --all-things")
     return [kind for kind in known if kind in formats]
+
+
+def _check_fit(tool: ToolParser, arguments: argparse.Namespace, formats: Sequence[str]) -> None:
+    """Refuses options that what is asked for would take no notice of."""
+    of_words = arguments.areas or arguments.not_words or arguments.alone
+    if arguments.like and (of_words or set(formats) - {"ranking"}):
+        tool.error("--like finds masks, which have no words: leave --not, --alone, --areas and formats with words out")
+    if (arguments.things or arguments.all_things) and not set(formats) & set(_OF_IMAGES):
+        tool.error("--things and --all-things are of images: add --format with panoptic or json")
+
+
+def _tell_of_one_word(labelled: Vocabulary) -> None:
+    if len(labelled) == 1:
+        print(
+            f"Labels are of the words that are named, and every one is {shown(labelled.names[0])} here: name what else "
+            "there is with more WORDS, --not or --label-set."
+        )
+
+
+def _check_folder(arguments: argparse.Namespace) -> None:
+    index, output = arguments.index.resolve(), arguments.output.resolve()
+    if output == index or index in output.parents:
+        raise UserError(f"--output {arguments.output} lies in the index {arguments.index}: choose a folder outside it.")
 
 
 def _like(tool: ToolParser, arguments: argparse.Namespace, index: Index) -> list[FoundMask]:
@@ -152,18 +178,19 @@ def _asked(
 def _ranking_lines(found: Sequence[FoundMask]) -> list[str]:
     if not found:
         return ["No mask is found."]
-    longest = max(len(one.word) for one in found)
+    words = [printable(one.word) for one in found]
+    longest = max(map(len, words))
     return [
-        f"{rank:>4}  {one.score:6.3f}  {one.word:<{longest}}  {one.file}  mask {one.image},{one.mask}: "
+        f"{rank:>4}  {one.score:6.3f}  {word:<{longest}}  {printable(one.file)}  mask {one.image},{one.mask}: "
         f"{one.area} pixels, box {','.join(map(str, one.box))}"
-        for rank, one in enumerate(found, start=1)
+        for rank, (one, word) in enumerate(zip(found, words, strict=True), start=1)
     ]
 
 
 def _area_lines(index: Index, words: Vocabulary) -> list[str]:
     """Every word's pixels in all images, most first."""
     areas = index.areas(words)
-    total, names = areas.sum(axis=0), [*words.names, "(none of them)"]
+    total, names = areas.sum(axis=0), [*map(printable, words.names), "(none of them)"]
     longest = max(map(len, names))
     return [
         f"{names[place]:<{longest}}  {total[place]:>12} pixels, {total[place] / total.sum():6.1%}, in "
@@ -208,7 +235,8 @@ def _write_images(arguments: argparse.Namespace, index: Index, words: Vocabulary
 
     things = "all" if arguments.all_things else arguments.things
     flags = None if things is None else thing_flags(words, things)
-    names = output_names(index.files)
+    # What is written once keeps its names.
+    names = output_names(index.files, _RANKING)
     endings = [ending for kind in formats for ending in ENDINGS[kind]]
     check_outputs([arguments.output / (name + ending) for name in names for ending in endings], index.files, "--output")
     failures = 0
@@ -217,8 +245,8 @@ def _write_images(arguments: argparse.Namespace, index: Index, words: Vocabulary
             prediction = asked_prediction(index, image, words, flags, picture="overlay" in formats)
         except UserError as error:
             failures += 1
-            print(f"skipped: {index.files[image]}: {error}", file=sys.stderr)
+            print(printable(f"skipped: {index.files[image]}: {error}"), file=sys.stderr)
             continue
         prediction.save(arguments.output, name, formats)
-        print(f"[{image + 1}/{len(index)}] {index.files[image]}: {prediction.described()}", flush=True)
+        print(printable(f"[{image + 1}/{len(index)}] {index.files[image]}: {prediction.described()}"), flush=True)
     return failures

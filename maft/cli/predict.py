@@ -13,13 +13,13 @@ import itertools
 import os
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from maft.cli.arguments import add_model, model_config, numbers, split_overrides
-from maft.errors import ToolParser, UserError, first_line
+from maft.errors import ToolParser, UserError, first_line, printable
 
 if TYPE_CHECKING:
     from maft.predictor.words import ClassNames
@@ -129,12 +129,13 @@ def main(argv: Sequence[str] | None = None) -> int:
             if prediction is not None and _would_meet_the_next(error):
                 raise
             failures += 1
-            print(f"skipped: {image}: {error}", file=sys.stderr)
+            print(printable(f"skipped: {image}: {error}"), file=sys.stderr)
             continue
-        print(f"[{number}/{len(images)}] {image}: {prediction.described()}", flush=True)
+        print(printable(f"[{number}/{len(images)}] {image}: {prediction.described()}"), flush=True)
         for given, found in zip((arguments.box or []) + (arguments.point or []), prediction.instances or ()):
             place = ",".join(f"{one:g}" for one in given)
-            print(f"  {place}: {found.name}, score {found.score:.2f}, {found.mask.sum()} pixels", flush=True)
+            said = f"  {place}: {found.name}, score {found.score:.2f}, {found.mask.sum()} pixels"
+            print(printable(said), flush=True)
     print(f"{len(images) - failures} of {len(images)} images written to {arguments.output}")
     return 1 if failures else 0
 
@@ -217,9 +218,9 @@ def listed_images() -> list[str]:
     return lines
 
 
-def output_names(images: Sequence[str]) -> list[str]:
-    """One file name per image, made unique where two folders hold images of one name."""
-    taken: set[str] = set()
+def output_names(images: Sequence[str], reserved: Iterable[str] = ()) -> list[str]:
+    """One file name per image, none of the reserved, made unique where two folders hold images of one name."""
+    taken = set(reserved)
     names: list[str] = []
     for image in images:
         web = image.startswith(("https://", "http://"))

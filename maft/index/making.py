@@ -21,7 +21,7 @@ import maft
 from maft.data.loader import MappedRecords, Mapper
 from maft.data.reading import Record
 from maft.data.workers import start_worker
-from maft.errors import UserError, shown
+from maft.errors import UserError, printable, shown
 from maft.index.format import IMAGES_PER_SHARD, Contents, Masks, Settings, Unreadable
 from maft.index.looking import Truth, check_look, look, model_fingerprint
 from maft.index.writing import IndexWriter, writing_index
@@ -174,7 +174,7 @@ def _look_at_all(
     for count, (position, record) in enumerate(_mapped(cfg, collection, pending), start=1):
         if isinstance(record, UserError):
             file = str(collection.records[position]["file_name"])
-            logger.warning("Left out: %s", record)
+            logger.warning("Left out: %s", printable(str(record)))
             writer.add(position, Unreadable(position, file, str(record)))
         else:
             seen = look(model, record, vocabulary, collection.truth)[2]

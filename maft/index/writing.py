@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from maft.checkpoint.io import write_safetensors
 from maft.config import self_contained
 from maft.config_keys import default_config
-from maft.errors import UserError
+from maft.errors import UserError, printable
 from maft.files import atomic_path, held, sha256, write_text_atomic
 from maft.index.format import (
     CONFIG_FILE,
@@ -163,7 +163,7 @@ class IndexWriter:
         if shard is None or shard.header.shard != number:
             return False
         if changed := next((entry.file for entry in shard.header.images if _has_changed(entry)), None):
-            logger.warning("%s has changed since it was indexed: it is looked at again.", changed)
+            logger.warning("%s has changed since it was indexed: it is looked at again.", printable(changed))
         return changed is None
 
     def _contents(self) -> tuple[Contents, StoredImage | None]:

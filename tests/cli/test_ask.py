@@ -106,6 +106,12 @@ def test_a_label_set_is_asked_for_as_a_whole_or_competes_with_words(index, capsy
         ([], "say what to find: WORDS, --label-set"),
         (["donut", "--like", "0,0"], "say what to find: WORDS, --label-set"),
         (["--like", "first"], "'first' is not IMAGE,MASK"),
+        (["--like", "0,0", "--not", "dog"], "--like finds masks, which have no words: leave --not, --alone"),
+        (["--like", "0,0", "--alone"], "--like finds masks, which have no words"),
+        (["--like", "0,0", "--output", "x", "--format", "coco"], "--like finds masks, which have no words"),
+        (["donut", "--things", "donut"], "--things and --all-things are of images: add --format with panoptic or json"),
+        (["donut", "--all-things", "--output", "x"], "--things and --all-things are of images"),
+        (["donut", "--device", "tpu"], "The device 'tpu' is none of cpu, cuda"),
         (["donut", "--alone"], "'donut' alone has nothing to compete with"),
         (["donut", "--top", "0"], "masks to be found is 0"),
         (["donut", "--format", "labels"], "say where to write with --output"),
@@ -118,6 +124,38 @@ def test_a_label_set_is_asked_for_as_a_whole_or_competes_with_words(index, capsy
 def test_what_cannot_be_asked_is_one_sentence(index, arguments, said):
     with pytest.raises(UserError, match=said):
         main([index, *arguments])
+
+
+def test_nothing_is_written_into_an_index(index):
+    for folder in (index, f"{index}/shards", f"{index}/model/../new"):
+        with pytest.raises(UserError, match="--output .* lies in the index .*: choose a folder outside it"):
+            main([index, "donut", "--output", folder])
+
+
+def test_one_word_alone_says_that_it_is_all_labels(index, capsys):
+    said = "Labels are of the words that are named, and every one is 'donut' here: name what else there is"
+    main([index, "donut", "--areas"])
+    assert said in capsys.readouterr().out
+    main([index, "donut", "sand", "--areas"])
+    main([index, "donut"])
+    assert "Labels are of" not in capsys.readouterr().out
+
+
+def test_images_of_strange_names_take_no_other_file_and_no_terminal(world, tmp_path, capsys):
+    _, files, predictor = world
+    images = ["ranking.png", "coco.png", "a\x1b[2Jb\nc.png"]
+    for file, name in zip(files, images, strict=False):
+        shutil.copy(file, tmp_path / name)
+    records = [{"file_name": str(tmp_path / name)} for name in images]
+    index = tmp_path / "index"
+    make_index(predictor.cfg, predictor.model, index, Collection(records, PhotoMapper(predictor.cfg)))
+    main([str(index), "donut", "sand", "--top", "60", "--output", str(tmp_path / "out"), "--format", "ranking", "coco",
+          "json"])  # fmt: skip
+    assert isinstance(json.loads((tmp_path / "out/ranking.json").read_text()), list)
+    assert "annotations" in json.loads((tmp_path / "out/coco.json").read_text())
+    assert (tmp_path / "out/ranking_2.json").exists() and (tmp_path / "out/coco_2.json").exists()
+    out = capsys.readouterr().out
+    assert "\x1b" not in out and r"a\x1b[2Jb\nc.png" in out
 
 
 def test_a_folder_that_is_no_index_is_said(tmp_path):
