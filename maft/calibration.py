@@ -32,7 +32,7 @@ from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 
 from maft.confidence import CalibratedConfidence
-from maft.errors import UserError, first_line
+from maft.errors import UserError, first_line, shown
 from maft.files import read_json, write_text_atomic
 from maft.structures import as_clip_reads
 
@@ -41,6 +41,8 @@ FILE = "calibration.json"
 GROUPS = ("seen", "unseen")
 # Sums in another order differ so much, and a bound that is met exactly is met.
 _ROUNDING = 1e-12
+# The threshold above a confidence of 1.
+_HIGHEST = float(np.nextafter(np.float32(1), np.float32(2)))
 
 
 @dataclass(frozen=True)
@@ -94,9 +96,10 @@ class RiskCurve:
     def check(self) -> None:
         """Raises ValueError where these are no numbers of a risk curve."""
         thresholds, risks = np.array(self.thresholds), np.array(self.risks)
-        if self.images < 1 or not len(thresholds) or len(thresholds) != len(risks):
+        # A number of images beyond those of 32 bits is none, and would overflow.
+        if not 1 <= self.images < 2**31 or not len(thresholds) or len(thresholds) != len(risks):
             raise ValueError("a risk curve is empty")
-        rising = thresholds[0] == 0 and (np.diff(thresholds) > 0).all() and math.isfinite(thresholds[-1])
+        rising = thresholds[0] == 0 and (np.diff(thresholds) > 0).all() and thresholds[-1] <= _HIGHEST
         falling = risks[-1] == 0 and (np.diff(risks) <= 0).all() and 0 <= risks[0] <= 1
         if not (rising and falling):
             raise ValueError("a risk curve does not fall from at most 1 to 0")
@@ -174,8 +177,9 @@ class Calibration:
         Raises:
             UserError: the folder cannot be written to.
         """
-        content = {"version": VERSION, **asdict(self)}
-        text = json.dumps({**content, "checksum": _checksum(content)}, ensure_ascii=False, allow_nan=False)
+        content = self._content()
+        content["checksum"] = _checksum(_text(content))
+        text = json.dumps(content, ensure_ascii=False, allow_nan=False)
         write_text_atomic(path, text + "\n")
 
     @classmethod
@@ -190,24 +194,36 @@ class Calibration:
             content = read_json(path)
             if not isinstance(content, dict):
                 raise ValueError("it is no table")
+            checksum = content.pop("checksum", None)
+            text = _text(content)
         except (OSError, ValueError) as error:
             raise UserError(f"{path} cannot be read as a calibration ({first_line(error)}): {again}") from error
-        if content.get("version") != VERSION:
-            raise UserError(f"{path} has the version {content.get('version')!r}, not {VERSION}: {again}")
-        checksum = content.pop("checksum", None)
-        if checksum != _checksum(content):
+        version = content.pop("version", None)
+        if version != VERSION:
+            raise UserError(f"{path} has the version {shown(version)}, not {VERSION}: {again}")
+        if checksum != _checksum(text):
             raise UserError(f"{path} was changed after it was written, so that it bounds nothing: {again}")
-        del content["version"]
         try:
-            found = TypeAdapter(cls).validate_python(content)
-            for curve in found.groups.values():
-                curve.check()
-            found.confidence.check()
-            if not found.groups.keys() <= set(GROUPS):
-                raise ValueError("its groups are none")
+            found = TypeAdapter(cls).validate_json(_text(content), strict=True)
+            found.check()
+            if _text(found._content()) != text:
+                raise ValueError("it has more or other parts")
         except (ValidationError, ValueError) as error:
             raise UserError(f"{path} holds no calibration ({first_line(error)}): {again}") from error
         return found
+
+    def _content(self) -> dict[str, Any]:
+        return {"version": VERSION, **asdict(self)}
+
+    def check(self) -> None:
+        """Raises ValueError where these are no numbers and words of a calibration."""
+        if not self.words or self.confidence_images < 1:
+            raise ValueError("nothing was measured")
+        if not self.groups.keys() <= set(GROUPS):
+            raise ValueError("its groups are none")
+        for curve in self.groups.values():
+            curve.check()
+        self.confidence.check()
 
 
 @dataclass(frozen=True)
@@ -264,6 +280,12 @@ def _group(seen: bool) -> str:
     return GROUPS[0] if seen else GROUPS[1]
 
 
-def _checksum(content: Mapping[str, Any]) -> str:
+def _text(content: Mapping[str, Any]) -> str:
+    """What the checksum is of; raises ValueError for what is in no JSON: NaN, infinity and half characters."""
     text = json.dumps(content, sort_keys=True, ensure_ascii=False, allow_nan=False)
+    text.encode()
+    return text
+
+
+def _checksum(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()

@@ -1,5 +1,7 @@
 """The rule of conformal risk control against its theorem, and the file that thresholds are kept in."""
 
+import dataclasses
+import hashlib
 import json
 
 import numpy as np
@@ -8,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from maft.calibration import Calibration, Rejection, RiskCurve, calibration_path
+from maft.calibration import VERSION, Calibration, Rejection, RiskCurve, calibration_path
 from maft.confidence import CalibratedConfidence
 from maft.errors import UserError
 
@@ -113,6 +115,72 @@ def test_files_that_hold_no_calibration(tmp_path, text):
     (tmp_path / "calibration.json").write_text(text)
     with pytest.raises(UserError, match="calibrate again with maft calibrate"):
         Calibration.read(tmp_path / "calibration.json")
+
+
+def signed(path, **changes):
+    """Writes a calibration with other parts under the checksum that belongs to them."""
+    content = json.loads(json.dumps({"version": VERSION, **dataclasses.asdict(calibration())}))
+    for place, value in changes.items():
+        *outer, last = place.split("__")
+        part = content
+        for key in outer:
+            part = part[key]
+        part[last] = value
+    checksum = hashlib.sha256(json.dumps(content, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
+    path.write_text(json.dumps({**content, "checksum": checksum}))
+
+
+def test_what_is_signed_is_read(tmp_path):
+    signed(tmp_path / "calibration.json", dataset="other")
+    assert Calibration.read(tmp_path / "calibration.json") == calibration(dataset="other")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"version": 2.0},
+        {"words": []},
+        {"words": "cat"},
+        {"words": [1]},
+        {"more": 1},
+        {"confidence__more": 1},
+        {"confidence__temperature": True},
+        {"confidence__temperature": "0.4"},
+        {"confidence__temperature": float("nan")},
+        {"confidence__temperature": 10**400},
+        {"confidence__chances": [0, 0.2, 0.9]},
+        {"confidence_images": 0},
+        {"confidence_images": True},
+        {"groups__seen__images": 20.0},
+        {"groups__seen__images": True},
+        {"groups__seen__images": 10**400},
+        {"groups__seen__thresholds": [0.0, 0.5, 7.0]},
+        {"groups__seen__more": 1},
+        {"groups__all": {"images": 1, "thresholds": [0.0], "risks": [0.0]}},
+    ],
+)
+def test_parts_that_no_calibration_has_are_refused_even_if_signed(tmp_path, changes):
+    signed(tmp_path / "calibration.json", **changes)
+    with pytest.raises(UserError, match="(holds no|cannot be read as a) calibration.*calibrate again"):
+        Calibration.read(tmp_path / "calibration.json")
+
+
+@pytest.mark.parametrize(
+    ("written", "damaged"), [("0.4", "NaN"), ("0.4", "-Infinity"), ('"abc"', r'"\ud800"'), ('"cat"', r'"\udfff"')]
+)
+def test_a_damaged_part_that_cannot_be_written_again_gets_a_sentence(tmp_path, written, damaged):
+    path = tmp_path / "calibration.json"
+    calibration().write(path)
+    assert written in path.read_text()
+    path.write_text(path.read_text().replace(written, damaged, 1))
+    with pytest.raises(UserError, match="cannot be read as a calibration.*calibrate again"):
+        Calibration.read(path)
+
+
+def test_a_word_that_is_surest_of_all_still_has_a_threshold(tmp_path):
+    found = calibration(groups={"seen": RiskCurve.of([np.float32([1.0])] * 3)})
+    found.write(tmp_path / "calibration.json")
+    assert Calibration.read(tmp_path / "calibration.json") == found
 
 
 @pytest.mark.parametrize(

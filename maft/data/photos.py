@@ -19,10 +19,16 @@ def resize_at_test(cfg: CfgNode) -> ResizeShortestEdge:
     return ResizeShortestEdge([cfg.INPUT.MIN_SIZE_TEST], cfg.INPUT.MAX_SIZE_TEST, "choice")
 
 
-def photo_record(pixels: NDArray[np.uint8], resize: ResizeShortestEdge) -> dict[str, Any]:
-    """A picture (H, W, 3) RGB as a record: "image" (3, h, w) uint8, resized, and its own "height" and "width"."""
+def photo_record(pixels: NDArray[np.uint8], resize: ResizeShortestEdge, image_format: str) -> dict[str, Any]:
+    """A picture as a record: "image" (3, h, w) uint8, resized, and its own "height" and "width".
+
+    Args:
+        pixels: (H, W, 3) RGB.
+        image_format: of "image", ``"RGB"`` or ``"BGR"``.
+    """
     resized = resize.get_transform(pixels).apply_image(pixels)
-    image = torch.as_tensor(np.ascontiguousarray(resized.transpose(2, 0, 1)))
+    channels = resized if image_format == "RGB" else resized[..., ::-1]
+    image = torch.as_tensor(np.ascontiguousarray(channels.transpose(2, 0, 1)))
     return {"image": image, "height": pixels.shape[0], "width": pixels.shape[1]}
 
 
@@ -34,8 +40,8 @@ class PhotoMapper:
     """
 
     def __init__(self, cfg: CfgNode) -> None:
-        self.resize = resize_at_test(cfg)
+        self.resize, self.image_format = resize_at_test(cfg), cfg.INPUT.FORMAT
 
     def __call__(self, record: Record) -> Record:
         """The record with what `photo_record` adds; raises `UserError` where the picture cannot be read."""
-        return {**record, **photo_record(pixels_of(record["file_name"]), self.resize)}
+        return {**record, **photo_record(pixels_of(record["file_name"]), self.resize, self.image_format)}

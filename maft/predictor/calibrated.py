@@ -41,7 +41,7 @@ def calibration_facts(cfg: CfgNode, training: Vocabulary | None, precision: torc
     """
     facts = _flat({key: cfg.MODEL[key] for key in _SECTIONS}, "MODEL")
     facts |= _flat({"AUG": cfg.TEST.AUG, "SLIDING_WINDOW": cfg.TEST.SLIDING_WINDOW}, "TEST")
-    facts |= _flat({key: cfg.INPUT[key] for key in ("MIN_SIZE_TEST", "MAX_SIZE_TEST")}, "INPUT")
+    facts |= _flat({key: cfg.INPUT[key] for key in ("MIN_SIZE_TEST", "MAX_SIZE_TEST", "FORMAT")}, "INPUT")
     facts["words of the training"] = training and training.names
     facts["dtype"] = str(precision or torch.float32).removeprefix("torch.")
     return json.loads(json.dumps({key: value for key, value in facts.items() if key not in _NO_FACTS}, default=str))

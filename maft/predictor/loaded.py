@@ -101,7 +101,7 @@ class LoadedModel:
 
     def _record(self, image: Any, pixels: NDArray[np.uint8], prompts: Prompts | None = None) -> dict[str, Any]:
         """A picture as the model takes it, resized, with boxes and points in pixels of the picture as given."""
-        record = photo_record(pixels, self._resize)
+        record = photo_record(pixels, self._resize, self.cfg.INPUT.FORMAT)
         if isinstance(image, (str, os.PathLike)):
             record["file_name"] = os.fspath(image)
         if prompts is not None:

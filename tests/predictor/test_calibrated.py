@@ -114,6 +114,12 @@ def test_averaged_inference_is_calibrated_as_it_is_used(folder, scene):
     assert ((found.confidence > 0) & (found.confidence <= 1)).all()
 
 
+def test_a_model_that_sees_bgr_has_a_calibration_of_its_own(folder, scene):
+    other = Predictor.from_pretrained(folder, ["INPUT.FORMAT", "BGR"])
+    with pytest.raises(UserError, match="with INPUT.FORMAT RGB, not BGR: calibrate this model"):
+        other(scene, WORDS, alpha=LOW)
+
+
 def test_sampled_scores_are_those_of_the_labels(calibrated, scene):
     words = calibrated.vocabulary(WORDS)
     scores, labels = calibrated.scores(scene, scene, words, (96, 96))

@@ -3,12 +3,16 @@
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from maft.building import build_model
 from maft.checkpoint.loading import InitialWeights
 from maft.config import load_config
+from maft.data.mappers import SegmentationMapper
+from maft.data.photos import PhotoMapper
 from maft.engine.checkpointer import Checkpointer
 from maft.errors import UserError
+from maft.miniature import render_scene
 from maft.predictor import Predictor
 
 WORDS = ["a red disc", "grass", "sky"]
@@ -99,3 +103,15 @@ def test_the_shipped_model_is_made_by_its_name():
         Predictor.from_pretrained("miniature", revision="main")
     with pytest.raises(UserError, match="miniatur"):
         Predictor.from_pretrained("miniatur")
+
+
+def test_a_model_sees_photos_in_the_order_of_channels_that_it_sees_datasets_in(tmp_path):
+    pixels = render_scene(13, "val", 5).image
+    Image.fromarray(pixels).save(tmp_path / "scene.png")
+    turned = Predictor.from_pretrained("miniature", ["INPUT.FORMAT", "BGR"])
+    plain = Predictor.from_pretrained("miniature")(np.ascontiguousarray(pixels[..., ::-1]))
+    for image in (pixels, tmp_path / "scene.png"):
+        assert np.array_equal(turned(image).confidence, plain.confidence)
+    record = {"file_name": str(tmp_path / "scene.png")}
+    mapped = SegmentationMapper.from_config(turned.cfg, is_train=False)(record)
+    assert torch.equal(PhotoMapper(turned.cfg)(record)["image"], mapped["image"])
