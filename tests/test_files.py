@@ -3,12 +3,15 @@ import json
 import logging
 import os
 import stat
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from maft.errors import UserError
 from maft.files import (
     atomic_path,
+    changing,
     held,
     raise_errors,
     read_json,
@@ -117,6 +120,20 @@ def test_only_what_is_unfinished_is_removed_and_only_where_it_is_said(tmp_path):
         pass
     found = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()}
     assert found == {*kept, ".lock"}
+
+
+def test_whoever_changes_a_file_waits_for_others_and_leaves_no_lock(tmp_path):
+    file = tmp_path / "deep" / "count"
+
+    def one_more(_):
+        with changing(file):
+            count = int(file.read_text()) if file.exists() else 0
+            time.sleep(0.01)
+            write_text_atomic(file, str(count + 1))
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(one_more, range(8)))
+    assert file.read_text() == "8" and os.listdir(file.parent) == ["count"]
 
 
 def test_what_is_unfinished_of_one_file_is_removed_alone(tmp_path):
