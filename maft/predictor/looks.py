@@ -92,8 +92,8 @@ class ExampleLooks(LoadedModel):
         )
         if not look.elsewhere.any():
             raise UserError(
-                f"The model sees nothing but the example in an image that shows {name!r}: give an image with more around "
-                "it."
+                f"The model sees nothing but the example in an image that shows {name!r}: give an image with more "
+                "around it."
             )
         return look
 
