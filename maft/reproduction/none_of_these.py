@@ -149,6 +149,9 @@ def _alarms(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
                     f"{100 * fmean(one[when] for one in found):.1f}" for when in ("before", "after")
                 )
             lines.append(line)
+            # Where nothing is taken away, nothing is under a higher alpha either.
+            if all(one["before"] == one["after"] for row in worlds for one in row["measured"][alpha].values()):
+                break
     return lines
 
 
