@@ -123,6 +123,7 @@ def _agrees(settings: Settings, contents: Contents) -> bool:
     shards = contents.shards
     return (
         len(shards) == settings.shards
+        and contents.bound == ("class_logits" in contents.bytes)
         and all(facts.images <= len(positions(settings, number)) for number, facts in enumerate(shards))
         and contents.images == sum(facts.images for facts in shards)
         and contents.images + len(contents.unreadable) == settings.images

@@ -93,6 +93,7 @@ def _set(*keys, to):
         _set("contents", "images", to=50),
         _set("contents", "images", to=0),
         _set("contents", "masks", to=10**9),
+        _set("contents", "bound", to=True),
         _set("settings", "images_per_shard", to=0),
         _set("settings", "images_per_shard", to=-64),
         _set("settings", "images", to=0),
