@@ -22,7 +22,7 @@ from maft.data.pixels import ImageLike, pixels_of
 from maft.data.reading import Record, read_labels
 from maft.data.records import load_records
 from maft.downloads import cache_folder
-from maft.errors import UserError
+from maft.errors import UserError, shown
 from maft.evaluation.calibrate import (
     GroupMeasured,
     Observed,
@@ -167,7 +167,12 @@ def calibrate(
     Raises:
         UserError: nothing is absent anywhere, or a picture cannot be used.
     """
-    words = predictor.prepare([*class_names(held.name, predictor.cfg.MODEL.VOCABULARY.CLASS_NAMES), *absent])
+    known = Vocabulary(tuple(class_names(held.name, predictor.cfg.MODEL.VOCABULARY.CLASS_NAMES)))
+    if there := [word for word in absent if known.find(word) is not None]:
+        raise UserError(
+            f"--absent names {shown(there[0])}, which is a class of {held.name}: name words that are in no image of it."
+        )
+    words = predictor.prepare([*known.names, *absent])
     fourth = held.records[::_FOURTH]
     rest = [record for place, record in enumerate(held.records) if place % _FOURTH]
     confidence = fitted_confidence(predictor, words, held.annotated(fourth))

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from itertools import compress
 
-from maft.errors import UserError
+from maft.errors import UserError, shown
 from maft.examples import Example
 from maft.vocabulary import Vocabulary
 
@@ -17,8 +17,11 @@ def with_words(vocabulary: Vocabulary | None, names: Sequence[str]) -> Vocabular
     Raises:
         UserError: one of them is there already, or is no name.
     """
+    added = Vocabulary(tuple(names))
     if vocabulary is None:
-        return Vocabulary(tuple(names))
+        return added
+    if there := [name for name in added.names if vocabulary.find(name) is not None]:
+        raise UserError(f"The vocabulary has {shown(there[0])} already: leave it out, or begin another vocabulary.")
     count = len(names)
     return Vocabulary(
         (*vocabulary.names, *names),

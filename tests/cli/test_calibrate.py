@@ -69,7 +69,7 @@ def test_a_calibration_is_that_of_the_overrides(world, tmp_path):
         (["--dataset", "miniature_val", "--images", "3"], "at least 4 images, and these are 3"),
         (["--dataset", "miniature_val", "--images", "400"], "has 24 images, fewer than 400"),
         (["--dataset", "miniature_vat"], "miniature_vat"),
-        (["--dataset", "miniature_val", "--absent", "bee"], "'bee' occurs twice"),
+        (["--dataset", "miniature_val", "--absent", "bee"], "--absent names 'bee', which is a class of miniature_val"),
     ],
 )
 def test_what_cannot_be_calibrated(arguments, sentence, tmp_path):

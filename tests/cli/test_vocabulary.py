@@ -229,7 +229,7 @@ def test_a_file_is_as_it_was_where_it_cannot_be_changed(file, photo, labels):
     maft("words", file, "cat")
     before = file.read_bytes()
     for words, message in (
-        (["words", file, "dog", "CAT"], "'CAT' occurs twice"),
+        (["words", file, "dog", "CAT"], "has 'CAT' already"),
         (["remove", file, "dog"], "no class 'dog'"),
         (["remove", file, "cat"], "the only class of the vocabulary: remove its file"),
         (

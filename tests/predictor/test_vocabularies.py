@@ -24,7 +24,7 @@ def test_words_come_last_and_begin_a_vocabulary():
         (True, True, False, True), (False, False, True, False),
     )  # fmt: skip
     assert with_words(WORDS, ["floor"]) == Vocabulary(("cat, kitten", "sofa", "floor"), (True, False, False))
-    with pytest.raises(UserError, match="'SOFA' occurs twice"):
+    with pytest.raises(UserError, match="has 'SOFA' already"):
         with_words(WORDS, ["SOFA"])
 
 
