@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import gradio
@@ -11,8 +11,9 @@ from maft.app.asking import Asking
 from maft.app.memory import Memory
 from maft.app.models import Models
 from maft.app.photos import Examples, Limits
-from maft.app.tabs import explain, label, none_of_these, show_once
+from maft.app.tabs import ask, explain, label, none_of_these, show_once
 from maft.app.words import first_preset
+from maft.index import Index
 from maft.zoo import MINIATURE
 
 _HERE = Path(__file__).parent
@@ -21,7 +22,12 @@ _VIEWER = ("viewer_take.js", "viewer_draw.js", "viewer_mark.js")
 
 
 def build(
-    models: Models, memory: Memory, examples: Examples, limits: Limits, explanations: Sequence[str] = ()
+    models: Models,
+    memory: Memory,
+    examples: Examples,
+    limits: Limits,
+    explanations: Sequence[str],
+    indices: Mapping[str, Index],
 ) -> gradio.Blocks:
     """The page around some models.
 
@@ -29,6 +35,7 @@ def build(
         models: what can be asked; the first is loaded and asked unless the visitor chooses another.
         memory: where photos, answers and examples are kept for a while, shared with `maft.app.routes`.
         explanations: titles of the pages that `maft.app.routes` serves.
+        indices: what the tab Ask can ask, by name.
 
     Raises:
         UserError: the first model cannot be loaded.
@@ -64,9 +71,11 @@ def build(
                         none_of_these.build(asking, viewer, asked)
                     with gradio.Tab("Show it once", render_children=True) as of_examples:
                         how = show_once.build(asking, asked)
+                    with gradio.Tab("Ask", render_children=True) as of_indices:
+                        ask.build(indices)
                     with gradio.Tab("Explain", render_children=True) as of_explanations:
                         explain.build(explanations)
-        for tab in (of_labels, of_bounds, of_explanations):
+        for tab in (of_labels, of_bounds, of_indices, of_explanations):
             tab.select(
                 None, None, None, js="() => { document.querySelector('[data-part=stage]').dataset.marking = ''; }"
             )

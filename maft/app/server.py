@@ -6,7 +6,7 @@ import atexit
 import os
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,6 +18,8 @@ from maft.errors import UserError
 if TYPE_CHECKING:
     import gradio
 
+    from maft.index import Index
+
 
 def serve(
     models: Models,
@@ -27,6 +29,7 @@ def serve(
     host: str,
     port: int | None,
     explanations: Sequence[ExplanationPage] = (),
+    indices: Mapping[str, Index] | None = None,
 ) -> gradio.Blocks:
     """Opens the app and returns at once.
 
@@ -36,6 +39,7 @@ def serve(
         limits: what visitors may send.
         port: None takes a free one.
         explanations: pages of ``maft explain`` to show.
+        indices: folders of ``maft index`` to ask, by the names that are shown.
 
     Returns:
         Gradio's page, with its address as ``local_url``, ``block_thread()`` and ``close()``.
@@ -55,7 +59,7 @@ def serve(
     from maft.app.routes import Policy, Routes
 
     memory = Memory()
-    page = build(models, memory, examples, limits, [one.title for one in explanations])
+    page = build(models, memory, examples, limits, [one.title for one in explanations], indices or {})
     try:
         page.launch(
             server_name=host,

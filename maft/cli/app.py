@@ -12,6 +12,7 @@ EXAMPLES = """examples:
   maft app                                        the drawn scenes that the shipped model knows
   maft app --model maft-vitb16 --examples photos/
   maft app --model output/my_training/model_final --model miniature --host 0.0.0.0
+  maft app --index photos.index --explanation output/explained
 """
 
 
@@ -25,6 +26,9 @@ def parser() -> ToolParser:
     tool.add_argument("--examples", metavar="FOLDER", help="pictures to choose from (default: drawn scenes)")
     tool.add_argument(
         "--explanation", action="append", default=[], metavar="DIR", help="what maft explain wrote; may be repeated"
+    )
+    tool.add_argument(
+        "--index", action="append", default=[], metavar="DIR", help="what maft index wrote, to ask; may be repeated"
     )
     tool.add_argument("--host", default="127.0.0.1", help="0.0.0.0 lets other machines in (default: %(default)s)")
     tool.add_argument("--port", type=int, default=7860, help="default: %(default)s")
@@ -49,14 +53,24 @@ def main(argv: Sequence[str] | None = None) -> None:
     from maft.app.models import Models, sources
     from maft.app.photos import Limits, drawn_examples, folder_examples
     from maft.app.server import serve
+    from maft.index import Index
 
     given = [*([arguments.config_file] if arguments.config_file else []), *arguments.model]
     models = Models(sources(given, arguments.opts))
     examples = folder_examples(arguments.examples) if arguments.examples else drawn_examples()
     limits = Limits(arguments.max_megabytes, arguments.max_megapixels)
     explanations = [explanation_page(path) for path in arguments.explanation]
+    indices = {path: Index(path) for path in arguments.index}
     print(f"Loading {models.names[0]} ...", flush=True)
-    page = serve(models, examples, limits, host=arguments.host, port=arguments.port, explanations=explanations)
+    page = serve(
+        models,
+        examples,
+        limits,
+        host=arguments.host,
+        port=arguments.port,
+        explanations=explanations,
+        indices=indices,
+    )
     print(f"Open {page.local_url} in a browser; Ctrl-C ends it.", flush=True)
     # Ended by a service manager, it leaves no files behind, either.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))

@@ -14,6 +14,20 @@ def predictor():
 
 
 @pytest.fixture(scope="session")
+def index_folder(predictor, tmp_path_factory):
+    """An index of drawn scenes."""
+    from maft.data.photos import PhotoMapper
+    from maft.index.making import Collection, make_index
+    from maft.miniature.dataset import materialise
+
+    scenes = materialise(tmp_path_factory.mktemp("world"), "val", 6)
+    records = [{"file_name": str(file)} for file in sorted(scenes.rglob("images/*.*g"))]
+    folder = tmp_path_factory.mktemp("index") / "scenes"
+    make_index(predictor.cfg, predictor.model, folder, Collection(records, PhotoMapper(predictor.cfg)))
+    return folder
+
+
+@pytest.fixture(scope="session")
 def on_sam(tiny_sam, tmp_path_factory):
     """The shipped model on the masks of a random SAM."""
     folder = tmp_path_factory.mktemp("sam")
