@@ -25,11 +25,8 @@ _POLICY = (
     "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:; connect-src 'self'; form-action 'self'; "
     "base-uri 'self'; frame-ancestors 'self'"
 )
-# A page that needs nothing but itself, and reaches nothing of the app: the sandbox gives it an origin of its own.
-_ALONE = (
-    "sandbox allow-scripts; default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'; "
-    "frame-ancestors 'self'"
-)
+# A page that reaches nothing of the app: the sandbox gives it an origin of its own.
+_ALONE = "sandbox allow-scripts; frame-ancestors 'self'"
 # Of all pictures that are arriving or wait to be decoded, in files of the largest size.
 _MOST_WAITING = 8
 _GONE = "This answer is no longer kept: label the picture again."
@@ -131,11 +128,12 @@ class Routes:
 
     def show_explanation(self, request: Request) -> Response:
         """A page of ``maft explain``, which may do nothing beside showing itself."""
-        pages = {str(number): one.page for number, one in enumerate(self.explanations)}
+        pages = {str(number): one for number, one in enumerate(self.explanations)}
         page = pages.get(request.path_params["number"])
         if page is None:
             return JSONResponse({"error": "There is no such explanation: reload the page."}, 404)
-        return Response(page, media_type="text/html", headers={**_NOT_STORED, "Content-Security-Policy": _ALONE})
+        headers = {**_NOT_STORED, "Content-Security-Policy": f"{_ALONE}; {page.policy}"}
+        return Response(page.page, media_type="text/html", headers=headers)
 
     def show_regions(self, request: Request) -> Response:
         """What `Regions.packed` writes of a view."""

@@ -11,6 +11,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.testclient import TestClient
 
+from maft.app.explanations import ExplanationPage
 from maft.app.memory import Memory
 from maft.app.photos import Limits, drawn_examples, encoded
 from maft.app.routes import Policy, Routes
@@ -100,3 +101,18 @@ def test_photos_are_no_answers_and_answers_no_photos(client, memory, answer):
 
 def test_pages_may_ask_no_other_host(client):
     assert "connect-src 'self'" in client.post("/maft/examples/0").headers["content-security-policy"]
+
+
+def test_an_explanation_is_served_with_the_policy_of_its_own_head_and_no_wider():
+    digest = "'sha256-" + "A" * 43 + "='"
+    own = f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src {digest}"
+    stated = f'<meta http-equiv="Content-Security-Policy" content="{own}"><title>run</title>'.encode()
+    pages = [ExplanationPage("run", stated), ExplanationPage("other", b"<title>other</title><script>1</script>")]
+    routes = Routes(Memory(), [], Limits(megabytes=1, megapixels=1), pages).all()
+    client = TestClient(Starlette(routes=routes, middleware=[Middleware(Policy)]))
+    answer = client.get("/maft/explanations/0")
+    assert answer.content == stated
+    policy = answer.headers["content-security-policy"]
+    assert policy == f"sandbox allow-scripts; frame-ancestors 'self'; {own}"
+    assert "script-src 'none'" in client.get("/maft/explanations/1").headers["content-security-policy"]
+    assert client.get("/maft/explanations/2").status_code == 404
