@@ -40,7 +40,7 @@ def build(asking: Asking, viewer: gradio.HTML, asked: Asked) -> None:
 
     quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private", "trigger_mode": "always_last"}
     asked.model.change(state, [asked.model, alpha], known, **quiet)
-    alpha.release(state, [asked.model, alpha], known, **quiet)
+    alpha.change(state, [asked.model, alpha], known, **quiet)
     go.click(
         reject, [*asked.all(), alpha], [viewer, said, remarked, known], js=WITH_PHOTO, concurrency_limit=2,
         show_progress="full", show_progress_on=[viewer], api_visibility="private", trigger_mode="always_last",
@@ -59,5 +59,5 @@ def thresholds(asking: Asking, model: str, alpha: float) -> str:
                 (found[group],) = calibration.thresholds(alpha, [seen])
     except UserError as wrong:
         return str(wrong)
-    listed = " and ".join(f"{value:.3f} for {group} words" for group, value in found.items())
-    return f"Calibrated on {calibration.dataset}. Pixels need a calibrated confidence of {listed}."
+    listed = " and ".join(f"{value:.4g} for {group} words" for group, value in found.items())
+    return f"Calibrated on {calibration.dataset}. Pixels need a confidence of {listed}; 0 leaves nothing out."
