@@ -64,7 +64,7 @@ def build(
                     "maft app --model maft-vitb16 fetches a released model.",
                 )  # fmt: skip
                 # Rendered even while it is not seen: a click on the picture presses a button of the first one.
-                with gradio.Tabs():
+                with gradio.Tabs(elem_id="maft-tabs"):
                     with gradio.Tab("Label", render_children=True) as of_labels:
                         asked = label.build(asking, viewer, model, first_preset(first), shown)
                     with gradio.Tab("None of these", render_children=True) as of_bounds:

@@ -19,6 +19,7 @@ from maft.app.models import Models
 from maft.app.photos import Limits, drawn_examples, encoded
 from maft.app.words import OWN
 from maft.errors import UserError
+from maft.index import Index
 from maft.miniature import miniature_classes, render_scene
 from maft.predictor import Predictor
 
@@ -40,7 +41,7 @@ WORDS, THINGS = "apple\nwindow\nfan\ngrass\ncloud", "apple\nwindow\nfan"
 
 
 @pytest.fixture(scope="module")
-def server(predictor, on_sam):
+def server(predictor, on_sam, index_folder):
     from maft.app.server import serve
 
     def missing():
@@ -48,7 +49,14 @@ def server(predictor, on_sam):
 
     frozen = partial(Predictor.from_config, "quickstart/frozen_clip")
     models = Models({"miniature": lambda: predictor, "frozen CLIP": frozen, "missing": missing, "SAM": lambda: on_sam})
-    page = serve(models, drawn_examples(), Limits(megabytes=1, megapixels=2), host="127.0.0.1", port=None)
+    page = serve(
+        models,
+        drawn_examples(),
+        Limits(megabytes=1, megapixels=2),
+        host="127.0.0.1",
+        port=None,
+        indices={"scenes": Index(index_folder)},
+    )
     yield page
     page.close()
 
@@ -368,3 +376,16 @@ def test_a_bound_says_its_thresholds_and_labels_the_picture(visit):
     page.get_by_text("Calibrated on miniature_val").wait_for()
     page.get_by_role("button", name="Label, or none of these").click()
     assert legend(page)
+
+
+def test_an_index_is_asked_and_a_missing_word_is_said_beside_the_field(visit):
+    page = visit()
+    page.get_by_role("tab", name="Ask").click()
+    page.get_by_role("button", name="Find").click()
+    page.get_by_text("There is no word to find").wait_for()
+    page.locator("#maft-ask-words").locator("textarea").fill("apple\ncloud")
+    page.get_by_role("button", name="Find").click()
+    page.locator(".maft-found img").first.wait_for()
+    page.get_by_text("There is no word to find").wait_for(state="detached")
+    if folder := os.environ.get("MAFT_SCREENSHOTS"):
+        page.screenshot(path=Path(folder) / "app_ask.png")
