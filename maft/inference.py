@@ -17,7 +17,7 @@ from torch import Tensor
 from maft.errors import UserError
 from maft.layers.crops import tight_boxes
 from maft.layers.score_maps import Tile, View, averaged_strips, best_classes, output_strips, resized_rows, source_rows
-from maft.structures import RowLogits, Vocabulary, as_clip_reads
+from maft.structures import Proposals, RowLogits, Vocabulary, as_clip_reads
 from maft.summed_logits import pixel_probabilities, summing_tile
 
 
@@ -234,6 +234,21 @@ class ResizedMasks:
 
     tile: Tile
     size: tuple[int, int]
+
+    @classmethod
+    def of(cls, proposals: Proposals, image_size: tuple[int, int], size: tuple[int, int]) -> ResizedMasks:
+        """The masks of a batch of one, for those who read no class scores.
+
+        Args:
+            image_size: (height, width) at which the model saw the image, without padding.
+            size: (H, W) of the output.
+        """
+        masks, (height, width) = proposals.masks[0].float(), proposals.own_size or image_size
+        spanned = proposals.own_size or proposals.padded_size
+        scores = masks.new_zeros(len(masks), 1)
+        return cls(
+            Tile(scores, masks, spanned, 0, 0, height, width, proposals.are_logits, proposals.align_corners), size
+        )
 
     def selected(self, which: Tensor) -> ResizedMasks:
         """Some of the masks: (Q,) bool or (n,) int64."""

@@ -101,16 +101,16 @@ def sharpened(
         masks = F.normalize(seen.embeddings.float(), dim=-1)
         words = named.class_logits
         in_words = [index for index in range(len(vocabulary)) if vocabulary.has_words(index)]
-        columns = dict(zip(in_words, words.unbind(-1), strict=True))
+        logits = words.new_zeros(*words.shape[:-1], len(vocabulary))
+        logits[..., in_words] = words
         changes: dict[int, Tensor] = {}
-        for index in range(len(vocabulary)):
-            if looks := vocabulary.looks(index, masks.shape[-1], seen.context):
-                own = in_words.index(index) if index in columns else None
-                known = _KnownMasks.of(looks, compare, constants, masks.device)
-                found = known.logits(masks, words, own, seen.valid)
-                changes[index] = found if own is None else found - columns[index]
-                columns[index] = found
-    logits = torch.stack([columns[index] for index in range(len(vocabulary))], dim=-1)
+        for index in (index for index, examples in enumerate(vocabulary.examples) if examples):
+            looks = vocabulary.looks(index, masks.shape[-1], seen.context)
+            own = in_words.index(index) if vocabulary.has_words(index) else None
+            known = _KnownMasks.of(looks, compare, constants, masks.device)
+            found = known.logits(masks, words, own, seen.valid)
+            changes[index] = found if own is None else found - logits[..., index]
+            logits[..., index] = found
     rows = None if named.rows is None else _sharpened_rows(named.rows, in_words, changes)
     void = named.logits[..., -1:] if named.has_void else named.logits[..., :0]
     return replace(named, logits=torch.cat([logits, void], dim=-1), rows=rows)

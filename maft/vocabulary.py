@@ -225,17 +225,17 @@ class Vocabulary:
         if not self.of(at):
             raise UserError(f"The class {self.names[at]!r} has no examples to remove.")
         if self.added and self.added[at]:
-            return self._of_classes(lambda index: index != at)
+            return self.of_classes(lambda index: index != at)
         return replace(self, examples=tuple(() if index == at else self.of(index) for index in range(len(self))))
 
     def without_examples(self) -> Vocabulary:
         """The vocabulary without all that `add` has brought."""
-        kept = self._of_classes(lambda index: not (self.added and self.added[index]))
+        kept = self.of_classes(lambda index: not (self.added and self.added[index]))
         return replace(kept, examples=())
 
     def in_words(self) -> Vocabulary:
         """The classes whose words take part, by their words alone: what text encoders are given."""
-        return replace(self._of_classes(self.has_words), examples=(), added=()) if self.examples else self
+        return replace(self.of_classes(self.has_words), examples=(), added=()) if self.examples else self
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes a file that `load` reads, in the format of `maft.vocabulary_file`.
@@ -254,7 +254,8 @@ class Vocabulary:
         """
         return cls(**read_vocabulary(path))
 
-    def _of_classes(self, kept: Callable[[int], bool]) -> Vocabulary:
+    def of_classes(self, kept: Callable[[int], bool]) -> Vocabulary:
+        """Some of the classes, in their order, with all that belongs to them; ``kept`` is asked of each position."""
         flags = [kept(index) for index in range(len(self))]
         return Vocabulary(
             tuple(compress(self.names, flags)),

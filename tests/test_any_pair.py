@@ -57,15 +57,8 @@ def joined(kind, name):
 
 
 @pytest.fixture(scope="module")
-def sam_folder(tiny_sam, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("sam")
-    torch.manual_seed(0)
-    model = tiny_sam("sam")
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(torch.randn_like(parameter) * 0.3)
-    model.save_pretrained(folder)
-    return folder
+def sam_folder(random_sam):
+    return random_sam("sam")
 
 
 @pytest.fixture(scope="module")

@@ -76,9 +76,7 @@ def build(
                     with gradio.Tab("Explain", render_children=True) as of_explanations:
                         explain.build(explanations)
         for tab in (of_labels, of_bounds, of_indices, of_explanations):
-            tab.select(
-                None, None, None, js="() => { document.querySelector('[data-part=stage]').dataset.marking = ''; }"
-            )
+            tab.select(None, None, None, js=_NO_MARKING)
         of_examples.select(None, how, None, js=show_once.MARKING)
         how.change(None, how, None, js=show_once.MARKING)
     return page.queue(max_size=32)

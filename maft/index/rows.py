@@ -18,7 +18,6 @@ from maft.index.search import unit_embeddings
 from maft.index.shard import Shard
 from maft.index.stored import StoredImage
 from maft.inference import ResizedMasks
-from maft.layers.score_maps import Tile
 
 
 class MaskRows:
@@ -127,12 +126,6 @@ def _is_pair(mask: object) -> TypeGuard[tuple[int, int]]:
 @torch.no_grad()
 def outlines(image: StoredImage) -> Tensor:
     """(Q, H, W) bool, the masks of an image at its size: logits above 0, or values above one half."""
-    proposals = image.proposals
-    masks = proposals.masks[0].float()
-    height, width = proposals.own_size or image.size
-    padded = proposals.own_size or proposals.padded_size
-    # Scores are not read.
-    tile = Tile(masks[:, 0], masks, padded, 0, 0, height, width, proposals.are_logits, proposals.align_corners)
-    resized = ResizedMasks(tile, image.output_size)
-    limit = 0.0 if proposals.are_logits else 0.5
-    return torch.cat([values > limit for _, values in resized.strips()], dim=1)
+    limit = 0.0 if image.proposals.are_logits else 0.5
+    strips = ResizedMasks.of(image.proposals, image.size, image.output_size).strips()
+    return torch.cat([values > limit for _, values in strips], dim=1)

@@ -17,7 +17,6 @@ from maft.data.pixels import ImageLike, pixels_of
 from maft.errors import UserError
 from maft.examples import Example
 from maft.inference import ResizedMasks
-from maft.layers.score_maps import Tile
 from maft.predictor.loaded import LoadedModel
 from maft.predictor.prompts import prompts_of
 from maft.predictor.words import ClassNames, vocabulary_of
@@ -117,14 +116,9 @@ class _Masks:
 
     @classmethod
     def of(cls, proposals: Proposals, images: Images, size: tuple[int, int]) -> _Masks:
-        masks = proposals.masks[0].float()
-        spanned = proposals.own_size or images.padded_size
-        place = (0, 0, *(proposals.own_size or images.sizes[0]))
-        tile = Tile(
-            masks.new_zeros(len(masks), 1), masks, spanned, *place, proposals.are_logits, proposals.align_corners
-        )
-        valid = masks.new_ones(len(masks), dtype=torch.bool) if proposals.valid is None else proposals.valid[0]
-        return cls(ResizedMasks(tile, size), valid)
+        everything = proposals.masks.new_ones(proposals.masks.shape[1], dtype=torch.bool)
+        valid = everything if proposals.valid is None else proposals.valid[0]
+        return cls(ResizedMasks.of(proposals, images.sizes[0], size), valid)
 
     def binary(self, index: int) -> NDArray[np.bool_]:
         """(H, W) of one of them."""

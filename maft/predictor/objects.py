@@ -9,7 +9,6 @@ import torch
 from detectron2.structures import Instances
 
 from maft.inference import ResizedMasks, instance_inference
-from maft.layers.score_maps import Tile
 from maft.predictor.prediction import Instance
 from maft.structures import Images, Proposals, Vocabulary
 
@@ -85,12 +84,8 @@ def shown_objects(
         size: (H, W) of the masks.
     """
     best, labels = probabilities[:, : len(words)].float().max(dim=1)
-    place = (0, 0, *images.sizes[0])
-    masks = proposals.masks[0].float()
-    tile = Tile(
-        best[:, None], masks, images.padded_size, *place, proposals.are_logits, proposals.align_corners, cut=False
-    )
-    found = instance_inference(best[:, None], ResizedMasks(tile, size), most=len(best))
+    masks = ResizedMasks.of(proposals, images.sizes[0], size)
+    found = instance_inference(best[:, None], masks, most=len(best))
     found = found[found.proposals.argsort()]
     return tuple(
         Instance(label, words.names[label], score, tuple(box), mask)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from itertools import compress
 
 from maft.errors import UserError, shown
 from maft.examples import Example
@@ -61,16 +60,8 @@ def without(vocabulary: Vocabulary, name: str) -> Vocabulary:
         UserError: there is no such class, or no other one.
     """
     at = vocabulary.index(name)
-    gone = not vocabulary.of(at) or bool(vocabulary.added and vocabulary.added[at])
-    if not gone:
+    if vocabulary.of(at) and not (vocabulary.added and vocabulary.added[at]):
         return vocabulary.remove(name)
     if len(vocabulary) == 1:
         raise UserError(f"{vocabulary.names[at]!r} is the only class of the vocabulary: remove its file instead.")
-    kept = [index != at for index in range(len(vocabulary))]
-    return Vocabulary(
-        tuple(compress(vocabulary.names, kept)),
-        vocabulary.seen and tuple(compress(vocabulary.seen, kept)),
-        tuple(compress(vocabulary.examples, kept)),
-        tuple(compress(vocabulary.words, kept)),
-        tuple(compress(vocabulary.added, kept)),
-    )
+    return vocabulary.of_classes(lambda index: index != at)

@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-import torch
 
 from maft.app.answers import Answer
 from maft.predictor import Instance, Prediction, Predictor
@@ -28,17 +27,15 @@ def index_folder(predictor, tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def on_sam(tiny_sam, tmp_path_factory):
+def on_sam(random_sam):
     """The shipped model on the masks of a random SAM."""
-    folder = tmp_path_factory.mktemp("sam")
-    torch.manual_seed(0)
-    model = tiny_sam("sam")
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(torch.randn_like(parameter) * 0.3)
-    model.save_pretrained(folder)
     # Thresholds that random masks pass.
-    options = {"PRETRAINED": folder, "POINTS_PER_SIDE": 2, "IOU_THRESHOLD": -1000.0, "STABILITY_THRESHOLD": 0.0}
+    options = {
+        "PRETRAINED": random_sam("sam"),
+        "POINTS_PER_SIDE": 2,
+        "IOU_THRESHOLD": -1000.0,
+        "STABILITY_THRESHOLD": 0.0,
+    }
     changed = [part for key, value in options.items() for part in (f"MODEL.PROPOSER.SAM.{key}", str(value))]
     of_masks = ["MODEL.PROPOSER.NAME", "SAM", "MODEL.ENSEMBLE.NAME", "ClassifierAlone"]
     return Predictor.from_pretrained("miniature", of_masks + changed)

@@ -6,7 +6,6 @@
 import json
 import os
 import re
-import shutil
 from functools import partial
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -23,10 +22,7 @@ from maft.index import Index
 from maft.miniature import miniature_classes, render_scene
 from maft.predictor import Predictor
 
-playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 pytest.importorskip("gradio", reason="gradio is not installed")
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium: apt-get install chromium")
 
 GO = "Label the picture"
 PHONE = {"viewport": {"width": 390, "height": 844}, "device_scale_factor": 2, "is_mobile": True, "has_touch": True}
@@ -59,14 +55,6 @@ def server(predictor, on_sam, index_folder):
     )
     yield page
     page.close()
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with playwright.sync_playwright() as driver:
-        chromium = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield chromium
-        chromium.close()
 
 
 @pytest.fixture()

@@ -7,7 +7,6 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 from maft import cli
@@ -132,16 +131,10 @@ def test_boxes_and_clicks_are_answered_by_a_model(file, photo):
         assert (found.mask & truth).sum() / (found.mask | truth).sum() > 0.5
 
 
-def test_sam_is_asked_in_the_place_of_the_models_own_masks(file, photo, tiny_sam, tmp_path):
+def test_sam_is_asked_in_the_place_of_the_models_own_masks(file, photo, random_sam):
     """By the same overrides that maft predict takes."""
-    torch.manual_seed(0)
-    model = tiny_sam("sam")
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(torch.randn_like(parameter) * 0.3)
-    model.save_pretrained(tmp_path / "sam")
     shown = "--image", photo, "--box", box_of(GIFT), "--model", "miniature"
-    on_sam = "MODEL.PROPOSER.NAME", "SAM", "MODEL.PROPOSER.SAM.PRETRAINED", tmp_path / "sam"
+    on_sam = "MODEL.PROPOSER.NAME", "SAM", "MODEL.PROPOSER.SAM.PRETRAINED", random_sam("sam")
     maft("add", file, "gift", *shown, *on_sam, "MODEL.ENSEMBLE.NAME", "ClassifierAlone")
     maft("add", file, "gift", *shown)
     of_sam, of_the_model = Vocabulary.load(file).of(0)

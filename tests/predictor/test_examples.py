@@ -21,16 +21,9 @@ def miniature():
 
 
 @pytest.fixture(scope="module")
-def on_sam(tiny_configs, tiny_sam, tmp_path_factory):
+def on_sam(tiny_configs, random_sam):
     """A model on the masks of a small random SAM."""
-    folder = tmp_path_factory.mktemp("sam")
-    torch.manual_seed(0)
-    model = tiny_sam("sam")
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(torch.randn_like(parameter) * 0.3)
-    model.save_pretrained(folder)
-    overrides = ["MODEL.PROPOSER.NAME", "SAM", "MODEL.PROPOSER.SAM.PRETRAINED", str(folder)]
+    overrides = ["MODEL.PROPOSER.NAME", "SAM", "MODEL.PROPOSER.SAM.PRETRAINED", str(random_sam("sam"))]
     return Predictor.from_config(tiny_configs / "maft.yaml", [*overrides, "MODEL.ENSEMBLE.NAME", "ClassifierAlone"])
 
 

@@ -15,15 +15,8 @@ POINTS = [(10, 10), [(50, 30), (5, 5, 0)]]
 
 
 @pytest.fixture(scope="module")
-def on_sam(tiny_configs, tiny_sam, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("sam")
-    torch.manual_seed(0)
-    model = tiny_sam("sam2")
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(torch.randn_like(parameter) * 0.3)
-    model.save_pretrained(folder)
-    changed = {"NAME": "SAM", "SAM.PRETRAINED": str(folder), "SAM.POINTS_PER_SIDE": "2"}
+def on_sam(tiny_configs, random_sam):
+    changed = {"NAME": "SAM", "SAM.PRETRAINED": str(random_sam("sam2")), "SAM.POINTS_PER_SIDE": "2"}
     overrides = [part for key, value in changed.items() for part in (f"MODEL.PROPOSER.{key}", value)]
     return Predictor.from_config(
         tiny_configs / "maft.yaml",

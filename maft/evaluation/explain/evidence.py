@@ -6,7 +6,7 @@ Shape letters: Q proposals, C classes, (H, W) output size.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -15,9 +15,9 @@ from torch import Tensor
 
 from maft.ensembles import ClassifierAlone, ProposerAlone, class_scores
 from maft.errors import UserError
-from maft.inference import has_background
+from maft.inference import ResizedMasks, has_background
 from maft.interfaces import ClassScores, Ensemble
-from maft.layers.score_maps import Tile, output_strips, resized_rows, source_rows
+from maft.layers.score_maps import output_strips, resized_rows, source_rows
 from maft.structures import Classification, Proposals, Vocabulary
 
 
@@ -138,13 +138,10 @@ class Evidence:
     def strips(self, rule: Rule) -> Iterator[Strip]:
         """The masks over the output, strip after strip from the top, in the model's own arithmetic."""
         proposals, output = self.proposals, (int(self.truth.shape[0]), int(self.truth.shape[1]))
-        height, width = proposals.own_size or self.size
-        tile = Tile(
-            proposals.masks[0].float(), proposals.masks[0].float(), proposals.own_size or proposals.padded_size,
-            0, 0, height, width, proposals.are_logits, proposals.align_corners, rule.options["best_masks_above"],
-        )  # fmt: skip
-        for rows in output_strips(output, [(height, width)], max(len(tile.masks), len(rule.vocabulary))):
-            source, places = source_rows(height, output[0], rows)
+        tile = replace(ResizedMasks.of(proposals, self.size, output).tile, cut=rule.options["best_masks_above"])
+        most = max(len(tile.masks), len(rule.vocabulary))
+        for rows in output_strips(output, [(tile.height, tile.width)], most):
+            source, places = source_rows(tile.height, output[0], rows)
             masks, here = tile.mask_rows(source), slice(rows.start, rows.stop)
             if rule.resize_before:
                 yield Strip(here, tile.weights(resized_rows(masks, places, output[1])), None, output[1])

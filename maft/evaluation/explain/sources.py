@@ -8,12 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from maft.errors import UserError
-from maft.evaluation.runs import find_results, read_results
+from maft.evaluation.runs import INDEX, find_results, read_results
 from maft.index.format import INDEX_FILE
 from maft.index.reading import StoredIndex
 
-# In the folder of an evaluation's results.
-INDEX = "index"
 _EXPLANATION = "explanation"
 
 

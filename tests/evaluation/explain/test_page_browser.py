@@ -5,7 +5,6 @@ the documentation, of all 200 scenes.
 """
 
 import os
-import shutil
 from pathlib import Path
 
 import pytest
@@ -15,19 +14,7 @@ from maft.evaluation.explain.page import write_page
 from .explained import explained
 from .hand_made import explanation
 
-playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium: apt-get install chromium")
-
 WIDTHS = "[document.documentElement.scrollWidth, window.innerWidth]"
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with playwright.sync_playwright() as driver:
-        chromium = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield chromium
-        chromium.close()
 
 
 @pytest.fixture(scope="module")
