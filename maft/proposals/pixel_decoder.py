@@ -114,7 +114,7 @@ class PixelDecoder(nn.Module):
         with torch.autocast(next(iter(features.values())).device.type, enabled=False):
             features = {name: value.float() for name, value in features.items()}
             projected = [projection(features[name]) for projection, name in zip(self.input_proj, _ENCODED)]
-            sizes = [(int(level.shape[-2]), int(level.shape[-1])) for level in projected]
+            sizes = [(level.shape[-2], level.shape[-1]) for level in projected]
             levels = FeatureLevels.of(sizes, projected[0].device)
             position = torch.cat([position_codes(level) + code for level, code in zip(projected, self.level_embed)])
             tokens = torch.cat([level.flatten(2).mT for level in projected], dim=1)

@@ -127,7 +127,7 @@ class MaskedAttentionDecoder(nn.Module):
             keys.append(values[-1] + position_codes(projected))
 
         predictions: list[tuple[Tensor, Tensor]] = []
-        queries = self.query_feat.weight.expand(len(mask_features), -1, -1)
+        queries = self.query_feat.weight.expand(mask_features.shape[0], -1, -1)
         for index, layer in enumerate([*self.layers, None]):
             normalized = self.decoder_norm(queries)
             masks = torch.einsum("bqc,bchw->bqhw", self.mask_embed(normalized), mask_features)
