@@ -11,8 +11,9 @@ Fisch, Lei and Schuster, 2024) applies. With the mean loss R(t) over n held-out 
 **The assumption**: the new picture is exchangeable with the calibration pictures and words are offered alike, in both
 ways that absent words come about: drawn from the same kind of pictures, annotated by the same rule, with the same kind
 and share of absent words. The expectation is over calibration pictures and new picture together; it says nothing of one
-picture, of one word, or of the share of pixels. Confidence is calibrated on other pictures than the thresholds, since
-the theorem wants scores that do not know the calibration pictures.
+picture, of one word, or of the share of pixels. The theorem wants scores that do not know the pictures of the
+thresholds, so that the temperature comes from other ones. The rising map behind it may know them: whatever it is, the
+same pixels are left at the same share of answered words, which the order of pixels alone decides.
 """
 
 from __future__ import annotations
@@ -114,8 +115,9 @@ class Calibration:
         facts: what else its answers depend on: config keys and their values.
         dataset: its name.
         words: all that were offered.
-        confidence: how it is calibrated.
-        confidence_images: pictures that it was fitted on, other ones than those of the curves.
+        confidence: how it is calibrated; its rising map comes from the pictures of the temperature and of the curves,
+            in older files from the former alone.
+        confidence_images: pictures that its temperature was fitted to, other ones than those of the curves.
         groups: "seen" and "unseen", where pictures had absent words of the group.
     """
 

@@ -92,10 +92,10 @@ def described(report: Report) -> str:
         f"{curve.images} images that lack {group} words" for group, curve in calibration.groups.items()
     )
     return (
-        f"Confidence: temperature {confidence.temperature:.3f}, then isotonic regression ({len(confidence.knots)} "
-        f"knots), from {calibration.confidence_images} images of {calibration.dataset}; calibration error on the "
-        f"others {100 * report.error_before:.1f} % before, "
-        f"{100 * report.error_after:.1f} % after.\n"
+        f"Confidence: temperature {confidence.temperature:.3f} from {calibration.confidence_images} images of "
+        f"{calibration.dataset}, then isotonic regression ({len(confidence.knots)} knots) from all; calibration error "
+        f"on the others {100 * report.error_before:.1f} % before, {100 * report.error_after:.1f} % after, each fifth "
+        "of them with what is fitted to the rest.\n"
         f"Thresholds from {images}. Rates and mIoU: thresholds from half of these images, used on the other half.\n\n"
         + tabulate(rows, headers=columns, tablefmt="github", disable_numparse=True, stralign="right")
     )

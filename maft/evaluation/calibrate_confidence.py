@@ -24,12 +24,15 @@ _STEP = 1e-6
 
 # The scores (C, n) of all classes at some pixels of a picture, their labels (n,) and true classes (n,), -1 for none.
 Sample = tuple[Tensor, Tensor, Tensor]
+# Tempered confidences (n,) float32 of answers and whether each is right, (n,) bool.
+Judged = tuple[Tensor, Tensor]
 
 
-def fit_confidence(samples: Iterable[Sample]) -> CalibratedConfidence:
-    """The confidence that is likeliest to be the chance that an answer is right.
+def fit_temperature(samples: Iterable[Sample]) -> tuple[float, Judged]:
+    """The temperature with which confidence is likeliest to be the chance that an answer is right.
 
-    The temperature is fitted first, and the rest to what it gives.
+    Returns:
+        the temperature, and what it makes of the answers that it was fitted to.
 
     Raises:
         UserError: no pixel has both a label and an annotation.
@@ -41,10 +44,21 @@ def fit_confidence(samples: Iterable[Sample]) -> CalibratedConfidence:
             counted.append((scores[:, used], labels[used], (labels == truth)[used]))
     if not counted:
         raise UserError("No annotated pixel has an answer, so that no temperature can be fitted: give other images.")
-    right = torch.cat([hits for *_, hits in counted]).double()
-    temperature = _temperature([(scores, labels) for scores, labels, _ in counted], right)
+    right = torch.cat([hits for *_, hits in counted])
+    temperature = _temperature([(scores, labels) for scores, labels, _ in counted], right.double())
     tempered = torch.cat([tempered_confidence(scores, labels, temperature) for scores, labels, _ in counted])
-    return CalibratedConfidence(temperature, *_isotonic(tempered.double().numpy(), right.numpy()))
+    return temperature, (tempered, right)
+
+
+def fit_confidence(temperature: float, judged: Sequence[Judged]) -> CalibratedConfidence:
+    """The confidence that is likeliest to be the chance that an answer is right.
+
+    Args:
+        temperature: see `fit_temperature`.
+        judged: answers under it, at least one in all.
+    """
+    tempered, right = (torch.cat(parts).double().numpy() for parts in zip(*judged, strict=True))
+    return CalibratedConfidence(temperature, *_isotonic(tempered, right))
 
 
 def _temperature(answered: Sequence[tuple[Tensor, Tensor]], right: Tensor) -> float:

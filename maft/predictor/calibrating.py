@@ -27,18 +27,19 @@ from maft.evaluation.calibrate import (
     GroupMeasured,
     Observed,
     calibration_error,
+    cross_calibrated,
     grid,
     measured,
     risk_curves,
 )
-from maft.evaluation.calibrate_confidence import Sample, fit_confidence
+from maft.evaluation.calibrate_confidence import Judged, Sample, fit_confidence, fit_temperature
 from maft.predictor.predictor import Predictor
 from maft.structures import Vocabulary
 
 # An image and its (H, W) label map, -1 where nothing is annotated.
 Annotated = tuple[ImageLike, NDArray[np.integer]]
 
-# Confidence is calibrated on every fourth picture, so that thresholds come from pictures that it does not know.
+# The temperature is fitted to every fourth picture, so that thresholds come from pictures that it does not know.
 _FOURTH = 4
 
 
@@ -100,9 +101,9 @@ def held_out(predictor: Predictor, name: str, images: int | None = None) -> Held
 
 
 @torch.no_grad()
-def fitted_confidence(predictor: Predictor, words: Vocabulary, pictures: Iterable[Annotated]) -> CalibratedConfidence:
-    """The calibrated confidence of a model on some pictures, see `fit_confidence`."""
-    return fit_confidence(_sample(predictor, words, *picture) for picture in pictures)
+def fitted_temperature(predictor: Predictor, words: Vocabulary, pictures: Iterable[Annotated]) -> tuple[float, Judged]:
+    """The temperature of a model on some pictures, see `fit_temperature`."""
+    return fit_temperature(_sample(predictor, words, *picture) for picture in pictures)
 
 
 def _sample(predictor: Predictor, words: Vocabulary, image: ImageLike, truth: NDArray[np.integer]) -> Sample:
@@ -114,15 +115,15 @@ def _sample(predictor: Predictor, words: Vocabulary, image: ImageLike, truth: ND
 
 @torch.no_grad()
 def observed(
-    predictor: Predictor, words: Vocabulary, pictures: Iterable[Annotated], confidence: CalibratedConfidence
+    predictor: Predictor, words: Vocabulary, pictures: Iterable[Annotated], temperature: float
 ) -> list[Observed]:
-    """What a model answers of some pictures, whose label maps number the first of the words."""
+    """What a model answers of some pictures, whose label maps number the first of the words, and how sure it is."""
     found = []
     for image, truth in pictures:
-        result = predictor.result(image, _pixels(image, truth), words, None, temperature=confidence.temperature)
+        result = predictor.result(image, _pixels(image, truth), words, None, temperature=temperature)
         labels, plain, tempered = (result[f"sem_seg_{part}"] for part in ("labels", "confidence", "tempered"))
         annotated = torch.from_numpy(truth).to(labels.device)
-        found.append(Observed.of(labels, plain, confidence.of(tempered), annotated, len(words)))
+        found.append(Observed.of(labels, plain, tempered, annotated, len(words)))
     return found
 
 
@@ -141,7 +142,8 @@ class Report:
 
     Attributes:
         calibration: of all pictures.
-        error_before, error_after: expected calibration error on the pictures that confidence was not fitted on.
+        error_before, error_after: expected calibration error on the pictures that the temperature was not fitted to,
+            with confidence that is fitted to the others of them.
         measured: alpha -> group -> what thresholds of one half of these pictures do on the other, both ways together;
             None where a half has too few for the alpha.
     """
@@ -175,14 +177,15 @@ def calibrate(
     words = predictor.prepare([*known.names, *absent])
     fourth = held.records[::_FOURTH]
     rest = [record for place, record in enumerate(held.records) if place % _FOURTH]
-    confidence = fitted_confidence(predictor, words, held.annotated(fourth))
-    pictures = observed(predictor, words, held.annotated(rest), confidence)
-    calibration = calibration_from(predictor, words, held.name, confidence, len(fourth), pictures)
+    temperature, known = fitted_temperature(predictor, words, held.annotated(fourth))
+    pictures = observed(predictor, words, held.annotated(rest), temperature)
+    confidence = fit_confidence(temperature, [known, *(one.judged() for one in pictures)])
+    calibrated = [one.calibrated_by(confidence) for one in pictures]
     return Report(
-        calibration,
+        calibration_from(predictor, words, held.name, confidence, len(fourth), calibrated),
         calibration_error(pictures, calibrated=False),
-        calibration_error(pictures, calibrated=True),
-        {alpha: cross_measured(pictures, words, alpha) for alpha in alphas},
+        calibration_error(cross_calibrated(temperature, known, pictures), calibrated=True),
+        {alpha: cross_measured(calibrated, words, alpha) for alpha in alphas},
     )
 
 
@@ -191,13 +194,15 @@ def calibration_from(
     words: Vocabulary,
     name: str,
     confidence: CalibratedConfidence,
-    confidence_images: int,
+    temperature_images: int,
     pictures: Sequence[Observed],
 ) -> Calibration:
-    """The calibration of what was observed with a confidence that was fitted on other pictures.
+    """The calibration of what was observed, see `Observed.calibrated_by`.
 
     Args:
         name: of the dataset.
+        confidence: whose temperature was fitted to other pictures.
+        temperature_images: how many.
 
     Raises:
         UserError: every word is in every picture.
@@ -214,7 +219,7 @@ def calibration_from(
         dataset=name,
         words=words.names,
         confidence=confidence,
-        confidence_images=confidence_images,
+        confidence_images=temperature_images,
         groups=curves,
     )
 

@@ -1,6 +1,6 @@
 """Whether alpha bounds false alarms on the miniature world, what it costs, and whether confidence is a probability.
 
-Each world of scenes, of a seed of its own, calibrates a model on 200 scenes (50 for confidence, 150 for the
+Each world of scenes, of a seed of its own, calibrates a model on 200 scenes (50 for the temperature, 150 for the
 thresholds) and tests it on 400 others. Offered are the 24 classes, of which each scene lacks some twenty, or 24 further
 words beside them that are in no scene.
 """
@@ -16,12 +16,13 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from maft.calibration import GROUPS
-from maft.evaluation.calibrate import GroupMeasured, calibration_error, measured
+from maft.calibration import GROUPS, Calibration
+from maft.evaluation.calibrate import GroupMeasured, Observed, calibration_error, measured
+from maft.evaluation.calibrate_confidence import fit_confidence
 from maft.files import atomic_path, read_json, write_json_atomic, write_text_atomic
 from maft.miniature import miniature_classes, render_scene
 from maft.predictor import Predictor
-from maft.predictor.calibrating import Annotated, calibration_from, fitted_confidence, observed, seen_flags
+from maft.predictor.calibrating import Annotated, calibration_from, fitted_temperature, observed, seen_flags
 from maft.reproduction.methods import Method
 from maft.reproduction.report import spread, table
 from maft.reproduction.runs import QUICKSTART
@@ -42,7 +43,7 @@ ABSENT = (
     "kite", "bottle", "cup", "fork", "knife", "spoon", "bowl", "banana", "chair", "laptop", "book", "clock",
 )  # fmt: skip
 OFFERED = {"24 classes": (), "and 24 absent words": ABSENT}
-_FOR_CONFIDENCE, _FOR_THRESHOLDS, _FOR_TEST = range(0, 50), range(50, 200), range(200, 600)
+_FOR_TEMPERATURE, _FOR_THRESHOLDS, _FOR_TEST = range(0, 50), range(50, 200), range(200, 600)
 # The alpha of the pictures, how many scenes they show, and from how many these are taken.
 _DRAWN, _PICTURES, _LOOKED_AT = 0.02, 3, 60
 
@@ -86,10 +87,12 @@ def _world(predictor: Predictor, seed: int, offered: str) -> dict[str, Any]:
     """What one world of scenes says of a model."""
     words = predictor.prepare([*miniature_classes().names, *OFFERED[offered]])
     seen = seen_flags(words)
-    confidence = fitted_confidence(predictor, words, _scenes(_FOR_CONFIDENCE, seed))
-    held = observed(predictor, words, _scenes(_FOR_THRESHOLDS, seed), confidence)
-    test = observed(predictor, words, _scenes(_FOR_TEST, seed), confidence)
-    found = calibration_from(predictor, words, f"world {seed}", confidence, len(_FOR_CONFIDENCE), held)
+    found, held = _calibrated(predictor, words, seed)
+    confidence = found.confidence
+    test = [
+        one.calibrated_by(confidence)
+        for one in observed(predictor, words, _scenes(_FOR_TEST, seed), confidence.temperature)
+    ]
     return {
         "words": offered,
         "seed": seed,
@@ -104,6 +107,15 @@ def _world(predictor: Predictor, seed: int, offered: str) -> dict[str, Any]:
             for alpha in ALPHAS
         },
     }
+
+
+def _calibrated(predictor: Predictor, words: Vocabulary, seed: int) -> tuple[Calibration, list[Observed]]:
+    """The calibration on the scenes of one world, and what was observed of those of its thresholds."""
+    temperature, known = fitted_temperature(predictor, words, _scenes(_FOR_TEMPERATURE, seed))
+    tempered = observed(predictor, words, _scenes(_FOR_THRESHOLDS, seed), temperature)
+    confidence = fit_confidence(temperature, [known, *(one.judged() for one in tempered)])
+    held = [one.calibrated_by(confidence) for one in tempered]
+    return calibration_from(predictor, words, f"world {seed}", confidence, len(_FOR_TEMPERATURE), held), held
 
 
 def _numbers(alpha: float, calibrated: int, found: GroupMeasured) -> dict[str, float]:
@@ -159,14 +171,12 @@ def _draw(file: Path) -> None:
     """Scenes of which most is unknown under a bound, with the frozen CLIP: image, truth, answer without and with it."""
     predictor = _predictor(_FROZEN)
     words = predictor.prepare(miniature_classes().names)
-    confidence = fitted_confidence(predictor, words, _scenes(_FOR_CONFIDENCE, 1))
-    held = observed(predictor, words, _scenes(_FOR_THRESHOLDS, 1), confidence)
-    rule = calibration_from(predictor, words, "world 1", confidence, len(_FOR_CONFIDENCE), held)
+    rule, _ = _calibrated(predictor, words, 1)
     rejection = rule.rejection(_DRAWN, seen_flags(words).tolist())
     found = []
     for image, truth in _scenes(_FOR_TEST[:_LOOKED_AT], 1):
         assert isinstance(image, np.ndarray)
-        result = predictor.result(image, image, words, None, temperature=confidence.temperature)
+        result = predictor.result(image, image, words, None, temperature=rule.confidence.temperature)
         before = result["sem_seg_labels"]
         after = rejection.apply(before, rejection.confidence(result))
         # A good picture shows false alarms that go.

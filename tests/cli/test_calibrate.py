@@ -28,7 +28,7 @@ def test_a_model_is_calibrated_and_answers_under_a_bound(world, tmp_path, capsys
     output = tmp_path / "calibrated"
     main(["--model", "miniature", "--dataset", "miniature_val", "--images", "16", "--output", str(output)])
     said = capsys.readouterr().out
-    assert "from 4 images of miniature_val; calibration error on the others" in said
+    assert "from 4 images of miniature_val, then isotonic regression" in said
     assert "then isotonic regression (" in said
     assert "Thresholds from 12 images that lack seen words and 12 images that lack unseen words" in said
     assert said.count("too few images") == 2 and f"Written: {output / 'calibration.json'}" in said

@@ -4,7 +4,15 @@ import numpy as np
 import pytest
 import torch
 
-from maft.evaluation.calibrate import Observed, calibration_error, grid, measured, risk_curves
+from maft.evaluation.calibrate import (
+    Observed,
+    calibration_error,
+    cross_calibrated,
+    grid,
+    measured,
+    risk_curves,
+)
+from maft.evaluation.calibrate_confidence import fit_confidence
 
 SEEN = np.array([True, True, False, False])
 
@@ -62,3 +70,43 @@ def test_thresholds_take_false_alarms_and_what_they_cost():
     assert found["unseen"].deviation == pytest.approx(0.25)
     assert found["unseen"].pixels == 1 / 8
     assert (found["unseen"].before, found["unseen"].after) == (0.5, 0.0)
+
+
+def drawn_pictures(count, pixels=60):
+    """Pictures of four words whose answers are right as often as the square of their confidence."""
+    torch.manual_seed(0)
+    found = []
+    for _ in range(count):
+        labels, sure = torch.randint(4, (pixels,)), torch.rand(pixels)
+        truth = torch.where(torch.rand(pixels) < sure.square(), labels, (labels + 1) % 2)
+        found.append(picture(labels.tolist(), truth.tolist(), sure.tolist()))
+    return found
+
+
+def test_a_confidence_that_knows_the_pictures_of_the_thresholds_leaves_the_same_pixels():
+    # What bounds the false alarms is the order of pixels, which no rising map changes.
+    pictures = drawn_pictures(40)
+    plain = risk_curves(pictures, SEEN)
+    confidence = fit_confidence(1.0, [one.judged() for one in pictures])
+    mapped = [one.calibrated_by(confidence) for one in pictures]
+    for group, curve in risk_curves(mapped, SEEN).items():
+        assert curve.risks == plain[group].risks
+        for alpha in (0.1, 0.3, 0.5):
+            least, before = curve.threshold(alpha), plain[group].threshold(alpha)
+            for one, other in zip(mapped, pictures, strict=True):
+                assert torch.equal(one.compared >= least, other.compared >= before)
+                assert (one.highest < 0).tolist() == (other.highest < 0).tolist()
+
+
+def test_cross_calibration_gives_each_picture_what_the_others_say():
+    pictures = drawn_pictures(40)
+    known = (torch.rand(10), torch.rand(10) < 0.5)
+    found = cross_calibrated(1.0, known, pictures)
+    assert len(found) == len(pictures)
+    # Whether the answers of a picture are right does not change what it is given.
+    wrong = [*pictures]
+    wrong[0] = picture(
+        pictures[0].labels.tolist(), ((pictures[0].labels + 1) % 4).tolist(), pictures[0].compared.tolist()
+    )
+    assert torch.equal(cross_calibrated(1.0, known, wrong)[0].compared, found[0].compared)
+    assert calibration_error(found, calibrated=True) < calibration_error(pictures, calibrated=False) / 2

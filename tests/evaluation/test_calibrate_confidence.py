@@ -6,8 +6,13 @@ import torch
 
 from maft.confidence import CalibratedConfidence
 from maft.errors import UserError
-from maft.evaluation.calibrate_confidence import _isotonic, fit_confidence
+from maft.evaluation.calibrate_confidence import _isotonic, fit_confidence, fit_temperature
 from maft.inference import tempered_confidence
+
+
+def fitted(*samples):
+    temperature, judged = fit_temperature(samples)
+    return fit_confidence(temperature, [judged])
 
 
 @pytest.fixture
@@ -21,7 +26,7 @@ def drawn():
 def test_a_temperature_makes_confidence_the_share_of_right_answers(drawn):
     logits, labels, truth = drawn
     # The scores are those of a model three times too unsure.
-    found = fit_confidence([((logits / 3).softmax(0), labels, truth)])
+    found = fitted(((logits / 3).softmax(0), labels, truth))
     assert found.temperature == pytest.approx(1 / 3, rel=0.05)
     # Nothing is left for the second step.
     tempered = torch.linspace(0.4, 0.95, 50)
@@ -33,7 +38,7 @@ def test_what_no_temperature_mends_is_mended_behind_it(drawn):
     # Whatever the model is not very sure of is wrong.
     scores = logits.softmax(0)
     truth = torch.where(scores.amax(0) < 0.7, (labels + 1) % 6, truth)
-    found = fit_confidence([(scores, labels, truth)])
+    found = fitted((scores, labels, truth))
     tempered = tempered_confidence(scores, labels, found.temperature)
     right = (labels == truth).float()
     surest = tempered >= tempered.quantile(0.8)
@@ -46,7 +51,7 @@ def test_what_no_temperature_mends_is_mended_behind_it(drawn):
 def test_confidence_rises_where_all_answers_are_right_or_all_are_wrong(right):
     scores = torch.rand(3, 1000, generator=torch.Generator().manual_seed(0)).softmax(0)
     labels = scores.argmax(0)
-    found = fit_confidence([(scores, labels, labels if right else (labels + 1) % 3)])
+    found = fitted((scores, labels, labels if right else (labels + 1) % 3))
     found.check()
     assert (found.of(torch.linspace(0, 1, 99)).diff() > 0).all()
     values = found.of(tempered_confidence(scores, labels, found.temperature))
@@ -67,4 +72,4 @@ def test_blocks_that_differ_by_rounding_are_one():
 
 def test_nothing_is_fitted_without_an_annotated_answer():
     with pytest.raises(UserError, match="No annotated pixel has an answer"):
-        fit_confidence([(torch.rand(3, 2), torch.tensor([-1, 0]), torch.tensor([1, -1]))])
+        fit_temperature([(torch.rand(3, 2), torch.tensor([-1, 0]), torch.tensor([1, -1]))])

@@ -10,9 +10,10 @@ import torch
 
 from maft.calibration import Calibration, RiskCurve
 from maft.errors import UserError
+from maft.evaluation.calibrate_confidence import fit_confidence
 from maft.miniature import miniature_classes, render_scene
 from maft.predictor import Predictor
-from maft.predictor.calibrating import calibration_from, fitted_confidence, observed
+from maft.predictor.calibrating import calibration_from, fitted_temperature, observed
 
 WORDS = list(miniature_classes().names)
 # Of the calibration that the tests use: every second word of a group goes with the first of these alphas.
@@ -26,16 +27,22 @@ def scenes(numbers):
         yield scene.image, scene.sem_seg.astype(np.int64)
 
 
+def made(predictor, words, first, last):
+    """A calibration of the first so many scenes and those up to the last."""
+    temperature, known = fitted_temperature(predictor, words, scenes(range(first)))
+    pictures = observed(predictor, words, scenes(range(first, last)), temperature)
+    confidence = fit_confidence(temperature, [known, *(one.judged() for one in pictures)])
+    calibrated = [one.calibrated_by(confidence) for one in pictures]
+    return calibration_from(predictor, words, "scenes", confidence, first, calibrated)
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """The shipped model with a calibration whose thresholds take much away."""
     predictor = Predictor.from_pretrained("miniature")
     folder = predictor.save_pretrained(tmp_path_factory.mktemp("calibrated"))
     words = predictor.vocabulary(WORDS)
-    confidence = fitted_confidence(predictor, words, scenes(range(4)))
-    found = calibration_from(
-        predictor, words, "scenes", confidence, 4, observed(predictor, words, scenes(range(4, 10)), confidence)
-    )
+    found = made(predictor, words, 4, 10)
     strict = RiskCurve(19, (0.0, LEAST), (0.5, 0.0))
     dataclasses.replace(found, groups={"seen": strict, "unseen": strict}).write(folder / "calibration.json")
     return folder
@@ -107,9 +114,7 @@ def test_averaged_inference_is_calibrated_as_it_is_used(folder, scene):
     with pytest.raises(UserError, match="with TEST.AUG.ENABLED False, not True: calibrate this model"):
         averaged(scene, WORDS, alpha=LOW)
     words = averaged.vocabulary(WORDS)
-    confidence = fitted_confidence(averaged, words, scenes(range(2)))
-    pictures = observed(averaged, words, scenes(range(2, 6)), confidence)
-    averaged.calibration = calibration_from(averaged, words, "scenes", confidence, 2, pictures)
+    averaged.calibration = made(averaged, words, 2, 6)
     found = averaged(scene, WORDS, alpha=0.5)
     assert ((found.confidence > 0) & (found.confidence <= 1)).all()
 

@@ -10,7 +10,7 @@ from maft.reproduction import none_of_these as experiment
 
 def test_a_model_has_its_rows_and_is_measured_once(monkeypatch, tmp_path):
     for name, value in {
-        "_FOR_CONFIDENCE": range(2),
+        "_FOR_TEMPERATURE": range(2),
         "_FOR_THRESHOLDS": range(2, 8),
         "_FOR_TEST": range(8, 11),
         "ALPHAS": (0.2,),
