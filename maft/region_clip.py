@@ -144,7 +144,7 @@ class RegionCLIP(RegionNaming):
         device = self.clip.device
         regions = torch.stack([record["region"] for record in records]).to(device, non_blocking=True)
         masks = torch.stack([record["mask"] for record in records]).to(device, non_blocking=True)
-        tokens = self.clip.tokenize([record["text"] for record in records]).to(device, non_blocking=True)
+        tokens = self.clip.tokenize([record["text"] for record in records])
         features = self.encode(self.clip.normalize_pixels(regions), masks.float())
         return {"loss_contrastive": self.loss(features, self.encode_text(tokens))}
 

@@ -99,8 +99,15 @@ class CLIPEncoder(nn.Module):
         return unknown_words(self.tokenizer, texts)
 
     def encode_text(self, tokens: Tensor) -> Tensor:
-        """Text embeddings (n, D), not normalised, of token ids (n, context length)."""
-        return self.model.encode_text(tokens)
+        """Text embeddings (n, D), not normalised, of token ids (n, context length) on any device.
+
+        Equal rows are encoded once, and a causal tower is shown no padding behind the longest of like rows.
+        """
+        return text.encode(self.model, tokens, self.device)
+
+    def encode_text_by_definition(self, tokens: Tensor) -> Tensor:
+        """`encode_text` as the towers are written: every row by its whole context."""
+        return self.model.encode_text(tokens.to(self.device))
 
     def require_causal_text(self, purpose: str) -> None:
         """Raises `UserError` where `encode_embedded_text` is not defined; ``purpose`` begins the sentence."""

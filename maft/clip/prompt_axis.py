@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from maft.clip.encoder import CLIPEncoder
-from maft.clip.vocabulary import PROMPTS_PER_BATCH, Source, VocabularyEncoder
+from maft.clip.vocabulary import Source, VocabularyEncoder
 from maft.structures import Vocabulary
 
 
@@ -51,8 +51,7 @@ class PromptEncoder(VocabularyEncoder):
 
     def _learning(self, texts: Sequence[str], clip: CLIPEncoder) -> Tensor:
         tokens = clip.tokenize([template.replace("{}", text) for text in texts for template in self.templates])
-        batches = tokens.to(clip.device).split(PROMPTS_PER_BATCH)
-        return torch.cat([F.normalize(clip.encode_text(batch).float(), dim=-1) for batch in batches])
+        return F.normalize(clip.encode_text(tokens).float(), dim=-1)
 
     def _encode(self, text: str, clip: CLIPEncoder, source: Source) -> Tensor:
         return self._prompts(text, clip, source).flatten()

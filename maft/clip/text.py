@@ -19,6 +19,9 @@ from maft.clip.tokenizers import EXTRA
 from maft.errors import UserError
 from maft.files import read_json
 
+# A bound on memory; as many on any device, so that a text's embedding is the same wherever it is encoded.
+TEXTS_PER_BATCH = 128
+
 
 def text_tower(model: Any) -> Any:
     """The text tower of an ``open_clip`` model; that of a plain CLIP is the model itself."""
@@ -74,14 +77,20 @@ def require_causal(model: Any, name: str, purpose: str) -> None:
         name: of the CLIP, for messages.
         purpose: the beginning of the sentence.
     """
+    if reason := _reads_behind_the_end(model):
+        raise UserError(
+            f"{purpose} does not work with the text tower of CLIP {name}: {reason}; choose OpenAI's or a like."
+        )
+
+
+def _reads_behind_the_end(model: Any) -> str:
+    """Why the embedding of a text may depend on what stands behind its end token; empty where it cannot."""
     tower = text_tower(model)
     if getattr(tower, "attn_mask", None) is None or getattr(tower, "cls_emb", None) is not None:
-        reason = "its attention is not causal"
-    elif _pool_type(model) not in ("argmax", "eos"):
-        reason = "it does not read a text at its end token"
-    else:
-        return
-    raise UserError(f"{purpose} does not work with the text tower of CLIP {name}: {reason}; choose OpenAI's or a like.")
+        return "its attention is not causal"
+    if _pool_type(model) not in ("argmax", "eos"):
+        return "it does not read a text at its end token"
+    return ""
 
 
 def _pool_type(model: Any) -> str:
@@ -94,6 +103,36 @@ def ends(model: Any, tokens: Tensor) -> Tensor:
         end = getattr(text_tower(model), "eos_id", getattr(model, "text_eos_id", -1))
         return tokens.eq(int(end)).int().argmax(1)
     return tokens.argmax(1)
+
+
+def encode(model: Any, tokens: Tensor, device: torch.device) -> Tensor:
+    """Embeddings (n, D), not normalised, of token ids (n, context length).
+
+    Equal rows are encoded once, and rows of like lengths together. No token sees one behind it where attention is
+    causal: a tower that is so and reads a text at its end token is given no more columns than the longest text of a
+    batch fills; any other is given its whole context.
+
+    Args:
+        tokens: on the CPU no length has to be waited for.
+        device: the tower's.
+    """
+    if not len(tokens):
+        return model.encode_text(tokens.to(device))
+    distinct, place = tokens.unique(dim=0, return_inverse=True)
+    order = ends(model, distinct).argsort(stable=True)
+    one = _encode_whole if _reads_behind_the_end(model) else _encode_to_the_end
+    rows = torch.cat([one(model, batch, device) for batch in distinct[order].split(TEXTS_PER_BATCH)])
+    return rows[order.argsort()[place].to(device)]
+
+
+def _encode_whole(model: Any, tokens: Tensor, device: torch.device) -> Tensor:
+    return model.encode_text(tokens.to(device))
+
+
+def _encode_to_the_end(model: Any, tokens: Tensor, device: torch.device) -> Tensor:
+    end = ends(model, tokens)
+    shown = tokens[:, : int(end.max()) + 1].to(device)
+    return encode_embedded(model, text_tower(model).token_embedding(shown), end.to(device))
 
 
 def encode_embedded(model: Any, embedded: Tensor, end: Tensor) -> Tensor:

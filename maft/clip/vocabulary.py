@@ -19,6 +19,7 @@ from tqdm import tqdm
 from maft.checkpoint.key_map import some
 from maft.clip.encoder import CLIPEncoder
 from maft.clip.prompt_learner import PromptLearner
+from maft.clip.text import TEXTS_PER_BATCH
 from maft.clip.text_files import MOST_TEXTS, embedding_file, read_embeddings, write_embeddings
 from maft.clip.tokenizers import shortened
 from maft.errors import UserError
@@ -61,7 +62,6 @@ def prompt_templates(templates: str | Sequence[str]) -> tuple[str, ...]:
     return tuple(templates)
 
 
-PROMPTS_PER_BATCH = 128
 # Vocabularies whose rows are kept ready; the rows of their texts are kept longer, `MOST_TEXTS` of them.
 _MOST_TABLES = 4
 SYNONYM_RULES = ("whole", "average", "max")
@@ -295,13 +295,13 @@ class VocabularyEncoder(nn.Module):
     def _prompts(text: str, clip: CLIPEncoder, source: Source) -> Tensor:
         """(P, D) of unit length, one row a template."""
         tokens = clip.tokenize([template.replace("{}", text) for template in source])
-        return F.normalize(clip.encode_text(tokens.to(clip.device)).float(), dim=-1)
+        return F.normalize(clip.encode_text(tokens).float(), dim=-1)
 
     def _learning_rows(self, texts: Sequence[str], clip: CLIPEncoder, task: str) -> Tensor:
         """(n, D) with gradients to the learned prompts."""
         assert self.prompts is not None
-        starts = range(0, len(texts), PROMPTS_PER_BATCH)
-        return torch.cat([self.prompts(texts[start : start + PROMPTS_PER_BATCH], clip, task) for start in starts])
+        starts = range(0, len(texts), TEXTS_PER_BATCH)
+        return torch.cat([self.prompts(texts[start : start + TEXTS_PER_BATCH], clip, task) for start in starts])
 
     def _cache_file(self, clip: CLIPEncoder) -> Path | None:
         if self.cache_dir is None:

@@ -58,6 +58,63 @@ def test_clips_own_text_transformer_in_all_its_forms(text, top):
     assert torch.pdist(embeddings) > 1e-4
 
 
+def in_context(model, monkeypatch):
+    """What the text transformer is shown of each batch: (texts, columns)."""
+    transformer = getattr(model, "text", model).transformer
+    forward, shapes = transformer.forward, []
+
+    def seen(embedded, attn_mask=None):
+        shapes.append(tuple(embedded.shape[:2]))
+        return forward(embedded, attn_mask=attn_mask)
+
+    monkeypatch.setattr(transformer, "forward", seen)
+    return shapes
+
+
+@pytest.mark.parametrize(
+    ("text", "causal"),
+    [
+        ({}, True),
+        ({"pool_type": "eos", "eos_id": 39}, True),
+        ({"proj_bias": True}, True),
+        ({"pool_type": "last"}, False),
+        ({"no_causal_mask": True}, False),
+        ({"no_causal_mask": True, "use_pad_mask": True}, False),
+        ({"embed_cls": True}, False),
+    ],
+)
+def test_only_what_a_causal_tower_can_see_is_shown_to_it(text, causal, monkeypatch):
+    config = {"embed_dim": 8, "vision_cfg": VISION, "text_cfg": {**TEXT, **text}, **CUSTOM}
+    clip = clip_from_config("x", config, quick_gelu=False)
+    one, other = rows()
+    tokens = torch.stack([other, one, other, one])
+    with torch.no_grad():
+        expected = clip.encode_text_by_definition(tokens)
+        monkeypatch.setattr("maft.clip.text.TEXTS_PER_BATCH", 1)
+        shapes = in_context(clip.model, monkeypatch)
+        torch.testing.assert_close(clip.encode_text(tokens), expected)
+    # The end token is the fifth of one text and the eighth of the other; each was encoded once.
+    whole = 12 + bool(text.get("embed_cls"))
+    assert sorted(shapes) == ([(1, 5), (1, 8)] if causal else [(1, whole)] * 2)
+
+
+def test_no_text_has_no_embedding():
+    clip = clip_from_config("x", {"embed_dim": 8, "vision_cfg": VISION, "text_cfg": TEXT}, quick_gelu=False)
+    assert clip.encode_text(rows()[:0]).shape == (0, 8)
+
+
+def test_gradients_of_a_text_tower_are_those_of_its_whole_context():
+    config = {"embed_dim": 8, "vision_cfg": VISION, "text_cfg": TEXT}
+    clip = clip_from_config("x", config, quick_gelu=False).requires_grad_(True)
+    tokens = rows()[[0, 1, 0]]
+    wanted = torch.randn(3, 8, generator=torch.Generator().manual_seed(0))
+    tower = [parameter for _, parameter in clip.text_parameters()]
+    expected = torch.autograd.grad((clip.encode_text_by_definition(tokens) * wanted).sum(), tower)
+    found = torch.autograd.grad((clip.encode_text(tokens) * wanted).sum(), tower)
+    for mine, theirs in zip(found, expected, strict=True):
+        torch.testing.assert_close(mine, theirs, atol=1e-5 * float(theirs.abs().max()), rtol=1e-4)
+
+
 def test_coca_is_its_two_towers():
     """The embedding is that of the class token behind the text; the caption decoder is left out by name."""
     text = {**TEXT, "embed_cls": True, "output_tokens": True}
