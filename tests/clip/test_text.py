@@ -79,7 +79,6 @@ def in_context(model, monkeypatch):
         ({"proj_bias": True}, True),
         ({"pool_type": "last"}, False),
         ({"no_causal_mask": True}, False),
-        ({"no_causal_mask": True, "use_pad_mask": True}, False),
         ({"embed_cls": True}, False),
     ],
 )
