@@ -3,53 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-
-@dataclass(frozen=True)
-class FeatureLevels:
-    """Geometry of feature maps that are flattened and joined along the token axis.
-
-    Attributes:
-        sizes: (height, width) of each of the L levels.
-        extent: (L, 2) float32, (width, height) of each level.
-        start: (L,) int32, index of each level's first token.
-        centres: (S, 2) float32, (x, y) of every token's pixel centre in [0, 1], S tokens in all.
-    """
-
-    sizes: tuple[tuple[int, int], ...]
-    extent: Tensor
-    start: Tensor
-    centres: Tensor
-
-    @classmethod
-    def of(cls, sizes: Sequence[tuple[int, int]], device: torch.device) -> FeatureLevels:
-        """Geometry of levels of these sizes, computed once for all layers of an encoder."""
-        starts = [sum(h * w for h, w in sizes[:level]) for level in range(len(sizes))]
-        centres = []
-        for height, width in sizes:
-            y = (torch.arange(height, dtype=torch.float32, device=device) + 0.5) / height
-            x = (torch.arange(width, dtype=torch.float32, device=device) + 0.5) / width
-            centres.append(torch.stack([x.expand(height, -1), y[:, None].expand(-1, width)], dim=-1).flatten(0, 1))
-        extent = torch.tensor([(w, h) for h, w in sizes], dtype=torch.float32, device=device)
-        start = torch.tensor(starts, dtype=torch.int32, device=device)
-        return cls(tuple(sizes), extent, start, torch.cat(centres))
-
-
-def _neighbours(coordinate: Tensor, length: Tensor) -> tuple[Tensor, Tensor]:
-    """The two cells around a coordinate, clamped to the map, and their linear weights, zero outside: (..., 2) each."""
-    lower = coordinate.floor()
-    upper = lower + 1
-    fraction = coordinate - lower
-    last = length - 1
-    inside = torch.stack([(lower >= 0) & (lower <= last), (upper >= 0) & (upper <= last)], dim=-1)
-    cells = torch.stack([lower, upper], dim=-1).clamp(min=0).minimum(last[..., None]).int()
-    return cells, torch.stack([1 - fraction, fraction], dim=-1) * inside
+from maft.layers.deformable_bags import weighted_bags
+from maft.layers.feature_levels import FeatureLevels
 
 
 def deformable_attention_by_definition(
@@ -73,9 +33,6 @@ def deformable_attention_by_definition(
 def deformable_attention(values: Tensor, levels: FeatureLevels, locations: Tensor, weights: Tensor) -> Tensor:
     """Weighted sum of values sampled bilinearly at fractional locations of several maps, zero outside the maps.
 
-    Every sampled value is a sum over four cells, so the whole operation is one weighted bag of table rows per query
-    and head: `embedding_bag` does it without writing the sampled values to memory, and with 32-bit indices.
-
     Args:
         values: (B, S, heads, d), tokens of all levels.
         levels: geometry of the S tokens.
@@ -85,28 +42,16 @@ def deformable_attention(values: Tensor, levels: FeatureLevels, locations: Tenso
     Returns:
         (B, Q, heads * d).
     """
-    batch, tokens, heads, width = values.shape
-    queries, device = locations.shape[1], values.device
-    # Coordinates in cells, where integers are cell centres (align_corners=False).
-    x, y = (locations * levels.extent[:, None] - 0.5).unbind(-1)
-    map_width, map_height = levels.extent[:, None].unbind(-1)
-    columns, column_weights = _neighbours(x, map_width)
-    rows, row_weights = _neighbours(y, map_height)
+    if _exporting():
+        # Other runtimes know grid_sample, and its graph fits every size.
+        return deformable_attention_by_definition(values, levels, locations, weights)
+    return weighted_bags(values, levels.sizes, levels.extent, locations, weights)
 
-    # Row of the (batch, token, head) table: ((b * S + start + row * width + column) * heads + head).
-    head = torch.arange(heads, dtype=torch.int32, device=device)[:, None, None, None]
-    image = torch.arange(batch, dtype=torch.int32, device=device)[:, None, None, None, None, None]
-    base = rows * map_width[..., None].int() + levels.start[:, None, None]
-    base = base * heads + head + image * (tokens * heads)
-    index = base[..., :, None] + (columns * heads)[..., None, :]
-    share = (row_weights * weights[..., None])[..., :, None] * column_weights[..., None, :]
 
-    bags = batch * queries * heads
-    table = values.reshape(batch * tokens * heads, width)
-    summed = F.embedding_bag(
-        index.reshape(bags, -1), table, mode="sum", per_sample_weights=share.reshape(bags, -1).to(table.dtype)
-    )
-    return summed.view(batch, queries, heads * width)
+def _exporting() -> bool:
+    # Before PyTorch 2.7 an export cannot be told from other tracing.
+    asked = getattr(torch.compiler, "is_exporting", None)
+    return asked is not None and asked()
 
 
 class DeformableAttention(nn.Module):

@@ -11,7 +11,8 @@ from detectron2.layers import Conv2d, get_norm
 from torch import Tensor, nn
 
 from maft.errors import UserError
-from maft.layers.deformable_attention import DeformableAttention, FeatureLevels
+from maft.layers.deformable_attention import DeformableAttention
+from maft.layers.feature_levels import FeatureLevels
 from maft.layers.transformer import EncoderLayer, position_codes
 
 # What the pixel decoder reads of a backbone: strides 4, 8, 16 and 32.
@@ -115,7 +116,7 @@ class PixelDecoder(nn.Module):
             features = {name: value.float() for name, value in features.items()}
             projected = [projection(features[name]) for projection, name in zip(self.input_proj, _ENCODED)]
             sizes = [(level.shape[-2], level.shape[-1]) for level in projected]
-            levels = FeatureLevels.of(sizes, projected[0].device)
+            levels = FeatureLevels.shared(sizes, projected[0])
             position = torch.cat([position_codes(level) + code for level, code in zip(projected, self.level_embed)])
             tokens = torch.cat([level.flatten(2).mT for level in projected], dim=1)
             for layer in self.layers:

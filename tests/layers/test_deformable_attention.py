@@ -3,10 +3,10 @@ import torch
 
 from maft.layers.deformable_attention import (
     DeformableAttention,
-    FeatureLevels,
     deformable_attention,
     deformable_attention_by_definition,
 )
+from maft.layers.feature_levels import FeatureLevels
 
 SIZES = ((3, 5), (7, 4), (9, 11))
 
@@ -30,13 +30,6 @@ def test_equals_grid_sample_in_value_and_gradient(problem):
     cotangent = torch.randn_like(ours)
     for a, b in zip(torch.autograd.grad(ours, problem, cotangent), torch.autograd.grad(theirs, problem, cotangent)):
         torch.testing.assert_close(a, b)
-
-
-def test_centres_are_pixel_centres_of_every_level():
-    levels = FeatureLevels.of(((1, 2), (2, 1)), torch.device("cpu"))
-    expected = torch.tensor([[0.25, 0.5], [0.75, 0.5], [0.5, 0.25], [0.5, 0.75]])
-    torch.testing.assert_close(levels.centres, expected)
-    assert levels.start.tolist() == [0, 2]
 
 
 def test_initial_offsets_reach_out_in_one_direction_per_head():

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from benchmarks.measure import Comparison, Form, compare
-from maft.layers.deformable_attention import FeatureLevels, deformable_attention, deformable_attention_by_definition
+from maft.layers.deformable_attention import deformable_attention, deformable_attention_by_definition
+from maft.layers.feature_levels import FeatureLevels
 
 
 def run(
