@@ -1,5 +1,8 @@
 #!/usr/bin/env python3
-"""Time this project's fast forms against the plain ones: ratios of one run, with their outputs compared."""
+"""Time this project's fast forms against the plain ones: ratios of one run, with their outputs compared.
+
+With --against, whole pieces of work are done by this checkout and by another one in turn, on the same inputs and weights.
+"""
 
 import argparse
 import platform
@@ -15,7 +18,8 @@ if TYPE_CHECKING:
 
 def parse_arguments() -> argparse.Namespace:
     parser = ToolParser(description=__doc__)
-    parser.add_argument("name", metavar="NAME", help="all, or one: a wrong name lists them")
+    parser.add_argument("names", nargs="+", metavar="NAME", help="all, whole, or some: a wrong name lists them")
+    parser.add_argument("--against", type=Path, metavar="CHECKOUT", help="measure whole pieces of work in it as well")
     parser.add_argument("--device", default="cpu", help="cpu (default) or cuda")
     parser.add_argument("--threads", type=int, help="CPU threads of torch (default: torch's own choice)")
     parser.add_argument("--repeats", type=int, default=3, help="passes over all forms; the fastest counts (default 3)")
@@ -47,7 +51,7 @@ def main() -> int:
     arguments = parse_arguments()
 
     import torch
-    from benchmarks.catalog import BENCHMARKS, run_benchmark
+    from benchmarks.catalog import expanded, run_benchmark
 
     from maft.files import write_json_atomic
 
@@ -60,11 +64,12 @@ def main() -> int:
         "device": torch.cuda.get_device_name(arguments.device) if on_gpu else platform.processor() or "cpu",
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
+        "float32 products": torch.get_float32_matmul_precision(),
     }
     print(", ".join(f"{key} {value}" for key, value in machine.items()))
     comparisons = []
-    for name in BENCHMARKS if arguments.name == "all" else [arguments.name]:
-        for comparison in run_benchmark(name, arguments.device, arguments.repeats):
+    for name in expanded(arguments.names):
+        for comparison in run_benchmark(name, arguments.device, arguments.repeats, arguments.against):
             print_comparison(comparison)
             comparisons.append(comparison)
     if arguments.json:

@@ -73,10 +73,9 @@ def compare(benchmark: str, setting: str, forms: Sequence[Form], device: torch.d
     for number in range(repeats):
         for form in forms:
             before = None if number else start_peak(device)
-            started = time.perf_counter()
+            started = clock(device)
             output = form.run()
-            _wait(device)
-            seconds[form.name].append(time.perf_counter() - started)
+            seconds[form.name].append(clock(device) - started)
             if number:
                 continue
             peaks[form.name] = peak_since(before, device)
@@ -94,7 +93,7 @@ def compare(benchmark: str, setting: str, forms: Sequence[Form], device: torch.d
                 seconds=best,
                 peak_mib=peaks[form.name],
                 time_ratio=best / min(seconds[first]),
-                memory_ratio=_ratio(peaks[form.name], peaks[first]),
+                memory_ratio=ratio(peaks[form.name], peaks[first]),
                 difference=difference,
                 same=difference is None or form.tolerance is None or difference <= form.tolerance,
             )
@@ -117,10 +116,18 @@ def largest_difference(expected: Sequence[Tensor], outputs: Sequence[Tensor]) ->
     return max(shares, default=0.0)
 
 
-def _ratio(value: float | None, base: float | None) -> float | None:
+def ratio(value: float | None, base: float | None) -> float | None:
+    """How many times a base; None where one of them was not measured."""
     return value / base if value is not None and base else None
 
 
-def _wait(device: torch.device) -> None:
+def clock(device: torch.device) -> float:
+    """Seconds, to be subtracted: of the processor where one thread works, which other processes take turns with.
+
+    Otherwise of the clock on the wall, once a GPU has done what it was given.
+    """
+    if device.type == "cpu" and torch.get_num_threads() == 1:
+        return time.process_time()
     if device.type == "cuda":
         torch.cuda.synchronize(device)
+    return time.perf_counter()
