@@ -3,6 +3,10 @@
 from pathlib import Path
 
 import pytest
+from mobile_sam_by_definition import SMALL
+
+from maft.proposals.mobile_sam import mobile_sam
+from maft.proposals.transformers_models import Source
 
 SAM3_VISION = {
     "backbone_config": {
@@ -84,6 +88,8 @@ def tiny_sam():
     names = {"sam": "Sam", "sam_hq": "SamHQ", "sam2": "Sam2", "edgetam": "EdgeTam", "sam3_tracker": "Sam3Tracker"}
 
     def build(kind: str):
+        if kind == "mobile_sam":
+            return mobile_sam(SMALL, Source("mobile_sam.pt", "", "", ""))
         options = {**shared, "vision_config": visions[kind]}
         if kind == "sam_hq":
             options["mask_decoder_config"] = {**shared["mask_decoder_config"], "vit_dim": 16}

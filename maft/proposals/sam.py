@@ -1,7 +1,7 @@
 """Segment Anything as proposer, never trained: masks from a grid of points, or from a user's boxes and points.
 
-SAM (Kirillov et al., ICCV 2023), SAM-HQ (Ke et al., NeurIPS 2023), SAM 2 and 2.1 (Ravi et al., 2024), EdgeTAM (Zhou et
-al., CVPR 2025) and the part of SAM 3 (Carion et al., 2025) that takes points and boxes.
+SAM (Kirillov et al., ICCV 2023), MobileSAM (Zhang et al., 2023), SAM-HQ (Ke et al., NeurIPS 2023), SAM 2 and 2.1 (Ravi
+et al., 2024), EdgeTAM (Zhou et al., CVPR 2025) and the part of SAM 3 (Carion et al., 2025) that takes points and boxes.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ class SAM(NeverTrained):
 
     Args:
         model: one of transformers, see `maft.proposals.sam_model.FAMILIES`.
-        pretrained: a folder or a hub id, see `maft.proposals.sam_model.load_sam`.
+        pretrained: a folder, a hub id or MobileSAM's file, see `maft.proposals.sam_model.load_sam`.
         points_per_side: the grid has its square.
         points_per_batch: points decoded at once, a bound on memory; each gives three masks.
-        iou_threshold: least quality a mask must predict of itself; None: as released, 0.88 for SAM and SAM-HQ, 0.8 for
-            the others.
+        iou_threshold: least quality a mask must predict of itself; None: as released, 0.88 for SAM, MobileSAM and
+            SAM-HQ, 0.8 for the others.
         stability_threshold: least IoU of a mask cut at logit +``stability_offset`` and at -``stability_offset``.
         stability_offset: see there.
         nms_threshold: masks whose boxes overlap a better one's by more than this IoU are dropped.

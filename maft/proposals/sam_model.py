@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from maft.errors import UserError
 from maft.interfaces import Proposer
 from maft.options import Rgb
+from maft.proposals.mobile_sam import load_mobile_sam
 from maft.proposals.transformers_models import Family, Source, load_model
 from maft.structures import Images
 
@@ -63,14 +65,14 @@ def load_sam(weights: str) -> nn.Module:
     """A model of the family in float32.
 
     Args:
-        weights: a folder with ``config.json`` and ``model.safetensors``, or a Hugging Face hub id
-            (``facebook/sam-vit-huge``, ``facebook/sam2.1-hiera-large``).
+        weights: a folder with ``config.json`` and ``model.safetensors``, a Hugging Face hub id
+            (``facebook/sam-vit-huge``, ``facebook/sam2.1-hiera-large``), or MobileSAM's released file.
 
     Raises:
         UserError: transformers is missing or too old, or the weights are missing, of another model or incomplete.
     """
     source = Source(weights, "MODEL.PROPOSER.SAM.PRETRAINED", "a SAM model", "facebook/sam-vit-huge")
-    return load_model(source, FAMILIES)
+    return load_mobile_sam(source) if os.path.isfile(weights) else load_model(source, FAMILIES)
 
 
 class NeverTrained(Proposer):

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from maft.errors import UserError, first_line, shown
 
@@ -80,11 +81,14 @@ def load_model(source: Source, families: Mapping[str, Family]) -> Any:
             f"{source.node} {source.weights} is incomplete: it lacks {', '.join(missing[:3])}; download "
             "model.safetensors again."
         )
-    if name := next((name for name, value in model.named_parameters() if not value.isfinite().all()), None):
-        raise UserError(
-            f"{source.node} {source.weights} is damaged: {name} is not finite; download model.safetensors again."
-        )
+    refuse_infinite(source, model.named_parameters())
     return model.eval()
+
+
+def refuse_infinite(source: Source, tensors: Iterable[tuple[str, Tensor]], file: str = "model.safetensors") -> None:
+    """Raises `UserError` for the first of the named tensors that is not finite."""
+    if name := next((name for name, value in tensors if not value.isfinite().all()), None):
+        raise UserError(f"{source.node} {source.weights} is damaged: {name} is not finite; download {file} again.")
 
 
 def model_type(source: Source) -> str:
