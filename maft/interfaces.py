@@ -210,6 +210,12 @@ class MaskClassifier(Component, nn.Module):
             "not: use IPCLIP or remove the loss from MODEL.LOSSES."
         )
 
+    def forward_with_images(
+        self, images: Images, proposals: Proposals, text: TextClassifier, clip: CLIPEncoder
+    ) -> tuple[Classification, Tensor]:
+        """`forward`, and `encode_image` of the same images; one whose two passes begin alike runs that part once."""
+        return self(images, proposals, text, clip), self.encode_image(images, clip)
+
     def teacher_features(self, images: Images, clip: CLIPEncoder) -> Tensor:
         """Dense features (B, C, h, w) of the image tower as pre-trained, where it tunes the shared one.
 
@@ -234,6 +240,7 @@ class TrainingStep:
         targets: ground truth of each image, masks at the padded size.
         classifier: the mask classifier itself.
         clip: the frozen CLIP, teacher of distillation losses.
+        image_embeddings: (B, D) of `MaskClassifier.encode_image`, with gradient; None where no loss ``reads_images``.
     """
 
     images: Images
@@ -243,10 +250,17 @@ class TrainingStep:
     targets: list[Targets]
     classifier: MaskClassifier
     clip: CLIPEncoder
+    image_embeddings: Tensor | None = None
 
 
 class Loss(Component, nn.Module):
-    """A loss of the mask classifier."""
+    """A loss of the mask classifier.
+
+    Attributes:
+        reads_images: compares embeddings of whole images, `TrainingStep.image_embeddings`.
+    """
+
+    reads_images: bool = False
 
     def forward(self, step: TrainingStep) -> dict[str, Tensor]:
         """Weighted scalar losses by name (``loss_...``), each with a gradient path also when nothing counts."""

@@ -212,15 +212,7 @@ class OpenVocabSegmentor(Trainable):
             if self.classifier_vocabulary_encoder is not None:
                 text = self.classifier_text()
             masks = self.classifier.training_proposals(proposals.detached(), targets)
-            step = TrainingStep(
-                images=images,
-                text=text,
-                proposals=masks,
-                classification=self.classifier(images, masks, text, self.clip),
-                targets=targets,
-                classifier=self.classifier,
-                clip=self.clip,
-            )
+            step = self._step(images, text, masks, targets)
             for name, loss in self.losses.items():
                 terms = loss(step)
                 if double := sorted(terms.keys() & losses.keys()):
@@ -233,6 +225,19 @@ class OpenVocabSegmentor(Trainable):
                 "Nothing trains: the proposer and the classifier are both frozen, or MODEL.LOSSES is empty."
             )
         return losses
+
+    def _step(self, images: Images, text: TextClassifier, proposals: Proposals, targets: list[Targets]) -> TrainingStep:
+        """What the losses of the classifier see of a batch."""
+        assert self.classifier is not None, "without a classifier it has no losses"
+        inputs = (images, proposals, text, self.clip)
+        whole: Tensor | None = None
+        if any(loss.reads_images for loss in self.losses.values()):
+            classification, whole = self.classifier.forward_with_images(*inputs)
+        else:
+            classification = self.classifier(*inputs)
+        return TrainingStep(
+            images, text, proposals, classification, targets, self.classifier, self.clip, image_embeddings=whole
+        )
 
     def _targets(self, images: Images, records: Sequence[dict[str, Any]]) -> list[Targets]:
         height, width = images.padded_size

@@ -115,14 +115,33 @@ class IPCLIP(MaskClassifier):
 
     def embed(self, images: Images, proposals: Proposals, clip: CLIPEncoder) -> EmbeddedMasks:
         """Embeddings (B, Q, D) from one pass of the tower over all masks."""
+        tower, pixels, visible = self._shown(images, proposals, clip)
+        return EmbeddedMasks(self.encode_proposals(tower, pixels, visible), self._valid(images, proposals))
+
+    def forward_with_images(
+        self, images: Images, proposals: Proposals, text: TextClassifier, clip: CLIPEncoder
+    ) -> tuple[Classification, Tensor]:
+        """`forward` and `encode_image`, which have the blocks before ``start_layer`` in common."""
+        tower, pixels, visible = self._shown(images, proposals, clip)
+        rows, whole = tower.encode_masked_and_whole(
+            pixels,
+            visible,
+            self.start_layer,
+            align_corners=self.position_align_corners,
+            checkpointing=self.activation_checkpointing,
+        )
+        return self.compare(EmbeddedMasks(rows, self._valid(images, proposals)), text, clip), whole
+
+    def _shown(self, images: Images, proposals: Proposals, clip: CLIPEncoder) -> tuple[ImageTower, Tensor, Tensor]:
+        """The tower, its pixels and which patches each proposal shows."""
         pixels = self.prepare(images, clip)
         tower: Any = clip.tower if self.tower is None else self.tower
-        visible = self.visible_patches(images, proposals, tower.grid(*pixels.shape[-2:]))
-        embeddings = self.encode_proposals(tower, pixels, visible)
-        valid = None
-        if self.drop_empty:
-            valid = ((proposals.probabilities(images.padded_size) > 0.5) & images.inside()).flatten(2).any(-1)
-        return EmbeddedMasks(embeddings, valid)
+        return tower, pixels, self.visible_patches(images, proposals, tower.grid(*pixels.shape[-2:]))
+
+    def _valid(self, images: Images, proposals: Proposals) -> Tensor | None:
+        if not self.drop_empty:
+            return None
+        return ((proposals.probabilities(images.padded_size) > 0.5) & images.inside()).flatten(2).any(-1)
 
     def compare(self, embedded: EmbeddedMasks, text: TextClassifier, clip: CLIPEncoder) -> Classification:
         """Logits (B, Q, C), or (B, Q, C + 1) with void last."""

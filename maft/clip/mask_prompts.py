@@ -74,4 +74,4 @@ class MaskPrompts(nn.Module):
         for index, prompt in enumerate(prompts[1:]):
             tokens = tower.run(tokens, grid, index, index + 1)
             tokens = torch.cat([tokens[:, :1], torch.where(blank, prompt, tokens[:, 1:])], dim=1)
-        return tower.project(tower.run(tokens, grid, len(prompts) - 1)[:, 0])
+        return tower.embedding_of(tokens, grid, len(prompts) - 1)

@@ -33,6 +33,8 @@ class SelfDistillationLoss(Loss):
         weight: factor of the loss; 0.1 in the released code, 1 in the paper.
     """
 
+    reads_images = True
+
     def __init__(self, *, weight: Weight = 0.1) -> None:
         super().__init__()
         self.weight = weight
@@ -43,7 +45,9 @@ class SelfDistillationLoss(Loss):
         Raises:
             UserError: the classifier has no image tower of its own.
         """
-        student = step.classifier.encode_image(step.images, step.clip)
+        student = step.image_embeddings
+        if student is None:
+            student = step.classifier.encode_image(step.images, step.clip)
         with torch.no_grad():
             teacher = step.classifier.encode_image(step.images, step.clip, teacher=True)
         logits = [step.text.logits(features, void=False) for features in (student, teacher)]

@@ -20,9 +20,10 @@ from maft.clip.towers.base import ImageTower
 from maft.clip.towers.blocks import is_supported
 from maft.clip.towers.latent_query import CoCaPool, LatentQueryTower, TimmLatentPool
 from maft.clip.towers.maps import ConvNeXtTower, FastViTTower, SwinTower, ViTaminTower
+from maft.clip.towers.mean_of_tokens import MeanOfTokensTower
 from maft.clip.towers.resnet import ResNetTower
 from maft.clip.towers.sequences import OpenClipSequence, TimmSequence
-from maft.clip.towers.tokens import ClassTokenTower, MeanOfTokensTower, TokenTower
+from maft.clip.towers.tokens import ClassTokenTower, TokenTower
 from maft.clip.towers.whole_image import RelativePositionTower
 from maft.errors import UserError
 

@@ -94,6 +94,18 @@ class ImageTower:
         """
         raise NotImplementedError
 
+    def encode_masked_and_whole(
+        self,
+        pixels: Tensor,
+        visible: Tensor,
+        start_layer: int,
+        *,
+        align_corners: bool = False,
+        checkpointing: bool = False,
+    ) -> tuple[Tensor, Tensor]:
+        """`encode_masked` (B, Q, D) and `encode` (B, D) of the same images, with what both begin with run once."""
+        raise NotImplementedError
+
     def attention_and_norms(self) -> Iterator[nn.Parameter]:
         """Parameters of the attention and of the norms, what MAFT tunes (needs the ability "proposal masks")."""
         raise NotImplementedError

@@ -102,6 +102,13 @@ def run_block(block: nn.Module, tokens: Tensor, rotation: Tensor | None = None, 
     return finish_block(block, tokens, F.scaled_dot_product_attention(query, key, value, attn_mask=mask))
 
 
+def run_block_for_first(block: nn.Module, tokens: Tensor, rotation: Tensor | None = None) -> Tensor:
+    """`run_block` of (B, L, W) tokens of which nothing but the first is read on: (B, W)."""
+    query, key, value = attention_inputs(block, tokens, rotation)
+    attended = F.scaled_dot_product_attention(query[:, :, :1], key, value)
+    return finish_block(block, tokens[:, :1], attended)[:, 0]
+
+
 def maybe_checkpoint(enabled: bool, function: Callable[..., Any], *arguments: Any) -> Any:
     """``function(*arguments)``, when enabled recomputed in the backward pass instead of kept in memory."""
     if enabled and torch.is_grad_enabled():

@@ -153,6 +153,21 @@ class LatentQueryTower(TokenTower):
         checkpointing: bool = False,
     ) -> Tensor:
         tokens, _ = self._pooled_tokens(pixels, align_corners=align_corners, checkpointing=checkpointing)
+        return self._attend_masked(tokens, visible)
+
+    def encode_masked_and_whole(
+        self,
+        pixels: Tensor,
+        visible: Tensor,
+        start_layer: int,
+        *,
+        align_corners: bool = False,
+        checkpointing: bool = False,
+    ) -> tuple[Tensor, Tensor]:
+        tokens, _ = self._pooled_tokens(pixels, align_corners=align_corners, checkpointing=checkpointing)
+        return self._attend_masked(tokens, visible), self._attend(tokens, None)[:, 0]
+
+    def _attend_masked(self, tokens: Tensor, visible: Tensor) -> Tensor:
         shown = visible | ~visible.any(-1, keepdim=True)
         before = shown.new_ones(*shown.shape[:2], self.pooled_prefix)
         return self._attend(tokens, torch.cat([before, shown], dim=-1))

@@ -12,7 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from maft.clip.towers.base import Grid, ImageTower, Refusals
-from maft.clip.towers.tokens import MeanOfTokensTower, TokenTower
+from maft.clip.towers.mean_of_tokens import MeanOfTokensTower
+from maft.clip.towers.tokens import TokenTower
 
 STAGES = ("res2", "res3", "res4", "res5")
 

@@ -13,7 +13,8 @@ from torch import Tensor
 from maft.clip.towers.base import Grid, ImageTower
 from maft.clip.towers.blocks import attention_inputs, attention_output, finish_block, mlp_output, run_block
 from maft.clip.towers.latent_query import LatentQueryTower
-from maft.clip.towers.tokens import ClassTokenTower, MeanOfTokensTower, TokenTower
+from maft.clip.towers.mean_of_tokens import MeanOfTokensTower
+from maft.clip.towers.tokens import ClassTokenTower, TokenTower
 from maft.clip.towers.whole_image import RelativePositionTower
 from maft.errors import UserError
 

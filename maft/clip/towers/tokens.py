@@ -1,4 +1,4 @@
-"""Towers that work on a sequence of tokens and pool it by its mean or by its class token.
+"""Towers that work on a sequence of tokens, and those among them that have a class token for a pool.
 
 Shape letters as in `maft.clip.towers.sequences`; N class rows or masks.
 """
@@ -13,9 +13,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from maft.clip.towers.base import NO_PYRAMID, Grid, ImageTower, Refusals
-from maft.clip.towers.blocks import attention_inputs, finish_block, maybe_checkpoint, run_block
+from maft.clip.towers.blocks import (
+    attention_inputs,
+    finish_block,
+    maybe_checkpoint,
+    run_block,
+    run_block_for_first,
+)
 from maft.clip.towers.sequences import TokenSequence
-from maft.layers.mask_pool import weighted_mean
 
 
 class TokenTower(ImageTower):
@@ -103,40 +108,6 @@ class TokenTower(ImageTower):
         return tokens.transpose(1, 2).unflatten(2, grid)
 
 
-class MeanOfTokensTower(TokenTower):
-    """The mean of the patches is the image (CLIPA, ViTamin, ViTs with global average pooling).
-
-    A mask takes the mean of the tokens it shows, one without any the mean of all.
-    """
-
-    kind = "mean of tokens"
-
-    def encode(self, pixels: Tensor, *, align_corners: bool = False) -> Tensor:
-        tokens, _ = self._last_tokens(pixels, align_corners=align_corners)
-        return self.project_pooled(tokens.mean(1))
-
-    def encode_masked(
-        self,
-        pixels: Tensor,
-        visible: Tensor,
-        start_layer: int,
-        *,
-        align_corners: bool = False,
-        checkpointing: bool = False,
-    ) -> Tensor:
-        tokens, grid = self._last_tokens(pixels, align_corners=align_corners, checkpointing=checkpointing)
-        weights = (visible | ~visible.any(-1, keepdim=True)).float()
-        weights = (weights / weights.sum(-1, keepdim=True)).unflatten(2, grid)
-        return self.project_pooled(weighted_mean(self.as_map(tokens, grid), weights))
-
-    def _last_tokens(
-        self, pixels: Tensor, *, align_corners: bool = False, checkpointing: bool = False
-    ) -> tuple[Tensor, Grid]:
-        """The patches (B, P, W) as the pool receives them."""
-        tokens, grid = self.tokens(pixels, align_corners=align_corners, checkpointing=checkpointing)
-        return self.sequence.before_pool(tokens)[:, self.prefix :], grid
-
-
 class ClassTokenTower(TokenTower):
     """The class token is the image.
 
@@ -166,8 +137,17 @@ class ClassTokenTower(TokenTower):
         return self.project(vectors)
 
     def encode(self, pixels: Tensor, *, align_corners: bool = False) -> Tensor:
-        tokens, _ = self.tokens(pixels, align_corners=align_corners)
-        return self.project(tokens[:, 0])
+        tokens, grid = self.tokens(pixels, 0, align_corners=align_corners)
+        return self.embedding_of(tokens, grid, 0)
+
+    def embedding_of(self, tokens: Tensor, grid: Grid, first: int, *, checkpointing: bool = False) -> Tensor:
+        """`encode` of tokens (B, L, W) as block ``first`` receives them: (B, D).
+
+        Nothing but the class token is read of the last block, which makes no other.
+        """
+        tokens = self.run(tokens, grid, first, len(self.blocks) - 1, checkpointing=checkpointing)
+        rotation = self.sequence.rotation(grid)
+        return self.project(maybe_checkpoint(checkpointing, run_block_for_first, self.blocks[-1], tokens, rotation))
 
     def dense_features_of(self, tokens: Tensor, grid: Grid, first: int) -> dict[str, Tensor]:
         tokens = self.run(tokens, grid, first, len(self.blocks) - 1)
@@ -186,6 +166,19 @@ class ClassTokenTower(TokenTower):
     ) -> Tensor:
         tokens, grid = self.tokens(pixels, start_layer, align_corners=align_corners, checkpointing=checkpointing)
         return self.project(self.class_rows(tokens, grid, visible, start_layer, checkpointing=checkpointing))
+
+    def encode_masked_and_whole(
+        self,
+        pixels: Tensor,
+        visible: Tensor,
+        start_layer: int,
+        *,
+        align_corners: bool = False,
+        checkpointing: bool = False,
+    ) -> tuple[Tensor, Tensor]:
+        tokens, grid = self.tokens(pixels, start_layer, align_corners=align_corners, checkpointing=checkpointing)
+        rows = self.project(self.class_rows(tokens, grid, visible, start_layer, checkpointing=checkpointing))
+        return rows, self.embedding_of(tokens, grid, start_layer, checkpointing=checkpointing)
 
     def class_rows(
         self,
