@@ -5,17 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import pairwise
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 from torchvision.ops import sigmoid_focal_loss
 
+from maft.layers.devices import sent
 from maft.structures import Proposals, Targets
 
+# Places of proposals and of targets, see `HungarianMatcher`.
 Match = tuple[Tensor, Tensor]
 
 
@@ -40,16 +42,16 @@ def sample_points(maps: Tensor, points: Tensor) -> Tensor:
 
 
 def focal_cost(logits: Tensor, masks: Tensor) -> Tensor:
-    """Mean focal loss of every prediction with every target: (Q, P) logits, (n, P) in [0, 1] -> (Q, n)."""
+    """Mean focal loss of every prediction with every target: (..., Q, P) and (..., n, P) in [0, 1] -> (..., Q, n)."""
     probability = logits.sigmoid()
     inside = 0.25 * (1 - probability) ** 2 * F.softplus(-logits)
     outside = 0.75 * probability**2 * F.softplus(logits)
-    return (inside @ masks.T + outside @ (1 - masks).T) / logits.shape[1]
+    return (inside @ masks.mT + outside @ (1 - masks).mT) / logits.shape[-1]
 
 
 def cross_entropy_cost(logits: Tensor, masks: Tensor) -> Tensor:
-    """Mean binary cross-entropy of every prediction with every target: (Q, P) logits, (n, P) -> (Q, n)."""
-    return (F.softplus(-logits) @ masks.T + F.softplus(logits) @ (1 - masks).T) / logits.shape[1]
+    """Mean binary cross-entropy of every prediction with every target: (..., Q, P), (..., n, P) -> (..., Q, n)."""
+    return (F.softplus(-logits) @ masks.mT + F.softplus(logits) @ (1 - masks).mT) / logits.shape[-1]
 
 
 # Per form of the mask term: the loss of a pixel of mask probability p, and its mean as a cost. Focal loss (Lin et al.,
@@ -68,10 +70,10 @@ def dice_loss(logits: Tensor, masks: Tensor) -> Tensor:
 
 
 def dice_cost(logits: Tensor, masks: Tensor) -> Tensor:
-    """`dice_loss` of every prediction with every target: (Q, P) logits, (n, P) -> (Q, n)."""
+    """`dice_loss` of every prediction with every target: (..., Q, P) logits, (..., n, P) -> (..., Q, n)."""
     probability = logits.sigmoid()
-    total = probability.sum(-1)[:, None] + masks.sum(-1)[None]
-    return 1 - (2 * probability @ masks.T + 1) / (total + 1)
+    total = probability.sum(-1)[..., :, None] + masks.sum(-1)[..., None, :]
+    return 1 - (2 * probability @ masks.mT + 1) / (total + 1)
 
 
 @dataclass(kw_only=True)
@@ -96,49 +98,69 @@ class HungarianMatcher:
     num_points: int = 0
 
     @torch.no_grad()
-    def __call__(self, class_logits: Tensor, mask_logits: Tensor, targets: Sequence[Targets]) -> list[Match]:
-        """Matches every image of a batch.
+    def __call__(
+        self,
+        layers: Sequence[tuple[Tensor, Tensor]],
+        truth: Targets,
+        counts: Sequence[int],
+        points: Sequence[Tensor] | None = None,
+    ) -> list[Match]:
+        """Matches every image of a batch in every layer; the device is waited for once.
 
         Args:
-            class_logits: (B, Q, C + 1), void last.
-            mask_logits: (B, Q, h, w).
-            targets: ground truth of each image, n masks at any one size.
+            layers: of each decoder layer class logits (B, Q, C + 1), void last, and mask logits (B, Q, h, w).
+            truth: the targets of all images, one after the other.
+            counts: how many of them each image has.
+            points: of each layer (B, num_points, 2) uniform in [0, 1]; None compares all pixels.
 
         Returns:
-            per image two (min(Q, n),) int64 tensors: proposal and target indices, proposals ascending.
+            per layer two (sum over images of min(Q, n),) int64 tensors, image by image: places among the B * Q
+            proposals, ascending, and among the targets.
         """
-        with torch.autocast(class_logits.device.type, enabled=False):
+        device = truth.labels.device
+        with torch.autocast(device.type, enabled=False):
             costs = [
-                self._cost(classes.float(), masks.float(), target)
-                for classes, masks, target in zip(class_logits, mask_logits, targets)
+                self._costs(classes.float(), masks.float(), truth, counts, None if points is None else points[layer])
+                for layer, (classes, masks) in enumerate(layers)
             ]
-        # One copy to the host for the whole batch: the assignment itself runs there.
-        matrix = torch.cat(costs, dim=1).cpu().numpy()
+        # One copy to the host for all layers and images, as the assignment runs there, and one copy back.
+        packed = torch.cat([cost.flatten() for cost in costs]).cpu().numpy()
         # An overflow elsewhere must surface as a non-finite loss, not as an exception of the assignment.
-        matrix = np.nan_to_num(matrix, nan=1e6, posinf=1e6, neginf=-1e6)
-        columns = np.cumsum([0] + [cost.shape[1] for cost in costs])
-        device = mask_logits.device
-        matches = []
-        for start, stop in pairwise(columns):
-            queries, chosen = linear_sum_assignment(matrix[:, start:stop])
-            matches.append((torch.as_tensor(queries, device=device), torch.as_tensor(chosen, device=device)))
-        return matches
+        packed = np.nan_to_num(packed, nan=1e6, posinf=1e6, neginf=-1e6)
+        ends = np.cumsum([cost.numel() for cost in costs])[:-1]
+        matches = [_assigned(part.reshape(cost.shape), counts) for part, cost in zip(np.split(packed, ends), costs)]
+        places = sent(torch.from_numpy(np.concatenate(matches, axis=1)), device)
+        return [(own[0], own[1]) for own in places.split([match.shape[1] for match in matches], dim=1)]
 
-    def _cost(self, class_logits: Tensor, mask_logits: Tensor, target: Targets) -> Tensor:
-        """(Q, n) cost of one image."""
-        masks = target.masks[:, None].float()
-        if self.num_points:
-            points = torch.rand(1, self.num_points, 2, device=mask_logits.device)
-            logits = sample_points(mask_logits[None], points)[0]
-            masks = sample_points(masks, points.expand(len(masks), -1, -1))[:, 0]
+    def _costs(
+        self, class_logits: Tensor, mask_logits: Tensor, truth: Targets, counts: Sequence[int], points: Tensor | None
+    ) -> Tensor:
+        """(B, Q, largest n) costs of one layer; what lies behind the targets of an image means nothing."""
+        if points is None:
+            logits = mask_logits.flatten(2)
+            masks = F.interpolate(truth.masks[:, None].float(), mask_logits.shape[-2:], mode="nearest").flatten(1)
         else:
-            logits = mask_logits.flatten(1)
-            masks = F.interpolate(masks, mask_logits.shape[-2:], mode="nearest").flatten(1)
+            logits = sample_points(mask_logits, points)
+            own = torch.cat([row.expand(count, -1, -1) for row, count in zip(points, counts)])
+            masks = sample_points(truth.masks[:, None].float(), own)[:, 0]
+        masks = pad_sequence(masks.split(tuple(counts)), batch_first=True)
+        labels = pad_sequence(truth.labels.split(tuple(counts)), batch_first=True)
+        named = labels[:, None].expand(-1, class_logits.shape[1], -1)
         return (
-            -self.class_weight * class_logits.softmax(-1)[:, target.labels]
+            -self.class_weight * class_logits.softmax(-1).gather(2, named)
             + self.mask_weight * MASK_TERMS[self.mask_loss][1](logits, masks)
             + self.dice_weight * dice_cost(logits, masks)
         )
+
+
+def _assigned(costs: np.ndarray, counts: Sequence[int]) -> np.ndarray:
+    """(2, M) int64 places of the cheapest pairs, given (B, Q, n) costs and how many targets each image has."""
+    queries, start, found = costs.shape[1], 0, [np.zeros((2, 0), np.int64)]
+    for image, (cost, count) in enumerate(zip(costs, counts)):
+        chosen, wanted = linear_sum_assignment(cost[:, :count])
+        found.append(np.stack([chosen + image * queries, wanted + start]))
+        start += count
+    return np.concatenate(found, axis=1)
 
 
 def ground_truth_slots(targets: Sequence[Targets], slots: int) -> tuple[Tensor, Tensor]:

@@ -2,6 +2,7 @@ from itertools import permutations
 
 import pytest
 import torch
+from matched import matched
 
 from maft.matching import (
     MASK_TERMS,
@@ -40,7 +41,7 @@ def test_finds_the_planted_pairs_and_none_where_there_is_no_target(options):
     logits = torch.randn(2, 5, 16, 24)
     logits[1, 3] = TWO.masks[0] * 12.0 - 6
     logits[1, 0] = TWO.masks[1] * 12.0 - 6
-    (empty, also_empty), (queries, targets) = matcher(**options)(torch.zeros(2, 5, 4), logits, [NONE, TWO])
+    (empty, also_empty), (queries, targets) = matched(matcher(**options), torch.zeros(2, 5, 4), logits, [NONE, TWO])
     assert len(empty) == len(also_empty) == 0
     assert queries.tolist() == [0, 3] and targets.tolist() == [1, 0]
 
@@ -59,8 +60,8 @@ def test_is_the_cheapest_of_all_assignments():
     classes, masks = torch.randn(1, 4, 4), torch.randn(1, 4, 16, 24)
     three = Targets(torch.tensor([1, 2, 0]), torch.rand(3, 16, 24) > 0.5)
     found = matcher()
-    cost = found._cost(classes[0], masks[0], three)
-    ((queries, targets),) = found(classes, masks, [three])
+    cost = found._costs(classes, masks, three, [3], None)[0]
+    ((queries, targets),) = matched(found, classes, masks, [three])
     best = min(sum(cost[q, t] for t, q in enumerate(chosen)) for chosen in permutations(range(4), 3))
     torch.testing.assert_close(cost[queries, targets].sum(), best)
 
@@ -69,20 +70,20 @@ def test_class_term_breaks_a_tie_of_masks():
     masks = (TWO.masks[:1].float() * 4 - 2).expand(3, -1, -1)[None]
     classes = torch.zeros(1, 3, 4)
     classes[0, 2, 2] = 3.0
-    ((queries, _),) = matcher()(classes, masks, [Targets(TWO.labels[:1], TWO.masks[:1])])
+    ((queries, _),) = matched(matcher(), classes, masks, [Targets(TWO.labels[:1], TWO.masks[:1])])
     assert queries.tolist() == [2]
 
 
 def test_a_prediction_that_overflowed_does_not_stop_the_others():
     masks = torch.randn(1, 3, 16, 24)
     masks[0, 1] = float("nan")
-    ((queries, targets),) = matcher()(torch.zeros(1, 3, 4), masks, [TWO])
+    ((queries, targets),) = matched(matcher(), torch.zeros(1, 3, 4), masks, [TWO])
     assert queries.tolist() == [0, 2] and sorted(targets.tolist()) == [0, 1]
 
 
 def test_more_targets_than_proposals():
     five = Targets(torch.arange(5) % 3, torch.rand(5, 16, 24) > 0.5)
-    ((queries, targets),) = matcher()(torch.zeros(1, 2, 4), torch.randn(1, 2, 16, 24), [five])
+    ((queries, targets),) = matched(matcher(), torch.zeros(1, 2, 4), torch.randn(1, 2, 16, 24), [five])
     assert queries.tolist() == [0, 1] and len(set(targets.tolist())) == 2
 
 

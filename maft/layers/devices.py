@@ -1,8 +1,9 @@
-"""The device that a user names."""
+"""The device that a user names, and the way to it."""
 
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
 from maft.errors import UserError, shown
 
@@ -24,3 +25,10 @@ def device_of(device: str | torch.device) -> torch.device:
     if found.type == "mps" and not torch.backends.mps.is_available():
         raise UserError("The device is mps, but this PyTorch or computer has none: use cpu.")
     return found
+
+
+def sent(tensor: Tensor, device: torch.device) -> Tensor:
+    """The tensor on a device; a GPU is not waited for, as pageable memory would make the host do."""
+    if device.type == "cuda" and tensor.device.type == "cpu":
+        tensor = tensor.pin_memory()
+    return tensor.to(device, non_blocking=True)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import repeat
 from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from detectron2.modeling import Backbone
-from detectron2.projects.point_rend.point_features import get_uncertain_point_coords_with_randomness
 from torch import Tensor, nn
 
 from maft.errors import UserError
@@ -17,6 +18,21 @@ from maft.layers.distributed import global_count, global_mean
 from maft.matching import MASK_TERMS, HungarianMatcher, Match, dice_loss, sample_points
 from maft.options import NonNegative, PositiveRgb, Rgb, Weight
 from maft.structures import Proposals, Targets, TextClassifier
+
+
+@dataclass(frozen=True)
+class PointDraws:
+    """Uniform random points of one layer, x and y in [0, 1], drawn in the order of the official releases.
+
+    Attributes:
+        matching: (B, P, 2), where the masks of an image are compared for the matching.
+        candidates: (M, more than P, 2), of which each matched mask takes the most uncertain ones.
+        uniform: (M, up to P, 2), those it takes besides.
+    """
+
+    matching: Tensor
+    candidates: Tensor
+    uniform: Tensor
 
 
 @dataclass
@@ -48,27 +64,34 @@ class SetCriterion:
             proposals: mask logits with class_logits (B, Q, C + 1), void last.
             targets: ground truth of each image, masks at the padded size; an image may have none.
         """
-        # Masks become numbers once, not once per layer, for matching and loss alike.
-        targets = [Targets(target.labels, target.masks.float()) for target in targets]
         device = proposals.masks.device
-        num_masks = global_count(sum(len(target.labels) for target in targets), device)
+        counts = [len(target.labels) for target in targets]
+        # Masks become numbers once, not once per layer, for matching and loss alike.
+        truth = Targets(
+            torch.cat([target.labels for target in targets]), torch.cat([target.masks for target in targets]).float()
+        )
+        num_masks = global_count(len(truth.labels), device)
+        supervised = max(len(proposals.auxiliary) - (not self.supervise_last_auxiliary), 0)
+        layers = [_logits(layer) for layer in (proposals, *proposals.auxiliary[:supervised])]
+        names = ["", *(f"_{index}" for index in range(supervised))]
+        losses: dict[str, Tensor] = {}
         with torch.autocast(device.type, enabled=False):
-            losses = self._layer(proposals, targets, num_masks)
-            supervised = len(proposals.auxiliary) - (not self.supervise_last_auxiliary)
-            for index, auxiliary in enumerate(proposals.auxiliary[: max(supervised, 0)]):
-                layer = self._layer(auxiliary, targets, num_masks)
-                losses.update({f"{name}_{index}": value for name, value in layer.items()})
+            draws = [self._draws(masks, counts) for _, masks in layers] if self.matcher.num_points else None
+            matches = self.matcher(layers, truth, counts, draws and [draw.matching for draw in draws])
+            for (class_logits, mask_logits), match, name, draw in zip(layers, matches, names, draws or repeat(None)):
+                named = self.matcher.class_weight * self._class_loss(class_logits, truth.labels, match)
+                shown = self._mask_losses(mask_logits, truth.masks, match, num_masks, draw)
+                losses.update({f"{term}{name}": value for term, value in {"loss_ce": named, **shown}.items()})
         return losses
 
-    def _layer(self, proposals: Proposals, targets: list[Targets], num_masks: Tensor) -> dict[str, Tensor]:
-        assert proposals.class_logits is not None, "the set criterion needs the proposer's class logits"
-        class_logits, mask_logits, matcher = proposals.class_logits.float(), proposals.masks.float(), self.matcher
-        matches = matcher(class_logits, mask_logits, targets)
-        predicted = torch.cat([masks[queries] for masks, (queries, _) in zip(mask_logits, matches)])[:, None]
-        wanted = torch.cat([target.masks[chosen] for target, (_, chosen) in zip(targets, matches)])[:, None]
-        if matcher.num_points:
+    def _mask_losses(
+        self, mask_logits: Tensor, masks: Tensor, match: Match, num_masks: Tensor, draws: PointDraws | None
+    ) -> dict[str, Tensor]:
+        matcher = self.matcher
+        predicted, wanted = mask_logits.flatten(0, 1)[match[0], None], masks[match[1], None]
+        if draws is not None:
             with torch.no_grad():
-                points = self.uncertain_points(predicted)
+                points = self.uncertain_points(predicted, draws)
                 wanted = sample_points(wanted, points)
             predicted = sample_points(predicted, points)
         else:
@@ -76,29 +99,42 @@ class SetCriterion:
         predicted, wanted = predicted.flatten(1), wanted.flatten(1)
         pixel_loss = MASK_TERMS[matcher.mask_loss][0](predicted, wanted).mean(1)
         return {
-            "loss_ce": matcher.class_weight * self._class_loss(class_logits, targets, matches),
             "loss_mask": matcher.mask_weight * pixel_loss.sum() / num_masks,
             "loss_dice": matcher.dice_weight * dice_loss(predicted, wanted).sum() / num_masks,
         }
 
-    def _class_loss(self, class_logits: Tensor, targets: list[Targets], matches: list[Match]) -> Tensor:
+    def _class_loss(self, class_logits: Tensor, labels: Tensor, match: Match) -> Tensor:
         """Weighted mean cross-entropy of all proposals; those without a match should be void."""
         void = class_logits.shape[-1] - 1
-        wanted = class_logits.new_full(class_logits.shape[:2], void, dtype=torch.int64)
-        for row, target, (queries, chosen) in zip(wanted, targets, matches):
-            row[queries] = target.labels[chosen]
+        wanted = labels.new_full(class_logits.shape[:2], void)
+        wanted.view(-1)[match[0]] = labels[match[1]]
         weight = class_logits.new_ones(void + 1)
         weight[-1] = self.void_weight
         total = F.cross_entropy(class_logits.transpose(1, 2), wanted, weight, reduction="sum")
         # The weighted mean over the queries of all processes; their weights may sum to less than one.
         return global_mean(total, weight[wanted].sum(), minimum=1e-6)
 
-    def uncertain_points(self, mask_logits: Tensor) -> Tensor:
-        """Points (N, P, 2) in [0, 1] for mask logits (N, 1, h, w): the most uncertain first, then the uniform ones."""
-        ratios = self.oversample_ratio, self.importance_sample_ratio
-        return get_uncertain_point_coords_with_randomness(
-            mask_logits, lambda sampled: -sampled.abs(), self.matcher.num_points, *ratios
-        )
+    def _draws(self, mask_logits: Tensor, counts: Sequence[int]) -> PointDraws:
+        """The random points of a layer; how many it takes is known before its masks are matched."""
+        device, points = mask_logits.device, self.matcher.num_points
+        matched = sum(min(count, mask_logits.shape[1]) for count in counts)
+        matching = torch.cat([torch.rand(1, points, 2, device=device) for _ in counts])
+        candidates = torch.rand(matched, int(points * self.oversample_ratio), 2, device=device)
+        others = points - int(self.importance_sample_ratio * points)
+        uniform = torch.rand(matched, others, 2, device=device) if others else candidates[:, :0]
+        return PointDraws(matching, candidates, uniform)
+
+    def uncertain_points(self, mask_logits: Tensor, draws: PointDraws) -> Tensor:
+        """Points (M, P, 2) in [0, 1] for mask logits (M, 1, h, w): the most uncertain first, then the uniform ones."""
+        uncertainty = -sample_points(mask_logits, draws.candidates)[:, 0].abs()
+        most = self.matcher.num_points - draws.uniform.shape[1]
+        chosen = uncertainty.topk(most, dim=1)[1]
+        return torch.cat([draws.candidates.gather(1, chosen[..., None].expand(-1, -1, 2)), draws.uniform], dim=1)
+
+
+def _logits(layer: Proposals) -> tuple[Tensor, Tensor]:
+    assert layer.class_logits is not None, "the set criterion needs the proposer's class logits"
+    return layer.class_logits.float(), layer.masks.float()
 
 
 class SetPredictionProposer(Proposer):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from matched import matched
 from torch import Tensor, nn
 
 from golden.case import GoldenCase, golden_case
@@ -84,6 +85,6 @@ def set_criterion(case: GoldenCase) -> dict[str, Tensor]:
     outputs |= {f"grad/{name}": inputs[name].grad for name in leaves}  # type: ignore[misc]
     for layer, proposals in zip(layers, [main, *auxiliary]):
         assert proposals.class_logits is not None
-        for image, match in enumerate(matcher(proposals.class_logits, proposals.masks, targets)):
+        for image, match in enumerate(matched(matcher, proposals.class_logits, proposals.masks, targets)):
             outputs[f"match/{layer}/{image}"] = torch.stack(match)
     return outputs

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from detectron2.config import get_cfg
 from detectron2.layers import ShapeSpec
 from detectron2.projects.deeplab import add_deeplab_config, build_resnet_deeplab_backbone
+from matched import matched
 from torch import Tensor, nn
 
 from golden.case import GoldenCase, golden_case
@@ -80,7 +81,7 @@ def maft_set_criterion(case: GoldenCase) -> dict[str, Tensor]:
     outputs = {name: value.reshape(1) if value.ndim == 0 else value for name, value in outputs.items()}
     for index, layer in enumerate([*proposals.auxiliary, proposals]):
         assert layer.class_logits is not None
-        for image, match in enumerate(matcher(layer.class_logits, layer.masks, targets)):
+        for image, match in enumerate(matched(matcher, layer.class_logits, layer.masks, targets)):
             outputs[f"match/layer_{index}/image_{image}"] = torch.stack(match)
     return outputs
 

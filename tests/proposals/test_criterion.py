@@ -2,6 +2,7 @@ import multiprocessing
 
 import pytest
 import torch
+from matched import matched
 
 from maft.matching import HungarianMatcher
 from maft.proposals.criterion import SetCriterion
@@ -87,7 +88,7 @@ def test_void_weight_scales_only_unmatched_queries():
     heavy = criterion(FOCAL, void_weight=1.0)(proposals, [lone])["loss_ce"]
     light = criterion(FOCAL, void_weight=0.0)(proposals, [lone])["loss_ce"]
     log_probabilities = proposals.class_logits.log_softmax(-1)[0]
-    ((query, _),) = HungarianMatcher(**FOCAL)(proposals.class_logits, proposals.masks, [lone])
+    ((query, _),) = matched(HungarianMatcher(**FOCAL), proposals.class_logits, proposals.masks, [lone])
     torch.testing.assert_close(light, -log_probabilities[query[0], 1])
     wanted = torch.full((5,), 3)
     wanted[query] = 1
@@ -98,7 +99,7 @@ def test_points_lie_where_the_mask_is_uncertain():
     logits = torch.full((1, 32, 32), 10.0)
     logits[:, :, 16:] = -10.0
     many = criterion({**POINTS, "num_points": 200}, oversample_ratio=10.0, importance_sample_ratio=0.75)
-    points = many.uncertain_points(logits[:, None])
+    points = many.uncertain_points(logits[:, None], many._draws(logits[None], [1]))
     assert points.shape == (1, 200, 2)
     # Values fade to zero at the image's border too, which is sampled with zero padding.
     from_edge = torch.stack([points[0], 1 - points[0]]).amin((0, 2))
