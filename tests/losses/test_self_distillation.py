@@ -61,6 +61,21 @@ def test_an_untrained_student_is_its_teacher_and_a_changed_one_is_pulled_back(st
     assert values[-1] < values[0]
 
 
+def test_images_that_were_looked_at_beside_the_masks_are_not_looked_at_again(step, monkeypatch):
+    expected = SelfDistillationLoss()(step)["loss_self_distillation"]
+    classification, images = step.classifier.forward_with_images(step.images, step.proposals, step.text, step.clip)
+    torch.testing.assert_close(classification.logits, step.classification.logits)
+    step.image_embeddings = 2 * images + 1
+    encode, looks = step.classifier.encode_image, []
+    monkeypatch.setattr(
+        step.classifier, "encode_image", lambda *given, **options: looks.append(options) or encode(*given, **options)
+    )
+    assert SelfDistillationLoss()(step)["loss_self_distillation"] != expected
+    step.image_embeddings = images
+    torch.testing.assert_close(SelfDistillationLoss()(step)["loss_self_distillation"], expected)
+    assert looks == [{"teacher": True}] * 2
+
+
 def test_a_classifier_without_a_tower_is_refused(step):
     step.classifier = MaskClassifier()
     with pytest.raises(UserError, match=r"SelfDistillationLoss needs a classifier.*MaskClassifier.*IPCLIP"):

@@ -135,6 +135,37 @@ def test_recomputing_the_blocks_changes_neither_values_nor_gradients(shrunk_clip
         torch.testing.assert_close(plain, recomputed)
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("name", CLASS_TOKENS)
+def test_an_embedding_is_the_class_token_of_all_blocks(shrunk_clip, name):
+    tower, pixels = shrunk_clip(name).tower, torch.randn(2, 3, 64, 96)
+    tokens, _ = tower.tokens(pixels)
+    torch.testing.assert_close(tower.encode(pixels), tower.project(tokens[:, 0]), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["ViT-B-16", "EVA02-B-16", "ViT-L-14-CLIPA", "ViT-B-16-SigLIP2"])
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_masks_and_the_whole_image_of_one_pass_are_those_of_two(shrunk_clip, name, checkpointing, monkeypatch):
+    visual = deepcopy(shrunk_clip(name).visual).requires_grad_(True)
+    tower = image_tower(visual, name)
+    visible, _ = masks_of(tower, (64, 96))
+    pixels, start = torch.randn(1, 3, 64, 96), min(2, tower.masked_blocks)
+    patches, looks = tower.patches, []
+    monkeypatch.setattr(tower, "patches", lambda given: looks.append(given) or patches(given))
+    expected = tower.encode_masked(pixels, visible, start), tower.encode(pixels)
+    assert len(looks) == 2
+    found = tower.encode_masked_and_whole(pixels, visible, start, checkpointing=checkpointing)
+    assert len(looks) == 3
+    gradients = []
+    for rows, whole in (expected, found):
+        visual.zero_grad()
+        (rows.square().sum() + whole.square().sum()).backward()
+        gradients.append([parameter.grad.clone() for parameter in visual.parameters() if parameter.grad is not None])
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+    for one, other in zip(*gradients, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5 * float(other.abs().max()))
+
+
 @pytest.mark.parametrize("name", [*CLASS_TOKENS, *MEANS])
 def test_attention_and_norms_leave_out_mlps_embeddings_and_the_projection(shrunk_clip, name):
     tower = shrunk_clip(name).tower
