@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """Time this project's fast forms against the plain ones: ratios of one run, with their outputs compared.
 
-With --against, whole pieces of work are done by this checkout and by another one in turn, on the same inputs and weights.
+With --against, whole pieces of work are done by this checkout and by another one in turn, on the same inputs and
+weights.
 """
 
 import argparse

@@ -66,6 +66,7 @@ def run_benchmark(name: str, device: str = "cpu", repeats: int = 3, against: Pat
         return whole.run_work(name, place, repeats, against)
     if against is not None:
         raise UserError(
-            f"--against is for whole pieces of work, but {name} compares forms of one checkout: use {', '.join(whole.WORKS)}."
+            f"--against is for whole pieces of work, but {name} compares forms of one checkout: use "
+            f"{', '.join(whole.WORKS)}."
         )
     return BENCHMARKS[name](place, repeats)
