@@ -134,6 +134,11 @@ class Images:
     def padded_size(self) -> tuple[int, int]:
         return int(self.pixels.shape[-2]), int(self.pixels.shape[-1])
 
+    @property
+    def filled(self) -> bool:
+        """Whether no image of the batch has padding."""
+        return all(size == self.padded_size for size in self.sizes)
+
     def normalized(self, mean: Tensor, std: Tensor) -> Tensor:
         """(pixels - mean) / std with the padding set to zero AFTER it; mean and std have 3 values, 0..255."""
         normal = (self.pixels - mean.view(3, 1, 1)) / std.view(3, 1, 1)

@@ -157,7 +157,7 @@ class IPCLIP(MaskClassifier):
 
     def visible_patches(self, images: Images, proposals: Proposals, grid: tuple[int, int]) -> Tensor:
         """(B, Q, P) bool: which patches of the token grid, row-major, each proposal shows."""
-        if self.mask_crop:
+        if self.mask_crop and not images.filled:
             values = torch.cat(
                 [grid_probabilities(proposals.image(index), grid, size) for index, size in enumerate(images.sizes)]
             )

@@ -67,7 +67,7 @@ class ContentDependentTransfer(nn.Module):
         Returns:
             the classifier with embeddings (B, T, D) and void (B, 1, D), not normalised: their length counts.
         """
-        rows = text.matrix.expand(len(features), -1, -1)
+        rows = text.matrix.expand(features.shape[0], -1, -1)
         values = features.flatten(2).transpose(1, 2)
         # Rows that are compared with 100 times a cosine want full precision.
         with torch.autocast(features.device.type, enabled=False):

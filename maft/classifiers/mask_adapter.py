@@ -15,10 +15,14 @@ from maft.classifiers.maft_plus import ContentDependentTransfer
 from maft.classifiers.mixed_masks import MixedMaskTraining
 from maft.clip import CLIPEncoder
 from maft.interfaces import BuildContext
+from maft.layers.compiling import exporting
 from maft.layers.mask_pool import weighted_mean
 from maft.options import Channels, Positive, PositiveLayers
 from maft.registry import CLASSIFIERS
 from maft.structures import Classification, EmbeddedMasks, Images, Proposals, TextClassifier
+
+# An exported graph cannot count its masks by the size of the image.
+_EXPORTED_CHUNK = 32
 
 
 class ChannelNorm(nn.Module):
@@ -139,6 +143,8 @@ class MaskAdapterHead(nn.Module):
         return F.gelu(self.mask_norm2(self.mask_conv2(embedded).permute(0, 2, 3, 1)))
 
     def _masks_per_chunk(self, image: Tensor) -> int:
+        if exporting():
+            return _EXPORTED_CHUNK
         batch, height, width, _ = image.shape
         # The MLP's hidden layer before and after its activation, beside three tensors of block width.
         per_mask = batch * height * width * self.channels * (2 * 4 + 3) * image.element_size()

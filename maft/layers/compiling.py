@@ -1,13 +1,21 @@
-"""Parts of a model by name, for torch.compile."""
+"""Parts of a model by name, for torch.compile; and whether torch.export is looking."""
 
 from __future__ import annotations
 
 from operator import attrgetter
 from types import MethodType
 
+import torch
 from torch import nn
 
 from maft.errors import UserError
+
+
+def exporting() -> bool:
+    """Whether torch.export traces what runs: its graph must fit every size, and be made of what other runtimes know."""
+    # Before PyTorch 2.7 an export cannot be told from other tracing.
+    asked = getattr(torch.compiler, "is_exporting", None)
+    return asked is not None and asked()
 
 
 def method_of(model: nn.Module, name: str) -> MethodType:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
+from functools import lru_cache
+from importlib.util import find_spec
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from maft.layers.compiling import exporting
 from maft.layers.deformable_bags import weighted_bags
 from maft.layers.feature_levels import FeatureLevels
 
@@ -42,16 +45,15 @@ def deformable_attention(values: Tensor, levels: FeatureLevels, locations: Tenso
     Returns:
         (B, Q, heads * d).
     """
-    if _exporting():
+    if exporting():
         # Other runtimes know grid_sample, and its graph fits every size.
         return deformable_attention_by_definition(values, levels, locations, weights)
+    if values.is_cuda and _has_triton():
+        from maft.layers import deformable_triton
+
+        if values.dtype in deformable_triton.TYPES:
+            return deformable_triton.fused(values, levels, locations, weights)
     return weighted_bags(values, levels.sizes, levels.extent, locations, weights)
-
-
-def _exporting() -> bool:
-    # Before PyTorch 2.7 an export cannot be told from other tracing.
-    asked = getattr(torch.compiler, "is_exporting", None)
-    return asked is not None and asked()
 
 
 class DeformableAttention(nn.Module):

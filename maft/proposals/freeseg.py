@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from maft.errors import UserError
+from maft.layers.compiling import exporting
 from maft.options import Channels, Dropout, NonNegative, Weight
 from maft.proposals.mask2former import Mask2Former
 from maft.registry import PROPOSERS
@@ -95,6 +96,9 @@ class TextInteraction(nn.Module):
             scores = F.linear(part, folded_keys, folded_bias).unflatten(-1, (heads, -1))
             return self.dropout(scores.softmax(-1)).flatten(-2) @ folded_values
 
+        if exporting():
+            # How many parts there are depends on the size of the image.
+            return attend(tokens) + self.out_proj.bias
         step = max(1, _CHUNK // (len(folded_keys) * len(tokens)))
         return torch.cat([attend(part) for part in tokens.split(step, dim=1)], dim=1) + self.out_proj.bias
 

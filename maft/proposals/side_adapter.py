@@ -121,7 +121,7 @@ class SideAdapter(nn.Module):
         patches = self.patch_embed(pixels)
         grid = (patches.shape[-2], patches.shape[-1])
         position = torch.cat([self.query_pos_embed, self._position(grid)], dim=1)
-        queries = self.query_embed.expand(len(pixels), -1, -1)
+        queries = self.query_embed.expand(pixels.shape[0], -1, -1)
         tokens = torch.cat([queries, patches.flatten(2).transpose(1, 2)], dim=1) + position
         tokens = self._fused(tokens, features, 0, grid)
         wanted = self.supervised if all_layers else self.supervised[-1:]
