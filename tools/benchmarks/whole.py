@@ -24,7 +24,7 @@ WORKS = (
     "freeseg-training", "warm-up-training", "lsj-mapper", "panoptic-results", "confusion-171", "confusion-847",
     "catalogue", "texts",
 )  # fmt: skip
-# Differences of sums that are taken in another order, as a share of the largest value; of labels, the share that differs.
+# Differences of sums taken in another order, as a share of the largest value; of labels, the share that differs.
 TOLERANCE = 1e-4
 
 

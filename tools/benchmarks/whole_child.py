@@ -83,17 +83,17 @@ def _formed(work: Work, form: str, device: torch.device) -> Callable[[], Mapping
 
 
 def _time_stages(work: Work, seconds: dict[str, float], device: torch.device) -> None:
-    for stage, (owner, name) in work.stages.items():
-
-        def timed(
-            *inputs: Any, stage: str = stage, call: Callable[..., Any] = getattr(owner, name), **more: Any
-        ) -> Any:
+    def timed(stage: str, call: Callable[..., Any]) -> Callable[..., Any]:
+        def run(*inputs: Any, **more: Any) -> Any:
             started = clock(device)
             result = call(*inputs, **more)
             seconds[stage] = seconds.get(stage, 0.0) + clock(device) - started
             return result
 
-        setattr(owner, name, timed)
+        return run
+
+    for stage, (owner, name) in work.stages.items():
+        setattr(owner, name, timed(stage, getattr(owner, name)))
 
 
 def _measured(

@@ -1,4 +1,4 @@
-"""What surrounds models as pieces of work: mapper, catalogue, texts, results, confusion matrices; on generated inputs."""
+"""What surrounds models as pieces of work: mapper, catalogue, texts, results and counts, on generated inputs."""
 
 from __future__ import annotations
 
