@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from maft.errors import UserError, first_line
+from maft.layers.folding import fold_normalisations
 
 _BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3)}
 
@@ -131,7 +132,7 @@ def backbone_from_config(cfg: CfgNode) -> Any:
         known = ", ".join(known for known, _ in BACKBONE_REGISTRY)
         raise UserError(f"Unknown backbone {name!r} in MODEL.BACKBONE.NAME; the known ones are: {known}.")
     try:
-        return build_backbone(cfg)
+        return fold_normalisations(build_backbone(cfg))
     except (AssertionError, ArithmeticError, LookupError, RuntimeError, TypeError, ValueError) as error:
         raise UserError(
             f"MODEL.BACKBONE.NAME {name} cannot be built ({type(error).__name__}: {first_line(error)})."
