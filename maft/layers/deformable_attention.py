@@ -1,4 +1,4 @@
-"""Multi-scale deformable attention in plain PyTorch (Deformable DETR), without a compiled operator."""
+"""Multi-scale deformable attention (Deformable DETR), without an operator that must be compiled at installation."""
 
 from __future__ import annotations
 
@@ -36,6 +36,8 @@ def deformable_attention_by_definition(
 def deformable_attention(values: Tensor, levels: FeatureLevels, locations: Tensor, weights: Tensor) -> Tensor:
     """Weighted sum of values sampled bilinearly at fractional locations of several maps, zero outside the maps.
 
+    A Triton kernel on a GPU, where Triton is installed; weighted bags of table rows in plain PyTorch elsewhere.
+
     Args:
         values: (B, S, heads, d), tokens of all levels.
         levels: geometry of the S tokens.
@@ -54,6 +56,11 @@ def deformable_attention(values: Tensor, levels: FeatureLevels, locations: Tenso
         if values.dtype in deformable_triton.TYPES:
             return deformable_triton.fused(values, levels, locations, weights)
     return weighted_bags(values, levels.sizes, levels.extent, locations, weights)
+
+
+@lru_cache(maxsize=1)
+def _has_triton() -> bool:
+    return find_spec("triton") is not None
 
 
 class DeformableAttention(nn.Module):

@@ -129,7 +129,8 @@ def _parts(weights: Tensor) -> int:
     return max(1, rows // (_CORNERS * weights.shape[2:].numel()))
 
 
-def _forward(values: Tensor, sizes: Sizes, extent: Tensor, locations: Tensor, weights: Tensor) -> Tensor:
+def forward(values: Tensor, sizes: Sizes, extent: Tensor, locations: Tensor, weights: Tensor) -> Tensor:
+    """What `weighted_bags` returns, without gradients."""
     if torch.compiler.is_compiling():
         # A compiler keeps what lies between in registers, and one graph fits any number of queries.
         return _bags(_table(values, sizes), _Grid.of(sizes, extent, weights), locations, weights)
@@ -184,7 +185,7 @@ def _gradients(
 
 
 @torch.library.custom_op("maft::deformable_bags_backward", mutates_args=())
-def _backward(
+def backward(
     gradient: Tensor,
     values: Tensor,
     extent: Tensor,
@@ -212,7 +213,7 @@ def _backward(
     return of_values, of_locations, of_weights
 
 
-@_backward.register_fake
+@backward.register_fake
 def _(gradient: Tensor, values: Tensor, extent: Tensor, locations: Tensor, weights: Tensor, heights, widths):
     return torch.empty_like(values), torch.empty_like(locations), torch.empty_like(weights)
 
@@ -222,12 +223,12 @@ class _WeightedBags(torch.autograd.Function):
     def forward(ctx: Any, values: Tensor, sizes: Sizes, extent: Tensor, locations: Tensor, weights: Tensor) -> Tensor:
         ctx.save_for_backward(values, extent, locations, weights)
         ctx.sizes = sizes
-        return _forward(values, sizes, extent, locations, weights)
+        return forward(values, sizes, extent, locations, weights)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         heights, widths = [height for height, _ in ctx.sizes], [width for _, width in ctx.sizes]
-        of_values, of_locations, of_weights = _backward(gradient, *ctx.saved_tensors, heights, widths)
+        of_values, of_locations, of_weights = backward(gradient, *ctx.saved_tensors, heights, widths)
         return of_values, None, None, of_locations, of_weights
 
 

@@ -82,13 +82,12 @@ def test_values_in_half_precision_are_weighed_in_half_precision():
     assert torch.autograd.grad(result.sum(), half)[0].dtype == torch.bfloat16
 
 
-def test_one_compiled_graph_serves_any_number_of_queries_and_images():
-    compiled = torch.compile(ours, backend="aot_eager", fullgraph=True, dynamic=True)
-    for batch, queries in ((2, 13), (3, 7)):
-        problem = inputs(batch, queries)
-        result, expected = compiled(*problem), by_definition(*problem)
-        torch.testing.assert_close(result, expected)
-        assert_same_gradients(result, expected, problem)
+def test_compiles_into_one_graph_with_its_gradients():
+    problem = inputs()
+    compiled = torch.compile(ours, backend="aot_eager", fullgraph=True)
+    result, expected = compiled(*problem), by_definition(*problem)
+    torch.testing.assert_close(result, expected)
+    assert_same_gradients(result, expected, problem)
 
 
 def test_runs_on_a_device_that_is_only_imagined():
