@@ -10,6 +10,8 @@ from torch import Tensor
 from maft.layers.score_maps import Tile, output_strips, resized_rows, source_rows
 from maft.structures import Proposals
 
+_GROUPS = 32
+
 
 @dataclass(frozen=True)
 class ResizedMasks:
@@ -38,13 +40,27 @@ class ResizedMasks:
             Tile(scores, masks, spanned, 0, 0, height, width, proposals.are_logits, proposals.align_corners), size
         )
 
-    def selected(self, which: Tensor) -> ResizedMasks:
-        """Some of the masks: (Q,) bool or (n,) int64."""
+    def selected(self, which: Tensor | slice) -> ResizedMasks:
+        """Some of the masks: a slice, or (n,) int64."""
         return replace(self, tile=replace(self.tile, masks=self.tile.masks[which]))
 
+    def row_strips(self) -> Iterator[range]:
+        """Rows of the output, so many at a time as all masks of them are meant to be in memory."""
+        return output_strips(self.size, [(self.tile.height, self.tile.width)], len(self.tile.masks))
+
+    def groups(self) -> Iterator[slice]:
+        """The masks, in at most 32 groups of one size, the last one smaller: of a strip, each is made in the cache."""
+        count = len(self.tile.masks)
+        size = max(1, -(-count // _GROUPS))
+        for start in range(0, count, size):
+            yield slice(start, min(start + size, count))
+
+    def at(self, rows: range) -> Tensor:
+        """(Q, len(rows), W) masks at rows of the output, logits or values in [0, 1] as they were proposed."""
+        source, places = source_rows(self.tile.height, self.size[0], rows)
+        return resized_rows(self.tile.mask_rows(source), places, self.size[1])
+
     def strips(self) -> Iterator[tuple[slice, Tensor]]:
-        """Rows of the output and the masks there, (Q, rows, W), logits or values in [0, 1] as they were proposed."""
-        tile, (height, width) = self.tile, self.size
-        for rows in output_strips(self.size, [(tile.height, tile.width)], len(tile.masks)):
-            source, places = source_rows(tile.height, height, rows)
-            yield slice(rows.start, rows.stop), resized_rows(tile.mask_rows(source), places, width)
+        """Rows of the output and the masks there, see `at`."""
+        for rows in self.row_strips():
+            yield slice(rows.start, rows.stop), self.at(rows)

@@ -16,6 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from maft.layers.devices import sent
+
 # Of one strip of scores at output size; a few tensors of this size exist at a time.
 _STRIP_BYTES = 2**26
 # TextRegion's masks are SAM's logits up to here: once resized, what is above one counts as one.
@@ -62,18 +64,26 @@ def resized_rows(values: Tensor, places: Tensor, width: int, align_corners: bool
     Returns:
         (N, m, width).
     """
-    mixed = values
-    if not torch.equal(places, torch.arange(values.shape[1], dtype=places.dtype)):
+    same = torch.equal(places, torch.arange(values.shape[1], dtype=places.dtype))
+    # Of the fewer rows first: both ways are linear, and what lies between columns costs most.
+    widened_first = len(places) > values.shape[1]
+    if widened_first:
+        values = _widened(values, width, align_corners)
+    if not same:
         upper = places.long().clamp(max=values.shape[1] - 1)
         lower = (upper + 1).clamp(max=values.shape[1] - 1)
-        share = (places - upper).to(values)[:, None]
-        upper, lower = upper.to(values.device), lower.to(values.device)
-        mixed = torch.lerp(values[:, upper], values[:, lower], share)
+        share = sent((places - upper).to(values.dtype)[:, None], values.device)
+        upper, lower = sent(upper, values.device), sent(lower, values.device)
+        values = torch.lerp(values.index_select(1, upper), values.index_select(1, lower), share)
+    return values if widened_first else _widened(values, width, align_corners)
+
+
+def _widened(values: Tensor, width: int, align_corners: bool) -> Tensor:
     if values.shape[2] == width:
-        return mixed
+        return values
     if not len(values):
-        return mixed.new_zeros(0, len(places), width)
-    return F.interpolate(mixed[None], (len(places), width), mode="bilinear", align_corners=align_corners)[0]
+        return values.new_zeros(0, values.shape[1], width)
+    return F.interpolate(values, width, mode="linear", align_corners=align_corners)
 
 
 def row_strips(height: int, values: int) -> Iterator[range]:
