@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from detectron2.modeling import META_ARCH_REGISTRY
+from tiny_dinos import save_dino
 
 import maft.building  # noqa: F401 - registers the architectures
 from maft.config import load_config, self_contained, start_from
@@ -33,11 +34,18 @@ def sam_folder(tiny_sam, tmp_path_factory):
     return str(folder)
 
 
+@pytest.fixture(scope="session")
+def dino_folder(tmp_path_factory):
+    return str(save_dino("dinov2", tmp_path_factory.mktemp("dino"), blocks=12))
+
+
 @pytest.mark.parametrize("name", FILES)
 def test_the_model_builds_and_what_is_frozen_has_no_gradients(name, request):
     cfg = load_config(FOLDER / name)
     if cfg.MODEL.PROPOSER.NAME == "SAM":
         cfg.MODEL.PROPOSER.SAM.PRETRAINED = request.getfixturevalue("sam_folder")
+    if "PRETRAINED" in cfg.MODEL.PROPOSER.get("EoMT", {}):
+        cfg.MODEL.PROPOSER.EoMT.PRETRAINED = request.getfixturevalue("dino_folder")
     model = build(cfg)
     trains = [key for key, parameter in model.named_parameters() if parameter.requires_grad]
     assert trains or (cfg.MODEL.PROPOSER.FROZEN and cfg.MODEL.CLASSIFIER.FROZEN)

@@ -79,9 +79,14 @@ def line(names: Sequence[str], row: Row) -> str:
 
 
 def shown_configs() -> list[Path]:
-    """Those that stand for a paper; the size of SAM's models is known from their files alone."""
+    """Those that stand for a paper; the sizes of a SAM and of a DINO are known from their files alone."""
     files = sorted(configs().glob("*/*.yaml"))
-    return [file for file in files if file.parent.name not in ("_base_", "quickstart") and "sam_" not in file.name]
+    with_files = ("sam_", "dino")
+    return [
+        file
+        for file in files
+        if file.parent.name not in ("_base_", "quickstart") and not any(part in file.name for part in with_files)
+    ]
 
 
 def main() -> None:

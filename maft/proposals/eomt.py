@@ -1,4 +1,4 @@
-"""EoMT as a proposer (Kerssies et al., CVPR 2025): queries in the last blocks of a plain ViT, here CLIP's own."""
+"""EoMT as a proposer (Kerssies et al., CVPR 2025): queries in the last blocks of a plain ViT, CLIP's own or a DINO."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from maft.interfaces import BuildContext
 from maft.layers.transformer import MLP
 from maft.options import Channels, NonNegative, Positive, PositiveLayers, Weight
 from maft.proposals.criterion import SetPredictionProposer
+from maft.proposals.dino import DINOTower, load_dino, run_dino_block
 from maft.registry import PROPOSERS
 from maft.structures import Images, Proposals, Targets, TextClassifier
 
@@ -31,21 +32,25 @@ _POWER = 0.9
 
 @PROPOSERS.register()
 class EoMT(SetPredictionProposer):
-    """Proposer: queries among the tokens of the shared CLIP's image tower, in copies of its last blocks that train.
+    """Proposer: queries among the tokens of a plain ViT, in its last blocks: the shared CLIP's image tower, or a DINO.
 
-    The tower runs once: its own last blocks, which stay as they are, give the dense features that masks are named by,
-    and the copies give masks. A query is compared with the texts by an MLP and with the upscaled patches by another.
+    CLIP's tower runs once: its own last blocks, which stay as they are, give the dense features that masks are named
+    by, and copies of them, which train, give masks. A DINO (v2, v2 with registers or v3) is the proposer's own: its
+    last blocks train, and CLIP's tower runs for the names. A query is compared with the texts by an MLP and with the
+    upscaled patches by another.
 
     In training, queries attend within the masks that they last predicted; block by block, from the first to the last,
     a growing share of them attends everywhere, until no mask is needed at test. How far that has come is kept with the
     weights: a training that starts from a trained EoMT goes on without masks.
 
     Args:
-        tower: of CLIP.
+        tower: of CLIP, or a DINO.
         embedding_dim: D, width of CLIP's joint space.
+        pretrained: of a DINO the folder or hub id, see `maft.proposals.dino.load_dino`; None: CLIP's tower.
         num_queries: how many there are, and so proposals of an image (Q).
         blocks: how many of the last blocks have queries.
-        trained_blocks: how many are copied and trained; at least those.
+        trained_blocks: how many of the last are trained, at least those; where all of a DINO's are, what precedes them
+            is, too.
         embedding_hidden_dim: hidden width of the MLP that embeds queries.
         annealing_steps: iterations after which nothing is masked any more, with those of the whole training as EoMT
             has it: block i of n changes from (i + 1) / (n + 2) to (i + 2) / (n + 2) of them; 0: always masked.
@@ -58,7 +63,7 @@ class EoMT(SetPredictionProposer):
 
     def __init__(
         self,
-        tower: TokenTower,
+        tower: TokenTower | DINOTower,
         embedding_dim: int,
         *,
         num_queries: Positive = 100,
@@ -90,21 +95,26 @@ class EoMT(SetPredictionProposer):
         self.size_divisibility = math.lcm(*tower.patch_size)
         self.first, self.prefix = len(tower.blocks) - trained_blocks, tower.prefix
         self.query_blocks, self.annealing_steps = blocks, annealing_steps
-        self.blocks = nn.ModuleList(deepcopy(block) for block in tower.blocks[self.first :]).requires_grad_(True)
+        self.dino = tower if isinstance(tower, DINOTower) else None
+        self.run_block = run_block if self.dino is None else run_dino_block
+        self.blocks, norm = tower.cut(self.first) if isinstance(tower, DINOTower) else _copied(tower, self.first)
         self.queries = nn.Parameter(torch.randn(num_queries, tower.width))
-        self.norm = nn.LayerNorm(tower.width)
+        self.norm = norm
         self.upscale, self.mask_head = _heads(tower)
         self.class_head = MLP(tower.width, embedding_hidden_dim, embedding_dim, 2)
         self.register_buffer("trained_steps", torch.zeros((), dtype=torch.int64))
 
     @classmethod
-    def from_options(cls, context: BuildContext, **options: Any) -> Any:
-        """Raises `UserError` when CLIP's image tower is no plain ViT."""
+    def from_options(cls, context: BuildContext, *, pretrained: str | None = None, **options: Any) -> Any:
+        """Raises `UserError` when CLIP's image tower is needed and is no plain ViT, or a DINO cannot be read."""
+        if pretrained is not None:
+            return cls(load_dino(pretrained), context.clip.embed_dim, **options)
         tower = context.clip.tower
         if not isinstance(tower, TokenTower):
             raise UserError(
                 f"MODEL.PROPOSER.NAME EoMT does not work with the image tower of {tower.name} ({tower.kind}): queries "
-                "need a plain ViT, such as ViT-B-16, ViT-L-14 or a SigLIP."
+                "need a plain ViT, such as ViT-B-16, ViT-L-14 or a SigLIP, or a DINO's folder or hub id as "
+                "MODEL.PROPOSER.EoMT.PRETRAINED."
             )
         return cls(tower, context.clip.embed_dim, **options)
 
@@ -118,25 +128,31 @@ class EoMT(SetPredictionProposer):
     ) -> Proposals:
         """Mask logits (B, Q, h, w) and class logits (B, Q, C + 1), void last; in training also of earlier blocks.
 
-        The tower's features are passed on as ``clip_features``; the mask losses do not reach it.
+        The features of CLIP's tower are passed on as ``clip_features``; the mask losses do not reach it.
         """
-        tower = clip.tower
-        assert isinstance(tower, TokenTower)
-        tokens, grid = tower.tokens(clip.normalize(images), self.first)
+        features: dict[str, Tensor] | None = None
+        if self.dino is not None:
+            tokens, grid, rotation = self.dino(images.normalized(self.pixel_mean, self.pixel_std))
+        else:
+            tower = clip.tower
+            assert isinstance(tower, TokenTower)
+            tokens, grid = tower.tokens(clip.normalize(images), self.first)
+            features = tower.dense_features_of(tokens, grid, self.first)
+            tokens, rotation = tokens.detach(), tower.sequence.rotation(grid)
         layers = [
             Proposals(masks, images.padded_size, class_logits=self.class_logits(embeddings, text), queries=embeddings)
-            for masks, embeddings in self._decode(tokens.detach(), grid, tower.sequence.rotation(grid))
+            for masks, embeddings in self._decode(tokens, grid, rotation)
         ]
         final = layers.pop()
         final.auxiliary = layers
-        final.clip_features = tower.dense_features_of(tokens, grid, self.first)
+        final.clip_features = features
         return final
 
     def class_logits(self, queries: Tensor, text: TextClassifier) -> Tensor:
         """(B, Q, C + 1) scaled cosines of class embeddings (B, Q, D) with the texts, void last."""
         return text.logits(queries)
 
-    def _decode(self, tokens: Tensor, grid: Grid, rotation: Tensor | None) -> list[tuple[Tensor, Tensor]]:
+    def _decode(self, tokens: Tensor, grid: Grid, rotation: Any) -> list[tuple[Tensor, Tensor]]:
         """Predictions after the last block, in training also before every block that has queries."""
         supervised = self.training and torch.is_grad_enabled()
         shares = self.masked_shares()
@@ -151,7 +167,7 @@ class EoMT(SetPredictionProposer):
             if index >= without and (supervised or shares[index - without] > 0):
                 found.append(self._predict(tokens, grid))
                 mask = self._attention_mask(found[-1][0], shares[index - without], grid)
-            tokens = run_block(block, tokens, rotation, mask)
+            tokens = self.run_block(block, tokens, rotation, mask)
         last = self._predict(tokens, grid)
         return [*found, last] if supervised else [last]
 
@@ -189,7 +205,13 @@ class EoMT(SetPredictionProposer):
         return mask
 
 
-def _heads(tower: TokenTower) -> tuple[nn.Module, nn.Module]:
+def _copied(tower: TokenTower, first: int) -> tuple[nn.ModuleList, nn.Module]:
+    """Copies of CLIP's blocks from ``first`` on, to be trained, and a norm after them."""
+    blocks = nn.ModuleList(deepcopy(block) for block in tower.blocks[first:]).requires_grad_(True)
+    return blocks, nn.LayerNorm(tower.width)
+
+
+def _heads(tower: TokenTower | DINOTower) -> tuple[nn.Module, nn.Module]:
     """EoMT's own upscaling of patches to about a quarter of the image, and its MLP of queries."""
     try:
         from transformers import EomtConfig
