@@ -16,7 +16,7 @@ from maft.clip.mask_prompts import MaskPrompts
 from maft.clip.towers import ImageTower, image_tower
 from maft.errors import UserError
 from maft.interfaces import BuildContext, MaskClassifier
-from maft.layers.crops import crop_regions, expand_boxes, tight_boxes
+from maft.layers.crops import crop_regions, expand_boxes, first_of_equal, tight_boxes
 from maft.options import NonNegative, Positive, Side
 from maft.registry import CLASSIFIERS
 from maft.structures import Classification, EmbeddedMasks, Images, Proposals, TextClassifier
@@ -138,7 +138,7 @@ class MaskedCrops(MaskClassifier):
         return regions, region_masks, valid
 
     def encode_regions(self, regions: Tensor, region_masks: Tensor, clip: CLIPEncoder) -> Tensor:
-        """Embeds masked regions, with mask prompts when there are some.
+        """Embeds masked regions, with mask prompts when there are some; CLIP sees equal ones once.
 
         Args:
             regions: (n, 3, s, s) normalised, n may be 0.
@@ -149,6 +149,13 @@ class MaskedCrops(MaskClassifier):
         """
         if not len(regions):
             return regions.new_zeros(0, clip.embed_dim)
+        first = first_of_equal(regions, region_masks)
+        shown, place = first.unique(return_inverse=True)
+        if len(shown) < len(regions):
+            return self._encode_distinct(regions[shown], region_masks[shown], clip)[place]
+        return self._encode_distinct(regions, region_masks, clip)
+
+    def _encode_distinct(self, regions: Tensor, region_masks: Tensor, clip: CLIPEncoder) -> Tensor:
         chunks = zip(regions.split(self.crops_per_chunk), region_masks.split(self.crops_per_chunk))
         tower = clip.tower if self.tower is None else self.tower
         if self.mask_prompts is None:

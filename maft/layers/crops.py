@@ -70,6 +70,29 @@ def boxes_to_last_pixel(masks: Tensor) -> Tensor:
     return torch.where(flat, boxes.new_tensor([0, 0, width, height]), torch.cat([first, last], dim=1))
 
 
+def first_of_equal(regions: Tensor, region_masks: Tensor) -> Tensor:
+    """Which region is the first that is the same as another one, pixel by pixel.
+
+    Only regions with equal sums are compared, so that distinct ones cost a sum each. One that equals a later region of
+    its sums but not the first of them is not found.
+
+    Args:
+        regions: (n, 3, s, s).
+        region_masks: (n, 1, s, s).
+
+    Returns:
+        (n,) int64, of a region that is no copy its own position.
+    """
+    place = torch.arange(len(regions), device=regions.device)
+    sums = torch.stack([regions.sum((1, 2, 3)), region_masks.sum((1, 2, 3))], dim=1)
+    _, group = sums.unique(dim=0, return_inverse=True)
+    first = place.scatter_reduce(0, group, place, "amin", include_self=False)[group]
+    (doubted,) = (first != place).nonzero(as_tuple=True)
+    its_first = first[doubted]
+    same = [(every[doubted] == every[its_first]).flatten(1).all(1) for every in (regions, region_masks)]
+    return place.index_put((doubted,), torch.where(same[0] & same[1], its_first, doubted))
+
+
 def crop_regions_by_definition(
     image: Tensor, masks: Tensor, boxes: Tensor, size: tuple[int, int], *, fill: Tensor, align_corners: bool = False
 ) -> tuple[Tensor, Tensor]:

@@ -86,6 +86,22 @@ def test_names_every_proposal_like_a_plain_loop(clip, per_chunk):
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("depth", [0, 2])
+def test_equal_regions_are_shown_to_clip_once(clip, depth, monkeypatch):
+    classifier, text, (images, proposals) = build(clip, mask_prompt_depth=depth), texts(), batch()
+    expected = classifier(images, proposals, text, clip).embeddings
+    proposals.masks[0, 5], proposals.masks[1, 2] = proposals.masks[0, 3], proposals.masks[1, 0]
+    patches, shown = clip.tower.patches, []
+    monkeypatch.setattr(clip.tower, "patches", lambda pixels: shown.append(len(pixels)) or patches(pixels))
+    found = classifier(images, proposals, text, clip)
+    assert sum(shown) == found.valid.sum() - 2
+    assert torch.equal(found.embeddings[0, 5], found.embeddings[0, 3])
+    assert torch.equal(found.embeddings[1, 2], found.embeddings[1, 0])
+    kept = [0, 1, 3, 4, 5]
+    torch.testing.assert_close(found.embeddings[1, kept], expected[1, kept], atol=1e-4, rtol=1e-4)
+
+
+@torch.no_grad()
 def test_no_valid_mask_and_a_single_one(clip):
     images, proposals = batch()
     for depth in (0, 2):

@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from maft.layers.crops import crop_regions, crop_regions_by_definition, expand_boxes, tight_boxes
+from maft.layers.crops import crop_regions, crop_regions_by_definition, expand_boxes, first_of_equal, tight_boxes
 
 SIZE = (24, 24)
 FILL = torch.tensor([0.3, -0.7, 1.1])
@@ -90,3 +90,13 @@ def test_gpu_agrees_with_cpu():
     ours = crop_regions(image.cuda(), masks.cuda(), tight_boxes(masks.cuda()), SIZE, fill=FILL.cuda())
     for left, right in zip(ours, crop_regions(image, masks, boxes, SIZE, fill=FILL)):
         torch.testing.assert_close(left.cpu(), right, atol=1e-4, rtol=0)
+
+
+def test_copies_name_the_first_region_that_is_the_same():
+    regions, masks = torch.rand(6, 3, 4, 4), torch.rand(6, 1, 4, 4).round()
+    regions[4], masks[4] = regions[1], masks[1]
+    regions[5], masks[5] = regions[1].flip(-1), masks[1]
+    regions[3], masks[3] = regions[1], 1 - masks[1]
+    regions[2], masks[2] = regions[0], masks[0]
+    assert first_of_equal(regions, masks).tolist() == [0, 1, 0, 3, 1, 5]
+    assert first_of_equal(regions[:1], masks[:1]).tolist() == [0]
