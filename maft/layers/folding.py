@@ -16,9 +16,9 @@ class FoldedConv2d(Conv2d):
     """A convolution with Detectron2's normalisation; where no weight has a gradient it is one convolution.
 
     (W * x + b - m) g / s + a = (W g / s) * x + (b - m) g / s + a, with the mean m, the deviation s, the scale g and the
-    shift a of the normalisation. The right side's weights are kept with channels last, which its results then are, until
-    one of the tensors that they are made of is written, replaced or moved. Names and values of the state are those of
-    Detectron2's convolution.
+    shift a of the normalisation. The right side's weights are kept with channels last, which its results then are,
+    until one of the tensors that they are made of is written, replaced or moved. Names and values of the state are
+    those of Detectron2's convolution.
     """
 
     _folded: tuple[Any, Tensor, Tensor] | None = None
@@ -76,7 +76,8 @@ def fold_normalisations(module: nn.Module) -> nn.Module:
     """
     for conv in module.modules():
         norm: Any = getattr(conv, "norm", None)
-        if type(conv) is Conv2d and isinstance(norm, _WITH_STATISTICS) and norm.weight is not None:
-            if isinstance(norm, FrozenBatchNorm2d) or norm.track_running_stats:
-                conv.__class__ = FoldedConv2d
+        if type(conv) is not Conv2d or not isinstance(norm, _WITH_STATISTICS):
+            continue
+        if norm.weight is not None and norm.running_var is not None:
+            conv.__class__ = FoldedConv2d
     return module
