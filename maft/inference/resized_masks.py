@@ -45,8 +45,8 @@ class ResizedMasks:
         return replace(self, tile=replace(self.tile, masks=self.tile.masks[which]))
 
     def row_strips(self) -> Iterator[range]:
-        """Rows of the output, so many at a time as all masks of them are meant to be in memory."""
-        return output_strips(self.size, [(self.tile.height, self.tile.width)], len(self.tile.masks))
+        """Rows of the output, so many at a time as all masks of them, and as much again, are meant to be in memory."""
+        return output_strips(self.size, [(self.tile.height, self.tile.width)], 2 * len(self.tile.masks))
 
     def groups(self) -> Iterator[slice]:
         """The masks, in at most 32 groups of one size, the last one smaller: of a strip, each is made in the cache."""
