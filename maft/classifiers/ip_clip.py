@@ -122,6 +122,13 @@ class IPCLIP(MaskClassifier):
         self, images: Images, proposals: Proposals, text: TextClassifier, clip: CLIPEncoder
     ) -> tuple[Classification, Tensor]:
         """`forward` and `encode_image`, which have the blocks before ``start_layer`` in common."""
+        embedded, whole = self.embed_with_images(images, proposals, clip)
+        return self.compare(embedded, text, clip), whole
+
+    def embed_with_images(
+        self, images: Images, proposals: Proposals, clip: CLIPEncoder
+    ) -> tuple[EmbeddedMasks, Tensor]:
+        """`embed` and `encode_image` of one pass."""
         tower, pixels, visible = self._shown(images, proposals, clip)
         rows, whole = tower.encode_masked_and_whole(
             pixels,
@@ -130,7 +137,7 @@ class IPCLIP(MaskClassifier):
             align_corners=self.position_align_corners,
             checkpointing=self.activation_checkpointing,
         )
-        return self.compare(EmbeddedMasks(rows, self._valid(images, proposals)), text, clip), whole
+        return EmbeddedMasks(rows, self._valid(images, proposals)), whole
 
     def _shown(self, images: Images, proposals: Proposals, clip: CLIPEncoder) -> tuple[ImageTower, Tensor, Tensor]:
         """The tower, its pixels and which patches each proposal shows."""

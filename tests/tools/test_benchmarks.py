@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from benchmarks import crops, deformable_attention, evaluator, ip_clip, mask_adapter
+from benchmarks import crops, deformable_attention, evaluator, ip_clip, mask_adapter, prompts, stage2
 from benchmarks.catalog import BENCHMARKS, run_benchmark
 from benchmarks.measure import Form, compare, largest_difference
 
@@ -20,6 +20,8 @@ ROOT = Path(__file__).resolve().parents[2]
 def small_runs(vit_clip):
     return {
         "ip-clip": lambda: ip_clip.run(CPU, 1, clip=vit_clip(), queries=5, size=64, start_layer=2),
+        "stage2": lambda: stage2.run(CPU, 1, clip=vit_clip(), queries=5, size=64, start_layer=2),
+        "prompts": lambda: prompts.run(CPU, 1, clip=vit_clip(), names=("a", "b c"), templates=("{}.", "the {} of all")),
         "mask-adapter": lambda: mask_adapter.run(CPU, 1, counts=(3, 5), embed_dim=16, channels=16, grid=(4, 5)),
         "crops": lambda: crops.run(CPU, 1, count=5, height=40, width=60, side=16),
         "evaluator": lambda: evaluator.run(CPU, 1, classes=300, size=(24, 30), queries=6),

@@ -8,13 +8,16 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import crops, deformable_attention, evaluator, ip_clip, mask_adapter, whole
+from benchmarks import crops, deformable_attention, evaluator, ip_clip, mask_adapter, scaling, stage2, texts, whole
 from benchmarks.measure import Comparison
 from maft.errors import UserError
 
 BENCHMARKS: dict[str, Callable[[torch.device, int], list[Comparison]]] = {
     "ip-clip": ip_clip.run,
+    "stage2": stage2.run,
+    "prompts": prompts.run,
     "mask-adapter": mask_adapter.run,
+    "scaling": scaling.run,
     "crops": crops.run,
     "evaluator": evaluator.run,
     "deformable-attention": deformable_attention.run,
