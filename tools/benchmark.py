@@ -24,6 +24,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--device", default="cpu", help="cpu (default) or cuda")
     parser.add_argument("--threads", type=int, help="CPU threads of torch (default: torch's own choice)")
     parser.add_argument("--repeats", type=int, default=3, help="passes over all forms; the fastest counts (default 3)")
+    parser.add_argument("--plot", type=Path, metavar="OUT", help="also draw what scaling measures, as a PNG")
     parser.add_argument("--json", type=Path, metavar="OUT", help="also write the results as JSON")
     return parser.parse_args()
 
@@ -40,7 +41,7 @@ def print_comparison(comparison: "Comparison") -> None:
         table.add_row(
             row.form,
             f"{1000 * row.seconds:.1f} ms",
-            f"{row.time_ratio:.2f}",
+            f"{row.time_ratio:.2f}{'' if row.fast else ' TOO SLOW'}",
             "-" if row.peak_mib is None else f"{row.peak_mib:.0f} MiB",
             "-" if row.memory_ratio is None else f"{row.memory_ratio:.2f}",
             "-" if row.difference is None else f"{row.difference:.1e}{'' if row.same else ' TOO LARGE'}",
@@ -68,17 +69,27 @@ def main() -> int:
         "float32 products": torch.get_float32_matmul_precision(),
     }
     print(", ".join(f"{key} {value}" for key, value in machine.items()))
+    names = expanded(arguments.names)
+    if arguments.plot and "scaling" not in names:
+        raise UserError("--plot draws what scaling measures: name scaling, too.")
     comparisons = []
-    for name in expanded(arguments.names):
+    for name in names:
         for comparison in run_benchmark(name, arguments.device, arguments.repeats, arguments.against):
             print_comparison(comparison)
             comparisons.append(comparison)
     if arguments.json:
         write_json_atomic(arguments.json, {**machine, "comparisons": [asdict(entry) for entry in comparisons]})
-    different = [row.form for comparison in comparisons for row in comparison.rows if not row.same]
-    for form in different:
-        print(f"outputs differ: {form}")
-    return 1 if different else 0
+    if arguments.plot:
+        from benchmarks.scaling import draw
+
+        draw([comparison for comparison in comparisons if comparison.benchmark == "scaling"], arguments.plot)
+    rows = [row for comparison in comparisons for row in comparison.rows]
+    for row in rows:
+        if not row.same:
+            print(f"outputs differ: {row.form}")
+        if not row.fast:
+            print(f"not as many times faster as it was than: {row.form}")
+    return 0 if all(row.same and row.fast for row in rows) else 1
 
 
 if __name__ == "__main__":

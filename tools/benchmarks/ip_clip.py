@@ -54,6 +54,6 @@ def run(
         Form(f"IP-CLIP, {queries} proposals", ours),
         Form("class rows and patches in one masked sequence", joint, tolerance=1e-4),
         Form("the image alone", lambda: classifier.encode_image(images, clip)),
-        Form(f"{queries} masked crops", lambda: crops(images, proposals, texts, clip).logits),
+        Form(f"{queries} masked crops", lambda: crops(images, proposals, texts, clip).logits, least_ratio=5.0),
     ]
     return [compare("ip-clip", f"{clip.name}, {size}x{size}", forms, device, repeats)]

@@ -21,11 +21,14 @@ class Form:
         run: computes; returns a tensor, or several.
         tolerance: largest difference to the first form's output that is accepted, as a share of its largest value;
             None where this form computes something else, so that only its cost is compared.
+        least_ratio: how many times the first form's time it takes at least, or the first has become slow; None where
+            nothing is promised.
     """
 
     name: str
     run: Callable[[], Tensor | tuple[Tensor, ...]]
     tolerance: float | None = None
+    least_ratio: float | None = None
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,7 @@ class Row:
         time_ratio, memory_ratio: how many times the first form's; None without a measurement.
         difference: see `largest_difference`; None where outputs are not comparable.
         same: whether the difference is within the form's tolerance.
+        fast: whether the first form is as many times faster as the form says.
     """
 
     form: str
@@ -48,6 +52,7 @@ class Row:
     memory_ratio: float | None
     difference: float | None
     same: bool
+    fast: bool = True
 
 
 @dataclass(frozen=True)
@@ -87,15 +92,17 @@ def compare(benchmark: str, setting: str, forms: Sequence[Form], device: torch.d
     rows = []
     for form in forms:
         best, difference = min(seconds[form.name]), differences[form.name]
+        times = best / min(seconds[first])
         rows.append(
             Row(
                 form=form.name,
                 seconds=best,
                 peak_mib=peaks[form.name],
-                time_ratio=best / min(seconds[first]),
+                time_ratio=times,
                 memory_ratio=ratio(peaks[form.name], peaks[first]),
                 difference=difference,
                 same=difference is None or form.tolerance is None or difference <= form.tolerance,
+                fast=form.least_ratio is None or times >= form.least_ratio,
             )
         )
     return Comparison(benchmark, setting, rows)

@@ -126,7 +126,7 @@ def catalogue(device: torch.device, *, images: int = 29571, segments: int = 11) 
     return Work(f"{images:,} images of {segments} segments", run)
 
 
-def texts(device: torch.device, *, tower: str = "ViT-B-16-quickgelu", classes: int = 24) -> Work:
+def text_rows(device: torch.device, *, tower: str = "ViT-B-16-quickgelu", classes: int = 24) -> Work:
     """The rows of a vocabulary: every class of ADE20K-847 in 14 templates; the first ones stand for all."""
     torch.manual_seed(0)
     clip = load_clip(tower, "random").to(device).eval()
@@ -147,5 +147,5 @@ DATA: dict[str, Callable[[torch.device], Work]] = {
     "confusion-171": partial(confusion, classes=171),
     "confusion-847": partial(confusion, classes=847),
     "catalogue": catalogue,
-    "texts": texts,
+    "text-rows": text_rows,
 }
