@@ -7,9 +7,21 @@ from pathlib import Path
 
 import pytest
 import torch
-from benchmarks import crops, deformable_attention, evaluator, ip_clip, mask_adapter, prompts, stage2
+from benchmarks import (
+    crops,
+    deformable_attention,
+    evaluator,
+    ip_clip,
+    mask_adapter,
+    prompts,
+    scaling,
+    stage2,
+    whole_data,
+    whole_models,
+)
 from benchmarks.catalog import BENCHMARKS, run_benchmark
 from benchmarks.measure import Form, compare, largest_difference
+from PIL import Image
 
 from maft.errors import UserError
 
@@ -29,7 +41,7 @@ def small_runs(vit_clip):
     }
 
 
-@pytest.mark.parametrize("name", list(BENCHMARKS))
+@pytest.mark.parametrize("name", [name for name in BENCHMARKS if name != "scaling"])
 def test_forms_agree(vit_clip, name):
     for comparison in small_runs(vit_clip)[name]():
         assert comparison.benchmark == name
@@ -37,6 +49,37 @@ def test_forms_agree(vit_clip, name):
         assert first.time_ratio == 1 and first.difference is None
         compared = [row.difference for row in others if row.difference is not None]
         assert compared and all(row.same and row.seconds > 0 for row in others)
+
+
+def test_growing_costs_are_drawn(tmp_path):
+    points = scaling.run(CPU, 1, axes={"proposals": (3, 5), "classes": (4, 8, 9)}, side=48)
+    assert [point.setting for point in points] == [f"proposals: {n}" for n in (3, 5)] + [
+        f"classes: {n}" for n in (4, 8, 9)
+    ]
+    scaling.draw(points, tmp_path / "curves.png")
+    assert Image.open(tmp_path / "curves.png").width > 600
+
+
+def test_a_fast_form_that_became_slow_is_noticed():
+    forms = [Form("ours", lambda: torch.ones(1)), Form("theirs", lambda: torch.ones(1), least_ratio=1e9)]
+    assert [row.fast for row in compare("a", "b", forms, CPU, 1).rows] == [True, False]
+
+
+def test_a_checkout_is_measured_against_itself():
+    (table,) = run_benchmark("confusion-171", repeats=1, against=ROOT)
+    ours, theirs = table.rows
+    assert theirs.difference == 0 and theirs.same and ours.seconds > 0
+
+
+@pytest.mark.parametrize("work", [
+    lambda: whole_data.lsj_mapper(CPU, size=(40, 48), segments=4),
+    lambda: whole_data.panoptic_results(CPU, queries=8, classes=5, size=(32, 40)),
+    lambda: whole_models.maft_inference(CPU, config="quickstart/maft", size=(96, 96)),
+])  # fmt: skip
+def test_a_piece_of_work_gives_the_same_twice(work):
+    prepared = work()
+    first, second = prepared.run(), prepared.run()
+    assert first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
 
 
 def test_another_output_is_noticed():
@@ -65,6 +108,10 @@ def test_peak_memory_counts_what_is_freed_again():
 def test_bad_arguments_are_named():
     with pytest.raises(UserError, match="Unknown benchmark 'crop'.*Did you mean crops"):
         run_benchmark("crop")
+    with pytest.raises(UserError, match="no checkout"):
+        run_benchmark("confusion-171", against=Path("nowhere"))
+    with pytest.raises(UserError, match="crops compares forms of one checkout"):
+        run_benchmark("crops", against=ROOT)
     with pytest.raises(UserError, match="--repeats is 0"):
         run_benchmark("crops", repeats=0)
     with pytest.raises(UserError, match="'gpu' is no device"):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import crops, deformable_attention, evaluator, ip_clip, mask_adapter, scaling, stage2, texts, whole
+from benchmarks import crops, deformable_attention, evaluator, ip_clip, mask_adapter, prompts, scaling, stage2, whole
 from benchmarks.measure import Comparison
 from maft.errors import UserError
 
