@@ -33,7 +33,8 @@ def run(
         parameter.requires_grad_(True)
 
     def gradients(rows: Tensor, whole: Tensor) -> tuple[Tensor, ...]:
-        return rows.detach(), whole.detach(), *torch.autograd.grad(rows.square().mean() + whole.square().mean(), trained)
+        loss = rows.square().mean() + whole.square().mean()
+        return rows.detach(), whole.detach(), *torch.autograd.grad(loss, trained)
 
     def together() -> tuple[Tensor, ...]:
         rows, whole = student.embed_with_images(images, proposals, shared)
