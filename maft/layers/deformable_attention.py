@@ -103,8 +103,9 @@ class DeformableAttention(nn.Module):
         batch, count, width = tokens.shape
         heads, samples = self.num_heads, (self.num_heads, self.num_levels, self.num_points)
         values = self.value_proj(tokens).view(batch, count, heads, width // heads)
-        offsets = self.sampling_offsets(queries).view(batch, count, *samples, 2)
         weights = self.attention_weights(queries).view(batch, count, heads, -1).softmax(-1).view(batch, count, *samples)
-        # Offsets are in cells of the level they are on.
-        locations = levels.centres[:, None, None, None] + offsets / levels.extent[:, None]
+        # Offsets are in cells of the level they are on. Arithmetic is quick on few, long dimensions.
+        extent = levels.extent[:, None].expand(*samples, 2).reshape(-1)
+        offsets = (self.sampling_offsets(queries) / extent).view(batch, count, -1, 2)
+        locations = (levels.centres[:, None] + offsets).view(batch, count, *samples, 2)
         return self.output_proj(deformable_attention(values, levels, locations, weights))

@@ -73,27 +73,29 @@ class _Samples(NamedTuple):
 
     Attributes:
         x, y: (bags, L * P), share of the way from one cell to the next.
-        free_x, free_y: (bags, L * P) bool, whether the coordinate is where it was and was not moved into the border.
+        column, row: (bags, L * P), coordinates in cells, wherever they are.
         rows: (bags, 4, L * P) int32, upper left, upper right, lower left and lower right cell in the table.
     """
 
     x: Tensor
     y: Tensor
-    free_x: Tensor
-    free_y: Tensor
+    column: Tensor
+    row: Tensor
     rows: Tensor
 
     @classmethod
     def at(cls, locations: Tensor, grid: _Grid) -> _Samples:
         """Samples at locations (B, Q, heads, L, P, 2) in [0, 1]."""
         points = locations.shape[3] * locations.shape[4]
+        # Coordinates in cells, where integers are cell centres (align_corners=False).
         across, down = locations.flatten(2, 4).unbind(-1)
-        column, x, free_x = _axis(across, grid.extent[0])
-        row, y, free_y = _axis(down, grid.extent[1])
-        upper = row * grid.stride + column + grid.origin
+        column, row = across * grid.extent[0] - 0.5, down * grid.extent[1] - 0.5
+        left, x = _cell_before(column, grid.extent[0])
+        above, y = _cell_before(row, grid.extent[1])
+        upper = above * grid.stride + left + grid.origin
         lower = upper + grid.stride
-        rows = torch.stack([cell.view(-1, points) for cell in (upper, upper + 1, lower, lower + 1)], dim=1)
-        return cls(*(part.view(-1, points) for part in (x, y, free_x, free_y)), rows)
+        rows = _interleaved([cell.view(-1, points) for cell in (upper, upper + 1, lower, lower + 1)], upper.dtype)
+        return cls(*(part.view(-1, points) for part in (x, y, column, row)), rows)
 
     def shares(self, weights: Tensor, dtype: torch.dtype) -> Tensor:
         """Weights (bags, L * P) distributed over the four cells: (bags, 4, L * P)."""
@@ -101,17 +103,23 @@ class _Samples(NamedTuple):
         upper = weights - lower
         lower_right, upper_right = lower * self.x, upper * self.x
         cells = (upper - upper_right, upper_right, lower - lower_right, lower_right)
-        return torch.stack(cells, dim=1).to(dtype)
+        return _interleaved(cells, dtype)
 
 
-def _axis(locations: Tensor, length: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Cell below (int32), share of the way to the next, and whether a coordinate was left where it is."""
-    # Coordinates in cells, where integers are cell centres (align_corners=False).
-    coordinate = locations * length - 0.5
+def _cell_before(coordinate: Tensor, length: Tensor) -> tuple[Tensor, Tensor]:
+    """Cell before a coordinate (int32), in the border if it is outside the map, and the share of the way to the next."""
     moved = coordinate.clamp(min=-1).minimum(length)
     lower = moved.floor()
     # What is not a number must read some row of the table: its share then makes the result not a number.
-    return lower.nan_to_num(-1).int(), moved - lower, moved == coordinate
+    return lower.int().clamp_(min=-1), moved - lower
+
+
+def _interleaved(parts: Sequence[Tensor], dtype: torch.dtype) -> Tensor:
+    """Stacks (bags, n) tensors along a new second dimension, which copying does faster than torch.stack on a CPU."""
+    stacked = parts[0].new_empty(len(parts[0]), len(parts), parts[0].shape[1], dtype=dtype)
+    for number, part in enumerate(parts):
+        stacked[:, number] = part
+    return stacked
 
 
 def _bags(table: Tensor, grid: _Grid, locations: Tensor, weights: Tensor) -> Tensor:
@@ -135,13 +143,15 @@ def forward(values: Tensor, sizes: Sizes, extent: Tensor, locations: Tensor, wei
         # A compiler keeps what lies between in registers, and one graph fits any number of queries.
         return _bags(_table(values, sizes), _Grid.of(sizes, extent, weights), locations, weights)
     step, grid = _parts(weights), _Grid.of(sizes, extent, weights[:1])
-    images = []
-    for image in range(len(values)):
+    batch, queries, heads = weights.shape[:3]
+    output = values.new_empty(batch, queries, heads * values.shape[3])
+    for image in range(batch):
         one = slice(image, image + 1)
         table = _table(values[one], sizes)
-        parts = zip(locations[one].split(step, dim=1), weights[one].split(step, dim=1))
-        images.append(torch.cat([_bags(table, grid, *part) for part in parts], dim=1))
-    return torch.cat(images)
+        for start in range(0, queries, step):
+            part = (one, slice(start, start + step))
+            output[part] = _bags(table, grid, locations[part], weights[part])
+    return output
 
 
 def _transposed(rows: Tensor, shares: Tensor, gradient: Tensor, length: int) -> Tensor:
@@ -176,12 +186,19 @@ def _gradients(
     upper_left, upper_right, lower_left, lower_right = of_shares.view_as(samples.rows).unbind(1)
     upper, lower = upper_left.lerp(upper_right, samples.x), lower_left.lerp(lower_right, samples.x)
     across = (upper_right - upper_left).lerp(lower_right - lower_left, samples.y)
-    extent = grid.extent.view(2, -1, flat.shape[1])
-    bags = (-1, extent.shape[1], flat.shape[1])
-    of_x = (flat * across * samples.free_x).view(bags) * extent[0]
-    of_y = (flat * (lower - upper) * samples.free_y).view(bags) * extent[1]
-    of_locations = torch.stack([of_x, of_y], dim=-1).to(locations.dtype).view_as(locations)
-    return of_table, of_locations, upper.lerp(lower, samples.y).view_as(weights)
+    per_head = grid.extent.view(2, 1, -1, flat.shape[1])
+    of_cells = (flat * across, flat * (lower - upper))
+    of_locations = locations.new_empty(*samples.rows[:, 0].shape, 2)
+    for axis, coordinate in enumerate((samples.column, samples.row)):
+        length, bags = per_head[axis], (-1, *per_head.shape[2:])
+        # What was moved into the border would stay there.
+        moves = _is_near(coordinate.view(bags), length)
+        of_locations[..., axis] = (of_cells[axis].view(bags) * moves * length).flatten(0, 1)
+    return of_table, of_locations.view_as(locations), upper.lerp(lower, samples.y).view_as(weights)
+
+
+def _is_near(coordinate: Tensor, length: Tensor) -> Tensor:
+    return (coordinate >= -1) & (coordinate <= length)
 
 
 @torch.library.custom_op("maft::deformable_bags_backward", mutates_args=())
