@@ -13,11 +13,16 @@ import numpy as np
 from detectron2.config import CfgNode
 from detectron2.data import transforms as T
 from detectron2.projects.point_rend import ColorAugSSDTransform
-from fvcore.transforms.transform import Transform, TransformList
+from fvcore.transforms.transform import CropTransform, Transform, TransformList
 from numpy.typing import NDArray
 from PIL import Image
 
+from maft.data.reading import value_counts
+
 Step: TypeAlias = T.Augmentation | Transform
+
+# As often as Detectron2 draws a crop.
+_DRAWS = 10
 
 
 @dataclass
@@ -66,8 +71,10 @@ def transform_labels(transform: Transform, labels: NDArray[np.integer], rule: st
     if rule == "torch":
         return transform.apply_segmentation(labels.astype(np.float64)).astype(labels.dtype)
     size = (transform.new_w, transform.new_h)
-    resized = Image.fromarray(labels.astype(np.int32)).resize(size, Image.Resampling.NEAREST)
-    return np.asarray(resized).astype(labels.dtype)
+    # Of one byte the sign does not matter: nothing is computed of what is moved.
+    stored = labels.view(np.uint8) if labels.itemsize == 1 else labels.astype(np.int32)
+    resized = np.array(Image.fromarray(stored).resize(size, Image.Resampling.NEAREST))
+    return resized.view(labels.dtype) if labels.itemsize == 1 else resized.astype(labels.dtype, copy=False)
 
 
 class _KeepsAPixel:
@@ -86,6 +93,23 @@ class ResizeShortestEdge(_KeepsAPixel, T.ResizeShortestEdge):
 
 class ResizeScale(_KeepsAPixel, T.ResizeScale):
     """Detectron2's, for strips as well."""
+
+
+class RandomCategoryAreaCrop(T.RandomCrop_CategoryAreaConstraint):
+    """Detectron2's crop in which no category covers too large a share, of the same draws; categories are counted."""
+
+    def get_transform(self, image: NDArray[np.uint8], sem_seg: NDArray[np.integer]) -> Transform:
+        if self.single_category_max_area >= 1.0:
+            return self.crop_aug.get_transform(image)
+        height, width = sem_seg.shape
+        for _ in range(_DRAWS):
+            rows, columns = self.crop_aug.get_crop_size((height, width))
+            top, left = np.random.randint(height - rows + 1), np.random.randint(width - columns + 1)
+            labels, counts = value_counts(sem_seg[top : top + rows, left : left + columns])
+            counts = counts[labels != self.ignored_category]
+            if len(counts) > 1 and counts.max() < counts.sum() * self.single_category_max_area:
+                break
+        return CropTransform(left, top, columns, rows)
 
 
 def shortest_edge_augmentations(
@@ -114,9 +138,7 @@ def shortest_edge_augmentations(
     """
     steps: list[Step] = [ResizeShortestEdge(list(short_edges), max_size, sampling)]
     if crop_size is not None:
-        steps.append(
-            T.RandomCrop_CategoryAreaConstraint(crop_type, tuple(crop_size), single_category_max_area, ignore_label)
-        )
+        steps.append(RandomCategoryAreaCrop(crop_type, tuple(crop_size), single_category_max_area, ignore_label))
     if color:
         steps.append(ColorAugSSDTransform(color))
     return steps + _flips(flip)

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from maft.data.augmentations import LabelledImage, Step, augmentations_from_config
-from maft.data.reading import Record, read_image, read_labels, read_panoptic_ids
+from maft.data.reading import Record, read_image, read_labels, read_panoptic_ids, value_counts
 from maft.data.records import register
 from maft.errors import UserError
 
@@ -120,26 +120,27 @@ class SegmentationMapper:
         pixels = np.ascontiguousarray(labelled.image.transpose(2, 0, 1))
         record["image"] = self._padded(torch.from_numpy(pixels), PADDING_VALUE)
         if labelled.labels is not None:
-            target = self._padded(torch.from_numpy(np.ascontiguousarray(labelled.labels)).long(), void)
+            target = self._padded(torch.from_numpy(np.ascontiguousarray(labelled.labels)), void)
             if categories is None:
-                record["sem_seg"], classes = target, torch.unique(target)
-                classes = classes[classes != void]
-                masks = target == classes[:, None, None]
+                record["sem_seg"] = target.long()
+                values = torch.from_numpy(value_counts(target.numpy())[0]).to(target.dtype)
+                values = values[values != void]
+                classes = values.long()
             else:
-                table = torch.from_numpy(categories).long()
-                record["sem_seg"] = table[target]
-                classes, masks = table[:-1], target == torch.arange(len(table) - 1)[:, None, None]
-                kept = classes != self.ignore_label
-                classes, masks = classes[kept], masks[kept]
+                # The last one is of no segment, whose number is -1.
+                record["sem_seg"] = torch.from_numpy(categories.take(target.numpy(), mode="wrap"))
+                values = torch.from_numpy(np.flatnonzero(categories[:-1] != self.ignore_label)).to(target.dtype)
+                classes = torch.from_numpy(categories)[values.long()]
             instances = Instances((target.shape[0], target.shape[1]))
             instances.gt_classes = classes
-            instances.gt_masks = masks
+            # Numbers of few bytes: a comparison costs what it reads.
+            instances.gt_masks = target == values[:, None, None]
             record["instances"] = instances
         return record
 
     def _read_labels(
         self, record: Record, size: tuple[int, int]
-    ) -> tuple[NDArray[np.int32] | None, NDArray[np.int64] | None]:
+    ) -> tuple[NDArray[np.signedinteger] | None, NDArray[np.int64] | None]:
         """(label map, None), or (map of segment numbers, category of each segment and last of no segment)."""
         if self.targets is None:
             return None, None
@@ -160,18 +161,23 @@ class SegmentationMapper:
 
     def _number_segments(
         self, ids: NDArray[np.int32], segments: list[dict[str, Any]], path: str
-    ) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
+    ) -> tuple[NDArray[np.signedinteger], NDArray[np.int64]]:
         numbers = {segment["id"]: number for number, segment in enumerate(segments)}
         categories = [self.ignore_label if s.get("iscrowd", 0) else s["category_id"] for s in segments]
         wrong = [c for c in categories if c != self.ignore_label and not 0 <= c < self.num_classes]
         if wrong:
             raise UserError(f"Panoptic map {path} has category {wrong[0]}, outside 0..{self.num_classes - 1}.")
-        present, inverse = np.unique(ids, return_inverse=True)
+        # Neighbours are nearly always of one segment: what is looked up are runs, a hundredth of the pixels.
+        pixels = ids.ravel()
+        starts = np.append(0, np.flatnonzero(pixels[1:] != pixels[:-1]) + 1)
+        present, inverse = np.unique(pixels[starts], return_inverse=True)
         strangers = set(present.tolist()) - numbers.keys() - {0}
         if strangers:
             raise UserError(f"Panoptic map {path} holds segment id {min(strangers)}, which its segments_info lacks.")
-        table = np.array([numbers.get(id_, NO_SEGMENT) for id_ in present.tolist()], dtype=np.int32)
-        return table[inverse].reshape(ids.shape), np.array([*categories, self.ignore_label], dtype=np.int64)
+        table = np.array([numbers.get(id_, NO_SEGMENT) for id_ in present.tolist()])
+        table = table.astype(np.min_scalar_type(-len(segments) - 1))
+        numbered = np.repeat(table[inverse], np.diff(starts, append=len(pixels)))
+        return numbered.reshape(ids.shape), np.array([*categories, self.ignore_label], dtype=np.int64)
 
     def _padded(self, values: Tensor, fill: int) -> Tensor:
         if not self.padded_size:

@@ -143,7 +143,18 @@ def read_panoptic_ids(path: str | os.PathLike[str]) -> NDArray[np.int32]:
     colours = read_map(path, "Panoptic map", "replace it")
     if colours.ndim != 3 or colours.shape[2] < 3:
         raise UserError(f"Panoptic map {path} is not an RGB image: ids are stored as R + 256 G + 65536 B.")
-    return colours[..., :3].astype(np.int32) @ np.array([1, 256, 65536], dtype=np.int32)
+    red, green, blue = (colours[..., channel].astype(np.int32) for channel in range(3))
+    return red + (green << 8) + (blue << 16)
+
+
+def value_counts(values: NDArray[np.integer]) -> tuple[NDArray[np.integer], NDArray[np.int64]]:
+    """The different numbers of an array, ascending, and how often each is there, as ``numpy.unique`` gives them."""
+    if values.min(initial=0) < 0 or values.max(initial=0) > 65535:
+        return np.unique(values, return_counts=True)
+    # Counting takes no sorting.
+    counts = np.bincount(values.ravel())
+    present = np.flatnonzero(counts)
+    return present, counts[present]
 
 
 def panoptic_colours(ids: NDArray[np.integer]) -> NDArray[np.uint8]:
@@ -268,12 +279,7 @@ def inspect_mask(path: str, num_classes: int, ignore_label: int, *, binary_is_me
         text = f"Mask {path} is a colour image ({mode}): save class numbers in one channel."
         return MaskContent(size, 8, {}, Problem("colour label", text))
     bits = {"1": 8, "L": 8, "P": 8, "I": 32}.get(mode, 16)
-    if array.min(initial=0) < 0 or array.max(initial=0) > 65535:
-        values, numbers = np.unique(array, return_counts=True)
-    else:
-        numbers = np.bincount(array.ravel())
-        values = np.flatnonzero(numbers)
-        numbers = numbers[values]
+    values, numbers = value_counts(array)
     counts = dict(zip(values.tolist(), numbers.tolist()))
     problem = _values_problem(path, set(counts), num_classes, ignore_label, binary_is_meant)
     return MaskContent(size, bits, counts, problem)

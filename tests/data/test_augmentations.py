@@ -11,6 +11,7 @@ from detectron2.projects.point_rend import ColorAugSSDTransform
 from maft.config_keys import add_maft_config
 from maft.data.augmentations import (
     LabelledImage,
+    RandomCategoryAreaCrop,
     augmentations_from_config,
     large_scale_jitter,
     shortest_edge_augmentations,
@@ -109,7 +110,7 @@ def test_config_states_sizes_as_plain_lists(cfg):
     steps = augmentations_from_config(cfg, True, ignore_label=255, padding_label=255)
     assert [type(step).__name__ for step in steps] == [
         "ResizeShortestEdge",
-        "RandomCrop_CategoryAreaConstraint",
+        "RandomCategoryAreaCrop",
         "ColorAugSSDTransform",
         "RandomFlip",
     ]
@@ -135,3 +136,18 @@ def test_strips_and_points_survive_every_resize(size, jitter):
         labelled = LabelledImage(np.zeros((*size, 3), np.uint8), np.zeros(size, np.uint8), "pillow")
         T.AugmentationList(list(steps))(labelled)
         assert labelled.image.shape[:2] == labelled.labels.shape and min(labelled.labels.shape) >= 1
+
+
+@pytest.mark.parametrize(
+    ("kind", "size"), [("absolute", (6, 5)), ("relative_range", (0.3, 0.4)), ("absolute_range", (3, 8))]
+)
+def test_crops_of_several_categories_are_those_that_detectron2_draws(kind, size):
+    image = np.zeros((12, 14, 3), dtype=np.uint8)
+    for seed in range(20):
+        labels = np.random.default_rng(seed).choice([0, 1, 255, 300], (12, 14), p=[0.6, 0.1, 0.2, 0.1])
+        found = []
+        for crop in (RandomCategoryAreaCrop, T.RandomCrop_CategoryAreaConstraint):
+            np.random.seed(seed)
+            found.append(crop(kind, size, 0.7, 255).get_transform(image, labels).apply_segmentation(labels))
+            found.append(np.random.get_state()[2])
+        assert np.array_equal(found[0], found[2]) and found[1] == found[3]

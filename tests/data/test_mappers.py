@@ -9,6 +9,7 @@ import pytest
 import torch
 from detectron2.config import get_cfg
 from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data import transforms as T
 from golden.runner import run_case
 from PIL import Image
 
@@ -66,6 +67,21 @@ def test_panoptic_targets_are_one_mask_per_segment_without_crowds(panoptic_recor
     assert mapped["instances"].gt_masks.sum(dim=(1, 2)).tolist() == [100, 150, 150, 0]
     values, counts = mapped["sem_seg"].unique(return_counts=True)
     assert dict(zip(values.tolist(), counts.tolist(), strict=True)) == {1: 100, 4: 300, 255: 200}
+
+
+@pytest.mark.parametrize("count", [1, 127, 128, 300])
+def test_any_number_of_segments_is_told_apart_also_where_they_are_resized_and_padded(record, tmp_path, count):
+    ids = np.random.default_rng(0).integers(0, count + 1, (20, 30))
+    Image.fromarray(np.stack([ids % 256, ids // 256, 0 * ids], axis=-1).astype(np.uint8)).save(tmp_path / "many.png")
+    segments = [{"id": number, "category_id": number % 5} for number in range(1, count + 1)]
+    resize = T.ResizeTransform(20, 30, 15, 40)
+    mapper = SegmentationMapper([resize], targets="panoptic", num_classes=5, padded_size=48)
+    mapped = mapper({**record, "pan_seg_file_name": str(tmp_path / "many.png"), "segments_info": segments})
+    expected = np.zeros((48, 48), dtype=np.int64)
+    expected[:15, :40] = np.asarray(Image.fromarray(ids.astype(np.int32)).resize((40, 15), Image.Resampling.NEAREST))
+    found = mapped["instances"].gt_masks.numpy()
+    assert np.array_equal(found, expected == np.arange(1, count + 1)[:, None, None])
+    assert np.array_equal(mapped["sem_seg"].numpy(), np.where(expected > 0, expected % 5, 255))
 
 
 def test_padding_is_grey_in_the_image_and_ignored_in_the_labels(record):

@@ -16,6 +16,7 @@ from maft.data.reading import (
     read_labels,
     read_panoptic_ids,
     reading,
+    value_counts,
 )
 from maft.errors import UserError
 
@@ -175,3 +176,10 @@ def test_annotations_that_cannot_be_read_are_named(tmp_path):
     with pytest.raises(UserError, match=r"a\.json cannot be read"):
         file.unlink()
         read_annotation(file)
+
+
+@pytest.mark.parametrize("values", [[3, 0, 3, 255], [65535, 1], [-2, 7, 7], [70000, 2], []])
+def test_numbers_are_counted_as_numpy_finds_them(values):
+    array = np.array(values, dtype=np.int32).reshape(1, -1)
+    for found, expected in zip(value_counts(array), np.unique(array, return_counts=True), strict=True):
+        assert np.array_equal(found, expected)
