@@ -6,6 +6,8 @@ import argparse
 import math
 import os
 import re
+import shlex
+import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
@@ -15,6 +17,7 @@ if TYPE_CHECKING:
     from detectron2.config import CfgNode
 
     from maft.engine.launch import Processes
+    from maft.predictor.words import ClassNames
 
 _KEY = re.compile(r"(?:MODEL|INPUT|DATASETS|DATALOADER|SOLVER|TEST)\.[A-Z]\S*|IMPORTS|SEED|VERSION")
 
@@ -118,6 +121,21 @@ def model_config(arguments: argparse.Namespace, overrides: Sequence[str]) -> Cfg
     else:
         trained = os.path.isdir(source) or path_of(source).suffix == ".safetensors"
     return pretrained_config(source, overrides) if trained else load_config(path_of(source), list(overrides))
+
+
+def chosen_words(arguments: argparse.Namespace) -> ClassNames | None:
+    """The user's words, from ``--words``, ``--label-set`` or ``--vocabulary``; None: those of the training."""
+    from maft.data.label_sets import label_set
+    from maft.vocabulary import Vocabulary
+
+    if arguments.vocabulary:
+        return Vocabulary.load(arguments.vocabulary)
+    if arguments.label_set:
+        return label_set(arguments.label_set).names()
+    if arguments.words and len(arguments.words) == 1 and len(parts := arguments.words[0].split(",")) > 1:
+        listed = " ".join(shlex.quote(part.strip()) for part in parts)
+        print(f"One class of {len(parts)} synonyms; for {len(parts)} classes write --words {listed}", file=sys.stderr)
+    return arguments.words
 
 
 def numbers(form: str) -> Callable[[str], list[float]]:

@@ -11,18 +11,13 @@ import argparse
 import errno
 import itertools
 import os
-import shlex
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from maft.cli.arguments import add_model, model_config, numbers, split_overrides
+from maft.cli.arguments import add_model, chosen_words, model_config, numbers, split_overrides
 from maft.errors import ToolParser, UserError, first_line, printable
-
-if TYPE_CHECKING:
-    from maft.predictor.words import ClassNames
 
 EXAMPLES = """examples:
   maft predict photo.jpg --model maft-vitb16 --words cat "coffee table" window
@@ -103,7 +98,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     outputs = [arguments.output / (name + ending) for name, ending in itertools.product(names, endings)]
     check_outputs(outputs, images, "--output")
     # Words that cannot be used are no fault of an image, nor of the model.
-    words = _words(arguments)
+    words = chosen_words(arguments)
     predictor = Predictor(model_config(arguments, arguments.opts), device=arguments.device)
     if arguments.box or arguments.point:
         # A model that takes none is no fault of the image.
@@ -172,20 +167,6 @@ def _check_shown(tool: ToolParser, arguments: argparse.Namespace, images: int, s
         tool.error("--box and --point show one object each: leave --things and --all-things out")
     if arguments.alpha != 1:
         tool.error("--alpha bounds words that are looked for, and --box and --point show objects: leave it out")
-
-
-def _words(arguments: argparse.Namespace) -> ClassNames | None:
-    from maft.data.label_sets import label_set
-    from maft.vocabulary import Vocabulary
-
-    if arguments.vocabulary:
-        return Vocabulary.load(arguments.vocabulary)
-    if arguments.label_set:
-        return label_set(arguments.label_set).names()
-    if arguments.words and len(arguments.words) == 1 and len(parts := arguments.words[0].split(",")) > 1:
-        listed = " ".join(shlex.quote(part.strip()) for part in parts)
-        print(f"One class of {len(parts)} synonyms; for {len(parts)} classes write --words {listed}", file=sys.stderr)
-    return arguments.words
 
 
 def find_images(inputs: Sequence[str]) -> list[str]:

@@ -141,7 +141,7 @@ def encode_embedded(model: Any, embedded: Tensor, end: Tensor) -> Tensor:
     length, kind = embedded.shape[1], tower.transformer.get_cast_dtype()
     tokens = embedded.to(kind) + tower.positional_embedding[:length].to(kind)
     tokens = tower.ln_final(tower.transformer(tokens, attn_mask=tower.attn_mask[:length, :length]))
-    pooled = tokens[torch.arange(len(tokens), device=tokens.device), end]
+    pooled = tokens.gather(1, end[:, None, None].expand(-1, 1, tokens.shape[2]))[:, 0]
     projection = tower.text_projection
     if projection is None:
         return pooled
