@@ -10,6 +10,8 @@ from detectron2.utils import comm
 from numpy.typing import NDArray
 from torch import Tensor
 
+_INT32 = torch.iinfo(torch.int32).max
+
 
 class ConfusionMatrix:
     """Counts of (predicted, true) classes over all pixels, kept on the device of the predictions.
@@ -36,13 +38,16 @@ class ConfusionMatrix:
         size = self.num_classes + 1
         rows = self._inside(prediction)
         columns = self._inside(truth.to(prediction.device, non_blocking=True))
-        counts = torch.bincount(rows * size + columns, minlength=size * size).view(size, size)
-        self.counts = self.counts.to(counts.device) + counts
+        places = rows.to(torch.int32 if size * size <= _INT32 else torch.int64).mul_(size).add_(columns)
+        counts = torch.bincount(places, minlength=size * size).view(size, size)
+        self.counts = self.counts.to(counts.device).add_(counts)
         return counts
 
     def _inside(self, labels: Tensor) -> Tensor:
-        flat = labels.reshape(-1).long()
-        return torch.where((flat >= 0) & (flat < self.num_classes), flat, self.num_classes)
+        flat = labels.reshape(-1)
+        flat = flat if flat.dtype in (torch.int32, torch.int64) else flat.long()
+        # Without its sign, what is below zero is above any class: one bound for both.
+        return flat.clamp(-1, self.num_classes).int().bitwise_and_(_INT32).clamp_(max=self.num_classes)
 
 
 def sum_over_processes(table: Tensor) -> Tensor:

@@ -53,6 +53,17 @@ def test_nothing_predicted_counts_as_missed():
     assert scores.means()["pACC"] == 1 / 4
 
 
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64])
+def test_numbers_of_any_type_that_are_no_class_are_outside(dtype):
+    bounds = torch.iinfo(dtype)
+    found = torch.tensor([0, 2, 3, bounds.min, bounds.max, bounds.max - 1], dtype=dtype)
+    expected = torch.zeros(4, 4, dtype=torch.int64)
+    for value in found.tolist():
+        place = value if 0 <= value < 3 else 3
+        expected[place, place] += 1
+    assert torch.equal(ConfusionMatrix(3).update(found, found), expected)
+
+
 def test_counts_do_not_depend_on_how_pixels_are_split():
     draws = np.random.default_rng(0)
     found, truth = (torch.from_numpy(draws.integers(0, 7, 600)) for _ in range(2))
