@@ -25,20 +25,20 @@ class Format(NamedTuple):
         suffix: of the file.
         packages: what must be installed to write and check it.
         write: writes a program to a path.
-        load: makes a function of tensors of a written file.
+        load: makes a function of tensors, in the order of the part's inputs, of a written file.
     """
 
     suffix: str
     packages: tuple[str, ...]
     write: Callable[[ExportedProgram, Part, Path], None]
-    load: Callable[[Path], Run]
+    load: Callable[[Path, Part], Run]
 
 
 def _write_program(program: ExportedProgram, part: Part, path: Path) -> None:
     torch.export.save(program, path)
 
 
-def _load_program(path: Path) -> Run:
+def _load_program(path: Path, part: Part) -> Run:
     return torch.export.load(path).module()
 
 
@@ -48,13 +48,13 @@ def _write_onnx(program: ExportedProgram, part: Part, path: Path) -> None:
     written.save(path)
 
 
-def _load_onnx(path: Path) -> Run:
+def _load_onnx(path: Path, part: Part) -> Run:
     session = importlib.import_module("onnxruntime").InferenceSession(path, providers=["CPUExecutionProvider"])
     # What a graph does not read, it has no input for.
-    names = [port.name for port in session.get_inputs()]
+    read = {port.name for port in session.get_inputs()}
 
-    def run(**inputs: Tensor) -> list[Tensor]:
-        given = {name: inputs[name].numpy() for name in names}
+    def run(*inputs: Tensor) -> list[Tensor]:
+        given = {port.name: one.numpy() for port, one in zip(part.inputs, inputs, strict=True) if port.name in read}
         return [torch.from_numpy(value) for value in session.run(None, given)]
 
     return run
@@ -68,7 +68,7 @@ def _write_package(program: ExportedProgram, part: Part, path: Path) -> None:
     aoti_compile_and_package(program, package_path=str(path))
 
 
-def _load_package(path: Path) -> Run:
+def _load_package(path: Path, part: Part) -> Run:
     from torch._inductor import aoti_load_package
 
     return aoti_load_package(str(path))

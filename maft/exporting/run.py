@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-import maft
+from maft import __version__
 from maft.checkpoint.fingerprint import fingerprint
 from maft.errors import UserError
 from maft.exporting.checking import CHECKED, TOLERANCE, largest_difference
@@ -67,7 +67,7 @@ def export(
                 file = unfinished / (part + kind.suffix)
                 with _sentence(f"{format} cannot hold this {part}"):
                     kind.write(program, made, file)
-                    difference, place = largest_difference(made, kind.load(file))
+                    difference, place = largest_difference(made, kind.load(file, made))
                 target.mkdir(parents=True, exist_ok=True)
                 written = sorted(unfinished.iterdir())
                 for one in written:
@@ -136,7 +136,7 @@ def _description(
         "model": {"clip": model.clip.name, "sha256": fingerprint(part, {})},
         "versions": {package: _version(package) for package in ("torch", "onnx", "onnxruntime")},
     }
-    says["versions"] = {"maft": maft.__version__, **{key: value for key, value in says["versions"].items() if value}}
+    says["versions"] = {"maft": __version__, **{key: value for key, value in says["versions"].items() if value}}
     if format == "onnx":
         says["versions"]["opset"] = OPSET
     if name in ("model", "embeddings"):
