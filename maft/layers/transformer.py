@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import lru_cache
 from itertools import pairwise
 
 import torch
@@ -24,17 +25,29 @@ def position_codes(features: Tensor, temperature: float = 10000.0) -> Tensor:
         (h * w, C) float32, row by row.
     """
     channels, height, width = features.shape[1:]
-    half, device = channels // 2, features.device
-    index = torch.arange(half, device=device)
-    frequency = temperature ** (2 * torch.div(index, 2, rounding_mode="floor") / half)
-
-    def axis(length: int) -> Tensor:
-        position = torch.arange(1, length + 1, dtype=torch.float32, device=device)
-        angle = (position / (length + 1e-6) * 2 * math.pi)[:, None] / frequency
-        return torch.where(index % 2 == 0, angle.sin(), angle.cos())
-
-    rows, columns = axis(height)[:, None].expand(-1, width, -1), axis(width).expand(height, -1, -1)
+    # What is traced must hold its own tensors: sizes may be symbols, and a fake tensor must not outlive its mode.
+    traced = torch.compiler.is_compiling() or type(features) not in (Tensor, nn.Parameter)
+    axis = _axis_codes if traced else _kept_axis_codes
+    rows = axis(height, channels // 2, temperature, features.device)[:, None].expand(-1, width, -1)
+    columns = axis(width, channels // 2, temperature, features.device).expand(height, -1, -1)
     return torch.cat([rows, columns], dim=-1).flatten(0, 1)
+
+
+def _axis_codes(length: int, channels: int, temperature: float, device: torch.device) -> Tensor:
+    """(length, channels) codes of one axis."""
+    index = torch.arange(channels, device=device)
+    frequency = temperature ** (2 * torch.div(index, 2, rounding_mode="floor") / channels)
+    position = torch.arange(1, length + 1, dtype=torch.float32, device=device)
+    angle = (position / (length + 1e-6) * 2 * math.pi)[:, None] / frequency
+    return torch.where(index % 2 == 0, angle.sin(), angle.cos())
+
+
+# Axes of the feature maps of images seen last, some 100 KiB each.
+@lru_cache(maxsize=64)
+def _kept_axis_codes(length: int, channels: int, temperature: float, device: torch.device) -> Tensor:
+    # A later training step may need what is first asked for in inference mode.
+    with torch.inference_mode(False):
+        return _axis_codes(length, channels, temperature, device)
 
 
 class MLP(nn.Module):

@@ -126,16 +126,24 @@ class MaskedAttentionDecoder(nn.Module):
             values.append(projected.flatten(2).mT + embedding)
             keys.append(values[-1] + position_codes(projected))
 
+        # Resizing is linear: without their masks, layers read features that were resized once a level.
+        coarse: list[Tensor] = []
+        if not all_layers:
+            sizes = [memory.shape[-2:] for memory in memories[: len(self.layers)]]
+            coarse = [F.interpolate(mask_features, size=size, mode="bilinear") for size in sizes]
         predictions: list[tuple[Tensor, Tensor]] = []
         queries = self.query_feat.weight.expand(mask_features.shape[0], -1, -1)
         for index, layer in enumerate([*self.layers, None]):
             normalized = self.decoder_norm(queries)
-            masks = torch.einsum("bqc,bchw->bqhw", self.mask_embed(normalized), mask_features)
+            embedded, level = self.mask_embed(normalized), index % len(values)
             if all_layers or layer is None:
+                masks = torch.einsum("bqc,bchw->bqhw", embedded, mask_features)
                 predictions.append((self.class_head(normalized, masks, mask_features), masks))
             if layer is not None:
-                level = index % len(values)
-                visible = self.visible(masks, (memories[level].shape[-2], memories[level].shape[-1]))
+                if all_layers:
+                    visible = self.visible(masks, (memories[level].shape[-2], memories[level].shape[-1]))
+                else:
+                    visible = self.inside(embedded @ coarse[level].flatten(2))
                 queries = layer(queries, self.query_embed.weight, keys[level], values[level], visible)
         return predictions
 
@@ -151,6 +159,11 @@ class MaskedAttentionDecoder(nn.Module):
         Returns:
             (B, Q, height * width) bool.
         """
-        resized = F.interpolate(masks, size=size, mode="bilinear", align_corners=False).flatten(2)
-        visible = resized.sigmoid() >= 0.5
+        return MaskedAttentionDecoder.inside(F.interpolate(masks, size=size, mode="bilinear").flatten(2))
+
+    @staticmethod
+    @torch.no_grad()
+    def inside(logits: Tensor) -> Tensor:
+        """`visible` of masks (B, Q, S) that have the size of the level."""
+        visible = logits >= 0
         return visible | ~visible.any(-1, keepdim=True)
