@@ -107,7 +107,7 @@ class _Samples(NamedTuple):
 
 
 def _cell_before(coordinate: Tensor, length: Tensor) -> tuple[Tensor, Tensor]:
-    """Cell before a coordinate (int32), in the border if it is outside the map, and the share of the way to the next."""
+    """Cell before a coordinate (int32), in the border if it is outside, and the share of the way to the next."""
     moved = coordinate.clamp(min=-1).minimum(length)
     lower = moved.floor()
     # What is not a number must read some row of the table: its share then makes the result not a number.
@@ -115,7 +115,10 @@ def _cell_before(coordinate: Tensor, length: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _interleaved(parts: Sequence[Tensor], dtype: torch.dtype) -> Tensor:
-    """Stacks (bags, n) tensors along a new second dimension, which copying does faster than torch.stack on a CPU."""
+    """Stacks (bags, n) tensors along a new second dimension."""
+    if torch.compiler.is_compiling():
+        return torch.stack(list(parts), dim=1).to(dtype)
+    # torch.stack writes pieces as short as n one by one on a CPU.
     stacked = parts[0].new_empty(len(parts[0]), len(parts), parts[0].shape[1], dtype=dtype)
     for number, part in enumerate(parts):
         stacked[:, number] = part
