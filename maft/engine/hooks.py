@@ -62,7 +62,7 @@ class PeriodicCheckpoint(HookBase):
     that change what belongs to the iteration that is saved.
 
     Raises:
-        UserError: the weights are not finite any more; they are not saved.
+        UserError: the weights, or a loss that nobody had looked at, are not finite; they are not saved.
     """
 
     def __init__(self, model: nn.Module, checkpointer: Checkpointer, period: int, evaluation_period: int = 0) -> None:
@@ -73,6 +73,7 @@ class PeriodicCheckpoint(HookBase):
         last = iterations == self.trainer.max_iter
         if not (last or self.trainer.stopping or any(_due(iterations, period) for period in self.periods)):
             return
+        self.trainer.settle()
         model = self.model.state_dict()
         # In every process: where one alone raised, the others would wait for it.
         if not torch.stack([value.isfinite().all() for value in model.values()]).all():

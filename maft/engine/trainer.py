@@ -25,11 +25,14 @@ from torch.optim.lr_scheduler import LRScheduler
 from maft.data.loader import TrainingLoader
 from maft.engine.schedules import set_iteration
 from maft.engine.solver import clip_gradients
+from maft.engine.step_numbers import Step, StepNumbers
 from maft.engine.stopping import StopRequest, again
 from maft.engine.watching import passing
 from maft.errors import UserError, first_line
 
 logger = logging.getLogger(__name__)
+
+_NORM = "gradient_norm"
 
 
 class Trainer(TrainerBase):
@@ -47,6 +50,9 @@ class Trainer(TrainerBase):
         accumulate: micro-batches that a local batch is split into.
         autocast: None, ``torch.float16`` (with loss scaling) or ``torch.bfloat16``.
         clip: ``SOLVER.CLIP_GRADIENTS``.
+        log_period: iterations after which the numbers of all are read, see `settle`.
+        behind: how many iterations the device may be behind the host between two such; a loss that is not finite, and
+            a request to stop another process, is noticed so many later. None: 2 on a GPU, 0 elsewhere.
 
     Micro-batches count equally. So accumulation equals the step without it exactly (to rounding) for losses that are
     means over the images, and for losses over masks or image-class pairs when every micro-batch has as many of them;
@@ -65,12 +71,16 @@ class Trainer(TrainerBase):
         clip: CfgNode,
         accumulate: int = 1,
         autocast: torch.dtype | None = None,
+        log_period: int = 20,
+        behind: int | None = None,
     ) -> None:
         super().__init__()
         self.model, self.loader, self.optimizer, self.scheduler = model, loader, optimizer, scheduler
         self.seed, self.max_iter, self.clip, self.accumulate, self.autocast = seed, max_iter, clip, accumulate, autocast
         self.parameters = [p for group in optimizer.param_groups for p in group["params"]]
         self.device = self.parameters[0].device
+        self.numbers, self.log_period = StepNumbers(self.device), log_period
+        self.behind = (2 if self.device.type == "cuda" else 0) if behind is None else behind
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=autocast is torch.float16)
         self._batches: Iterator[list[dict[str, Any]]] | None = None
         self.request = StopRequest("Stopping once this iteration is done and saved; Ctrl-C once more stops at once.")
@@ -123,6 +133,7 @@ class Trainer(TrainerBase):
         with contextlib.ExitStack() as stack:
             for hook in reversed(self._hooks):
                 stack.callback(hook.after_train)
+            stack.callback(self._log_the_rest)
 
     def run_step(self) -> None:
         start = time.perf_counter()
@@ -145,12 +156,14 @@ class Trainer(TrainerBase):
                 for name, value in self._backward(batch[first : first + size]).items():
                     losses[name] = losses.get(name, torch.zeros_like(value)) + value
         self.after_backward()
-        self._write_losses(losses, waited)
 
         self.scaler.unscale_(self.optimizer)
         norm = clip_gradients(self.parameters, self.clip)
-        if norm is not None:
-            self.storage.put_scalar("gradient_norm", float(norm))
+        values = losses if norm is None else {**losses, _NORM: norm}
+        self.numbers.put(self.iter, values, waited, self.request.signal)
+        # Whoever writes the log of this iteration waits for it.
+        due = (self.iter + 1) % self.log_period == 0 or self.iter + 1 == self.max_iter
+        self.settle(0 if due else self.behind)
         self.scaler.step(self.optimizer)
         self.scaler.update()
 
@@ -170,24 +183,35 @@ class Trainer(TrainerBase):
             return contextlib.nullcontext()
         return self.model.no_sync()
 
-    def _write_losses(self, losses: dict[str, Tensor], waited: float) -> None:
-        values = torch.stack([value.float() for value in losses.values()]).tolist()
-        gathered = comm.all_gather((dict(zip(losses, values)), waited, self.request.signal))
-        self.stopping = max(number for _, _, number in gathered)
-        finite = all(map(math.isfinite, values))
-        if not finite:
-            bad = ", ".join(f"{name} {value}" for name, value in zip(losses, values) if not math.isfinite(value))
-            raise UserError(
-                f"The loss is not finite at iteration {self.iter} ({bad}): lower SOLVER.BASE_LR, clip gradients "
-                "(SOLVER.CLIP_GRADIENTS) or turn SOLVER.AMP off."
-            )
+    def settle(self, behind: int = 0) -> None:
+        """Reads the numbers of all iterations but the last ``behind`` ones; in every process at the same places.
+
+        Raises:
+            UserError: a loss was not finite.
+        """
+        for step in self.numbers.take(behind):
+            self.stopping = self.stopping or step.signal
+            bad = [f"{name} {value}" for name, value in step.values.items() if _is_bad_loss(name, value)]
+            if bad:
+                raise UserError(
+                    f"The loss is not finite at iteration {step.iteration} ({', '.join(bad)}): lower SOLVER.BASE_LR, "
+                    "clip gradients (SOLVER.CLIP_GRADIENTS) or turn SOLVER.AMP off."
+                )
+            self._log(step)
+
+    def _log(self, step: Step) -> None:
+        # EventStorage is of the main process: the mean over processes is the loss of the global batch.
         if not comm.is_main_process():
             return
-        # EventStorage is of the main process: the mean over processes is the loss of the global batch.
-        means = {name: sum(each[name] for each, _, _ in gathered) / len(gathered) for name in losses}
-        self.storage.put_scalar("data_time", max(seconds for _, seconds, _ in gathered))
-        self.storage.put_scalar("total_loss", sum(means.values()))
-        self.storage.put_scalars(**means)
+        now, self.storage.iter = self.storage.iter, step.iteration
+        self.storage.put_scalar("data_time", step.waited)
+        self.storage.put_scalar("total_loss", sum(value for name, value in step.values.items() if name != _NORM))
+        self.storage.put_scalars(**step.values)
+        self.storage.iter = now
+
+    def _log_the_rest(self) -> None:
+        for step in self.numbers.take():
+            self._log(step)
 
     def checkpoint_state(self, iterations: int) -> dict[str, Any]:
         """Everything but the model after ``iterations`` iterations: numbers, tensors and plain containers only."""
@@ -247,6 +271,11 @@ class Trainer(TrainerBase):
             )
         state = {places[0][name]: saved["state"][old] for name, old in places[1].items() if old in saved["state"]}
         return {"param_groups": own["param_groups"], "state": state}
+
+
+def _is_bad_loss(name: str, value: float) -> bool:
+    # Gradients that overflow in half precision are left out by the scaler.
+    return name != _NORM and not math.isfinite(value)
 
 
 def _indices(groups: Sequence[Mapping[str, Any]]) -> dict[str, int]:

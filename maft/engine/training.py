@@ -220,6 +220,7 @@ def build_trainer(cfg: CfgNode, model: nn.Module, seed: int) -> Trainer:
         clip=solver.CLIP_GRADIENTS,
         accumulate=solver.ACCUMULATE,
         autocast=_AUTOCAST[solver.AMP.DTYPE] if solver.AMP.ENABLED else None,
+        log_period=solver.LOG_PERIOD,
     )
 
 

@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ import torch
 from engine import tiny_run
 from safetensors.torch import load_file
 
+from maft.engine.trainer import Trainer
 from maft.errors import UserError
 from maft.files import held
 
@@ -127,6 +129,48 @@ def test_a_loss_that_is_not_finite_ends_the_run(train, tmp_path, monkeypatch):
     monkeypatch.setenv("TINY_EXPLODE_AT", "1")
     with pytest.raises(UserError, match=r"not finite at iteration 1 \(loss_images nan\): lower SOLVER.BASE_LR"):
         train(tmp_path)
+
+
+@pytest.fixture
+def behind(monkeypatch):
+    """A device that is two iterations behind the host."""
+    monkeypatch.setattr("maft.engine.training.Trainer", partial(Trainer, behind=2))
+
+
+def test_numbers_of_a_device_that_is_behind_are_those_of_their_iterations(train, tmp_path, behind):
+    seen, weights = train(tmp_path / "behind", "SOLVER.LOG_PERIOD", 4)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("maft.engine.training.Trainer", Trainer)
+        expected_losses, expected = train(tmp_path / "along", "SOLVER.LOG_PERIOD", 4)
+    assert seen == expected_losses and [iteration for iteration, *_ in seen] == [3, 5]
+    same(weights, expected)
+
+
+def test_nothing_is_saved_after_a_loss_that_is_not_finite(train, tmp_path, monkeypatch, behind):
+    monkeypatch.setenv("TINY_EXPLODE_AT", "2")
+    # Weights that stay finite tell nothing of it.
+    with pytest.raises(UserError, match=r"not finite at iteration 2 \(loss_images nan"):
+        train(
+            tmp_path,
+            "SOLVER.LOG_PERIOD",
+            20,
+            "SOLVER.CHECKPOINT_PERIOD",
+            2,
+            "SOLVER.MAX_ITER",
+            30,
+            "SOLVER.BASE_LR",
+            0.0,
+        )
+    assert (tmp_path / "checkpoints/last_checkpoint").read_text() == "iter_0000002\n"
+    assert not (tmp_path / "model_final").exists()
+
+
+def test_a_request_to_stop_is_followed_while_the_device_is_behind(train, tmp_path, monkeypatch, behind):
+    monkeypatch.setenv("TINY_KILL_AT", "3")
+    monkeypatch.setenv("TINY_EVENT", str(int(signal.SIGTERM)))
+    with pytest.raises(SystemExit):
+        train(tmp_path, "SOLVER.LOG_PERIOD", 20, "SOLVER.CHECKPOINT_PERIOD", 0, "SOLVER.MAX_ITER", 30)
+    assert (tmp_path / "checkpoints/last_checkpoint").read_text() == "iter_0000006\n"
 
 
 def test_a_run_that_is_stopped_in_its_first_iteration_says_only_that(train, tmp_path, monkeypatch):
