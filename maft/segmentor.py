@@ -154,7 +154,7 @@ class OpenVocabSegmentor(Trainable):
 
     def padded(self, records: Sequence[dict[str, Any]]) -> Images:
         """The images of mapped records as one batch on the model's device."""
-        images = [record["image"].to(self.device) for record in records]
+        images = [record["image"].to(self.device, non_blocking=True) for record in records]
         return Images.from_list(images, self.proposer.size_divisibility)
 
     def forward(self, records: list[dict[str, Any]]) -> dict[str, Tensor] | list[dict[str, Any]]:
@@ -243,7 +243,7 @@ class OpenVocabSegmentor(Trainable):
         height, width = images.padded_size
         targets = []
         for record in records:
-            instances = record["instances"].to(self.device)
+            instances = record["instances"].to(self.device, non_blocking=True)
             masks = instances.gt_masks
             padding = (0, width - masks.shape[-1], 0, height - masks.shape[-2])
             targets.append(Targets(instances.gt_classes, F.pad(masks, padding)))

@@ -103,3 +103,32 @@ def test_clipping(cfg, kind, expected):
     norm = clip_gradients(parameters, clip)
     assert [float(parameter.grad) for parameter in parameters] == pytest.approx(expected, rel=1e-5)
     assert (norm is None) == (kind != "full_model")
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_every_step_is_seen_in_the_versions_of_the_parameters(cfg, monkeypatch, fused):
+    adamw = torch.optim.AdamW
+    monkeypatch.setattr(torch.optim, "AdamW", lambda groups, **options: adamw(groups, **{**options, "fused": fused}))
+    model = Model()
+    optimizer = build_optimizer(cfg, model)
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    for parameter in trained:
+        parameter.grad = torch.ones_like(parameter)
+    before = [parameter._version for parameter in trained]
+    optimizer.step()
+    assert all(parameter._version > version for parameter, version in zip(trained, before))
+
+
+@pytest.mark.gpu
+def test_a_gpu_has_the_fused_optimiser_and_resumes_from_the_other(cfg):
+    model, other = Model().cuda(), Model()
+    for parameter in other.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    plain, optimizer = build_optimizer(cfg, other), build_optimizer(cfg, model)
+    plain.step()
+    assert optimizer.defaults["fused"] and not plain.defaults["fused"]
+    optimizer.load_state_dict({**optimizer.state_dict(), "state": plain.state_dict()["state"]})
+    for parameter in model.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    optimizer.step()
+    assert all(parameter.isfinite().all() for parameter in model.parameters())
