@@ -48,7 +48,7 @@ def run(
         forms.append(("torch.compile", compiled))
 
     setting = f"{tokens} tokens, {count} levels, {heads} heads, {points} points"
-    passes = {
+    passes: dict[str, Callable[[Callable[[], Tensor]], Callable[[], Tensor | tuple[Tensor, ...]]]] = {
         "forward": without_gradients,
         "with gradients": lambda form: with_gradients(form, inputs),
     }
