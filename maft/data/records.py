@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from itertools import zip_longest
 from pathlib import Path
@@ -244,15 +246,29 @@ def with_segments(row: DatasetRow, records: list[Record]) -> list[Record]:
         missing = folder if file.is_file() else file
         advice = link_advice(missing) or _advice(row, "images" if row.name.startswith("coco") else "labels")
         raise UserError(f"Dataset {row.name} has no panoptic annotation {missing}: {advice}.")
-    table = panoptic_table(read_annotation(file), str(file))
-    check_once((record["image_id"] for record in records), "an image named", f"Dataset {row.name}")
-    return _joined(row, file, folder, table, records)
+    with _without_collection():
+        table = panoptic_table(read_annotation(file), str(file))
+        check_once((record["image_id"] for record in records), "an image named", f"Dataset {row.name}")
+        return _joined(row, file, folder, table, records)
+
+
+@contextmanager
+def _without_collection() -> Iterator[None]:
+    """Without Python's search for cycles, which looks at all of a table again and again while that is read."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def _joined(row: DatasetRow, file: Path, folder: Path, table: PanopticTable, records: list[Record]) -> list[Record]:
     labels = row.classes
     index = {id_: position for position, id_ in enumerate(labels.category_ids)}
     things = set(labels.things)
+    categories = {id_: {"category_id": place, "isthing": place in things} for id_, place in index.items()}
     foreign = sorted({category["id"] for category in table["categories"]} ^ index.keys())
     if foreign:
         raise UserError(f"{file} has other categories than {labels.name} (id {foreign[0]}): it is of another dataset.")
@@ -269,15 +285,11 @@ def _joined(row: DatasetRow, file: Path, folder: Path, table: PanopticTable, rec
                 f"{file} or {folder} is incomplete, download or prepare it again."
             )
         size = record["height"], record["width"] = sizes[annotation["image_id"]]
-        record["pan_seg_file_name"] = str(folder / annotation["file_name"])
-        for segment in annotation["segments_info"]:
-            check_area(segment.get("area", 0), size, f"{file}: segment {segment['id']} of {record['file_name']}")
-        record["segments_info"] = [
-            {
-                **segment,
-                "category_id": index[segment["category_id"]],
-                "isthing": index[segment["category_id"]] in things,
-            }
-            for segment in annotation["segments_info"]
-        ]
+        record["pan_seg_file_name"] = os.path.join(folder, annotation["file_name"])
+        segments = annotation["segments_info"]
+        if segments:
+            largest = max(segments, key=lambda segment: segment.get("area", 0))
+            where = f"{file}: segment {largest['id']} of {record['file_name']}"
+            check_area(largest.get("area", 0), size, where)
+        record["segments_info"] = [{**segment, **categories[segment["category_id"]]} for segment in segments]
     return records
