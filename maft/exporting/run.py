@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -110,19 +111,16 @@ def _make_folder(folder: Path) -> None:
         raise UserError(f"cannot write to {folder.parent}: {error.strerror}; choose another --output") from error
 
 
-class _sentence:
+@contextmanager
+def _sentence(beginning: str) -> Iterator[None]:
     """Turns what a runtime raises into one sentence."""
-
-    def __init__(self, beginning: str) -> None:
-        self.beginning = beginning
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        if isinstance(error, Exception) and not isinstance(error, (UserError, OSError)):
-            said = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
-            raise UserError(f"{self.beginning} ({type(error).__name__}: {said}): choose another format.") from error
+    try:
+        yield
+    except (UserError, OSError):
+        raise
+    except Exception as error:
+        said = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        raise UserError(f"{beginning} ({type(error).__name__}: {said}): choose another format.") from error
 
 
 def _description(
@@ -131,8 +129,8 @@ def _description(
     says: dict[str, Any] = {
         "part": name,
         "format": format,
-        "inputs": [_port(port, part) for port in part.inputs],
-        "outputs": [_port(port, part) for port in part.outputs],
+        "inputs": [_port(port) for port in part.inputs],
+        "outputs": [_port(port) for port in part.outputs],
         "model": {"clip": model.clip.name, "sha256": fingerprint(part, {})},
         "versions": {package: _version(package) for package in ("torch", "onnx", "onnxruntime")},
     }
@@ -157,7 +155,7 @@ def _description(
     return says
 
 
-def _port(port: Port, part: Part) -> dict[str, Any]:
+def _port(port: Port) -> dict[str, Any]:
     return {"name": port.name, "shape": list(port.shape), "dtype": port.dtype, "values": port.values}
 
 

@@ -48,9 +48,10 @@ def traced(part: Part) -> ExportedProgram:
 
 def described(part: Part) -> str:
     """A part as messages call it."""
-    model: Any = getattr(part, "model", None)
-    if model is None:
-        return f"the {type(part).__name__} of {part.clip.name}"
+    clip: Any = getattr(part, "clip", None)
+    if clip is not None:
+        return f"the {type(part).__name__} of {clip.name}"
+    model: Any = part.model
     classifier = "no classifier" if model.classifier is None else type(model.classifier).__name__
     return f"{type(model.proposer).__name__} with {classifier}"
 
