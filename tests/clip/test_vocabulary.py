@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 import torch.nn.functional as F
+from torch.autograd.graph import increment_version
 
 from maft.clip import VocabularyEncoder, load_clip
 from maft.clip.tokenizers import BytePairTokenizer
@@ -270,3 +271,15 @@ def test_texts_of_a_tower_that_trains_are_encoded_when_they_are_read(clip, monke
     assert counted.prompts == 3 and text.logit_scale == 100
     with pytest.raises(AttributeError, match="rows"):
         text.rows  # noqa: B018
+
+
+def test_rows_are_renewed_after_a_fused_step_that_raised_the_versions_of_its_weights(clip):
+    """A fused optimiser itself writes weights without raising them; `maft.engine.solver` raises them after it."""
+    words, names = encoder(clip), Vocabulary(("cat", "dog"))
+    before = words(names, clip).embeddings
+    tower = [parameter.requires_grad_(True) for _, parameter in clip.text_parameters()]
+    optimizer = torch.optim.AdamW(tower, lr=0.1, fused=True)
+    clip.encode_text(clip.tokenize(["cat"])).sum().backward()
+    optimizer.step()
+    increment_version(tower)
+    assert (words.eval()(names, clip).embeddings - before).abs().max() > 1e-3
