@@ -124,7 +124,7 @@ class MaskAdapterHead(nn.Module):
         batch, height, width, _ = image.shape
         size = (4 * height, 4 * width)
         masks = masks.to(image.dtype)
-        if masks.shape[-2:] != size:
+        if exporting() or masks.shape[-2:] != size:
             masks = F.interpolate(masks, size=size, mode="bilinear", align_corners=False)
         embedded = self._embedded(masks.flatten(0, 1)[:, None])
         weight = self.fuse.weight.flatten(1) @ self.mask_projection.weight.flatten(1)
