@@ -36,7 +36,8 @@ def resize_position_embedding(
     MAFT and MaskCLIP++ with ``align_corners=True`` and timm with ``antialias=True``. With an ``offset`` o, 0.1 in
     DINO's and TextRegion's releases, steps of native / (cells + o) are taken along both sides.
     """
-    if grid == native:
+    # A side that torch.export keeps open is no int, and not to be compared with.
+    if all(isinstance(side, int) for side in grid) and grid == native:
         return position
     patches = position[prefix:].reshape(1, *native, -1).permute(0, 3, 1, 2)
     # Half precision has no bicubic kernel on every device.
