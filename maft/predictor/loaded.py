@@ -23,9 +23,10 @@ from maft.data.photos import photo_record, resize_at_test
 from maft.errors import UserError, first_line, shown
 from maft.files import write_text_atomic
 from maft.inference import label_options
+from maft.layers.compiling import compile_parts
 from maft.layers.devices import device_of
+from maft.layers.precision import precision_of
 from maft.predictor.calibrated import calibration_facts, calibration_of
-from maft.predictor.devices import compile_parts, precision_of
 from maft.predictor.sources import checked_overrides, path_of, pretrained_config
 from maft.segmentor import OpenVocabSegmentor
 from maft.structures import Prompts, Vocabulary
@@ -41,9 +42,9 @@ class Running(TypedDict, total=False):
             GPU.
         dtype: ``torch.float16`` or ``torch.bfloat16`` (or their names) let the model run in mixed precision, which
             changes results a little; what comes out is float32. A device that cannot says so and goes on.
-        compile: sends the slow parts through torch.compile, those of ``SOLVER.COMPILE`` or a choice that most models
-            have. The first calls take minutes, and a picture of another size may take them again: for many pictures
-            of one size.
+        compile: sends the slow parts through torch.compile, those of ``SOLVER.COMPILE`` or ``all`` of them, see
+            `maft.layers.compiling`; where nothing can be compiled a warning says so. The first calls take minutes, and
+            a picture of another size may take them again: for many pictures of one size.
     """
 
     device: str | torch.device | None
@@ -79,7 +80,7 @@ class LoadedModel:
         options = model.inference_options
         model.inference_options = label_options(options, windows=cfg.TEST.SLIDING_WINDOW.ENABLED)
         if compile:
-            compile_parts(model, tuple(cfg.SOLVER.COMPILE))
+            compile_parts(model, cfg.SOLVER.COMPILE or ["all"])
         self.model = model
         self._of_objects = options["panoptic"] or options["instance"]
         self._infer = inference_of(cfg, model)
