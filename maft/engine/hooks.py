@@ -13,6 +13,7 @@ from detectron2.utils import comm
 from torch import nn
 
 from maft.engine.checkpointer import Checkpointer
+from maft.engine.sharding import whole_state, whole_weights
 from maft.engine.watching import meet
 from maft.errors import UserError
 from maft.layers.compiling import method_of
@@ -74,7 +75,8 @@ class PeriodicCheckpoint(HookBase):
         if not (last or self.trainer.stopping or any(_due(iterations, period) for period in self.periods)):
             return
         self.trainer.settle()
-        model = self.model.state_dict()
+        # Both in every process, as each may have a share alone.
+        model, state = whole_state(self.model), self.trainer.checkpoint_state(iterations)
         # In every process: where one alone raised, the others would wait for it.
         if not torch.stack([value.isfinite().all() for value in model.values()]).all():
             raise UserError(
@@ -82,7 +84,7 @@ class PeriodicCheckpoint(HookBase):
                 "checkpoint with a lower SOLVER.BASE_LR, clipped gradients or SOLVER.AMP off."
             )
         if comm.is_main_process():
-            self.checkpointer.save(model, self.trainer.checkpoint_state(iterations))
+            self.checkpointer.save(model, state)
             if last:
                 self.checkpointer.save_final(model)
         meet("the checkpoint")
@@ -108,7 +110,8 @@ class PredictionPictures(HookBase):
 
     def after_step(self) -> None:
         if _due(self.trainer.iter + 1, self.period):
-            if comm.is_main_process():
-                for name, picture in self.draw().items():
-                    self.trainer.storage.put_image(name, picture.transpose(2, 0, 1))
-            meet("the pictures")
+            with whole_weights(self.trainer.model):
+                if comm.is_main_process():
+                    for name, picture in self.draw().items():
+                        self.trainer.storage.put_image(name, picture.transpose(2, 0, 1))
+                meet("the pictures")

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import increment_version
 from torch.optim import Optimizer
 
+from maft.engine.sharding import clip_joint_norm
 from maft.errors import UserError
 
 _NORM_TYPES = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
@@ -64,15 +65,18 @@ def _is_bias(name: str) -> bool:
 def parameter_groups(model: nn.Module, solver: CfgNode) -> list[dict[str, Any]]:
     """One optimiser group per (learning rate, weight decay), with the parameters' names under ``"names"``.
 
+    Sharded parameters and whole ones are groups of their own, since no operation takes both at once.
+
     Raises:
         UserError: nothing in the model requires a gradient.
     """
-    groups: dict[tuple[float, float], dict[str, Any]] = {}
+    groups: dict[tuple[float, float, type], dict[str, Any]] = {}
     trainable = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
     for name, parameter in trainable.items():
         rate = solver.BASE_LR * learning_rate_factor(name, solver)
         decay = weight_decay(name, model.get_submodule(name.rpartition(".")[0]), parameter, solver)
-        group = groups.setdefault((rate, decay), {"params": [], "names": [], "lr": rate, "weight_decay": decay})
+        options = {"params": [], "names": [], "lr": rate, "weight_decay": decay}
+        group = groups.setdefault((rate, decay, type(parameter)), options)
         group["params"].append(parameter)
         group["names"].append(name)
     if not groups:
@@ -126,7 +130,7 @@ def clip_gradients(parameters: Iterable[nn.Parameter], clip: CfgNode) -> Tensor 
     if not clip.ENABLED:
         return None
     if clip.CLIP_TYPE == "full_model":
-        return nn.utils.clip_grad_norm_(parameters, clip.CLIP_VALUE, norm_type=clip.NORM_TYPE)
+        return clip_joint_norm(list(parameters), clip.CLIP_VALUE, clip.NORM_TYPE)
     for parameter in parameters:
         if clip.CLIP_TYPE == "norm":
             nn.utils.clip_grad_norm_(parameter, clip.CLIP_VALUE, norm_type=clip.NORM_TYPE)

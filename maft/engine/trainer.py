@@ -24,6 +24,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from maft.data.loader import TrainingLoader
 from maft.engine.schedules import set_iteration
+from maft.engine.sharding import share_of, whole_moments
 from maft.engine.solver import clip_gradients
 from maft.engine.step_numbers import Step, StepNumbers
 from maft.engine.stopping import StopRequest, again
@@ -42,7 +43,7 @@ class Trainer(TrainerBase):
     an interruption do to them can then change the numbers, and a checkpoint needs no generator state.
 
     Args:
-        model: returns a dict of scalar losses in training mode; may be wrapped by DistributedDataParallel.
+        model: returns a dict of scalar losses in training mode; may be wrapped by DistributedDataParallel or `Sharded`.
         loader: gives this process' part of each global batch.
         optimizer, scheduler: stepped once per iteration.
         seed: base of all random numbers, the same in every process.
@@ -214,11 +215,15 @@ class Trainer(TrainerBase):
             self._log(step)
 
     def checkpoint_state(self, iterations: int) -> dict[str, Any]:
-        """Everything but the model after ``iterations`` iterations: numbers, tensors and plain containers only."""
+        """Everything but the model after ``iterations`` iterations: numbers, tensors and plain containers only.
+
+        Called in every process; of a `Sharded` model the moments are process 0's alone.
+        """
+        optimizer = self.optimizer.state_dict()
         return {
             "iteration": iterations,
             "seed": self.seed,
-            "optimizer": self.optimizer.state_dict(),
+            "optimizer": {**optimizer, "state": whole_moments(optimizer["state"])},
             "scaler": self.scaler.state_dict(),
             "loader": self.loader.state_dict(),
         }
@@ -256,7 +261,7 @@ class Trainer(TrainerBase):
     def _moments(self, saved: Mapping[str, Any]) -> dict[str, Any]:
         """A state of this optimiser with the moments that another grouping of the same parameters has."""
         own = self.optimizer.state_dict()
-        places = [_indices(groups["param_groups"]) for groups in (own, saved)]
+        places = [_by_name(groups["param_groups"]) for groups in (own, saved)]
         if places[0].keys() != places[1].keys():
             other = sorted(places[0].keys() ^ places[1].keys())
             raise UserError(
@@ -269,7 +274,12 @@ class Trainer(TrainerBase):
                 "The checkpoint to resume from was trained with another SOLVER.OPTIMIZER, whose state does not fit: "
                 "resume with that one, or train from MODEL.WEIGHTS into another OUTPUT_DIR."
             )
-        state = {places[0][name]: saved["state"][old] for name, old in places[1].items() if old in saved["state"]}
+        parameters = _by_name(self.optimizer.param_groups)
+        state = {
+            places[0][name]: share_of(saved["state"][old], parameters[name])
+            for name, old in places[1].items()
+            if old in saved["state"]
+        }
         return {"param_groups": own["param_groups"], "state": state}
 
 
@@ -278,5 +288,6 @@ def _is_bad_loss(name: str, value: float) -> bool:
     return name != _NORM and not math.isfinite(value)
 
 
-def _indices(groups: Sequence[Mapping[str, Any]]) -> dict[str, int]:
-    return {name: index for group in groups for name, index in zip(group.get("names", ()), group["params"])}
+def _by_name(groups: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The parameters of an optimiser's groups, or their numbers in the groups of its state."""
+    return {name: parameter for group in groups for name, parameter in zip(group.get("names", ()), group["params"])}

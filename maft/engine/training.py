@@ -33,6 +33,7 @@ from maft.engine.evaluating import evaluate_only, evaluated, segmentor
 from maft.engine.hooks import CompiledParts, PeriodicCheckpoint, PeriodicEvaluation, PredictionPictures
 from maft.engine.resuming import config_leaves, drop_metrics_from, log_changes
 from maft.engine.schedules import build_scheduler
+from maft.engine.sharding import Sharded, check_sharded, whole_state, whole_weights
 from maft.engine.solver import build_optimizer
 from maft.engine.stopping import again
 from maft.engine.summary import training_summary
@@ -164,20 +165,22 @@ def train(cfg: CfgNode, seed: int, images: Mapping[str, int], *, resume: bool = 
     end = cfg.SOLVER.MAX_ITER
     if start > end:
         logger.warning("The checkpoint is of iteration %d, beyond SOLVER.MAX_ITER %d: it is evaluated.", start, end)
+    # The run may have ended between its last checkpoint and this folder.
+    final = whole_state(model) if start >= end else {}
     if comm.is_main_process():
         drop_metrics_from(Path(cfg.OUTPUT_DIR) / "metrics.json", start)
         if latest:
             # The run may have ended between a checkpoint and the removal of an older one.
             checkpointer.prune(latest[0])
-        if start >= end and not checkpointer.final.exists():
-            # The run ended between its last checkpoint and this folder.
-            checkpointer.save_final(model.state_dict())
+        if final and not checkpointer.final.exists():
+            checkpointer.save_final(final)
     results: dict[str, Any] = {}
 
     def evaluation() -> dict[str, Any]:
         if cfg.DATASETS.TEST:
             advice = f"Stopped in an evaluation; the iterations before it are saved, go on with: {again('--resume')}"
-            results.update(evaluated(cfg, model, advice))
+            with whole_weights(trainer.model):
+                results.update(evaluated(cfg, model, advice))
         return results
 
     trainer.register_hooks(_hooks(cfg, model, checkpointer, evaluation, start))
@@ -198,6 +201,8 @@ def build_trainer(cfg: CfgNode, model: nn.Module, seed: int) -> Trainer:
             f"SOLVER.IMS_PER_BATCH {solver.IMS_PER_BATCH} is the global batch and must be a multiple of "
             f"{comm.get_world_size()} processes x SOLVER.ACCUMULATE {solver.ACCUMULATE}."
         )
+    wrapped = _distributed(cfg, model)
+    # Afterwards, as sharding replaces the parameters.
     optimizer = build_optimizer(cfg, model)
     records = None
     if cfg.INPUT.MAPPER == "region_pairs":
@@ -211,7 +216,7 @@ def build_trainer(cfg: CfgNode, model: nn.Module, seed: int) -> Trainer:
         cfg, mapper, seed=seed, rank=comm.get_rank(), world_size=comm.get_world_size(), records=records
     )
     return Trainer(
-        _distributed(cfg, model),
+        wrapped,
         loader,
         optimizer,
         build_scheduler(cfg, optimizer),
@@ -225,6 +230,10 @@ def build_trainer(cfg: CfgNode, model: nn.Module, seed: int) -> Trainer:
 
 
 def _distributed(cfg: CfgNode, model: nn.Module) -> nn.Module:
+    if cfg.SOLVER.SHARDED:
+        check_sharded(cfg.SOLVER)
+        if comm.get_world_size() > 1:
+            return Sharded(model, allow_unused=cfg.SOLVER.FIND_UNUSED_PARAMETERS)
     # Buffers are constants here; newer PyTorch calls the option otherwise.
     known = inspect.signature(DistributedDataParallel).parameters
     return create_ddp_model(

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 from detectron2.engine import TrainerBase
+from torch import nn
 
 from maft.engine.hooks import PeriodicEvaluation, PredictionPictures
 from maft.errors import UserError
@@ -9,7 +10,7 @@ from maft.errors import UserError
 class Idle(TrainerBase):
     def __init__(self, fail_at=-1):
         super().__init__()
-        self.fail_at = fail_at
+        self.fail_at, self.model = fail_at, nn.Identity()
 
     def run_step(self):
         if self.iter == self.fail_at:
