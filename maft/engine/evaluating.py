@@ -13,6 +13,7 @@ from torch import nn
 from maft.building import build_model
 from maft.checkpoint.loading import InitialWeights
 from maft.engine.checkpointer import Checkpointer
+from maft.engine.memory import evaluation_advice, within_memory
 from maft.engine.stopping import again, stopping_at_once
 from maft.engine.summary import evaluation_summary
 from maft.errors import UserError
@@ -54,7 +55,7 @@ def _trains(model: nn.Module) -> bool:
 
 def evaluated(cfg: CfgNode, model: Trainable, advice: str) -> dict[str, Any]:
     """The results of a model, by what it does; ``advice`` is given when it is interrupted."""
-    with stopping_at_once(advice):
+    with stopping_at_once(advice), within_memory("the evaluation", evaluation_advice(cfg)):
         return evaluate_regions(cfg, model) if isinstance(model, RegionNaming) else evaluate(cfg, segmentor(model))
 
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import torch
@@ -16,39 +15,6 @@ from maft.engine.checkpointer import Checkpointer
 from maft.engine.sharding import whole_state, whole_weights
 from maft.engine.watching import meet
 from maft.errors import UserError
-from maft.layers.compiling import method_of
-
-
-class CompiledParts(HookBase):
-    """Sends submodules and methods of a model through torch.compile, in place.
-
-    Args:
-        names: of submodules (``proposer.pixel_decoder``) or of methods of one (``classifier.encode_proposals``).
-
-    Raises:
-        UserError: the model has no such part; or, after the first iteration, a part was never called, as happens to a
-            module whose owner calls its children one by one.
-    """
-
-    def __init__(self, model: nn.Module, names: Sequence[str]) -> None:
-        self.waiting = set(names)
-        for name in names:
-            method = method_of(model, name)
-            setattr(method.__self__, method.__name__, self._watched(name, torch.compile(method)))
-
-    def _watched(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
-        def call(*arguments: Any, **options: Any) -> Any:
-            self.waiting.discard(name)
-            return function(*arguments, **options)
-
-        return call
-
-    def after_step(self) -> None:
-        if self.waiting:
-            raise UserError(
-                f"SOLVER.COMPILE names {sorted(self.waiting)[0]!r}, which this model never calls as a whole, so that "
-                "nothing of it was compiled: name what calls it, or leave it out."
-            )
 
 
 def _due(iterations: int, period: int) -> bool:

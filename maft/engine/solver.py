@@ -93,21 +93,25 @@ def parameter_groups(model: nn.Module, solver: CfgNode) -> list[dict[str, Any]]:
 def build_optimizer(cfg: CfgNode, model: nn.Module) -> Optimizer:
     """The optimiser that ``SOLVER.OPTIMIZER`` names (ADAMW or SGD), over the trainable parameters of ``model``.
 
-    On a GPU AdamW is PyTorch's fused one, a kernel for all parameters.
+    By ``SOLVER.FUSED`` its step is PyTorch's fused one, a kernel for all parameters, by default that of AdamW on a GPU.
 
     Raises:
         UserError: nothing is trainable.
     """
     solver = cfg.SOLVER
     groups = parameter_groups(model, solver)
+    fused = solver.FUSED
+    if fused is None:
+        fused = solver.OPTIMIZER == "ADAMW" and all(one.is_cuda for group in groups for one in group["params"])
+    # False would also turn off the step that takes all tensors of a group together.
+    options = {"lr": solver.BASE_LR, "fused": fused or None}
+    optimizer: Optimizer
     if solver.OPTIMIZER == "ADAMW":
-        fused = all(parameter.is_cuda for group in groups for parameter in group["params"])
-        optimizer = torch.optim.AdamW(
-            groups, lr=solver.BASE_LR, betas=tuple(solver.BETAS), eps=solver.EPS, fused=fused or None
-        )
-        optimizer.register_step_post_hook(_raise_versions)
-        return optimizer
-    return torch.optim.SGD(groups, lr=solver.BASE_LR, momentum=solver.MOMENTUM, nesterov=solver.NESTEROV)
+        optimizer = torch.optim.AdamW(groups, betas=tuple(solver.BETAS), eps=solver.EPS, **options)
+    else:
+        optimizer = torch.optim.SGD(groups, momentum=solver.MOMENTUM, nesterov=solver.NESTEROV, **options)
+    optimizer.register_step_post_hook(_raise_versions)
+    return optimizer
 
 
 def _raise_versions(optimizer: Optimizer, arguments: tuple[Any, ...], options: dict[str, Any]) -> None:

@@ -30,7 +30,10 @@ from maft.data.readiness import count_images
 from maft.data.records import check_same_classes, load_records
 from maft.engine.checkpointer import Checkpointer
 from maft.engine.evaluating import evaluate_only, evaluated, segmentor
-from maft.engine.hooks import CompiledParts, PeriodicCheckpoint, PeriodicEvaluation, PredictionPictures
+from maft.engine.hooks import PeriodicCheckpoint, PeriodicEvaluation, PredictionPictures
+from maft.engine.memory import training_advice, within_memory
+from maft.engine.parts import compiled_parts, recomputed_parts
+from maft.engine.precision import TensorFloat32
 from maft.engine.resuming import config_leaves, drop_metrics_from, log_changes
 from maft.engine.schedules import build_scheduler
 from maft.engine.sharding import Sharded, check_sharded, whole_state, whole_weights
@@ -47,10 +50,10 @@ from maft.evaluation.regions import check_regions
 from maft.files import held, raise_errors, write_text_atomic
 from maft.interfaces import RegionNaming, Trainable
 from maft.layers.distributed import same_everywhere
+from maft.layers.precision import precision_of
 
 # Where a machine keeps its cache and how many workers it has room for change no number.
 _MAY_DIFFER = ("CACHE_DIR", "NUM_WORKERS")
-_AUTOCAST = {"float16": torch.float16, "bfloat16": torch.bfloat16}
 
 logger = logging.getLogger(__name__)
 
@@ -184,7 +187,8 @@ def train(cfg: CfgNode, seed: int, images: Mapping[str, int], *, resume: bool = 
         return results
 
     trainer.register_hooks(_hooks(cfg, model, checkpointer, evaluation, start))
-    trainer.train(start, max(start, end))
+    with within_memory("the training", training_advice(cfg, comm.get_world_size())):
+        trainer.train(start, max(start, end))
     return results
 
 
@@ -194,7 +198,7 @@ def build_trainer(cfg: CfgNode, model: nn.Module, seed: int) -> Trainer:
     Raises:
         UserError: a solver or loader option does not fit.
     """
-    solver = cfg.SOLVER
+    solver, device = cfg.SOLVER, torch.device(cfg.MODEL.DEVICE)
     share = comm.get_world_size() * solver.ACCUMULATE
     if solver.IMS_PER_BATCH % share:
         raise UserError(
@@ -224,7 +228,7 @@ def build_trainer(cfg: CfgNode, model: nn.Module, seed: int) -> Trainer:
         max_iter=solver.MAX_ITER,
         clip=solver.CLIP_GRADIENTS,
         accumulate=solver.ACCUMULATE,
-        autocast=_AUTOCAST[solver.AMP.DTYPE] if solver.AMP.ENABLED else None,
+        autocast=precision_of(solver.AMP.DTYPE, device) if solver.AMP.ENABLED else None,
         log_period=solver.LOG_PERIOD,
     )
 
@@ -248,15 +252,19 @@ def _hooks(
     cfg: CfgNode, model: Trainable, checkpointer: Checkpointer, evaluation: Callable[[], dict[str, Any]], start: int
 ) -> list[HookBase]:
     hooks: list[HookBase] = [
+        TensorFloat32(cfg.SOLVER.TF32, torch.device(cfg.MODEL.DEVICE)),
         IterationTimer(),
         CallbackHook(after_step=lambda _: model.after_optimizer_step()),
         LRScheduler(),
         PeriodicCheckpoint(model, checkpointer, cfg.SOLVER.CHECKPOINT_PERIOD, cfg.TEST.EVAL_PERIOD),
         PeriodicEvaluation(cfg.TEST.EVAL_PERIOD, evaluation),
     ]
+    # Before the hooks that save: a run that compiles nothing should leave no checkpoint.
     if cfg.SOLVER.COMPILE:
-        # Before the hooks that save: a run that compiles nothing should leave no checkpoint.
-        hooks.insert(0, CompiledParts(model, cfg.SOLVER.COMPILE))
+        hooks.insert(1, compiled_parts(model, cfg.SOLVER.COMPILE))
+    # What is compiled as a whole knows what of it is recomputed.
+    if cfg.SOLVER.ACTIVATION_CHECKPOINTING:
+        hooks.insert(1, recomputed_parts(model, cfg.SOLVER.ACTIVATION_CHECKPOINTING))
     if cfg.SOLVER.PICTURE_PERIOD:
         hooks.append(PredictionPictures(lambda: draw_predictions(cfg, segmentor(model)), cfg.SOLVER.PICTURE_PERIOD))
     if comm.is_main_process():

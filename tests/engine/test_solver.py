@@ -106,11 +106,12 @@ def test_clipping(cfg, kind, expected):
 
 
 @pytest.mark.parametrize("fused", [False, True])
-def test_every_step_is_seen_in_the_versions_of_the_parameters(cfg, monkeypatch, fused):
-    adamw = torch.optim.AdamW
-    monkeypatch.setattr(torch.optim, "AdamW", lambda groups, **options: adamw(groups, **{**options, "fused": fused}))
+@pytest.mark.parametrize("kind", ["ADAMW", "SGD"])
+def test_every_step_is_seen_in_the_versions_of_the_parameters(cfg, kind, fused):
+    cfg.SOLVER.update(OPTIMIZER=kind, FUSED=fused)
     model = Model()
     optimizer = build_optimizer(cfg, model)
+    assert bool(optimizer.defaults["fused"]) == fused
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     for parameter in trained:
         parameter.grad = torch.ones_like(parameter)

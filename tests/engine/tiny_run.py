@@ -69,7 +69,8 @@ def happen(event: str) -> None:
     if event.isdecimal():
         os.kill(os.getpid(), int(event))
     else:
-        raise {"UserError": UserError, "ValueError": ValueError}[event]("this one fails")
+        faults = {"UserError": UserError, "ValueError": ValueError, "OutOfMemoryError": torch.cuda.OutOfMemoryError}
+        raise faults[event]("this one fails")
 
 
 def write_images(folder: Path, *, count: int = 7, same_number: bool = False) -> None:
