@@ -6,6 +6,7 @@
 # make kill-test N=20 kills of each program at random moments, and one at each step of a checkpoint write;
 #                full disks, which need root
 # make install-test   install the wheel in new environments (PYTHONS, each with uv and with venv) and try it: 30 minutes
+# make export-test    export whole miniature models in every format, and compare them
 # make towers    compare small copies of all CLIPs that open_clip lists with open_clip's own
 # make lock      write requirements.lock anew: the newest versions that fit pyproject.toml, with hashes
 #
@@ -33,7 +34,7 @@ BOOTSTRAP := $(or $(shell for candidate in python3.11 python3 python3.12 python3
 
 PYTHONS ?= python3.10 python3.13
 
-.PHONY: install-test install demo docs fuzz kill-test lock test towers
+.PHONY: export-test install-test install demo docs fuzz kill-test lock test towers
 
 install:
 	@test -n "$(BOOTSTRAP)" || { echo "error: no Python 3.10 to 3.13 found; install one (Debian: apt install python3 python3-venv) or name it with PYTHON=" >&2; exit 1; }
@@ -58,6 +59,9 @@ fuzz: install
 kill-test: install
 	MAFT_KILL=$(or $(N),20) $(BIN)/python -m pytest tests/robustness/test_kill.py tests/robustness/test_processes.py \
 		tests/robustness/test_full_disk.py
+
+export-test: install
+	MAFT_EXPORT=1 $(BIN)/python -m pytest -n $(JOBS) tests/exporting
 
 install-test: install
 	$(BIN)/python tools/check_install.py --pythons $(PYTHONS)
