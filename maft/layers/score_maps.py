@@ -20,6 +20,8 @@ from maft.layers.devices import sent
 
 # Of one strip of scores at output size; a few tensors of this size exist at a time.
 _STRIP_BYTES = 2**26
+# The same where a processor works through all classes several times, which its cache is meant to hold.
+_CACHED_BYTES = 2**23
 # TextRegion's masks are SAM's logits up to here: once resized, what is above one counts as one.
 _MOST_LOGIT = 3.0
 # From so many classes on, the best one is looked for in groups of so many.
@@ -86,23 +88,27 @@ def _widened(values: Tensor, width: int, align_corners: bool) -> Tensor:
     return F.interpolate(values, width, mode="linear", align_corners=align_corners)
 
 
-def row_strips(height: int, values: int) -> Iterator[range]:
+def row_strips(height: int, values: int, *, cached: bool = False) -> Iterator[range]:
     """Rows of an output, strip after strip, so many at a time as memory is meant for, and at least four.
 
     Args:
         values: float32 numbers that one row takes.
+        cached: so many as the cache of a processor is meant for.
     """
     # Each strip computes anew the rows at its borders, of which thin ones would have nothing else.
-    step = max(4, _STRIP_BYTES // (4 * max(values, 1)))
+    most = min(_STRIP_BYTES, _CACHED_BYTES) if cached else _STRIP_BYTES
+    step = max(4, most // (4 * max(values, 1)))
     for start in range(0, height, step):
         yield range(start, min(start + step, height))
 
 
-def output_strips(size: tuple[int, int], seen: Sequence[tuple[int, int]], values: int) -> Iterator[range]:
+def output_strips(
+    size: tuple[int, int], seen: Sequence[tuple[int, int]], values: int, *, cached: bool = False
+) -> Iterator[range]:
     """`row_strips` of an output of ``size`` that is made of maps at the sizes ``seen``, ``values`` for each pixel."""
     # A map larger than the output needs several of its rows for one of the output's.
     widest = max([size[1], *(width * math.ceil(height / size[0]) for height, width in seen)])
-    return row_strips(size[0], values * widest)
+    return row_strips(size[0], values * widest, cached=cached)
 
 
 def window_starts(length: int, window: int, overlap: float) -> list[int]:
@@ -199,18 +205,30 @@ class View:
     def rows(self, rows: range, size: tuple[int, int]) -> Tensor:
         """(C, len(rows), W), the sum over the exposures of the scores of rows of an output of ``size``."""
         source, places = source_rows(self.size[0], size[0], rows)
+        resized = self.resize_before or self._masks_are_fewer(size)
         total: Tensor | None = None
         for flipped, tiles in self.exposures:
             if self.resize_before:
                 (tile,) = tiles
                 scores = tile.combined(resized_rows(tile.mask_rows(source), places, size[1]), rows, size)
+            elif resized:
+                (tile,) = tiles
+                shown = resized_rows(tile.weights(tile.mask_rows(source)), places, size[1])
+                scores = torch.einsum("qc,qhw->chw", tile.scores, shown)
             else:
                 scores = self._averaged(tiles, source)
             scores = scores.flip(-1) if flipped else scores
             total = scores if total is None else total.add_(scores)
         assert total is not None, "an image was seen at least once"
         # Resizing is linear and the same from the left and from the right: once for all exposures is enough.
-        return total if self.resize_before else resized_rows(total, places, size[1])
+        return total if resized else resized_rows(total, places, size[1])
+
+    def _masks_are_fewer(self, size: tuple[int, int]) -> bool:
+        """Whether resizing what weighs the scores gives the same scores as resizing these, for less work."""
+        if size == self.size or size[0] * size[1] > self.size[0] * self.size[1]:
+            return False
+        queries, classes = self.exposures[0][1][0].scores.shape
+        return queries <= classes and all(len(tiles) == 1 and tiles[0].elsewhere is None for _, tiles in self.exposures)
 
     def _averaged(self, tiles: Sequence[Tile], rows: range) -> Tensor:
         """(C, len(rows), w) scores at the size of the view."""
@@ -241,9 +259,11 @@ def averaged_strips(views: Sequence[View], size: tuple[int, int]) -> Iterator[tu
     Yields:
         rows of the output and their scores (C, len(rows), W).
     """
-    queries, classes = views[0].exposures[0][1][0].scores.shape
+    scores = views[0].exposures[0][1][0].scores
     count = sum(len(view.exposures) for view in views)
-    for rows in output_strips(size, [view.size for view in views], max(queries, classes)):
+    # A GPU would spend its time on starting many small ones.
+    cached = scores.device.type == "cpu"
+    for rows in output_strips(size, [view.size for view in views], max(scores.shape), cached=cached):
         total = views[0].rows(rows, size)
         for view in views[1:]:
             total += view.rows(rows, size)

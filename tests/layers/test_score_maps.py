@@ -56,12 +56,15 @@ def test_strips_are_the_mean_of_all_views_at_output_size(monkeypatch, strip_byte
     size = (29, 37)
     plain, flipped = _tile(0, 0, 13, 17), _tile(0, 0, 45, 61, cut=0.4, align_corners=True)
     first = _tile(0, 0, 13, 17)
+    # Fewer than classes, and of a larger view than the output: these are resized in place of scores.
+    few, few_cut = _tile(0, 0, 45, 61, queries=2), _tile(0, 0, 45, 61, queries=2, cut=0.4)
     tiles = [_tile(top, left, 11, 12) for top in (0, 5, 10) for left in (0, 6, 11)]
     views = [
         View((13, 17), [(False, [plain]), (True, [first])]),
         View((45, 61), [(True, [flipped])]),
         View((13, 17), [(False, [first])], resize_before=True),
         View((21, 23), [(True, tiles)]),
+        View((45, 61), [(False, [few]), (True, [few_cut])]),
     ]
     total, count = torch.zeros(3, 21, 23), torch.zeros(21, 23)
     for tile in tiles:
@@ -77,10 +80,12 @@ def test_strips_are_the_mean_of_all_views_at_output_size(monkeypatch, strip_byte
         _resized(_whole(flipped), size).flip(-1),
         before,
         _resized(total / count, size).flip(-1),
+        _resized(_whole(few), size),
+        _resized(_whole(few_cut), size).flip(-1),
     ]
     strips = list(averaged_strips(views, size))
     assert [row for rows, _ in strips for row in rows] == list(range(29))
-    torch.testing.assert_close(torch.cat([scores for _, scores in strips], dim=1), sum(maps) / 5, atol=1e-5, rtol=0)
+    torch.testing.assert_close(torch.cat([scores for _, scores in strips], dim=1), sum(maps) / 7, atol=1e-5, rtol=0)
 
 
 _A_LARGE_PHOTOGRAPH = """
