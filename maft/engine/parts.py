@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
+from operator import attrgetter
 from types import MethodType
 from typing import Any
 
@@ -12,7 +13,7 @@ from torch import nn
 
 from maft.errors import UserError
 from maft.layers.compiling import compiled, method_of, part_names
-from maft.layers.recomputing import recomputed, recomputed_names
+from maft.layers.recomputing import recompute_apart, recomputed, recomputed_names
 
 
 class ReplacedParts(HookBase):
@@ -60,4 +61,10 @@ def compiled_parts(model: nn.Module, names: Sequence[str]) -> ReplacedParts:
 
 def recomputed_parts(model: nn.Module, names: Sequence[str]) -> ReplacedParts:
     """Parts that ``SOLVER.ACTIVATION_CHECKPOINTING`` names are recomputed in the backward pass."""
-    return ReplacedParts(model, "SOLVER.ACTIVATION_CHECKPOINTING", recomputed_names(model, names), recomputed)
+    listed = recomputed_names(model, names)
+    hook = ReplacedParts(model, "SOLVER.ACTIVATION_CHECKPOINTING", listed, recomputed)
+    for name in listed:
+        part = attrgetter(name)(model)
+        if isinstance(part, nn.Module):
+            recompute_apart(part, functools.partial(hook.waiting.discard, name))
+    return hook

@@ -17,6 +17,8 @@ from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from maft.layers.recomputing import takes_apart
+
 
 def is_supported(block: nn.Module) -> bool:
     """Whether the functions of this module know what the block does."""
@@ -91,6 +93,7 @@ def finish_block(block: nn.Module, tokens: Tensor, attended: Tensor) -> Tensor:
     return tokens + mlp_output(block, tokens)
 
 
+@takes_apart
 def run_block(block: nn.Module, tokens: Tensor, rotation: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
     """One residual block on (B, L, W) tokens with fused attention.
 
@@ -102,6 +105,7 @@ def run_block(block: nn.Module, tokens: Tensor, rotation: Tensor | None = None, 
     return finish_block(block, tokens, F.scaled_dot_product_attention(query, key, value, attn_mask=mask))
 
 
+@takes_apart
 def run_block_for_first(block: nn.Module, tokens: Tensor, rotation: Tensor | None = None) -> Tensor:
     """`run_block` of (B, L, W) tokens of which nothing but the first is read on: (B, W)."""
     query, key, value = attention_inputs(block, tokens, rotation)

@@ -21,6 +21,7 @@ from maft.clip.towers.blocks import (
     run_block_for_first,
 )
 from maft.clip.towers.sequences import TokenSequence
+from maft.layers.recomputing import takes_apart
 
 
 class TokenTower(ImageTower):
@@ -264,6 +265,7 @@ def _all_where_none(visible: Tensor) -> Tensor:
     return visible | ~visible.any(-1, keepdim=True)
 
 
+@takes_apart
 def _class_row_block(
     block: nn.Module,
     rows: Tensor,
