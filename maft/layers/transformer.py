@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from maft.layers.token_parts import by_parts
+
 
 def position_codes(features: Tensor, temperature: float = 10000.0) -> Tensor:
     """Two-dimensional sine codes of the positions of a map, normalised to [0, 2 pi], as DETR has them.
@@ -110,7 +112,7 @@ class EncoderLayer(nn.Module):
     def forward(self, x: Tensor, position: Tensor) -> Tensor:
         """Tokens (B, N, dim) and their position codes, broadcastable to them -> (B, N, dim)."""
         x = self.residual(x, self.norm1, lambda y: self.self_attn(y + position, y + position, y))
-        return self.residual(x, self.norm2, self.feed_forward)
+        return self.fed_forward(x, self.norm2)
 
     def residual(self, x: Tensor, norm: nn.Module, branch: Callable[[Tensor], Tensor]) -> Tensor:
         """What a sub-layer adds to its input, and the normalisation before it or after the sum."""
@@ -118,9 +120,13 @@ class EncoderLayer(nn.Module):
             return x + self.dropout(branch(norm(x)))
         return norm(x + self.dropout(branch(x)))
 
+    def fed_forward(self, x: Tensor, norm: nn.Module) -> Tensor:
+        """`residual` of the feed-forward network: (B, N, dim) -> (B, N, dim)."""
+        return by_parts(lambda part: self.residual(part, norm, self.feed_forward), x)
+
     def feed_forward(self, x: Tensor) -> Tensor:
         """(..., dim) -> (..., dim)."""
-        return self.linear2(self.dropout(F.relu(self.linear1(x))))
+        return self.linear2(self.dropout(F.relu(self.linear1(x), inplace=True)))
 
 
 class DecoderLayer(EncoderLayer):
@@ -143,7 +149,7 @@ class DecoderLayer(EncoderLayer):
         q = query_position
         x = self.residual(x, self.norm1, lambda y: self.self_attn(y + q, y + q, y))
         x = self.residual(x, self.norm2, lambda y: self.multihead_attn(y + q, keys, memory))
-        return self.residual(x, self.norm3, self.feed_forward)
+        return self.fed_forward(x, self.norm3)
 
 
 class Transformer(nn.Module):

@@ -16,8 +16,8 @@ from maft.proposals.mask2former import Mask2Former
 from maft.registry import PROPOSERS
 from maft.structures import TextClassifier
 
-# Scores of this many (token, head, text) triples are held at a time: 16 MiB in float32.
-_CHUNK = 1 << 22
+# Scores of this many (token, head, text) triples are held at a time; on a CPU 4 MiB in float32, for its cache.
+_CHUNK_ON_CPU, _CHUNK = 1 << 20, 1 << 22
 
 
 class TextInteraction(nn.Module):
@@ -57,12 +57,11 @@ class TextInteraction(nn.Module):
         for features in maps:
             texts = self.text_norm(texts)
             tokens = self.token_norm(features.flatten(2).transpose(1, 2))
-            attended = self._attend(tokens, texts)
-            changed.append((tokens + self.gamma * attended).transpose(1, 2).unflatten(2, features.shape[-2:]))
+            changed.append(self._interact(tokens, texts).transpose(1, 2).unflatten(2, features.shape[-2:]))
         return changed
 
     def attend_by_definition(self, tokens: Tensor, texts: Tensor) -> Tensor:
-        """`_attend` as the paper writes it: multi-head attention with every token widened to ``inner_dim``."""
+        """Attention as the paper writes it, with every token widened to ``inner_dim``."""
 
         def heads(projected: Tensor) -> Tensor:
             return projected.unflatten(-1, (self.num_heads, -1)).transpose(-2, -3)
@@ -72,11 +71,11 @@ class TextInteraction(nn.Module):
         weights = self.dropout((query @ key.transpose(-1, -2) * query.shape[-1] ** -0.5).softmax(-1))
         return self.out_proj((weights @ value).transpose(-2, -3).flatten(-2))
 
-    def _attend(self, tokens: Tensor, texts: Tensor) -> Tensor:
-        """Multi-head attention with the token-side projections folded into the few texts.
+    def _interact(self, tokens: Tensor, texts: Tensor) -> Tensor:
+        """Tokens plus gamma times their attention, with the projections of the tokens folded into the few texts.
 
-        q . k = x (Wq^T k) + bq . k, and the output projection of the values is taken per text, so no token is ever
-        widened to ``inner_dim``: two matrix products with heads * T columns do it all.
+        q . k = x (Wq^T k) + bq . k, and the output projection and gamma are taken per text, so no token is ever widened
+        to ``inner_dim``: two matrix products with heads * T columns do it all.
 
         Args:
             tokens: (B, N, width).
@@ -90,17 +89,19 @@ class TextInteraction(nn.Module):
         folded_bias = torch.einsum("thd,hd->ht", keys, query_bias).flatten()
         values = self.v_proj(texts).unflatten(-1, (heads, -1))
         output_weight = self.out_proj.weight.unflatten(1, (heads, -1))
-        folded_values = torch.einsum("thd,chd->htc", values, output_weight).flatten(0, 1)
+        folded_values = torch.einsum("thd,chd->htc", values, output_weight).flatten(0, 1) * self.gamma
+        shift = self.gamma * self.out_proj.bias
 
-        def attend(part: Tensor) -> Tensor:
+        def interact(part: Tensor) -> Tensor:
             scores = F.linear(part, folded_keys, folded_bias).unflatten(-1, (heads, -1))
-            return self.dropout(scores.softmax(-1)).flatten(-2) @ folded_values
+            return (part + shift).add_(self.dropout(scores.softmax(-1)).flatten(-2) @ folded_values)
 
         if exporting():
             # How many parts there are depends on the size of the image.
-            return attend(tokens) + self.out_proj.bias
-        step = max(1, _CHUNK // (len(folded_keys) * len(tokens)))
-        return torch.cat([attend(part) for part in tokens.split(step, dim=1)], dim=1) + self.out_proj.bias
+            return interact(tokens)
+        held = _CHUNK_ON_CPU if tokens.device.type == "cpu" else _CHUNK
+        step = max(1, held // (len(folded_keys) * len(tokens)))
+        return torch.cat([interact(part) for part in tokens.split(step, dim=1)], dim=1)
 
 
 @PROPOSERS.register()

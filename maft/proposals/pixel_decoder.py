@@ -28,7 +28,7 @@ class DeformableEncoderLayer(EncoderLayer):
     def forward(self, tokens: Tensor, position: Tensor, levels: FeatureLevels) -> Tensor:  # type: ignore[override]
         """(B, S, width) -> (B, S, width); the position is added to the queries only."""
         tokens = self.residual(tokens, self.norm1, lambda y: self.self_attn(y + position, y, levels))
-        return self.residual(tokens, self.norm2, self.feed_forward)
+        return self.fed_forward(tokens, self.norm2)
 
 
 class GroupNorm(nn.GroupNorm):
@@ -98,7 +98,7 @@ class PixelDecoder(nn.Module):
         )
         norm, output_norm = GroupNorm(NORM_GROUPS, width), GroupNorm(NORM_GROUPS, width)
         self.lateral = Conv2d(channels[_FINEST], width, 1, bias=False, norm=norm)
-        self.output = Conv2d(width, width, 3, padding=1, bias=False, norm=output_norm, activation=F.relu)
+        self.output = Conv2d(width, width, 3, padding=1, bias=False, norm=output_norm, activation=F.relu_)
         self.mask_features = nn.Conv2d(width, mask_dim, 1)
         for conv in (self.lateral, self.output, self.mask_features):
             weight_init.c2_xavier_fill(conv)

@@ -31,7 +31,7 @@ def test_equals_plain_cross_attention_with_texts_normalised_once_more_per_map(mo
 def test_chunks_change_nothing(module, monkeypatch):
     maps, texts = [torch.randn(2, 12, 9, 7)], torch.randn(7, 10)
     whole = module(maps, texts)[0]
-    monkeypatch.setattr(freeseg, "_CHUNK", 2 * 7 * 4 * 5)
+    monkeypatch.setattr(freeseg, "_CHUNK_ON_CPU", 2 * 7 * 4 * 5)
     torch.testing.assert_close(module(maps, texts)[0], whole)
 
 
