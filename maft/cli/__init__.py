@@ -30,7 +30,7 @@ COMMANDS = {
     "prepare": "bring a downloaded dataset into the form that is read here",
     "check": "open every file of a dataset and list what is wrong",
     "convert": "write an official checkpoint as one of ours",
-    "export": "write a model for other runtimes: ONNX, AOTInductor, torch.export",
+    "export": "write a model for other runtimes: ONNX, torch.export",
     "mine": "find pairs of masks and nouns in captioned images",
     "pairs": "take over a ready table of such pairs",
     "components": "list proposers, mask classifiers, losses and ensembles with their options",

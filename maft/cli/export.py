@@ -1,6 +1,6 @@
-"""Write a model for another runtime: ONNX, AOTInductor or torch.export, with open batch, height and width.
+"""Write a model for another runtime: ONNX or torch.export, with open batch, height and width.
 
-Writes PART.onnx (or .pt2, .aoti.pt2) and a .json beside it, which says what goes in, what comes out and how pixels are
+Writes PART.onnx (or .pt2) and a .json beside it, which says what goes in, what comes out and how pixels are
 prepared, so that it runs without maft. The file is run at three sizes that were not traced and compared with the model;
 the largest difference is printed.
 """
@@ -20,7 +20,7 @@ EXAMPLES = """examples:
 
 Config overrides (KEY VALUE ...) may stand behind the words or alone.
 """
-FORMATS = ("onnx", "aoti", "pt2")
+FORMATS = ("onnx", "pt2")
 PARTS = ("model", "embeddings", "image-tower", "text-tower")
 
 

@@ -1,1 +1,1 @@
-"""Models written for other runtimes: torch.export, AOTInductor and ONNX. `maft.exporting.run.export` does all of it."""
+"""Models written for other runtimes: ONNX and torch.export. `maft.exporting.run.export` does all of it."""

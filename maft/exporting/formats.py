@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.export import ExportedProgram
 
-from maft.errors import UserError, first_line
+from maft.errors import UserError
 from maft.exporting.parts import Part
 
 OPSET = 20
@@ -43,7 +43,10 @@ def _load_program(path: Path, part: Part) -> Run:
 
 
 def _write_onnx(program: ExportedProgram, part: Part, path: Path) -> None:
-    names = {"input_names": [port.name for port in part.inputs], "output_names": [port.name for port in part.outputs]}
+    names: dict[str, Any] = {
+        "input_names": [port.name for port in part.inputs],
+        "output_names": [port.name for port in part.outputs],
+    }
     written: Any = torch.onnx.export(program, dynamo=True, opset_version=OPSET, verbose=False, **names)
     written.save(path)
 
@@ -60,24 +63,9 @@ def _load_onnx(path: Path, part: Part) -> Run:
     return run
 
 
-def _write_package(program: ExportedProgram, part: Part, path: Path) -> None:
-    check_compiler()
-    # Imported here, as it takes seconds.
-    from torch._inductor import aoti_compile_and_package
-
-    aoti_compile_and_package(program, package_path=str(path))
-
-
-def _load_package(path: Path, part: Part) -> Run:
-    from torch._inductor import aoti_load_package
-
-    return aoti_load_package(str(path))
-
-
 FORMATS = {
     "pt2": Format(".pt2", (), _write_program, _load_program),
     "onnx": Format(".onnx", ("onnx", "onnxscript", "onnxruntime"), _write_onnx, _load_onnx),
-    "aoti": Format(".aoti.pt2", (), _write_package, _load_package),
 }
 
 
@@ -94,19 +82,4 @@ def check_format(name: str) -> Format:
             importlib.import_module(package)
         except ImportError:
             raise UserError(f'{name} needs {package}: run pip install "maft[export]".') from None
-    if name == "aoti":
-        check_compiler()
     return FORMATS[name]
-
-
-def check_compiler() -> None:
-    """Raises `UserError` where there is no C++ compiler, which AOTInductor writes its package with."""
-    from torch._inductor.cpp_builder import get_cpp_compiler
-
-    try:
-        get_cpp_compiler()
-    except Exception as error:
-        raise UserError(
-            f"aoti compiles a program, and there is no C++ compiler here ({first_line(error)}): install g++, or name "
-            "one in the environment variable CXX."
-        ) from error

@@ -42,9 +42,9 @@ def export(
     Args:
         model: in evaluation mode, on the CPU.
         vocabulary: the classes of the part ``model``; the others know none.
-        folder: where ``PART.onnx``, ``PART.pt2`` or ``PART.aoti.pt2`` is written, and its description.
+        folder: where ``PART.onnx`` or ``PART.pt2`` is written, and its description.
         part: ``model`` (`WholeModel`), ``embeddings`` (`OpenModel`), ``image-tower`` or ``text-tower``.
-        format: ``onnx``, ``pt2`` (an ExportedProgram) or ``aoti`` (an AOTInductor package).
+        format: ``onnx`` or ``pt2`` (an ExportedProgram).
         semantic: of the part ``model``, semantic scores as well.
         facts: what else the description shall say.
 

@@ -66,7 +66,7 @@ def _every_size() -> Iterator[None]:
     fused = torch.backends.mha.get_fastpath_enabled()
     # Blocks that turn autocast off are nodes of their own in a graph, which other runtimes do not know.
     torch.autocast = _Nothing  # type: ignore[misc, assignment]
-    padding.get_same_padding = _same_padding
+    padding.get_same_padding = _same_padding  # type: ignore[assignment]
     # PyTorch's own fused transformer is one opaque operator.
     torch.backends.mha.set_fastpath_enabled(False)
     try:

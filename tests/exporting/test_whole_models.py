@@ -22,7 +22,6 @@ ONE_LAYER = ["MODEL.PROPOSER.Mask2Former.ENCODER_LAYERS", "1", "MODEL.PROPOSER.M
         pytest.param("maft", "image-tower", "onnx", marks=long),
         pytest.param("maft", "model", "onnx", marks=long),
         pytest.param("maft", "model", "pt2", marks=long),
-        pytest.param("maft", "model", "aoti", marks=long),
         pytest.param("maft", "embeddings", "onnx", marks=long),
         pytest.param("mask_pooling", "model", "onnx", marks=long),
         pytest.param("mask_adapter", "model", "onnx", marks=long),
