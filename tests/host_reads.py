@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torchvision.ops  # noqa: F401 - registers its operations
 from detectron2.structures import Instances
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -120,6 +121,11 @@ def _repeated(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[bool, Any]
     return (_on_device(args[0]), torch.zeros_like(args[0])) if len(args) == 1 else (False, None)
 
 
+def _kept_boxes(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[bool, Any]:
+    # No box is dropped.
+    return _on_device(args[0]), torch.arange(len(args[0]), device=args[0].device)
+
+
 def _pinned(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[bool, Any]:
     # Needs a driver.
     return False, args[0]
@@ -144,6 +150,7 @@ _ANSWERS: dict[Any, Callable[..., tuple[bool, Any]]] = {
     _ATEN.index: _boolean_index,
     _ATEN.bincount: _bincount,
     _ATEN.repeat_interleave: _repeated,
+    torch.ops.torchvision.nms: _kept_boxes,
     _ATEN._pin_memory: _pinned,
     _ATEN._to_copy: _copy,
 }

@@ -107,7 +107,10 @@ class Preparation:
         # Models are built on the meta device too.
         with torch.device("cpu"):
             for size in _TRIED_SIZES:
-                self(torch.zeros(3, *size))
+                # Both ends of the range: what lies between is finite if they are, and no later image is waited for.
+                tried = torch.zeros(3, *size)
+                tried[..., ::2] = 255
+                self._check_finite(self(tried).pixels, size)
 
     def __call__(self, image: Tensor) -> Prepared:
         """An image (3, h, w) in 0..255, without padding, as the model takes it; rounded to whole values.
@@ -145,12 +148,15 @@ class Preparation:
                 f"{said} makes {found[0]}x{found[1]} pixels of {picture}: take a larger one, or a larger size in its "
                 "preprocessor_config.json."
             )
-        if not prepared.pixels.isfinite().all():
+        return prepared
+
+    def _check_finite(self, pixels: Tensor, size: Size) -> None:
+        if not pixels.isfinite().all():
             raise UserError(
-                f"{said} makes values that are not finite: correct image_mean, image_std and rescale_factor in its "
+                f"The image processor of {self.place} makes values that are not finite of a picture of "
+                f"{size[0]}x{size[1]} pixels: correct image_mean, image_std and rescale_factor in its "
                 "preprocessor_config.json."
             )
-        return prepared
 
     def _pieces(self, size: Size) -> int:
         if not (self.kind.startswith("eomt") and self.processor.do_split_image):
@@ -174,10 +180,12 @@ class Preparation:
         if self.kind == "mask2former":
             prepared.span = _MASK2FORMER_SIZE
         inside = made["pixel_mask"][0]
-        if not inside.all():
+        span = (int(inside.shape[0]), int(inside.shape[1]))
+        # One read for both sides.
+        height, width = torch.stack([inside.any(1).sum(), inside.any(0).sum()]).tolist()
+        if (height, width) != span:
             # With a PAD_SIZE of its own the processor pads below and to the right.
-            prepared.span = (int(inside.shape[0]), int(inside.shape[1]))
-            prepared.canvas = (int(inside.any(1).sum()), int(inside.any(0).sum()))
+            prepared.span, prepared.canvas = span, (height, width)
 
     def _canvas_of_eomt(self, size: Size) -> Size:
         from transformers.image_transforms import get_size_with_aspect_ratio
