@@ -95,7 +95,8 @@ class _Samples(NamedTuple):
         upper = above * grid.stride + left + grid.origin
         lower = upper + grid.stride
         rows = _interleaved([cell.view(-1, points) for cell in (upper, upper + 1, lower, lower + 1)], upper.dtype)
-        return cls(*(part.view(-1, points) for part in (x, y, column, row)), rows)
+        x, y, column, row = (part.view(-1, points) for part in (x, y, column, row))
+        return cls(x, y, column, row, rows)
 
     def shares(self, weights: Tensor, dtype: torch.dtype) -> Tensor:
         """Weights (bags, L * P) distributed over the four cells: (bags, 4, L * P)."""

@@ -177,14 +177,14 @@ def calibrate(
     words = predictor.prepare([*known.names, *absent])
     fourth = held.records[::_FOURTH]
     rest = [record for place, record in enumerate(held.records) if place % _FOURTH]
-    temperature, known = fitted_temperature(predictor, words, held.annotated(fourth))
+    temperature, judged = fitted_temperature(predictor, words, held.annotated(fourth))
     pictures = observed(predictor, words, held.annotated(rest), temperature)
-    confidence = fit_confidence(temperature, [known, *(one.judged() for one in pictures)])
+    confidence = fit_confidence(temperature, [judged, *(one.judged() for one in pictures)])
     calibrated = [one.calibrated_by(confidence) for one in pictures]
     return Report(
         calibration_from(predictor, words, held.name, confidence, len(fourth), calibrated),
         calibration_error(pictures, calibrated=False),
-        calibration_error(cross_calibrated(temperature, known, pictures), calibrated=True),
+        calibration_error(cross_calibrated(temperature, judged, pictures), calibrated=True),
         {alpha: cross_measured(calibrated, words, alpha) for alpha in alphas},
     )
 

@@ -77,7 +77,8 @@ class SetCriterion:
         losses: dict[str, Tensor] = {}
         with torch.autocast(device.type, enabled=False):
             draws = [self._draws(masks, counts) for _, masks in layers] if self.matcher.num_points else None
-            matches = self.matcher(layers, truth, counts, draws and [draw.matching for draw in draws])
+            compared = None if draws is None else [draw.matching for draw in draws]
+            matches = self.matcher(layers, truth, counts, compared)
             for (class_logits, mask_logits), match, name, draw in zip(layers, matches, names, draws or repeat(None)):
                 named = self.matcher.class_weight * self._class_loss(class_logits, truth.labels, match)
                 shown = self._mask_losses(mask_logits, truth.masks, match, num_masks, draw)

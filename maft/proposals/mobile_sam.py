@@ -124,7 +124,7 @@ class TinyViTEncoder(nn.Module):
         super().__init__()
         from timm.models.tiny_vit import TinyVit
 
-        self.tower: Any = TinyVit(
+        tower: Any = TinyVit(
             num_classes=0,
             embed_dims=sizes.widths,
             depths=sizes.depths,
@@ -132,8 +132,9 @@ class TinyViTEncoder(nn.Module):
             window_sizes=sizes.windows,
             drop_path_rate=0.0,
         )
-        self.tower.head = nn.Identity()
-        self.tower.stages[-1].downsample.conv2.conv.stride = (1, 1)
+        tower.head = nn.Identity()
+        tower.stages[-1].downsample.conv2.conv.stride = (1, 1)
+        self.tower = tower
         self.neck = neck
 
     def forward(self, pixel_values: Tensor, **_: Any) -> Any:
