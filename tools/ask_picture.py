@@ -4,13 +4,7 @@
 import tempfile
 from pathlib import Path
 
-from maft.data.photos import PhotoMapper
-from maft.errors import run_tool
-from maft.index import Index
-from maft.index.making import Collection, make_index
-from maft.miniature.dataset import materialise
-from maft.predictor import Predictor
-from maft.predictor.asked import write_sheet
+from maft.errors import ToolParser, run_tool
 
 TARGET = Path(__file__).resolve().parent.parent / "docs/images/ask.png"
 # As in docs/ask.md.
@@ -18,6 +12,15 @@ SCENES, WORD, TOP = 24, "donut", 6
 
 
 def main() -> None:
+    ToolParser(description=__doc__).parse_args()
+
+    from maft.data.photos import PhotoMapper
+    from maft.index import Index
+    from maft.index.making import Collection, make_index
+    from maft.miniature.dataset import materialise
+    from maft.predictor import Predictor
+    from maft.predictor.asked import write_sheet
+
     predictor = Predictor.from_pretrained("miniature")
     with tempfile.TemporaryDirectory() as folder:
         scenes = sorted(materialise(folder, "val", SCENES).rglob("images/*.png"))

@@ -4,14 +4,7 @@
 import tempfile
 from pathlib import Path
 
-import numpy as np
-from PIL import Image
-
-from maft.data.reading import read_image
-from maft.errors import run_tool
-from maft.files import atomic_path
-from maft.miniature.dataset import materialise
-from maft.predictor import Predictor
+from maft.errors import ToolParser, run_tool
 
 TARGET = Path(__file__).resolve().parent.parent / "docs/images/first.png"
 # As in README.md and docs/getting_started.md.
@@ -20,6 +13,16 @@ GAP = 12
 
 
 def main() -> None:
+    ToolParser(description=__doc__).parse_args()
+
+    import numpy as np
+    from PIL import Image
+
+    from maft.data.reading import read_image
+    from maft.files import atomic_path
+    from maft.miniature.dataset import materialise
+    from maft.predictor import Predictor
+
     with tempfile.TemporaryDirectory() as folder:
         scene = read_image(materialise(folder, "val", 1) / "images/000000.png")
     overlay = Predictor.from_pretrained("miniature")(scene, WORDS).overlay()

@@ -3,16 +3,7 @@
 
 from pathlib import Path
 
-import numpy as np
-from PIL import Image
-
-from maft.errors import run_tool
-from maft.exports.overlays import named_overlay
-from maft.files import atomic_path
-from maft.miniature import render_scene
-from maft.predictor import Predictor
-from maft.visualize import contact_sheet
-from maft.vocabulary import Vocabulary
+from maft.errors import ToolParser, run_tool
 
 TARGET = Path(__file__).resolve().parent.parent / "docs/images/show_once.png"
 # As in docs/show_once.md.
@@ -21,6 +12,18 @@ SHOWN, BOX, SCENE = 5, (40, 16, 75, 51), 22
 
 
 def main() -> None:
+    ToolParser(description=__doc__).parse_args()
+
+    import numpy as np
+    from PIL import Image
+
+    from maft.exports.overlays import named_overlay
+    from maft.files import atomic_path
+    from maft.miniature import render_scene
+    from maft.predictor import Predictor
+    from maft.visualize import contact_sheet
+    from maft.vocabulary import Vocabulary
+
     predictor = Predictor.from_pretrained("miniature")
     example = predictor.example(render_scene(SHOWN, "train").image, box=BOX)
     words = Vocabulary(WORDS)
