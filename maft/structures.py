@@ -231,7 +231,9 @@ class Proposals:
 
     def resized(self, size: tuple[int, int]) -> Tensor:
         """Masks bilinearly resized to ``size``, still logits when ``are_logits``: (B, Q, *size)."""
-        if tuple(self.masks.shape[-2:]) == tuple(size):
+        sides = (*self.masks.shape[-2:], *size)
+        # A side that torch.export keeps open is no int, and not to be compared with.
+        if all(isinstance(side, int) for side in sides) and sides[:2] == sides[2:]:
             return self.masks
         if self.masks.shape[1] == 0:
             return self.masks.new_zeros(len(self.masks), 0, *size)
