@@ -202,9 +202,11 @@ def soft_iou(left: Tensor, right: Tensor, epsilon: float) -> Tensor:
 
     sum(a b) / (sum a + sum b - sum(a b) + epsilon) over the pixels of masks a and b.
     """
-    a, b = left.flatten(1).float(), right.flatten(1).float()
-    common = a @ b.T
-    return common / (a.sum(1)[:, None] + b.sum(1) - common + epsilon)
+    # No precision but float32 can sum the pixels of a whole image.
+    with torch.autocast(left.device.type, enabled=False):
+        a, b = left.flatten(1).float(), right.flatten(1).float()
+        common = a @ b.T
+        return common / (a.sum(1)[:, None] + b.sum(1) - common + epsilon)
 
 
 @torch.no_grad()
@@ -240,7 +242,7 @@ def match_by_iou(
     for row, (logits, target) in enumerate(zip(mask_logits, targets)):
         valid = target.masks.flatten(1).any(-1)
         masks = F.interpolate(target.masks[valid][:, None].float(), (height, width), mode="bilinear")[:, 0]
-        candidate = soft_iou(logits.sigmoid() >= mask_threshold, masks > 0.5, epsilon=1e-6) > iou_threshold
+        candidate = soft_iou(logits.float().sigmoid() >= mask_threshold, masks > 0.5, epsilon=1e-6) > iou_threshold
         count = candidate.sum(0)
         # The drawn-th candidate of a target is where the running count of candidates first exceeds the draw.
         queries = (candidate.cumsum(0) > random_integers(count)).int().argmax(0)

@@ -113,7 +113,7 @@ class MaskAwareLoss(Loss):
         with torch.no_grad():
             proposals = step.proposals
             if self.sigmoid_first and proposals.are_logits:
-                proposals = replace(proposals, masks=proposals.masks.sigmoid(), are_logits=False)
+                proposals = replace(proposals, masks=proposals.masks.float().sigmoid(), are_logits=False)
             masks = proposals.probabilities(step.images.padded_size)
         loss = mask_aware_loss(probabilities, masks, step.targets, step.proposals.valid, normalize=self.normalize)
         return {"loss_mask_aware": self.weight * loss}
