@@ -71,7 +71,7 @@ towers: install
 
 # setuptools builds the project and uv installs it: they are locked with the rest. FiftyOne is not: it holds OpenCV below 5,
 # whose colours differ from the recorded ones.
-LOCKED_EXTRAS := app cityscapes dev docs mlflow sam search slurm supervision towers trackio wandb
+LOCKED_EXTRAS := app cityscapes dev docs export mlflow sam search slurm supervision towers trackio wandb
 lock: install
 	printf 'setuptools>=77\nuv\n' | $(or $(wildcard $(BIN)/uv),uv) pip compile --quiet --universal --python-version 3.10 --upgrade \
 		--generate-hashes $(addprefix --extra ,$(LOCKED_EXTRAS)) --no-annotate --custom-compile-command "make lock" \
