@@ -13,6 +13,7 @@ from benchmarks import (
     evaluator,
     ip_clip,
     mask_adapter,
+    post_processing,
     prompts,
     scaling,
     stage2,
@@ -75,7 +76,9 @@ def test_a_checkout_is_measured_against_itself():
 
 @pytest.mark.parametrize("work", [
     lambda: whole_data.lsj_mapper(CPU, size=(40, 48), segments=4),
-    lambda: whole_data.panoptic_results(CPU, queries=8, classes=5, size=(32, 40)),
+    lambda: post_processing.results(
+        CPU, kinds=("semantic", "panoptic", "instance"), queries=8, classes=9, seen=(32, 40), size=(28, 36)
+    ),
     lambda: whole_models.maft_inference(CPU, config="quickstart/maft", size=(96, 96)),
 ])  # fmt: skip
 def test_a_piece_of_work_gives_the_same_twice(work):

@@ -21,8 +21,8 @@ from maft.errors import UserError
 ROOT = Path(__file__).resolve().parents[2]
 WORKS = (
     "maft-inference", "mask-adapter-inference", "ovseg-proposals", "ovseg-regions", "maft-training",
-    "freeseg-training", "warm-up-training", "lsj-mapper", "panoptic-results", "confusion-171", "confusion-847",
-    "catalogue", "text-rows",
+    "freeseg-training", "warm-up-training", "lsj-mapper", "panoptic-results", "semantic-171", "semantic-847",
+    "large-results", "confusion-171", "confusion-847", "catalogue", "text-rows",
 )  # fmt: skip
 # Differences of sums taken in another order, as a share of the largest value; of labels, the share that differs.
 TOLERANCE = 1e-4

@@ -1,4 +1,4 @@
-"""What surrounds models as pieces of work: mapper, catalogue, texts, results and counts, on generated inputs."""
+"""What surrounds models as pieces of work: mapper, catalogue, texts and counts, on generated inputs."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from benchmarks.inputs import random_mask_logits
+from benchmarks.post_processing import RESULTS
 from benchmarks.work import Work
 from maft.clip import VocabularyEncoder, load_clip
 from maft.config import load_config
@@ -22,7 +23,6 @@ from maft.data.catalog import class_names, dataset
 from maft.data.mappers import SegmentationMapper
 from maft.data.records import with_segments
 from maft.evaluation.confusion import ConfusionMatrix
-from maft.inference import image_result
 from maft.structures import Vocabulary
 
 
@@ -52,31 +52,6 @@ def lsj_mapper(device: torch.device, *, size: tuple[int, int] = (480, 640), segm
         return {"image": mapped["image"], "masks": instances.gt_masks, "classes": instances.gt_classes}
 
     return Work(f"{size[0]}x{size[1]}, {len(present)} segments, large-scale jitter to 1024x1024", run)
-
-
-def panoptic_results(
-    device: torch.device, *, queries: int = 250, classes: int = 133, size: tuple[int, int] = (640, 864)
-) -> Work:
-    """From masks and class probabilities to a panoptic map."""
-    draws = torch.Generator().manual_seed(0)
-    masks = random_mask_logits(queries, (size[0] // 4, size[1] // 4)).to(device)
-    probabilities = (8 * torch.randn(queries, classes + 1, generator=draws)).softmax(-1).to(device)
-    things = (torch.arange(classes) < 80).to(device)
-    options = {
-        "semantic": False, "panoptic": True, "instance": False, "best_masks_above": 0.0,
-        "object_mask_threshold": 0.0, "overlap_threshold": 0.8,
-    }  # fmt: skip
-
-    @torch.no_grad()
-    def run() -> Mapping[str, Tensor]:
-        result = image_result(
-            probabilities, masks, size, padded_size=size, image_size=size, are_logits=True, classes=classes, seen=None,
-            things=things, options=options,
-        )  # fmt: skip
-        segments, infos = result["panoptic_seg"]
-        return {"segments": segments, "classes": torch.tensor([info["category_id"] for info in infos])}
-
-    return Work(f"{queries} masks, {classes} classes, {size[0]}x{size[1]}", run)
 
 
 def confusion(device: torch.device, *, classes: int, size: tuple[int, int] = (640, 864)) -> Work:
@@ -143,7 +118,7 @@ def text_rows(device: torch.device, *, tower: str = "ViT-B-16-quickgelu", classe
 
 DATA: dict[str, Callable[[torch.device], Work]] = {
     "lsj-mapper": lsj_mapper,
-    "panoptic-results": panoptic_results,
+    **RESULTS,
     "confusion-171": partial(confusion, classes=171),
     "confusion-847": partial(confusion, classes=847),
     "catalogue": catalogue,
