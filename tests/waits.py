@@ -28,7 +28,6 @@ IN_RESULTS = {
     "layers/crops.py::first_of_equal": "the same",
     "layers/crops.py::crop_regions": "boxes of one size are cut together, so that their sizes must be known",
     "classifiers/roi_align_crops.py::RoIAlignCrops.regions": "CLIP runs once a mask: empty ones are left out",
-    "classifiers/text_region.py::TextRegion.regions": "cells are compared within masks that have any",
     "layers/score_maps.py::Tile.summing": "masks that say nothing are not summed over the pixels",
     "summed_logits.py::pixel_probabilities": "how many classes the texts have",
     "inference.py::panoptic_inference": "the segments of a panoptic result are a list of the host's",

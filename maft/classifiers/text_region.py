@@ -186,11 +186,10 @@ class TextRegion(MaskClassifier):
         """
         with torch.autocast(features.device.type, enabled=False):
             flat = features.flatten(1).T
-            shown = weights.sum(-1) > 0
             if self.filter_threshold is not None:
-                weights = weights * local_cells(flat, weights[shown] > 0, self.filter_threshold)
-                shown = weights.sum(-1) > 0
+                weights = weights * local_cells(flat, weights > 0, self.filter_threshold)
                 flat = F.normalize(flat, dim=-1) if self.unit_values else flat
+            shown = weights.sum(-1) > 0
             used = weights if self.soft else (weights > 0).to(weights.dtype)
             tokens = F.normalize(pool.pool(flat, used, mlp=self.mlp).float(), dim=-1)
             return tokens * shown[:, None], shown, weights

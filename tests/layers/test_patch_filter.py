@@ -36,3 +36,10 @@ def test_a_cell_that_looks_like_another_region_is_left_out():
 
 def test_without_regions_nothing_is_kept():
     assert not local_cells(torch.randn(6, 2), torch.zeros(0, 6, dtype=torch.bool), 0.07).any()
+
+
+def test_empty_regions_do_not_count():
+    features, inside = torch.randn(40, 8), torch.rand(5, 40) > 0.6
+    inside[[1, 3]] = False
+    found = local_cells(features, inside, 0.07)
+    assert found.any() and torch.equal(found, local_cells(features, inside[[0, 2, 4]], 0.07))
