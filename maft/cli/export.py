@@ -15,13 +15,13 @@ from maft.errors import ToolParser, printable
 
 EXAMPLES = """examples:
   maft export --model maft-vitb16 --words cat "coffee table" window --output exported
-  maft export --config-file quickstart/maft --part embeddings --format pt2 --output exported
+  maft export --config-file quickstart/maft --part image-tower --format pt2 --output exported
   maft export --model output/my_run/model_final --part text-tower --output exported
 
 Config overrides (KEY VALUE ...) may stand behind the words or alone.
 """
 FORMATS = ("onnx", "pt2")
-PARTS = ("model", "embeddings", "image-tower", "text-tower")
+PARTS = ("model", "image-tower", "text-tower")
 
 
 def parser() -> ToolParser:
@@ -31,7 +31,7 @@ def parser() -> ToolParser:
     tool.add_argument("--format", choices=FORMATS, default="onnx", help="default: %(default)s")
     tool.add_argument(
         "--part", choices=PARTS, default="model",
-        help="model: masks and probabilities of these words; embeddings: of any texts, which are an input; or one of "
+        help="model: masks and probabilities of these words; or one of "
         "CLIP's towers (default: %(default)s)",
     )  # fmt: skip
     words = tool.add_mutually_exclusive_group()

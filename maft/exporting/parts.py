@@ -1,6 +1,6 @@
 """What can be exported of a model: modules that take and give tensors alone, and the same computed by the model itself.
 
-Shape letters: B images, (H, W) their size, Q proposals, C classes, T texts, D width of CLIP's joint space.
+Shape letters: B images, (H, W) their size, Q proposals, C classes, D width of CLIP's joint space.
 """
 
 from __future__ import annotations
@@ -9,14 +9,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from maft.clip import CLIPEncoder
 from maft.ensembles import class_scores
 from maft.errors import UserError
 from maft.segmentor import OpenVocabSegmentor
-from maft.structures import Images, Proposals, TextClassifier, Vocabulary
+from maft.structures import Images, Proposals, Vocabulary
 
 PIXELS = "RGB in 0..255, not normalised"
 
@@ -77,13 +76,6 @@ class Part(nn.Module):
         raise NotImplementedError
 
 
-def _texts(rows: Tensor, of_model: TextClassifier, seen: Tensor) -> TextClassifier:
-    """One text (T, D) for each class, with what a model adds to any texts."""
-    classes = rows.shape[0]
-    row_class = torch.arange(classes, device=rows.device)
-    return TextClassifier(rows, row_class, classes, of_model.void, seen, of_model.logit_scale, of_model.logit_bias)
-
-
 class _Masks(Part):
     """Masks and their class probabilities."""
 
@@ -94,23 +86,22 @@ class _Masks(Part):
         self.text = model.vocabulary_encoder(vocabulary, model.clip)
         self.classifier_text = None if model.classifier is None else model.classifier_text(vocabulary)
 
-    def seen(self, pixels: Tensor, text: TextClassifier, others: TextClassifier | None) -> tuple[Any, ...]:
-        """Probabilities (B, Q, C [+ 1]), proposals, and embeddings (B, Q, D) or None; no hook of a part is called."""
-        model, images = self.model, FilledImages(pixels)
+    def seen(self, pixels: Tensor) -> tuple[Tensor, Proposals]:
+        """Probabilities (B, Q, C [+ 1]), and proposals; no hook of a part is called."""
+        model, images, text = self.model, FilledImages(pixels), self.text
         proposals = model.proposer.forward(images, text, model.clip, None, [])
-        classification, embeddings = None, None
-        if model.classifier is not None and others is not None:
-            classification = model.classifier.forward(images, proposals, others, model.clip)
-            embeddings = classification.embeddings
+        classification = None
+        if model.classifier is not None and self.classifier_text is not None:
+            classification = model.classifier.forward(images, proposals, self.classifier_text, model.clip)
         probabilities = model.ensemble(class_scores(proposals, classification, text.seen))
         if proposals.valid is not None:
             probabilities = probabilities * proposals.valid[..., None]
-        return probabilities, proposals, embeddings
+        return probabilities, proposals
 
-    def ports(self, probe: tuple[Tensor, ...], classes: str | int, are_logits: bool) -> tuple[Port, Port]:
+    def ports(self, probe: tuple[Tensor, ...], are_logits: bool) -> tuple[Port, Port]:
         probabilities = probe[0]
         queries = int(probabilities.shape[1])
-        columns = classes if isinstance(classes, str) else int(probabilities.shape[2])
+        columns = int(probabilities.shape[2])
         return (
             Port("class_probabilities", ("batch", queries, columns), "0..1"),
             Port(
@@ -135,12 +126,12 @@ class WholeModel(_Masks):
         self.inputs = (Port("pixels", ("batch", 3, "height", "width"), PIXELS),)
         given = self.example(1, 2, 2)
         proposals = model.propose(_images(*given), [], vocabulary)
-        self.outputs = self.ports(self(*given), len(vocabulary), proposals.are_logits)
+        self.outputs = self.ports(self(*given), proposals.are_logits)
         if semantic:
             self.outputs += (Port("semantic_scores", ("batch", len(vocabulary), "height", "width"), "0 or more"),)
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, ...]:
-        probabilities, proposals, _ = self.seen(pixels, self.text, self.classifier_text)
+        probabilities, proposals = self.seen(pixels)
         scores = (self._scores(probabilities, proposals, pixels),) if self.semantic else ()
         return (probabilities, proposals.masks, *scores)
 
@@ -160,51 +151,6 @@ class WholeModel(_Masks):
     def _scores(self, probabilities: Tensor, proposals: Proposals, pixels: Tensor) -> Tensor:
         shown = proposals.probabilities((pixels.shape[-2], pixels.shape[-1]))
         return torch.einsum("bqc,bqhw->bchw", probabilities[..., : len(self.vocabulary)], shown)
-
-
-class OpenModel(_Masks):
-    """The same for any vocabulary, with the embeddings of the masks.
-
-    Pixels (B, 3, H, W), texts (T, D) of unit length and seen (T,) bool, classes of the training, -> class probabilities
-    (B, Q, T [+ 1]), masks (B, Q, h, w) and embeddings (B, Q, D), not normalised. Void, where the model has it, is part
-    of the graph.
-    """
-
-    def __init__(self, model: OpenVocabSegmentor, vocabulary: Vocabulary) -> None:
-        super().__init__(model, vocabulary)
-        self.inputs = (
-            Port("pixels", ("batch", 3, "height", "width"), PIXELS),
-            Port("texts", ("texts", model.clip.embed_dim), "one row of unit length for each class"),
-            Port("seen", ("texts",), "which classes the model was trained with", "bool"),
-        )
-        given = self.example(1, 2, 2)
-        proposals = model.propose(_images(given[0]), [], vocabulary)
-        probe = self(*given)
-        void = int(probe[0].shape[2]) - len(given[1])
-        self.outputs = (
-            *self.ports(probe, "texts + 1" if void else "texts", proposals.are_logits),
-            Port("embeddings", ("batch", int(probe[2].shape[1]), int(probe[2].shape[2])), "not normalised"),
-        )
-
-    def example(self, batch: int, rows: int, columns: int) -> tuple[Tensor, ...]:
-        texts = F.normalize(torch.randn(3 + rows + columns, self.model.clip.embed_dim), dim=-1)
-        seen = torch.arange(len(texts)) % 2 == 0
-        return (*super().example(batch, rows, columns), texts, seen)
-
-    def forward(self, pixels: Tensor, texts: Tensor, seen: Tensor) -> tuple[Tensor, ...]:
-        others = self.classifier_text
-        named = None if others is None else _texts(texts, others, seen)
-        probabilities, proposals, embeddings = self.seen(pixels, _texts(texts, self.text, seen), named)
-        return probabilities, proposals.masks, embeddings
-
-    def expected(self, *inputs: Tensor) -> tuple[Tensor, ...]:
-        pixels, texts, seen = inputs
-        images, model, others = _images(pixels), self.model, self.classifier_text
-        assert model.classifier is not None and others is not None, "refused otherwise"
-        proposals = model.proposer(images, _texts(texts, self.text, seen), model.clip, None, [])
-        classification = model.classifier(images, proposals, _texts(texts, others, seen), model.clip)
-        probabilities = model.ensemble(class_scores(proposals, classification, seen))
-        return probabilities, proposals.masks, classification.embeddings
 
 
 class ImageTower(Part):

@@ -29,8 +29,8 @@ _REASONS: dict[type, str] = {
 }
 
 
-def check_exportable(model: OpenVocabSegmentor, vocabulary: Vocabulary, part: str, *, semantic: bool = False) -> None:
-    """Raises `UserError` for what a part of a model, ``model`` or ``embeddings``, has that cannot be exported."""
+def check_exportable(model: OpenVocabSegmentor, vocabulary: Vocabulary, *, semantic: bool = False) -> None:
+    """Raises `UserError` for what a model has that cannot be exported."""
     for component in (model.proposer, model.classifier):
         for kind, reason in _REASONS.items():
             if isinstance(component, kind):
@@ -42,8 +42,6 @@ def check_exportable(model: OpenVocabSegmentor, vocabulary: Vocabulary, part: st
         )
     if vocabulary.examples:
         raise UserError("Classes with example masks cannot be exported: give words alone.")
-    if part == "embeddings" and model.classifier is None:
-        raise UserError("This model has no mask classifier, so its masks have no embeddings: export --part model.")
     if semantic:
         _check_semantic(model)
 

@@ -17,14 +17,14 @@ from maft.checkpoint.fingerprint import fingerprint
 from maft.errors import UserError
 from maft.exporting.checking import CHECKED, TOLERANCE, largest_difference
 from maft.exporting.formats import OPSET, check_format
-from maft.exporting.parts import ImageTower, OpenModel, Part, Port, TextTower, WholeModel
+from maft.exporting.parts import ImageTower, Part, Port, TextTower, WholeModel
 from maft.exporting.refusals import check_exportable
 from maft.exporting.tracing import traced
 from maft.files import remove_unfinished, unfinished_path, write_json_atomic, writing
 from maft.segmentor import OpenVocabSegmentor
 from maft.structures import Vocabulary
 
-PARTS = ("model", "embeddings", "image-tower", "text-tower")
+PARTS = ("model", "image-tower", "text-tower")
 
 
 def export(
@@ -43,7 +43,7 @@ def export(
         model: in evaluation mode, on the CPU.
         vocabulary: the classes of the part ``model``; the others know none.
         folder: where ``PART.onnx`` or ``PART.pt2`` is written, and its description.
-        part: ``model`` (`WholeModel`), ``embeddings`` (`OpenModel`), ``image-tower`` or ``text-tower``.
+        part: ``model`` (`WholeModel`), ``image-tower`` or ``text-tower``.
         format: ``onnx`` or ``pt2`` (an ExportedProgram).
         semantic: of the part ``model``, semantic scores as well.
         facts: what else the description shall say.
@@ -56,6 +56,8 @@ def export(
             its description says so.
     """
     kind = check_format(format)
+    if part == "model" and format == "pt2":
+        raise UserError("An ExportedProgram of a whole model may refuse a single image: export it as onnx.")
     with torch.no_grad():
         made = _part(model, vocabulary, part, semantic).eval()
         program = traced(made)
@@ -100,8 +102,8 @@ def _part(model: OpenVocabSegmentor, vocabulary: Vocabulary, part: str, semantic
         raise UserError(f"Semantic scores belong to the part model: leave out --semantic with --part {part}.")
     if part in towers:
         return towers[part](model.clip)
-    check_exportable(model, vocabulary, part, semantic=semantic)
-    return WholeModel(model, vocabulary, semantic=semantic) if part == "model" else OpenModel(model, vocabulary)
+    check_exportable(model, vocabulary, semantic=semantic)
+    return WholeModel(model, vocabulary, semantic=semantic)
 
 
 def _make_folder(folder: Path) -> None:
@@ -137,7 +139,7 @@ def _description(
     says["versions"] = {"maft": __version__, **{key: value for key, value in says["versions"].items() if value}}
     if format == "onnx":
         says["versions"]["opset"] = OPSET
-    if name in ("model", "embeddings"):
+    if name == "model":
         says["model"]["proposer"] = type(model.proposer).__name__
         says["model"]["classifier"] = None if model.classifier is None else type(model.classifier).__name__
     if name == "model":

@@ -44,6 +44,7 @@ def test_what_differs_stays_and_says_so(predictor, tmp_path, monkeypatch):
     [
         ({"part": "tower"}, "no part 'tower'"),
         ({"format": "tflite"}, "no format 'tflite'"),
+        ({"format": "pt2"}, "may refuse a single image"),
         ({"part": "text-tower", "semantic": True}, "belong to the part model"),
     ],
 )

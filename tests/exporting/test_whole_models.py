@@ -21,9 +21,6 @@ ONE_LAYER = ["MODEL.PROPOSER.Mask2Former.ENCODER_LAYERS", "1", "MODEL.PROPOSER.M
         ("maft", "image-tower", "pt2"),
         pytest.param("maft", "image-tower", "onnx", marks=long),
         pytest.param("maft", "model", "onnx", marks=long),
-        pytest.param("maft", "model", "pt2", marks=long),
-        pytest.param("maft", "embeddings", "onnx", marks=long),
-        pytest.param("mask_pooling", "model", "onnx", marks=long),
         pytest.param("mask_adapter", "model", "onnx", marks=long),
     ],
 )
