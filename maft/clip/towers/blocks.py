@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from maft.layers.recomputing import takes_apart
+from maft.layers.token_parts import by_parts
 
 
 def is_supported(block: nn.Module) -> bool:
@@ -76,15 +77,16 @@ def attention_output(block: nn.Module, attended: Tensor) -> Tensor:
 
 
 def mlp_output(block: nn.Module, tokens: Tensor) -> Tensor:
-    """What a block adds to tokens (..., W) for its MLP."""
+    """What a block adds to tokens (..., L, W) for its MLP."""
     inner: Any = block
     if isinstance(block, ResidualAttentionBlock):
-        return inner.ls_2(inner.mlp(inner.ln_2(tokens)))
+        return inner.ls_2(by_parts(lambda part: inner.mlp(inner.ln_2(part)), tokens))
     if isinstance(block, EvaBlockPostNorm):
-        return inner.drop_path2(inner.norm2(inner.mlp(tokens)))
+        return inner.drop_path2(inner.norm2(by_parts(inner.mlp, tokens)))
+    added = by_parts(lambda part: inner.mlp(inner.norm2(part)), tokens)
     if isinstance(block, EvaBlock):
-        return inner.drop_path2(_scaled(inner.mlp(inner.norm2(tokens)), inner.gamma_2))
-    return inner.drop_path2(inner.ls2(inner.mlp(inner.norm2(tokens))))
+        return inner.drop_path2(_scaled(added, inner.gamma_2))
+    return inner.drop_path2(inner.ls2(added))
 
 
 def finish_block(block: nn.Module, tokens: Tensor, attended: Tensor) -> Tensor:
