@@ -8,6 +8,7 @@ from maft.classifiers.roi_align_crops import RoIAlignCrops
 from maft.classifiers.text_region import TextRegion
 from maft.errors import UserError
 from maft.proposals.ground_truth import GroundTruth
+from maft.proposals.mask2former import Mask2Former
 from maft.proposals.mask_files import MaskFiles
 from maft.proposals.sam import SAM
 from maft.proposals.sam3 import SAM3
@@ -35,7 +36,7 @@ def check_exportable(model: OpenVocabSegmentor, vocabulary: Vocabulary, *, seman
         for kind, reason in _REASONS.items():
             if isinstance(component, kind):
                 raise UserError(f"{type(component).__name__} cannot be exported: it {reason}; {_INSTEAD}.")
-    if getattr(model.proposer, "test_size", None) is not None:
+    if isinstance(model.proposer, Mask2Former) and model.proposer.test_size is not None:
         raise UserError(
             f"{type(model.proposer).__name__} cannot be exported with TEST_SIZE: it looks at copies of each image's "
             f"own size; set MODEL.PROPOSER.{type(model.proposer).__name__}.TEST_SIZE to null."

@@ -21,6 +21,7 @@ from maft.exporting.parts import ImageTower, Part, Port, TextTower, WholeModel
 from maft.exporting.refusals import check_exportable
 from maft.exporting.tracing import traced
 from maft.files import remove_unfinished, unfinished_path, write_json_atomic, writing
+from maft.proposals.criterion import SetPredictionProposer
 from maft.segmentor import OpenVocabSegmentor
 from maft.structures import Vocabulary
 
@@ -164,7 +165,7 @@ def _port(port: Port) -> dict[str, Any]:
 def _normalisations(model: OpenVocabSegmentor, part: str) -> dict[str, Any]:
     """Mean and standard deviation, in 0..255, that CLIP and a proposer with a backbone of its own take off pixels."""
     readers: dict[str, Any] = {"clip": model.clip}
-    if part != "image-tower" and hasattr(model.proposer, "pixel_mean"):
+    if part != "image-tower" and isinstance(model.proposer, SetPredictionProposer):
         readers["proposer"] = model.proposer
     return {
         name: {"mean": reader.pixel_mean.tolist(), "std": reader.pixel_std.tolist()} for name, reader in readers.items()
